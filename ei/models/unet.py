@@ -1,0 +1,128 @@
+"""The paper's residual UNet."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ei.errors import InputError
+
+
+class Block(nn.Module):
+    """Twice: 3x3 convolution with bias, BatchNorm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, padding_mode: str = "zeros") -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode=padding_mode),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Up(nn.Module):
+    """Nearest upsampling by two, then 3x3 convolution with bias, BatchNorm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.up = nn.Sequential(
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(in_channels, out_channels, 3, padding=1),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(x)
+
+
+class UNet(nn.Module):
+    """The residual UNet of the paper (section 4 and supplement); maps ``[B, in_channels, H, W]`` to
+    ``[B, out_channels, H, W]``.
+
+    Args:
+        in_channels, out_channels: channels of the images (equal when ``residual``).
+        compact: the number of levels, 4 (the paper's) or 5.
+        residual: add the input to the output.
+        circular_padding: pad circularly in the very first convolution; all others pad with zeros.
+        cat: concatenate the encoder's features (skip first) in the decoder; without it the block that merges them
+            is dropped too.
+        base_channels: channels of the first level (the paper's 64); each further level doubles them.
+
+    Raises:
+        InputError: for another ``compact``, channels that do not fit, or (when called) a side that is no multiple of
+            ``2**(compact-1)``.
+
+    Module names are those of the authors' checkpoints.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        compact: int = 4,
+        residual: bool = True,
+        circular_padding: bool = True,
+        cat: bool = True,
+        base_channels: int = 64,
+    ) -> None:
+        super().__init__()
+        if compact not in (4, 5):
+            raise InputError(f"compact (the number of levels of the UNet) must be 4 or 5, not {compact}")
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("base_channels", base_channels)):
+            if isinstance(value, bool) or int(value) != value or value < 1:
+                raise InputError(f"{name} must be a whole number >= 1, not {value}")
+        if residual and in_channels != out_channels:
+            raise InputError(
+                f"a residual UNet adds its input to its output: in_channels ({in_channels}) and out_channels "
+                f"({out_channels}) must be equal, or residual False"
+            )
+        self.compact, self.residual, self.cat = compact, residual, cat
+        self.in_channels = in_channels
+        widths = [base_channels * 2**level for level in range(compact)]
+
+        self.pool = nn.MaxPool2d(2)
+        self.Conv1 = Block(in_channels, widths[0], "circular" if circular_padding else "zeros")
+        for level in range(2, compact + 1):
+            self.add_module(f"Conv{level}", Block(widths[level - 2], widths[level - 1]))
+        for level in range(compact, 1, -1):
+            wide, narrow = widths[level - 1], widths[level - 2]
+            self.add_module(f"Up{level}", Up(wide, narrow))
+            if cat:
+                self.add_module(f"Up_conv{level}", Block(wide, narrow))
+        self.Conv_1x1 = nn.Conv2d(widths[0], out_channels, 1)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise unless images of ``height`` x ``width`` can be halved ``compact - 1`` times.
+
+        Raises:
+            InputError: naming the next size that works.
+        """
+        step = 2 ** (self.compact - 1)
+        if height % step or width % step or not height or not width:
+            up = [max(step, -(-side // step) * step) for side in (height, width)]
+            raise InputError(
+                f"images of {height} x {width} do not fit a UNet of {self.compact} levels: sides must be multiples of "
+                f"{step}; the next size that works is {up[0]} x {up[1]}"
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise InputError(f"the UNet needs images of the shape [B, {self.in_channels}, H, W], not {list(x.shape)}")
+        self.check_size(*x.shape[2:])
+        features = [self.Conv1(x)]
+        for level in range(2, self.compact + 1):
+            features.append(self.get_submodule(f"Conv{level}")(self.pool(features[-1])))
+        up = features.pop()
+        for level in range(self.compact, 1, -1):
+            up = self.get_submodule(f"Up{level}")(up)
+            if self.cat:
+                up = self.get_submodule(f"Up_conv{level}")(torch.cat([features.pop(), up], dim=1))
+        out = self.Conv_1x1(up)
+        return out + x if self.residual else out

@@ -1,0 +1,54 @@
+"""What every forward operator shares.
+
+Anything with ``A(x)`` and ``A_dagger(y)`` is a physics; nothing has to inherit from `Physics`. Ours do, to get the
+measurement with noise, ``physics(x)``, in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ei.errors import InputError
+
+NoiseModel = Callable[..., Tensor]
+
+
+class Physics(nn.Module):
+    """A linear forward operator ``y = A x (+ noise)``.
+
+    Args:
+        noise: None, or a noise model called as ``noise(y, generator=None)`` that returns the noisy measurement.
+    """
+
+    def __init__(self, noise: NoiseModel | None = None) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def A(self, x: Tensor) -> Tensor:
+        """The measurement of images ``x``, without noise."""
+        raise NotImplementedError
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        """The (approximate) pseudo-inverse: an image from measurements ``y``."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The measurement of images ``x`` as a sensor gives it: ``noise(A(x))``, with fresh noise."""
+        y = self.A(x)
+        return y if self.noise is None else self.noise(y)
+
+
+def check_shape(tensor: Tensor, expected: tuple[int, ...], what: str) -> None:
+    """Raise unless ``tensor`` is ``[B, C, *expected]``.
+
+    Raises:
+        InputError: naming the expected and the given shape.
+    """
+    if not isinstance(tensor, torch.Tensor):
+        raise InputError(f"{what} must be a torch tensor, not {type(tensor).__name__}")
+    if tensor.dim() != 4 or tuple(tensor.shape[2:]) != expected:
+        wanted = ", ".join(["B", "C", *map(str, expected)])
+        raise InputError(f"{what} must have the shape [{wanted}], not {list(tensor.shape)}")

@@ -1,0 +1,227 @@
+"""Parallel-beam computed tomography: the Radon transform and filtered back-projection of the paper.
+
+Both are fixed linear maps, so each is computed once as a sparse matrix and applied to all views at a time.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from ei.errors import InputError
+from ei.physics.base import NoiseModel, Physics, check_shape
+from ei.physics.sparse import SparseMap
+
+
+class CT(Physics):
+    """Parallel-beam CT (paper, section 4.1): images ``[B, C, N, N]``, sinograms ``[B, C, D, V]``.
+
+    Args:
+        img_width: N, the side of the square images in pixels.
+        radon_view: V, the number of views.
+        uniform: views at ``k * 180 / V`` degrees; otherwise at ``k`` degrees, k = 0, ..., V-1.
+        circle: the image is zero outside its inscribed circle: D = N detectors instead of ``ceil(sqrt(2) N)``, and the
+            FBP is zero outside the circle.
+        device: where the matrices are made ready; inputs on another device are served too.
+        noise: None or a noise model (see `Physics`).
+
+    The input's dtype is kept. float64 is computed in float64, every other dtype in float32.
+
+    Raises:
+        InputError: for sizes below 1, or (when called) a tensor of another shape.
+    """
+
+    def __init__(
+        self,
+        img_width: int,
+        radon_view: int,
+        uniform: bool = True,
+        circle: bool = False,
+        device: torch.device | str = "cpu",
+        noise: NoiseModel | None = None,
+    ) -> None:
+        super().__init__(noise)
+        for name, value in (("img_width", img_width), ("radon_view", radon_view)):
+            if isinstance(value, bool) or int(value) != value or value < 1:
+                raise InputError(f"{name} must be a whole number >= 1, not {value}")
+        self.img_width, self.radon_view = int(img_width), int(radon_view)
+        self.uniform, self.circle = bool(uniform), bool(circle)
+        self.n_detectors = _n_detectors(self.img_width, self.circle)
+        for build in (radon_map, back_projection_map):
+            build(*self._geometry, torch.device(device), torch.float32)
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        return (self.img_width, self.img_width)
+
+    @property
+    def measurement_shape(self) -> tuple[int, int]:
+        return (self.n_detectors, self.radon_view)
+
+    @property
+    def angles(self) -> Tensor:
+        """The view angles in degrees, ``[V]``, float64."""
+        return torch.from_numpy(_degrees(self.radon_view, self.uniform))
+
+    @property
+    def _geometry(self) -> tuple[int, int, bool, bool]:
+        return (self.img_width, self.radon_view, self.uniform, self.circle)
+
+    def A(self, x: Tensor) -> Tensor:
+        """The Radon transform: ``[B, C, N, N]`` to ``[B, C, D, V]``."""
+        check_shape(x, self.image_shape, "images for CT")
+        radon = radon_map(*self._geometry, x.device, _compute_dtype(x))
+        return _apply(radon, x, self.measurement_shape)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        """The exact transpose of `A`: ``[B, C, D, V]`` to ``[B, C, N, N]``."""
+        check_shape(y, self.measurement_shape, "sinograms for CT")
+        radon = radon_map(*self._geometry, y.device, _compute_dtype(y))
+        return _apply(radon.T, y, self.image_shape)
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        """Filtered back-projection, the paper's approximate pseudo-inverse: ``[B, C, D, V]`` to ``[B, C, N, N]``."""
+        check_shape(y, self.measurement_shape, "sinograms for CT")
+        dtype = _compute_dtype(y)
+        back_projection = back_projection_map(*self._geometry, y.device, dtype)
+        ramp = ramp_filter(self.n_detectors, y.device, dtype)
+        batch, channels = y.shape[:2]
+        columns = _to_columns(y.to(dtype))
+        with torch.autocast(y.device.type, enabled=False):
+            filtered = (ramp @ columns.view(self.n_detectors, -1)).view_as(columns)
+        return _from_columns(back_projection(filtered), batch, channels, self.image_shape).to(y.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.img_width}, {self.radon_view}, uniform={self.uniform}, circle={self.circle}"
+
+
+def _compute_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _to_columns(tensor: Tensor) -> Tensor:
+    """``[B, C, h, w]`` to ``[h*w, B*C]``: every image a column."""
+    batch, channels, height, width = tensor.shape
+    return tensor.reshape(batch * channels, height * width).t().contiguous()
+
+
+def _from_columns(columns: Tensor, batch: int, channels: int, shape: tuple[int, int]) -> Tensor:
+    return columns.t().contiguous().view(batch, channels, *shape)
+
+
+def _apply(sparse_map: SparseMap, tensor: Tensor, shape: tuple[int, int]) -> Tensor:
+    batch, channels = tensor.shape[:2]
+    columns = _to_columns(tensor.to(_compute_dtype(tensor)))
+    return _from_columns(sparse_map(columns), batch, channels, shape).to(tensor.dtype)
+
+
+def _n_detectors(img_width: int, circle: bool) -> int:
+    # Integers, because sqrt(2)*N in floating point may round across a whole number.
+    return img_width if circle else math.isqrt(2 * img_width * img_width - 1) + 1
+
+
+def _degrees(radon_view: int, uniform: bool) -> np.ndarray:
+    views = np.arange(radon_view, dtype=np.float64)
+    return views * (180 / radon_view) if uniform else views
+
+
+def _offset(img_width: int, n_detectors: int) -> int:
+    """How many zeros stand before the image when it is padded to D x D (one more behind it when D-N is odd)."""
+    return n_detectors // 2 - img_width // 2
+
+
+@functools.cache
+def radon_map(
+    img_width: int, radon_view: int, uniform: bool, circle: bool, device: torch.device, dtype: torch.dtype
+) -> SparseMap:
+    """The matrix of `CT.A`, ``[D*V, N*N]``; made once per geometry, device and dtype."""
+    return SparseMap.from_scipy(_radon_matrix(img_width, radon_view, uniform, circle), device, dtype)
+
+
+@functools.cache
+def back_projection_map(
+    img_width: int, radon_view: int, uniform: bool, circle: bool, device: torch.device, dtype: torch.dtype
+) -> SparseMap:
+    """The matrix of the back-projection inside `CT.A_dagger`, ``[N*N, D*V]``; made once like `radon_map`."""
+    return SparseMap.from_scipy(_back_projection_matrix(img_width, radon_view, uniform, circle), device, dtype)
+
+
+@functools.cache
+def ramp_filter(n_detectors: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The ramp filter along the detectors as a ``[D, D]`` Toeplitz matrix.
+
+    It equals the multiplication of the zero-padded spectrum by twice the FFT of the kernel: the padding to at least 2 D
+    makes the circular convolution a plain one, of which only the first D samples are kept.
+    """
+    distance = np.abs(np.subtract.outer(np.arange(n_detectors), np.arange(n_detectors)))
+    kernel = np.zeros(distance.shape)
+    kernel[distance == 0] = 1 / 4
+    odd = distance % 2 == 1
+    kernel[odd] = -1 / (np.pi * distance[odd]) ** 2
+    return torch.from_numpy(2 * kernel).to(device, dtype)
+
+
+def _radon_matrix(img_width: int, radon_view: int, uniform: bool, circle: bool) -> scipy.sparse.csr_array:
+    """Radon of view angle t: the image, zero-padded to D x D, is read bilinearly at the turned grid
+    ``(xs, ys) = (cos t * x_j + sin t * y_i, -sin t * x_j + cos t * y_i)`` and summed over the rows i."""
+    n_detectors = _n_detectors(img_width, circle)
+    before = _offset(img_width, n_detectors)
+    axis = np.arange(n_detectors) - (n_detectors - 1) / 2  # pixels from the centre
+    blocks = []
+    for angle in np.deg2rad(_degrees(radon_view, uniform)):
+        cos, sin = math.cos(angle), math.sin(angle)
+        x_pixel = cos * axis[None, :] + sin * axis[:, None] + (n_detectors - 1) / 2 - before
+        y_pixel = -sin * axis[None, :] + cos * axis[:, None] + (n_detectors - 1) / 2 - before
+        x_low, y_low = np.floor(x_pixel), np.floor(y_pixel)
+        x_part, y_part = x_pixel - x_low, y_pixel - y_low
+        detector = np.broadcast_to(np.arange(n_detectors), x_pixel.shape)
+        rows, columns, weights = [], [], []
+        for x_step, x_weight in ((0, 1 - x_part), (1, x_part)):
+            for y_step, y_weight in ((0, 1 - y_part), (1, y_part)):
+                x, y, weight = x_low + x_step, y_low + y_step, x_weight * y_weight
+                inside = (x >= 0) & (x < img_width) & (y >= 0) & (y < img_width) & (weight > 0)
+                rows.append(detector[inside])
+                columns.append((y[inside] * img_width + x[inside]).astype(np.int32))
+                weights.append(weight[inside])
+        entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
+        blocks.append(scipy.sparse.coo_array(entries, shape=(n_detectors, img_width**2)).tocsr())
+    return _views_last(scipy.sparse.vstack(blocks, format="csr"), radon_view, n_detectors)
+
+
+def _back_projection_matrix(img_width: int, radon_view: int, uniform: bool, circle: bool) -> scipy.sparse.csr_array:
+    """Back-projection of view angle t: pixel (x, y) of the D x D grid reads the view linearly at the detector
+    ``((x cos t - y sin t) + 1)/2 * (D-1)``; all views are summed and scaled by ``pi/(2V)``."""
+    n_detectors = _n_detectors(img_width, circle)
+    before = _offset(img_width, n_detectors)
+    axis = np.arange(before, before + img_width) - (n_detectors - 1) / 2
+    x, y = axis[None, :], axis[:, None]
+    scale = np.full((img_width, img_width), np.pi / (2 * radon_view))
+    if circle:
+        scale[x**2 + y**2 > ((n_detectors - 1) / 2) ** 2] = 0
+    pixel = np.arange(img_width**2).reshape(img_width, img_width)
+    blocks = []
+    for angle in np.deg2rad(_degrees(radon_view, uniform)):
+        detector = math.cos(angle) * x - math.sin(angle) * y + (n_detectors - 1) / 2
+        low = np.floor(detector)
+        part = detector - low
+        rows, columns, weights = [], [], []
+        for step, weight in ((0, (1 - part) * scale), (1, part * scale)):
+            inside = (low + step >= 0) & (low + step < n_detectors) & (weight > 0)
+            rows.append((low + step)[inside].astype(np.int32))
+            columns.append(pixel[inside])
+            weights.append(weight[inside])
+        entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
+        blocks.append(scipy.sparse.coo_array(entries, shape=(n_detectors, img_width**2)).tocsr())
+    transposed = _views_last(scipy.sparse.vstack(blocks, format="csr"), radon_view, n_detectors)
+    return scipy.sparse.csr_array(transposed.T)
+
+
+def _views_last(matrix: scipy.sparse.csr_array, radon_view: int, n_detectors: int) -> scipy.sparse.csr_array:
+    """Rows ordered (view, detector) reordered as the sinogram is: (detector, view)."""
+    order = np.arange(radon_view * n_detectors).reshape(radon_view, n_detectors).T.ravel()
+    return matrix[order]

@@ -1,0 +1,125 @@
+"""Inpainting: some pixels are not measured."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ei.checkpoint import load_file
+from ei.errors import InputError
+from ei.physics.base import NoiseModel, Physics, check_shape
+
+
+class Inpainting(Physics):
+    """A pixel mask (paper, section 4.2), the same for all images and channels; images ``[B, C, H, W]``.
+
+    `A`, `A_dagger` and `A_adjoint` all multiply by the mask, which is its own pseudo-inverse and transpose.
+
+    Args:
+        img_height, img_width: H and W in pixels.
+        mask_rate: the fraction of pixels that is REMOVED, in [0, 1); used when no ``mask`` is given.
+        mask: a tensor of zeros and ones ``[H, W]`` (leading axes of length one are dropped), or the path of a saved
+            one (a ``.pt`` file, as the authors' ``mask_random0.3.pt``).
+        seed: seed of the random mask.
+        device: where the mask is kept; move it with ``.to(device)``.
+        noise: None or a noise model (see `Physics`).
+
+    2021's misspelt ``img_heigth`` is accepted for ``img_height``; its ``mode`` and ``resize`` are ignored.
+
+    Raises:
+        InputError: for a size, rate or mask that does not fit, or (when called) a tensor of another shape.
+    """
+
+    mask: Tensor
+
+    def __init__(
+        self,
+        img_height: int | None = None,
+        img_width: int | None = None,
+        *,
+        mask_rate: float = 0.3,
+        mask: Tensor | str | os.PathLike | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        noise: NoiseModel | None = None,
+        **of_2021: Any,
+    ) -> None:
+        super().__init__(noise)
+        if "img_heigth" in of_2021:
+            if img_height is not None:
+                raise InputError("img_heigth is 2021's spelling of img_height: give one of them")
+            img_height = of_2021.pop("img_heigth")
+        unknown = sorted(set(of_2021) - {"mode", "resize"})
+        if unknown:
+            raise TypeError(f"Inpainting() got an unexpected keyword argument {unknown[0]!r}")
+        for name, value in (("img_height", img_height), ("img_width", img_width)):
+            if value is None:
+                raise TypeError(f"Inpainting() needs {name}")
+            if isinstance(value, bool) or int(value) != value or value < 1:
+                raise InputError(f"{name} must be a whole number >= 1, not {value}")
+        assert img_height is not None and img_width is not None
+        self.img_height, self.img_width, self.mask_rate = int(img_height), int(img_width), float(mask_rate)
+        if mask is None:
+            made = random_mask(self.img_height, self.img_width, self.mask_rate, seed)
+        else:
+            made = _read_mask(mask, self.img_height, self.img_width)
+        # Not persistent: a mask belongs to the problem; checkpoints carry it with the physics, not with weights.
+        self.register_buffer("mask", made.to(device), persistent=False)
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        return (self.img_height, self.img_width)
+
+    def _multiply(self, tensor: Tensor, what: str) -> Tensor:
+        check_shape(tensor, self.image_shape, what)
+        return tensor * self.mask.to(tensor.device, tensor.dtype)
+
+    def A(self, x: Tensor) -> Tensor:
+        """The images with the missing pixels set to zero."""
+        return self._multiply(x, "images for Inpainting")
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        """The pseudo-inverse, which equals `A`."""
+        return self._multiply(y, "measurements for Inpainting")
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        """The transpose, which equals `A`."""
+        return self._multiply(y, "measurements for Inpainting")
+
+    def extra_repr(self) -> str:
+        kept = int(self.mask.sum())
+        return f"{self.img_height}, {self.img_width}, {kept} of {self.mask.numel()} pixels kept"
+
+
+def random_mask(height: int, width: int, mask_rate: float, seed: int) -> Tensor:
+    """A float32 ``[H, W]`` mask in which ``round(mask_rate * H * W)`` pixels (never all) are zero, chosen by ``seed``."""
+    if not math.isfinite(mask_rate) or not 0 <= mask_rate < 1:
+        raise InputError(f"mask_rate, the fraction of pixels removed, must be in [0, 1), not {mask_rate}")
+    n_removed = min(round(mask_rate * height * width), height * width - 1)
+    mask = torch.ones(height * width)
+    mask[torch.randperm(height * width, generator=torch.Generator().manual_seed(seed))[:n_removed]] = 0
+    return mask.view(height, width)
+
+
+def _read_mask(mask: Tensor | str | os.PathLike, height: int, width: int) -> Tensor:
+    where = "the mask"
+    if not isinstance(mask, torch.Tensor):
+        where = f"the mask in {os.fspath(mask)}"
+        mask = load_file(mask, "mask")
+        if not isinstance(mask, torch.Tensor):
+            raise InputError(f"{where} must be a saved tensor, not a {type(mask).__name__}")
+    given = list(mask.shape)
+    while mask.dim() > 2 and mask.shape[0] == 1:
+        mask = mask[0]
+    if tuple(mask.shape) != (height, width):
+        raise InputError(f"{where} must have the shape [{height}, {width}] of the images, not {given}")
+    mask = mask.detach().to(torch.float32).clone()
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise InputError(f"{where} must hold only zeros (missing) and ones (measured)")
+    if not bool(mask.any()):
+        raise InputError(f"{where} keeps no pixel at all")
+    return mask

@@ -1,0 +1,106 @@
+"""A fixed linear map as a sparse matrix and its transpose: the engine behind operators that are precomputed.
+
+Row pointers, column indices and values are kept as plain dense tensors and seen as a CSR matrix only while they are
+multiplied: a CSR tensor as a module's buffer would break deepcopy, DistributedDataParallel and the state dict.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CSR:
+    """A sparse matrix in compressed-row form: int32 pointers and columns, floating values."""
+
+    row_pointers: Tensor
+    columns: Tensor
+    values: Tensor
+    shape: tuple[int, int]
+
+    @classmethod
+    def from_scipy(cls, matrix: scipy.sparse.csr_array, device: torch.device, dtype: torch.dtype) -> CSR:
+        matrix.sort_indices()
+        if matrix.nnz > np.iinfo(np.int32).max:
+            raise MemoryError(f"a sparse matrix of {matrix.nnz:,} entries is too large for 32-bit row pointers")
+        return cls(
+            torch.from_numpy(matrix.indptr.astype(np.int32)).to(device),
+            torch.from_numpy(matrix.indices.astype(np.int32)).to(device),
+            torch.from_numpy(np.asarray(matrix.data)).to(device, dtype),
+            (int(matrix.shape[0]), int(matrix.shape[1])),
+        )
+
+    def multiply(self, vectors: Tensor) -> Tensor:
+        """The product with ``vectors`` ``[columns, K]``, outside autocast."""
+        view = torch.sparse_csr_tensor(
+            self.row_pointers, self.columns, self.values, self.shape, check_invariants=False
+        )
+        with torch.autocast(vectors.device.type, enabled=False):
+            return view @ vectors
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.row_pointers, self.columns, self.values))
+
+
+class SparseMap:
+    """A sparse matrix M with its stored transpose, so that the backward pass is one product like the forward pass.
+
+    ``M(v)`` and ``M.T(w)`` map ``[columns, K]`` to ``[rows, K]`` and back, differentiable any number of times.
+    Never changed after construction, so instances may be shared.
+    """
+
+    def __init__(self, matrix: CSR, transpose: CSR) -> None:
+        self.matrix, self.transpose = matrix, transpose
+
+    @classmethod
+    def from_scipy(cls, matrix: scipy.sparse.csr_array, device: torch.device, dtype: torch.dtype) -> SparseMap:
+        return cls(
+            CSR.from_scipy(matrix, device, dtype), CSR.from_scipy(scipy.sparse.csr_array(matrix.T), device, dtype)
+        )
+
+    @property
+    def T(self) -> SparseMap:
+        return SparseMap(self.transpose, self.matrix)
+
+    @property
+    def nbytes(self) -> int:
+        return self.matrix.nbytes + self.transpose.nbytes
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        return _Multiply.apply(vectors, self)
+
+
+class _Multiply(torch.autograd.Function):
+    @staticmethod
+    def forward(vectors: Tensor, sparse_map: SparseMap) -> Tensor:
+        return sparse_map.matrix.multiply(vectors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.sparse_map = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _Multiply.apply(grad, ctx.sparse_map.T), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:  # type: ignore[override]
+        return _Multiply.apply(tangent, ctx.sparse_map)
+
+
+def _say_the_beta_warning_to_nobody() -> None:
+    # torch warns once per process that CSR tensors are in beta; users can do nothing about it.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1))
+
+
+_say_the_beta_warning_to_nobody()
