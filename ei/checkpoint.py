@@ -54,10 +54,11 @@ def load_file(path: str | os.PathLike, what: str = "file", device: torch.device 
         raise InputError(f"the {what} {path} is damaged or was not written by torch.save; get it again") from error
 
 
-def save_file(content: Any, path: str | os.PathLike) -> None:
+def save_file(content: Any, path: str | os.PathLike, previous: Path | None = None) -> None:
     """Write ``content`` so that ``path`` holds either the old bytes or all of the new ones, never a part.
 
-    Equal contents give equal bytes (the archive's inner name does not depend on ``path``).
+    Equal contents give equal bytes (the archive's inner name does not depend on ``path``). The old file is kept as
+    ``previous``, if that is given.
     """
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -69,6 +70,8 @@ def save_file(content: Any, path: str | os.PathLike) -> None:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
+        if previous is not None and path.exists():
+            os.replace(path, previous)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

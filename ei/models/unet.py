@@ -85,6 +85,16 @@ class UNet(nn.Module):
             )
         self.compact, self.residual, self.cat = compact, residual, cat
         self.in_channels = in_channels
+        # The arguments to build it again.
+        self.config = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "compact": compact,
+            "residual": residual,
+            "circular_padding": circular_padding,
+            "cat": cat,
+            "base_channels": base_channels,
+        }
         widths = [base_channels * 2**level for level in range(compact)]
 
         self.pool = nn.MaxPool2d(2)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -52,8 +53,19 @@ class CT(Physics):
         self.img_width, self.radon_view = int(img_width), int(radon_view)
         self.uniform, self.circle = bool(uniform), bool(circle)
         self.n_detectors = _n_detectors(self.img_width, self.circle)
+        device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", as tensors name it
         for build in (radon_map, back_projection_map):
-            build(*self._geometry, torch.device(device), torch.float32)
+            build(*self._geometry, device, torch.float32)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments to build it again."""
+        return {
+            "img_width": self.img_width,
+            "radon_view": self.radon_view,
+            "uniform": self.uniform,
+            "circle": self.circle,
+        }
 
     @property
     def image_shape(self) -> tuple[int, int]:

@@ -71,6 +71,11 @@ class Inpainting(Physics):
         self.register_buffer("mask", made.to(device), persistent=False)
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The arguments to build it again, with ``mask`` beside them."""
+        return {"img_height": self.img_height, "img_width": self.img_width, "mask_rate": self.mask_rate}
+
+    @property
     def image_shape(self) -> tuple[int, int]:
         return (self.img_height, self.img_width)
 

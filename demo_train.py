@@ -1,0 +1,134 @@
+"""Train as in the paper: CT or inpainting; equivariant imaging or one of its baselines.
+
+    python demo_train.py --task inpainting                      the paper's inpainting run (Urban100 in dataset/)
+    python demo_train.py --task ct                              the paper's CT run (CT100 in dataset/)
+    python demo_train.py --task ct --method sup                 a baseline: mc, sup, ei_sup, ei_adv
+    python demo_train.py --task ct --data synthetic             no data at hand: generated images
+    python demo_train.py --config my_run.yaml --epochs 10       options from a file; those given here win
+    python demo_train.py --resume ckp/RUN/ckp_last.pth.tar      continue a run in its folder
+
+Every run has a folder of its own (--out, or ckp/<time>_<method>_<task>) with config.yaml, training_loss.csv, loss.png
+and checkpoints. PSNR in the log is the paper's, of training batches in training mode: not comparable with test tables.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ei.checkpoint import load_file
+from ei.errors import InputError
+from ei.experiment import COMMON_DEFAULTS, METHODS, NOT_OF_THE_RUN, TASKS, build_training
+from ei.logger import check_run_folder
+from ei.options import Parser, add_device_options, choose_device, number, run_script
+
+
+def make_parser() -> Parser:
+    parser = Parser(prog="demo_train.py", description=__doc__)
+    per_task = "paper's: " + ", ".join("{} {}".format(name, "{" + name + "}") for name in TASKS)
+
+    def default(option: str) -> str:
+        """The paper's value for each task, for the help."""
+        return per_task.format(**{name: task.defaults.get(option, "-") for name, task in TASKS.items()})
+
+    add = parser.add_argument
+    add("--task", choices=list(TASKS), help="the inverse problem (needed)")
+    add("--method", choices=list(METHODS), help="what to train with (default: ei)")
+    add("--data", metavar="PATH", help=f"CT: the .mat file; inpainting: the folder that holds train/ and test/; or "
+        f"'synthetic' ({default('data')})")  # fmt: skip
+    add("--config", metavar="FILE.yaml", help="options from a file: long names with _ for -; the command line wins")
+    add("--out", metavar="DIR", help="the run folder itself (default: ckp/<time>_<method>_<task>)")
+    add("--resume", metavar="PATH", help="continue from a checkpoint of ours; of another one, take the weights")
+    add_device_options(parser)
+    add("--seed", type=number(int, least=0), metavar="N", help="of everything random in the run (default: 0)")
+    add("--epochs", type=number(int, least=1), metavar="N", help=default("epochs"))
+    add("--max-steps", type=number(int, least=1), metavar="N", help="stop after N optimiser steps in all")
+    add("-b", "--batch-size", type=number(int, least=1), metavar="N", help=default("batch_size"))
+    add("--lr", type=number(above=0), help=f"learning rate; {default('lr')}")
+    add("--lr-d", type=number(above=0), help="learning rate of the discriminator (default: --lr)")
+    add("--wd", type=number(least=0), help="weight decay (default: 1e-8)")
+    add("--schedule", type=number(int, least=0), nargs="*", metavar="EPOCH",
+        help=f"epochs, counted from 0, at which the learning rate drops to a tenth; {default('schedule')}")  # fmt: skip
+    add("--cos", action="store_true", help="cosine learning rate instead of --schedule")
+    add("--ckp-interval", type=number(int, least=1), metavar="N", help=f"epochs; {default('ckp_interval')}")
+    add("--ei-trans", type=number(int, least=1), metavar="N", help=f"transforms a step; {default('ei_trans')}")
+    add("--ei-alpha", type=number(least=0), help=f"weight of the equivariance loss; {default('ei_alpha')}")
+    add("--adv_beta", "--adv-beta", type=number(least=0), help="weight of the adversarial loss (default: 1e-8)")
+    add("--ct-views", type=number(int, least=1), metavar="N", help="CT: views (default: 50)")
+    add("--mask-rate", type=number(least=0, below=1), help="inpainting: fraction of pixels removed (default: 0.3)")
+    add("--mask", metavar="PATH", help="inpainting: a saved mask (.pt), instead of a random one of --mask-rate")
+    add("--base-channels", type=number(int, least=1), metavar="N", help="of the UNet's first level (default: 64)")
+    add("--workers", type=number(int, least=0), metavar="N", help="processes that load data (default: 0)")
+    return parser
+
+
+def read_options(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(all options: what was given over the resumed checkpoint's over the paper's, what was given)."""
+    parser = make_parser()
+    flags = vars(parser.parse(arguments))
+    from_file = vars(parser.parse_yaml(flags["config"], ignored=("versions",))) if "config" in flags else {}
+    if "device" in flags or "gpu" in flags:  # a device on the command line replaces the file's, under either name
+        from_file = {key: value for key, value in from_file.items() if key not in ("device", "gpu")}
+    given = {**from_file, **flags}
+    return given, {**COMMON_DEFAULTS, **given}
+
+
+def with_defaults(given: Mapping[str, Any], resumed: Mapping[str, Any]) -> dict[str, Any]:
+    options = {**resumed, **given}
+    if "task" not in options:
+        raise InputError(f"--task is needed: one of {', '.join(TASKS)}")
+    defaults = TASKS[options["task"]].defaults
+    everywhere = {option for task in TASKS.values() for option in task.defaults}
+    for option in sorted(everywhere - set(defaults)):
+        if option in given:
+            print(f"note: --{option.replace('_', '-')} has no effect on --task {options['task']}", file=sys.stderr)
+            options.pop(option)
+    return {**COMMON_DEFAULTS, **defaults, **options}
+
+
+def check_same_run(given: Mapping[str, Any], resumed: Mapping[str, Any], path: str) -> None:
+    """Raise if ``given`` contradicts what the checkpoint's run is; say what else changes."""
+    for option, before in resumed.items():
+        now = given.get(option, before)
+        if now == before or option in NOT_OF_THE_RUN or option in ("mask", "mask_rate", "ct_views"):
+            continue  # the physics is compared when it is built
+        name = "--" + option.replace("_", "-")
+        if option in ("task", "method", "base_channels"):
+            raise InputError(f"{name} {now} contradicts the checkpoint {path}, whose run has {before}")
+        print(f"note: the run continues with {name} {now}; it had {before}", file=sys.stderr)
+
+
+def main() -> None:
+    given, _ = read_options(sys.argv[1:])
+    device = choose_device(given.get("device"), given.get("gpu"))
+    state: Mapping[str, Any] | None = None
+    resumed: Mapping[str, Any] = {}
+    out = given.get("out")
+    if "resume" in given:
+        path = given["resume"]
+        state = load_file(path, "checkpoint")
+        if isinstance(state, Mapping) and "next_epoch" in state:
+            resumed = state["config"]
+            check_same_run(given, resumed, path)
+            out = out or str(Path(path).parent)
+        else:
+            print(f"{path} is not a checkpoint of ours: its weights are taken, the run is new", file=sys.stderr)
+    continues = bool(resumed) and Path(out or "").resolve() == Path(given["resume"]).parent.resolve()
+    if out is not None and not continues:
+        check_run_folder(Path(out))
+    options = with_defaults({**given, **({"out": out} if out is not None else {})}, resumed)
+    trainer, loader = build_training(options, device, state, given)
+    if resumed:
+        print(f"continuing {given['resume']} at epoch {trainer.epoch + 1}, step {trainer.step}")
+        if trainer.epoch >= trainer.epochs:
+            raise InputError(f"{given['resume']} is finished: all {trainer.epochs} epochs are done; give more --epochs")
+    if torch.device(device).type == "cpu" and options["base_channels"] >= 64:
+        print("training the paper's network on the CPU; --base-channels 16 is about ten times faster")
+    trainer.fit(loader)
+    print(f"run folder: {trainer.folder}")
+
+
+if __name__ == "__main__":
+    run_script("demo_train.py", main)

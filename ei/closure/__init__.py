@@ -1,0 +1,18 @@
+"""Closures: what one optimisation step computes, one file a method."""
+
+from ei.closure.adversarial import AdversarialEIClosure
+from ei.closure.base import Closure
+from ei.closure.dip import DIPClosure
+from ei.closure.ei import EIClosure
+from ei.closure.mc import MCClosure
+from ei.closure.supervised import SupervisedClosure, SupervisedEIClosure
+
+__all__ = [
+    "AdversarialEIClosure",
+    "Closure",
+    "DIPClosure",
+    "EIClosure",
+    "MCClosure",
+    "SupervisedClosure",
+    "SupervisedEIClosure",
+]

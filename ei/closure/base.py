@@ -1,0 +1,71 @@
+"""What every closure shares.
+
+A closure computes what one optimisation step minimises:
+
+    losses = closure(f, physics, transform, y, x=None)
+
+a dict of scalar tensors (the unweighted parts, and the weighted "total" of each optimiser) and "x1", the detached
+reconstruction. A new method is a new file with a class like those beside it; the training loop need not know it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ei.errors import InputError
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+CRITERIA: dict[str, Criterion] = {"l2": functional.mse_loss, "l1": functional.l1_loss}
+
+
+class Closure:
+    """Base class: holds the ``criterion``, the mean squared error unless "l1" or another callable is given.
+
+    Class attributes for the training loop:
+        columns: the columns of the log and the losses they show.
+        needs_truth: whether x must be given.
+    """
+
+    columns: ClassVar[dict[str, str]] = {}
+    needs_truth: ClassVar[bool] = False
+
+    def __init__(self, *, criterion: Criterion | str = "l2") -> None:
+        if isinstance(criterion, str):
+            if criterion not in CRITERIA:
+                raise InputError(f"the criterion must be one of {', '.join(CRITERIA)} or a callable, not {criterion!r}")
+            criterion = CRITERIA[criterion]
+        self.criterion = criterion
+
+    def __call__(
+        self, f: Callable[[Tensor], Tensor], physics: Any, transform: Any, y: Tensor, x: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+def measure(physics: Any, x: Tensor) -> Tensor:
+    """Measure a reconstruction anew: ``A x``, with fresh noise where the physics has a noise model."""
+    y = physics.A(x)
+    noise = getattr(physics, "noise", None)
+    return y if noise is None else noise(y)
+
+
+def require_truth(x: Tensor | None, method: str) -> Tensor:
+    if x is None:
+        raise InputError(f"{method} training needs ground-truth images; use ei or mc to train from measurements alone")
+    return x
+
+
+def loss_weight(name: str, value: float) -> float:
+    """A loss weight: finite and not negative.
+
+    Raises:
+        InputError: naming the weight.
+    """
+    if not torch.isfinite(torch.tensor(float(value))) or value < 0:
+        raise InputError(f"{name} must be a finite number >= 0, not {value}")
+    return float(value)

@@ -1,0 +1,32 @@
+"""Equivariant imaging: the method of the paper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ei.closure.base import Closure, Criterion, loss_weight, measure
+
+
+class EIClosure(Closure):
+    """``||A x1 - y||^2 + alpha ||x3 - x2||^2`` with ``x2 = T_g x1``, ``x3 = f(A x2)`` (paper, section 3.2,
+    algorithm 1); both are means over all elements and nothing is detached. Keys: mc, ei, total.
+
+    Args:
+        alpha: weight of the equivariance loss; tied to the units of A.
+    """
+
+    columns = {"loss_mc": "mc", "loss_ei": "ei", "loss_total": "total"}
+
+    def __init__(self, alpha: float, *, criterion: Criterion | str = "l2") -> None:
+        super().__init__(criterion=criterion)
+        self.alpha = loss_weight("alpha", alpha)
+
+    def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
+        x1 = f(y)
+        x2 = transform.apply(x1)
+        x3 = f(measure(physics, x2))
+        mc = self.criterion(physics.A(x1), y)
+        ei = self.criterion(x3, x2)
+        return {"mc": mc, "ei": ei, "total": mc + self.alpha * ei, "x1": x1.detach()}

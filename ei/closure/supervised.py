@@ -1,0 +1,40 @@
+"""Supervised learning, the paper's baseline that sees the ground truth; alone and with the equivariance loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ei.closure.base import Closure, Criterion, loss_weight, measure, require_truth
+
+
+class SupervisedClosure(Closure):
+    """``||x1 - x||^2``. Keys: sup, total."""
+
+    columns = {"loss": "total"}
+    needs_truth = True
+
+    def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
+        x1 = f(y)
+        sup = self.criterion(x1, require_truth(x, "supervised"))
+        return {"sup": sup, "total": sup, "x1": x1.detach()}
+
+
+class SupervisedEIClosure(Closure):
+    """``||x1 - x||^2 + alpha ||x3 - x2||^2`` with ``x2 = T_g x1``, ``x3 = f(A x2)``. Keys: sup, ei, total."""
+
+    columns = {"loss_sup": "sup", "loss_ei": "ei", "loss_total": "total"}
+    needs_truth = True
+
+    def __init__(self, alpha: float, *, criterion: Criterion | str = "l2") -> None:
+        super().__init__(criterion=criterion)
+        self.alpha = loss_weight("alpha", alpha)
+
+    def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
+        x1 = f(y)
+        x2 = transform.apply(x1)
+        x3 = f(measure(physics, x2))
+        sup = self.criterion(x1, require_truth(x, "supervised"))
+        ei = self.criterion(x3, x2)
+        return {"sup": sup, "ei": ei, "total": sup + self.alpha * ei, "x1": x1.detach()}

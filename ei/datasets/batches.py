@@ -1,0 +1,74 @@
+"""From data sets to batches, and from batches to what a training step needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ei.errors import InputError
+from ei.seeding import generator
+
+
+class Indexed(Dataset):
+    """Items ``{"x": image, "index": its number}``: the number seeds what is drawn once per image."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = self.dataset[index]
+        return {"x": item[0] if isinstance(item, list | tuple) else item, "index": index}
+
+
+def make_loader(dataset: Any, batch_size: int, shuffle: bool = True, workers: int = 0) -> DataLoader:
+    """Batches of a data set of images, with their numbers. The order of an epoch is drawn from torch's global
+    generator, which the trainer seeds by (seed, epoch).
+
+    Raises:
+        InputError: if a batch is larger than the set.
+    """
+    if batch_size > len(dataset):
+        raise InputError(f"a batch of {batch_size} is larger than the data set of {len(dataset)} images")
+    return DataLoader(
+        Indexed(dataset),
+        batch_size=batch_size,
+        shuffle=shuffle,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def images_of(batch: Any) -> Tensor:
+    """The images of a batch, ``[B, C, H, W]``: the batch itself, the first entry of a list, or a dict's "x". A missing
+    channel axis is added."""
+    if isinstance(batch, dict):
+        batch = batch["x"]
+    if isinstance(batch, list | tuple):
+        batch = batch[0]
+    if not isinstance(batch, torch.Tensor) or batch.dim() not in (3, 4):
+        given = list(batch.shape) if isinstance(batch, torch.Tensor) else type(batch).__name__
+        raise InputError(f"a batch must be images [B, H, W] or [B, C, H, W], or a list that begins so; not {given}")
+    return batch if batch.dim() == 4 else batch.unsqueeze(1)
+
+
+def simulate(physics: Any, x: Tensor, indices: Sequence[int] | None, seed: int) -> Tensor:
+    """Measurements of images ``x``; noise is drawn once per image, seeded by its index.
+
+    Raises:
+        InputError: if the physics has noise and the indices are not known.
+    """
+    y = physics.A(x)
+    noise = getattr(physics, "noise", None)
+    if noise is None:
+        return y
+    if indices is None:
+        raise InputError("noise is drawn once per image, by its index: make the batches with ei.datasets.make_loader")
+    return torch.stack([noise(y[i], generator=generator(seed, "noise", int(n))) for i, n in enumerate(indices)])

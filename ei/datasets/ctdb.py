@@ -1,0 +1,108 @@
+"""CT100: the paper's CT images, from a Matlab file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ei.errors import InputError, MissingFileError
+
+KEY = "DATA"
+
+
+class CTData(Dataset):
+    """CT100; items are images ``[128, 128]`` float32 in [0, 1].
+
+    Args:
+        mode: "train" (the first nine tenths of the slices: 0-89) or "test" (the rest: 90-99).
+        root_dir: a Matlab file with the images under the key ``DATA``, ``[n, H, W]``. Files of version 7.3 need the
+            extra ``h5``.
+
+    Raises:
+        MissingFileError: if the file is not there.
+        InputError: if it cannot be read, or ``DATA`` is missing or no finite ``[n, H, W]`` array.
+    """
+
+    def __init__(self, mode: str = "train", root_dir: str | os.PathLike = "./dataset/CT/CT100_128x128.mat") -> None:
+        images = read_mat(root_dir)
+        self.images = split(images, mode, f"the images of {root_dir}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+def split(images: Any, mode: str, what: str) -> Any:
+    """The first nine tenths of ``images`` for mode "train", the rest for "test"."""
+    n_train = len(images) * 9 // 10
+    if n_train == 0:
+        raise InputError(f"{what} are {len(images)}; at least 2 are needed for a training and a test set")
+    if mode == "train":
+        return images[:n_train]
+    if mode == "test":
+        return images[n_train:]
+    raise InputError(f"mode must be 'train' or 'test', not {mode!r}")
+
+
+def read_mat(path: str | os.PathLike) -> Tensor:
+    """The array ``DATA`` of a Matlab file as a float32 tensor ``[n, H, W]``."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the path of the .mat file in it")
+    if not path.exists():
+        raise MissingFileError(
+            f"there is no CT data at {path}: put CT100_128x128.mat there, or give its path, or use 'synthetic' "
+            "(the README says where CT100 comes from)"
+        )
+    array = np.asarray(_read_key(path))
+    if array.ndim != 3 or 0 in array.shape:
+        raise InputError(f"{KEY} in {path} must be an array [n, H, W], not {list(array.shape)}")
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"{KEY} in {path} must hold real numbers, not {array.dtype}")
+    images = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    finite = images.flatten(1).isfinite().all(dim=1)
+    if not bool(finite.all()):
+        raise InputError(f"image {int((~finite).nonzero()[0])} of {KEY} in {path} has values that are not finite")
+    return images
+
+
+def _read_key(path: Path) -> Any:
+    import scipy.io
+
+    try:
+        content = scipy.io.loadmat(path, variable_names=[KEY])
+    except NotImplementedError:
+        return _read_key_v73(path)
+    except PermissionError as error:
+        raise InputError(f"{path} cannot be read: permission denied") from error
+    except Exception as error:  # scipy raises whatever the bytes lead it to
+        raise InputError(f"{path} is damaged or no Matlab file; get it again") from error
+    if KEY not in content:
+        names = ", ".join(name for name, *_ in scipy.io.whosmat(path)) or "nothing"
+        raise InputError(f"{path} has no array named {KEY} (it holds: {names})")
+    return content[KEY]
+
+
+def _read_key_v73(path: Path) -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise InputError(
+            f"{path} is a Matlab 7.3 file, which needs h5py: pip install 'equivariant-imaging[h5]'"
+        ) from error
+    try:
+        with h5py.File(path, "r") as file:
+            if KEY not in file or not isinstance(file[KEY], h5py.Dataset):
+                raise InputError(f"{path} has no array named {KEY} (it holds: {', '.join(file) or 'nothing'})")
+            # Matlab stores columns first, so HDF5 sees the axes in reverse.
+            return np.asarray(file[KEY]).T
+    except OSError as error:
+        raise InputError(f"{path} is damaged or no Matlab file; get it again") from error

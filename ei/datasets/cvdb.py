@@ -1,0 +1,129 @@
+"""Folders of natural images: Urban100 as in the paper."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from ei.errors import InputError, MissingFileError
+
+
+class CVDB(Dataset):
+    """Images of ``root/mode/<folder>/*``; items are ``[3, H, W]`` float32 in [0, 1].
+
+    Each image is cropped about its centre, resized and kept in memory as bytes, so every file is read (and an
+    unreadable one is named) before a training starts.
+
+    Args:
+        root: the folder that holds ``train/`` and ``test/``.
+        mode: "train" or "test".
+        crop_size: (height, width) of the centre crop.
+        resize: resize the crop to a shorter side of 256 (torchvision's bilinear on the PIL image).
+
+    Raises:
+        MissingFileError: if the folder is not there or holds no images.
+        InputError: if an image cannot be read or is smaller than the crop.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        mode: str = "train",
+        crop_size: tuple[int, int] = (512, 512),
+        resize: bool = True,
+    ) -> None:
+        if mode not in ("train", "test"):
+            raise InputError(f"mode must be 'train' or 'test', not {mode!r}")
+        crop_height, crop_width = (int(side) for side in crop_size)
+        folder = Path(root) / mode
+        if not folder.is_dir():
+            raise MissingFileError(
+                f"there are no images at {folder}: put Urban100 there as {folder}/<folder>/*.png, or give the path of "
+                "a folder that holds train/ and test/, or use 'synthetic' (the README says where Urban100 comes from)"
+            )
+        try:
+            files = ImageFolder(str(folder))
+        except FileNotFoundError as error:
+            raise MissingFileError(
+                f"there are no images in {folder}: they are looked for in folders inside it, as {folder}/<folder>/*.png"
+            ) from error
+        steps: list = [transforms.CenterCrop((crop_height, crop_width))]
+        if resize:
+            steps.append(transforms.Resize(256))
+        prepare = transforms.Compose([*steps, transforms.PILToTensor()])
+        self.paths = [path for path, _ in files.samples]
+        self.labels = [label for _, label in files.samples]
+        images = []
+        for path in self.paths:
+            image = read_image(path)
+            if image.height < crop_height or image.width < crop_width:
+                raise InputError(
+                    f"{path} is {image.height} x {image.width} pixels, smaller than the crop of {crop_height} x "
+                    f"{crop_width}; remove it or choose a smaller crop"
+                )
+            images.append(prepare(image))
+        self.images = torch.stack(images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index].float() / 255
+
+
+class _WithLabels(Dataset):
+    """Items ``[image, folder number]``, as 2021's ImageFolder gave them."""
+
+    def __init__(self, dataset: CVDB) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> list:
+        return [self.dataset[index], self.dataset.labels[index]]
+
+
+def CVDB_ICCV(
+    dataset_name: str = "Urban100",
+    mode: str = "train",
+    batch_size: int = 1,
+    shuffle: bool = True,
+    crop_size: tuple[int, int] = (512, 512),
+    resize: bool = True,
+) -> DataLoader:
+    """2021's loader of ``./dataset/<dataset_name>``; batches are lists ``[images [B, 3, H, W], folder numbers [B]]``.
+
+    Arguments and errors are those of `CVDB`.
+    """
+    dataset = CVDB(Path("dataset") / dataset_name, mode, crop_size, resize)
+    return DataLoader(_WithLabels(dataset), batch_size=batch_size, shuffle=shuffle)
+
+
+def read_image(path: str | os.PathLike) -> Image.Image:
+    """An image file as 8-bit RGB; 16-bit files are scaled, transparency is dropped.
+
+    Raises:
+        InputError: naming the file, if it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if image.mode.startswith("I"):
+                # Pillow would clip 16-bit values at 255.
+                return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8)).convert("RGB")
+            if image.mode == "F":
+                raise InputError(f"the image {path} holds floating-point values; save it as 8 or 16 bit")
+            return image.convert("RGB")
+    except InputError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"the image {path} cannot be read ({error}); replace or remove it") from error

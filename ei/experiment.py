@@ -1,0 +1,307 @@
+"""The paper's experiments: what the two tasks and five methods are made of, put together from options.
+
+A new task is one more entry of `TASKS`, a new method one more of `METHODS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+
+import ei.physics
+from ei.checkpoint import generator_weights, load_weights
+from ei.closure import (
+    AdversarialEIClosure,
+    Closure,
+    EIClosure,
+    MCClosure,
+    SupervisedClosure,
+    SupervisedEIClosure,
+)
+from ei.datasets import CVDB, CTData, DeadLeaves, EllipsePhantoms, images_of, make_loader
+from ei.describe import rebuild
+from ei.errors import InputError
+from ei.models import Discriminator, Reconstructor, UNet
+from ei.physics import CT, Inpainting
+from ei.seeding import derive_seed
+from ei.trainer import Trainer, cosine_schedule, step_schedule
+from ei.transforms import Rotate, Shift, Transform
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """An inverse problem of the paper.
+
+    Attributes:
+        physics_class: the class of its forward operator.
+        defaults: the paper's settings (``train_paper_bash.sh``).
+        images: from a path or "synthetic", and "train" or "test", to a data set of images.
+        physics: from options, the image shape (C, H, W) and a device to the forward operator.
+        physics_options: the options that the physics depends on, and what they are in its ``config``.
+        transform: from the number of elements to the group.
+        sample_to_show: the test image of the paper's figure.
+    """
+
+    physics_class: type
+    defaults: Mapping[str, Any]
+    images: Callable[[str, str], Any]
+    physics: Callable[[Options, tuple[int, ...], torch.device], Any]
+    physics_options: Mapping[str, str]
+    transform: Callable[[int], Transform]
+    sample_to_show: int
+
+
+def _ct_images(data: str, mode: str) -> Any:
+    return EllipsePhantoms(mode) if data == "synthetic" else CTData(mode, data)
+
+
+def _ct_physics(options: Options, shape: tuple[int, ...], device: torch.device) -> CT:
+    if shape[-1] != shape[-2]:
+        raise InputError(f"CT needs square images, not {shape[-2]} x {shape[-1]}")
+    return CT(shape[-1], options["ct_views"], device=device)
+
+
+def _inpainting_images(data: str, mode: str) -> Any:
+    return DeadLeaves(mode) if data == "synthetic" else CVDB(data, mode)
+
+
+def _inpainting_physics(options: Options, shape: tuple[int, ...], device: torch.device) -> Inpainting:
+    # The mask belongs to the problem, not to the run: it does not change with --seed.
+    return Inpainting(*shape[-2:], mask_rate=options["mask_rate"], mask=options.get("mask"), seed=0, device=device)
+
+
+TASKS: dict[str, Task] = {
+    "ct": Task(
+        physics_class=CT,
+        defaults={
+            "data": "dataset/CT/CT100_128x128.mat",
+            "ct_views": 50,
+            "epochs": 5000,
+            "lr": 5e-4,
+            "batch_size": 2,
+            "ei_trans": 5,
+            "ei_alpha": 100.0,
+            "schedule": [2000, 3000, 4000],
+            "ckp_interval": 1000,
+        },
+        images=_ct_images,
+        physics=_ct_physics,
+        physics_options={"ct_views": "radon_view"},
+        transform=Rotate,
+        sample_to_show=4,
+    ),
+    "inpainting": Task(
+        physics_class=Inpainting,
+        defaults={
+            "data": "dataset/Urban100",
+            "mask_rate": 0.3,
+            "mask": None,
+            "epochs": 2000,
+            "lr": 1e-3,
+            "batch_size": 1,
+            "ei_trans": 3,
+            "ei_alpha": 1.0,
+            "schedule": [500, 1000, 1500],
+            "ckp_interval": 500,
+        },
+        images=_inpainting_images,
+        physics=_inpainting_physics,
+        physics_options={"mask_rate": "mask_rate"},
+        transform=Shift,
+        sample_to_show=6,
+    ),
+}
+
+METHODS: dict[str, Callable[[Options, tuple[int, int, int]], Closure]] = {
+    "ei": lambda options, shape: EIClosure(options["ei_alpha"]),
+    "mc": lambda options, shape: MCClosure(),
+    "sup": lambda options, shape: SupervisedClosure(),
+    "ei_sup": lambda options, shape: SupervisedEIClosure(options["ei_alpha"]),
+    "ei_adv": lambda options, shape: AdversarialEIClosure(
+        Discriminator(shape), options["ei_alpha"], options["adv_beta"]
+    ),
+}
+WITHOUT_TRANSFORM = ("mc", "sup")
+
+COMMON_DEFAULTS: dict[str, Any] = {
+    "method": "ei",
+    "wd": 1e-8,
+    "adv_beta": 1e-8,
+    "lr_d": None,
+    "cos": False,
+    "seed": 0,
+    "base_channels": 64,
+    "workers": 0,
+    "max_steps": None,
+}
+
+# Where a run is kept and computed does not change what it computes: left out of checkpoints and of contradictions.
+NOT_OF_THE_RUN = ("out", "resume", "config", "device", "gpu", "workers", "max_steps")
+
+
+def image_shape(images: Any) -> tuple[int, int, int]:
+    """(C, H, W) of a data set's images."""
+    first = images[0]
+    channels, height, width = images_of((first[0] if isinstance(first, list | tuple) else first).unsqueeze(0)).shape[1:]
+    return channels, height, width
+
+
+def physics_of_checkpoint(state: Mapping[str, Any], task: str, given: Options, device: torch.device) -> Any:
+    """The forward operator a checkpoint of ours carries; options in ``given`` may repeat but not contradict it.
+
+    Raises:
+        InputError: naming the contradiction.
+    """
+    described = state["physics"]
+    physics_class = TASKS[task].physics_class
+    if described is None or described.get("name") != physics_class.__name__:
+        held = (described or {}).get("name", "another physics")
+        raise InputError(f"the checkpoint was trained for {held}, not for {physics_class.__name__} (task {task})")
+    mask = state.get("mask")
+    physics = rebuild(described, ei.physics, device=device, **({} if mask is None else {"mask": mask}))
+    for option, name in TASKS[task].physics_options.items():
+        if given.get(option) is not None and given[option] != described[name]:
+            raise InputError(
+                f"--{option.replace('_', '-')} {given[option]} contradicts the checkpoint, which was trained with "
+                f"{described[name]}; leave the option out"
+            )
+    if given.get("mask") is not None:
+        other = Inpainting(*physics.image_shape, mask=given["mask"])
+        if not torch.equal(other.mask, physics.mask.cpu()):
+            raise InputError(f"--mask {given['mask']} contradicts the checkpoint's own mask; leave the option out")
+    return physics
+
+
+def _require_same_size(physics: Any, shape: tuple[int, ...]) -> None:
+    if tuple(physics.image_shape) != tuple(shape[-2:]):
+        raise InputError(
+            f"the checkpoint is for images of {physics.image_shape[0]} x {physics.image_shape[1]}, but the data has "
+            f"{shape[-2]} x {shape[-1]}"
+        )
+
+
+def check_batch_statistics(net: UNet, shape: tuple[int, int, int], n_images: int, batch_size: int) -> None:
+    """Raise if BatchNorm would see a single value per channel at the deepest level, where it has no variance."""
+    deepest = (shape[1] >> (net.compact - 1)) * (shape[2] >> (net.compact - 1))
+    smallest = n_images % batch_size or batch_size
+    if deepest * smallest < 2:
+        raise InputError(
+            f"images of {shape[1]} x {shape[2]} in a batch of {smallest} leave BatchNorm one value per channel at the "
+            "deepest level of the UNet; use larger images or batches"
+        )
+
+
+def build_training(
+    options: Options, device: torch.device, state: Mapping[str, Any] | None = None, given: Options | None = None
+) -> tuple[Trainer, Any]:
+    """A trainer and its loader from resolved options (those of ``demo_train.py``).
+
+    Everything a user can get wrong is checked here, before a run folder is made.
+
+    Args:
+        options: resolved options.
+        device: where to train.
+        state: the content of a checkpoint to continue from, or to take weights from if it is not one of ours.
+        given: the options the user gave, checked against the checkpoint's.
+
+    Raises:
+        InputError: for what does not fit together.
+    """
+    task = TASKS[options["task"]]
+    images = task.images(options["data"], "train")
+    shape = image_shape(images)
+    full = state is not None and "next_epoch" in state
+    if full:
+        assert state is not None
+        physics = physics_of_checkpoint(state, options["task"], given or {}, device)
+        _require_same_size(physics, shape)
+    else:
+        physics = task.physics(options, shape, device)
+    transform: Transform | None = None
+    if options["method"] not in WITHOUT_TRANSFORM:
+        transform = task.transform(options["ei_trans"])
+        transform.sample(torch.empty(1, *shape))  # raises now if the group has too few elements
+    loader = make_loader(images, options["batch_size"], workers=options["workers"])
+
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(options["seed"], "weights"))
+        net = UNet(shape[0], shape[0], base_channels=options["base_channels"])
+        net.check_size(*shape[1:])
+        check_batch_statistics(net, shape, len(images), options["batch_size"])
+        closure = METHODS[options["method"]](options, shape)
+    f = Reconstructor(net.to(device), physics)
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "total": Adam(net.parameters(), lr=options["lr"], weight_decay=options["wd"])
+    }
+    networks: dict[str, nn.Module] = {"total": net}
+    if isinstance(closure, AdversarialEIClosure):
+        networks["D"] = closure.discriminator.to(device)
+        lr_d = options["lr"] if options["lr_d"] is None else options["lr_d"]
+        optimizers["D"] = Adam(closure.discriminator.parameters(), lr=lr_d, weight_decay=0)
+
+    trainer = Trainer(
+        f,
+        physics,
+        transform,
+        closure,
+        optimizers,
+        networks=networks,
+        epochs=options["epochs"],
+        schedule=cosine_schedule(options["epochs"]) if options["cos"] else step_schedule(options["schedule"]),
+        seed=options["seed"],
+        out=options.get("out"),
+        ckp_interval=options["ckp_interval"],
+        max_steps=options["max_steps"],
+        config={key: value for key, value in options.items() if key not in NOT_OF_THE_RUN},
+        environment={"device": str(device), "workers": options["workers"], "max_steps": options["max_steps"]},
+        method=options["method"],
+        task=options["task"],
+    )
+    if full:
+        assert state is not None
+        trainer.resume(state)
+    elif state is not None:
+        load_weights(net, generator_weights(state, options["resume"]), options["resume"])
+    return trainer, loader
+
+
+def load_for_test(
+    state: Mapping[str, Any], path: str, task: str, given: Options, shape: tuple[int, int, int], device: torch.device
+) -> tuple[Reconstructor, Any]:
+    """The reconstruction function and the physics of a checkpoint, of ours or of the authors, for test images of
+    ``shape`` (C, H, W).
+
+    Raises:
+        InputError: if it does not fit the task, the data or the options ``given``.
+    """
+    weights = generator_weights(state, path)
+    if "physics" in state:
+        physics = physics_of_checkpoint(state, task, given, device)
+        _require_same_size(physics, shape)
+        network = dict(state["network"] or {})
+        compact = given.get("network_compact")
+        if compact is not None and compact != network.get("compact"):
+            raise InputError(
+                f"--network-compact {compact} contradicts the checkpoint, whose network has {network.get('compact')} "
+                "levels; leave the option out"
+            )
+        net = rebuild(network, ei.models)
+    else:
+        defaults = TASKS[task].defaults
+        physics = TASKS[task].physics({**defaults, **{k: v for k, v in given.items() if v is not None}}, shape, device)
+        net = UNet(shape[0], shape[0], compact=given.get("network_compact") or 4)
+    load_weights(net, weights, path)
+    net.check_size(*shape[1:])
+    return Reconstructor(net.to(device), physics).eval(), physics
+
+
+def as_images(items: Any) -> Tensor:
+    """All images of a data set as ``[n, C, H, W]``."""
+    return torch.cat([images_of((item[0] if isinstance(item, list | tuple) else item).unsqueeze(0)) for item in items])

@@ -1,0 +1,171 @@
+"""Command-line options of the scripts: types that check ranges, YAML files, errors of one line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+
+from ei.errors import InputError, MissingFileError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line on stderr (exit code 2), whose options may not be abbreviated, and
+    which leaves out what was not given."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            **options,
+            add_help=False,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.add_argument("-h", "--help", "--h", action="help", help="show this help and exit")
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+    def parse(self, arguments: Sequence[str], namespace: argparse.Namespace | None = None) -> argparse.Namespace:
+        """Parse, suggesting the nearest option for an unknown one."""
+        values, unknown = self.parse_known_args(arguments, namespace)
+        if unknown:
+            known = [name for action in self._actions for name in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
+            raise InputError(
+                f"unknown option {unknown[0]}" + (f"; did you mean {near[0]}?" if near else "; --help lists the options")
+            )
+        return values
+
+    def parse_yaml(self, path: str, ignored: Sequence[str] = ()) -> argparse.Namespace:
+        """Read options from a YAML file: keys are the long option names with ``_`` for ``-``."""
+        content = read_yaml(path)
+        actions = {action.dest: action for action in self._actions if action.dest not in ("help", "config")}
+        arguments: list[str] = []
+        for key, value in content.items():
+            if key in ignored or value is None:
+                continue
+            if key not in actions:
+                near = difflib.get_close_matches(str(key), actions, n=1)
+                raise InputError(f"{path}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            option = max(actions[key].option_strings, key=len)
+            if actions[key].nargs == 0:
+                if not isinstance(value, bool):
+                    raise InputError(f"{path}: {key} must be true or false, not {value!r}")
+                arguments += [option] if value else []
+            elif isinstance(value, list) and actions[key].nargs is not None:
+                arguments += [option, *(str(entry) for entry in value)]
+            elif isinstance(value, str | int | float) and not isinstance(value, bool):
+                arguments.append(f"{option}={value}")
+            else:
+                raise InputError(f"{path}: {key} cannot be {value!r}")
+        try:
+            return self.parse(arguments)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """A YAML file's mapping.
+
+    Raises:
+        InputError: if it cannot be read or holds something else.
+    """
+    if not Path(path).exists():
+        raise MissingFileError(f"there is no configuration file {path}; check the path")
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the configuration file {path} cannot be read: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"the configuration file {path} must hold lines 'option: value'")
+    return content
+
+
+def number(
+    kind: Callable[[str], Any] = float,
+    least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Callable[[str], Any]:
+    """An option's type: a finite number of ``kind`` (int or float) within limits."""
+    limits = [
+        *([f">= {least}"] if least is not None else []),
+        *([f"> {above}"] if above is not None else []),
+        *([f"< {below}"] if below is not None else []),
+    ]
+    wanted = " and ".join([("a whole number" if kind is int else "a finite number"), *limits])
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be {wanted}, not {text!r}") from None
+        if (
+            not math.isfinite(value)
+            or (least is not None and value < least)
+            or (above is not None and value <= above)
+            or (below is not None and value >= below)
+        ):
+            raise argparse.ArgumentTypeError(f"must be {wanted}, not {text}")
+        return value
+
+    return parse
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", metavar="{auto,cpu,cuda:N}", help="where to compute (default: auto)")
+    parser.add_argument("--gpu", type=number(int, least=0), metavar="N", help="the same as --device cuda:N")
+
+
+def choose_device(device: str | None, gpu: int | None) -> torch.device:
+    """The device that ``--device`` and ``--gpu`` ask for.
+
+    Raises:
+        InputError: if they contradict each other, or the device is not there.
+    """
+    asked = device or "auto"
+    if asked == "auto":
+        if gpu is None:
+            return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        asked = f"cuda:{gpu}"
+    try:
+        chosen = torch.device(asked)
+    except RuntimeError:
+        raise InputError(f"--device must be auto, cpu or cuda:N, not {asked!r}") from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise InputError(f"--device must be auto, cpu or cuda:N, not {asked!r}")
+    if chosen.type == "cuda" and chosen.index is None:
+        chosen = torch.device("cuda:0")
+    if gpu is not None and chosen != torch.device(f"cuda:{gpu}"):
+        raise InputError(f"--gpu {gpu} and --device {asked} contradict each other; give one of them")
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"{chosen} was asked for, but torch sees no CUDA device; use --device cpu")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"{chosen} was asked for, but torch sees {torch.cuda.device_count()} CUDA device(s)")
+    return chosen
+
+
+def run_script(name: str, main: Callable[[], None]) -> NoReturn:
+    """Run a script's ``main``; an error of the user's is one line on stderr and exit code 2, a failed run is one line
+    and exit code 1. Everything else is a bug and keeps its traceback."""
+    from ei.trainer import TrainingDivergedError
+
+    try:
+        main()
+    except InputError as error:
+        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except TrainingDivergedError as error:
+        print(f"{name}: training stopped: {error}", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)

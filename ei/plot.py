@@ -1,0 +1,89 @@
+"""Figures, written as files; a window opens only if there is a screen and somebody at the terminal."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def _new_figure(**options: Any) -> Figure:
+    # A Figure without pyplot needs no display and leaves the user's backend alone.
+    from matplotlib.figure import Figure
+
+    return Figure(layout="constrained", **options)
+
+
+def loss_curves(log: Path, path: Path) -> None:
+    """Draw the columns of a ``training_loss.csv`` against the epoch: losses (logarithmic) and PSNR."""
+    with open(log, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        return
+    names = [name for name in rows[0] if name not in ("epoch", "psnr")]
+    epochs = [int(row["epoch"]) for row in rows]
+    with_psnr = "psnr" in rows[0]
+    figure = _new_figure(figsize=(10 if with_psnr else 5.5, 4))
+    axes = figure.subplots(1, 2 if with_psnr else 1, squeeze=False)[0]
+    marker = "." if len(rows) < 30 else None
+    for name in names:
+        axes[0].plot(epochs, [float(row[name]) for row in rows], label=name, marker=marker)
+    axes[0].set(xlabel="epoch", yscale="log", title="losses, mean over the epoch")
+    axes[0].legend()
+    if with_psnr:
+        axes[1].plot(epochs, [float(row["psnr"]) for row in rows], color="black", marker=marker)
+        axes[1].set(xlabel="epoch", ylabel="dB", title="paper PSNR of the training batches")
+    for ax in axes:
+        ax.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def image_grid(
+    rows: Sequence[Mapping[str, Tensor]], path: Path, captions: Sequence[Mapping[str, str]] | None = None
+) -> Figure:
+    """Draw images side by side: each row is a dict from title to an image ``[C, H, W]``.
+
+    Images of one or three channels are shown clipped to [0, 1]; others (sinograms) are shown in their own range when
+    their title begins with "y".
+    """
+    n_columns = max(len(row) for row in rows)
+    figure = _new_figure(figsize=(3 * n_columns, 3.3 * len(rows)))
+    axes = figure.subplots(len(rows), n_columns, squeeze=False)
+    for r, row in enumerate(rows):
+        for ax, (title, image) in zip(axes[r], row.items(), strict=False):
+            array = image.detach().float().cpu().permute(1, 2, 0).numpy()
+            if title.startswith("y") and (array.shape[-1] != 3 or array.max() > 1):
+                ax.imshow(array[..., 0], cmap="gray", aspect="auto")
+            else:
+                ax.imshow(array.clip(0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
+            ax.set_title(title)
+            if captions and title in captions[r]:
+                ax.text(
+                    0.97, 0.04, captions[r][title], transform=ax.transAxes, ha="right", va="bottom", color="white",
+                    fontsize=9, bbox={"facecolor": "black", "alpha": 0.6, "pad": 2, "linewidth": 0},
+                )  # fmt: skip
+    for ax in axes.flat:
+        ax.set_axis_off()
+    figure.savefig(path, dpi=120)
+    return figure
+
+
+def show_if_screen(path: Path) -> None:
+    """Open a window with the figure at ``path`` if there is a screen and an interactive terminal."""
+    has_screen = sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if not (has_screen and sys.stdout.isatty()):
+        return
+    import matplotlib.pyplot as plt
+
+    plt.figure(path.name)
+    plt.imshow(plt.imread(path))
+    plt.axis("off")
+    plt.show()
