@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ei.checkpoint import load_file
 from ei.errors import InputError
 from ei.experiment import COMMON_DEFAULTS, METHODS, NOT_OF_THE_RUN, TASKS, build_training
@@ -64,18 +62,18 @@ def make_parser() -> Parser:
     return parser
 
 
-def read_options(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(all options: what was given over the resumed checkpoint's over the paper's, what was given)."""
+def read_options(arguments: Sequence[str]) -> dict[str, Any]:
+    """The options that were given: those of the --config file, overridden by the command line's."""
     parser = make_parser()
     flags = vars(parser.parse(arguments))
     from_file = vars(parser.parse_yaml(flags["config"], ignored=("versions",))) if "config" in flags else {}
     if "device" in flags or "gpu" in flags:  # a device on the command line replaces the file's, under either name
         from_file = {key: value for key, value in from_file.items() if key not in ("device", "gpu")}
-    given = {**from_file, **flags}
-    return given, {**COMMON_DEFAULTS, **given}
+    return {**from_file, **flags}
 
 
 def with_defaults(given: Mapping[str, Any], resumed: Mapping[str, Any]) -> dict[str, Any]:
+    """All options: what was given, over the resumed run's, over the paper's for the task."""
     options = {**resumed, **given}
     if "task" not in options:
         raise InputError(f"--task is needed: one of {', '.join(TASKS)}")
@@ -101,7 +99,7 @@ def check_same_run(given: Mapping[str, Any], resumed: Mapping[str, Any], path: s
 
 
 def main() -> None:
-    given, _ = read_options(sys.argv[1:])
+    given = read_options(sys.argv[1:])
     device = choose_device(given.get("device"), given.get("gpu"))
     state: Mapping[str, Any] | None = None
     resumed: Mapping[str, Any] = {}
@@ -124,8 +122,6 @@ def main() -> None:
         print(f"continuing {given['resume']} at epoch {trainer.epoch + 1}, step {trainer.step}")
         if trainer.epoch >= trainer.epochs:
             raise InputError(f"{given['resume']} is finished: all {trainer.epochs} epochs are done; give more --epochs")
-    if torch.device(device).type == "cpu" and options["base_channels"] >= 64:
-        print("training the paper's network on the CPU; --base-channels 16 is about ten times faster")
     trainer.fit(loader)
     print(f"run folder: {trainer.folder}")
 

@@ -115,5 +115,7 @@ def load_weights(net: nn.Module, weights: Mapping[str, torch.Tensor], path: str 
         or [f"{name} is not in the network" for name in unexpected]
     )
     if difference:
-        raise InputError(f"the checkpoint {path} is of another network: {difference[0]} (check task and network options)")
+        raise InputError(
+            f"the checkpoint {path} is of another network: {difference[0]} (check task and network options)"
+        )
     net.load_state_dict(dict(weights))

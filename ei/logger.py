@@ -107,7 +107,9 @@ class Progress:
         self.last_line = -math.inf
         self.lines = show and not (sys.stdout.isatty() and sys.stderr.isatty())
         total = None if steps_per_epoch is None else epochs * steps_per_epoch
-        self.bar = tqdm(total=total, initial=first_step, unit="step", disable=not show or self.lines, dynamic_ncols=True)
+        self.bar = tqdm(
+            total=total, initial=first_step, unit="step", disable=not show or self.lines, dynamic_ncols=True
+        )
 
     def advance(self) -> None:
         self.step += 1
@@ -136,4 +138,6 @@ class Progress:
 
 
 def _format(values: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.2f}" if name == "psnr" else f"{name} {value:.3e}" for name, value in values.items())
+    return "  ".join(
+        f"{name} {value:.2f}" if name == "psnr" else f"{name} {value:.3e}" for name, value in values.items()
+    )

@@ -40,7 +40,8 @@ class Parser(argparse.ArgumentParser):
             known = [name for action in self._actions for name in action.option_strings]
             near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
             raise InputError(
-                f"unknown option {unknown[0]}" + (f"; did you mean {near[0]}?" if near else "; --help lists the options")
+                f"unknown option {unknown[0]}"
+                + (f"; did you mean {near[0]}?" if near else "; --help lists the options")
             )
         return values
 

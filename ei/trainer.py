@@ -16,7 +16,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,7 @@ class Trainer:
         self.sums: dict[str, Tensor] = {}
         self.history: list[dict[str, float]] = []
         self.folder: Path | None = None
+        self.log: TrainingLog | None = None
 
     def fit(self, loader: Iterable) -> list[dict[str, float]]:
         """Train on the batches of ``loader`` (see `ei.datasets.images_of`) up to the last epoch or ``max_steps``.
@@ -130,7 +131,7 @@ class Trainer:
             TrainingDivergedError: if a loss is NaN or infinite; no checkpoint is written after it.
             InputError: for batches, or a run folder, that cannot be used.
         """
-        steps = len(loader) if hasattr(loader, "__len__") else None
+        steps = len(loader) if isinstance(loader, Sized) else None
         if steps == 0:
             raise InputError("the loader gives no batches")
         self._open_folder()
@@ -252,7 +253,6 @@ class Trainer:
         return networks
 
     def _open_folder(self) -> None:
-        self.log: TrainingLog | None = None
         if self.folder is not None or self.out is False:
             return
         if self.out is None:
@@ -313,7 +313,9 @@ class Trainer:
             network.load_state_dict(state[f"state_dict{suffix}"])
             self.optimizers[key].load_state_dict(state[f"optimizer{suffix}"])
         self.epoch, self.batch, self.step = state["next_epoch"], state["next_batch"], state["step"]
-        self.sums = {c: torch.tensor(total, dtype=torch.float64, device=self._device) for c, total in state["sums"].items()}
+        self.sums = {
+            c: torch.tensor(total, dtype=torch.float64, device=self._device) for c, total in state["sums"].items()
+        }
         self.history = [dict(row) for row in state["history"]]
 
 

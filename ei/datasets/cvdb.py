@@ -119,7 +119,9 @@ def read_image(path: str | os.PathLike) -> Image.Image:
             image.load()
             if image.mode.startswith("I"):
                 # Pillow would clip 16-bit values at 255.
-                return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8)).convert("RGB")
+                return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8)).convert(
+                    "RGB"
+                )
             if image.mode == "F":
                 raise InputError(f"the image {path} holds floating-point values; save it as 8 or 16 bit")
             return image.convert("RGB")

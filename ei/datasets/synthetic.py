@@ -56,7 +56,7 @@ class DeadLeaves(_Generated):
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         size = self.img_size
-        smallest, largest = 2.5, size / 3
+        smallest, largest = min(4, size / 6), size / 3
         image = np.zeros((3, size, size))
         uncovered = np.ones((size, size))
         # Painted front to back: what falls later than a pixel is covered no longer shows there.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,9 @@ from ei.errors import InputError
 class Block(nn.Module):
     """Twice: 3x3 convolution with bias, BatchNorm, ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, padding_mode: str = "zeros") -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, padding_mode: Literal["zeros", "circular"] = "zeros"
+    ) -> None:
         super().__init__()
         self.conv = nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode=padding_mode),
@@ -75,7 +79,11 @@ class UNet(nn.Module):
         super().__init__()
         if compact not in (4, 5):
             raise InputError(f"compact (the number of levels of the UNet) must be 4 or 5, not {compact}")
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("base_channels", base_channels)):
+        for name, value in (
+            ("in_channels", in_channels),
+            ("out_channels", out_channels),
+            ("base_channels", base_channels),
+        ):
             if isinstance(value, bool) or int(value) != value or value < 1:
                 raise InputError(f"{name} must be a whole number >= 1, not {value}")
         if residual and in_channels != out_channels:

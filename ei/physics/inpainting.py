@@ -101,7 +101,7 @@ class Inpainting(Physics):
 
 
 def random_mask(height: int, width: int, mask_rate: float, seed: int) -> Tensor:
-    """A float32 ``[H, W]`` mask in which ``round(mask_rate * H * W)`` pixels (never all) are zero, chosen by ``seed``."""
+    """A float32 ``[H, W]`` mask with ``round(mask_rate * H * W)`` zeros (never all), their places drawn by ``seed``."""
     if not math.isfinite(mask_rate) or not 0 <= mask_rate < 1:
         raise InputError(f"mask_rate, the fraction of pixels removed, must be in [0, 1), not {mask_rate}")
     n_removed = min(round(mask_rate * height * width), height * width - 1)

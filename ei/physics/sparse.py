@@ -39,9 +39,7 @@ class CSR:
 
     def multiply(self, vectors: Tensor) -> Tensor:
         """The product with ``vectors`` ``[columns, K]``, outside autocast."""
-        view = torch.sparse_csr_tensor(
-            self.row_pointers, self.columns, self.values, self.shape, check_invariants=False
-        )
+        view = torch.sparse_csr_tensor(self.row_pointers, self.columns, self.values, self.shape, check_invariants=False)
         with torch.autocast(vectors.device.type, enabled=False):
             return view @ vectors
 
@@ -88,11 +86,11 @@ class _Multiply(torch.autograd.Function):
         ctx.sparse_map = inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _Multiply.apply(grad, ctx.sparse_map.T), None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
         return _Multiply.apply(tangent, ctx.sparse_map)
 
 

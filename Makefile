@@ -1,0 +1,39 @@
+# `make demo` and `make test` are all the set-up there is: each makes .venv first if it is not there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint clean
+help:
+	@echo "make demo   train EI on generated images, print a table, write figures (minutes)"
+	@echo "make test   run the tests"
+	@echo "make lint   check style and types"
+	@echo "make clean  remove .venv and caches"
+
+demo: $(VENV)/installed
+	$(BIN)/python get_started.py
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python >= 3.10 is needed; name another one with: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "python3-venv is missing (Debian and Ubuntu leave it out): apt install python3-venv" >&2; exit 2; }
+	@echo "Making the virtual environment $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+# torch and torchvision must come from one call of pip, or their builds may not match.
+$(VENV)/installed $(VENV)/installed-%: pyproject.toml | $(BIN)/python
+	@echo "Installing the project and its dependencies into $(VENV) (torch is large: minutes on a first run) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".$(if $*,[$*])"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -1,0 +1,31 @@
+"""Equivariant Imaging on one screen: learn to inpaint from masked images alone, then look at held-out images."""
+
+import torch
+
+from ei.classical import harmonic_fill
+from ei.closure import EIClosure
+from ei.datasets import DeadLeaves, make_loader
+from ei.evaluate import report
+from ei.models import Reconstructor, UNet
+from ei.physics import Inpainting
+from ei.trainer import Trainer, cosine_schedule
+from ei.transforms import Shift
+
+torch.manual_seed(0)
+size, epochs = 64, 20
+
+# Your data: any data set of images; Urban100 is CVDB("dataset/Urban100", "train") and "test", with size = 256.
+train, test = DeadLeaves("train", size), DeadLeaves("test", size)
+# Your operator: anything with A(x) and A_dagger(y), for example CT(size, 50); gray images then need UNet(1, 1).
+physics = Inpainting(size, size, mask_rate=0.3)
+# Your group: what the set of images is invariant to, for example Rotate(5).
+transform = Shift(n_trans=3)
+
+f = Reconstructor(UNet(3, 3, base_channels=16), physics)  # f(y) = net(A_dagger y)
+closure = EIClosure(alpha=1)  # ||A x1 - y||^2 + alpha ||f(A T x1) - T x1||^2, x1 = f(y): no ground truth in it
+optimizer = torch.optim.Adam(f.net.parameters(), lr=5e-3)
+schedule = cosine_schedule(epochs)
+trainer = Trainer(f, physics, transform, closure, {"total": optimizer}, epochs=epochs, schedule=schedule, task="demo")
+
+trainer.fit(make_loader(train, batch_size=1))
+report(f, physics, test, trainer.folder, {"harmonic fill": harmonic_fill})
