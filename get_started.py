@@ -2,7 +2,6 @@
 
 import torch
 
-from ei.classical import harmonic_fill
 from ei.closure import EIClosure
 from ei.datasets import DeadLeaves, make_loader
 from ei.evaluate import report
@@ -16,7 +15,7 @@ size, epochs = 64, 20
 
 # Your data: any data set of images; Urban100 is CVDB("dataset/Urban100", "train") and "test", with size = 256.
 train, test = DeadLeaves("train", size), DeadLeaves("test", size)
-# Your operator: anything with A(x) and A_dagger(y), for example CT(size, 50); gray images then need UNet(1, 1).
+# Your operator: anything with A(x), A_dagger(y); for CT(size, 50) use EllipsePhantoms, UNet(1, 1), Rotate(5), alpha=25.
 physics = Inpainting(size, size, mask_rate=0.3)
 # Your group: what the set of images is invariant to, for example Rotate(5).
 transform = Shift(n_trans=3)
@@ -28,4 +27,4 @@ schedule = cosine_schedule(epochs)
 trainer = Trainer(f, physics, transform, closure, {"total": optimizer}, epochs=epochs, schedule=schedule, task="demo")
 
 trainer.fit(make_loader(train, batch_size=1))
-report(f, physics, test, trainer.folder, {"harmonic fill": harmonic_fill})
+report(f, physics, test, trainer.folder)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
@@ -9,6 +12,13 @@ import torch
 from torch import Tensor
 
 from ei.physics import Inpainting
+
+Reconstruction = Callable[[Any, Tensor], Tensor]
+
+
+def classical_for(physics: Any) -> dict[str, Reconstruction]:
+    """The reconstructions of this module that suit a physics, by name, each called as ``reconstruct(physics, y)``."""
+    return {"harmonic fill": harmonic_fill} if isinstance(physics, Inpainting) else {}
 
 
 def harmonic_fill(physics: Inpainting, y: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ei.checkpoint import load_file
+from ei.classical import Reconstruction, classical_for
 from ei.datasets import images_of, simulate
 from ei.errors import InputError
 from ei.experiment import TASKS, image_shape, load_for_test
@@ -22,7 +23,6 @@ from ei.models import Reconstructor
 from ei.options import Parser, add_device_options, choose_device, number
 from ei.plot import image_grid, show_if_screen
 
-Reconstruction = Callable[[Any, Tensor], Tensor]
 METRICS = ("psnr_paper", "psnr", "ssim")
 
 
@@ -184,18 +184,18 @@ def report(
     physics: Any,
     images: Any,
     folder: Path | None,
-    more: Mapping[str, Reconstruction] | None = None,
     n_drawn: int = 3,
 ) -> list[dict[str, float]]:
     """Evaluate on held-out images, print the table, and write ``metrics.csv`` and the figure ``reconstructions.png``
-    into ``folder`` (None: the current one).
+    into ``folder`` (None: the current one). Classical reconstructions that suit the physics stand beside the network.
 
     Arguments and result are those of `evaluate`; the first ``n_drawn`` images are drawn.
     """
     folder = Path(folder or ".")
+    more = classical_for(physics)
     rows = evaluate(f, physics, images, more)
     print(f"{len(rows)} held-out images")
-    print(summary(rows, {"pinv": "A_dagger y", **{name: name for name in more or {}}, "net": "EI"}))
+    print(summary(rows, {"pinv": "A_dagger y", **{name: name for name in more}, "net": "EI"}))
     write_metrics(rows, folder / "metrics.csv")
     device = next(f.parameters()).device
     drawn = []

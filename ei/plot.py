@@ -43,6 +43,7 @@ def loss_curves(log: Path, path: Path) -> None:
         axes[1].set(xlabel="epoch", ylabel="dB", title="paper PSNR of the training batches")
     for ax in axes:
         ax.grid(alpha=0.3)
+        ax.xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=120)
 
 

@@ -180,7 +180,7 @@ class Trainer:
         """One optimisation step. Returns the losses when they are to be shown (reading them waits for the device)."""
         device = self._device
         torch.manual_seed(derive_seed(self.seed, "step", self.step))
-        x = images_of(batch).to(device, non_blocking=True)
+        x = images_of(batch).to(device, next(self.networks["total"].parameters()).dtype, non_blocking=True)
         with torch.no_grad():
             y = simulate(self.physics, x, batch["index"] if isinstance(batch, dict) else None, self.seed)
         losses = self.closure(self.f, self.physics, self.transform, y, x)
