@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ei.errors import InputError
 from ei.physics.base import NoiseModel, Physics, check_shape
-from ei.physics.sparse import SparseMap
+from ei.physics.linear_map import DenseMap, LinearMap, SparseMap
 
 
 class CT(Physics):
@@ -104,8 +104,7 @@ class CT(Physics):
         ramp = ramp_filter(self.n_detectors, y.device, dtype)
         batch, channels = y.shape[:2]
         columns = _to_columns(y.to(dtype))
-        with torch.autocast(y.device.type, enabled=False):
-            filtered = (ramp @ columns.view(self.n_detectors, -1)).view_as(columns)
+        filtered = ramp(columns.view(self.n_detectors, -1)).view_as(columns)
         return _from_columns(back_projection(filtered), batch, channels, self.image_shape).to(y.dtype)
 
     def extra_repr(self) -> str:
@@ -126,10 +125,10 @@ def _from_columns(columns: Tensor, batch: int, channels: int, shape: tuple[int, 
     return columns.t().contiguous().view(batch, channels, *shape)
 
 
-def _apply(sparse_map: SparseMap, tensor: Tensor, shape: tuple[int, int]) -> Tensor:
+def _apply(linear_map: LinearMap, tensor: Tensor, shape: tuple[int, int]) -> Tensor:
     batch, channels = tensor.shape[:2]
     columns = _to_columns(tensor.to(_compute_dtype(tensor)))
-    return _from_columns(sparse_map(columns), batch, channels, shape).to(tensor.dtype)
+    return _from_columns(linear_map(columns), batch, channels, shape).to(tensor.dtype)
 
 
 def _n_detectors(img_width: int, circle: bool) -> int:
@@ -164,7 +163,7 @@ def back_projection_map(
 
 
 @functools.cache
-def ramp_filter(n_detectors: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def ramp_filter(n_detectors: int, device: torch.device, dtype: torch.dtype) -> DenseMap:
     """The ramp filter along the detectors as a ``[D, D]`` Toeplitz matrix.
 
     It equals the multiplication of the zero-padded spectrum by twice the FFT of the kernel: the padding to at least 2 D
@@ -175,7 +174,7 @@ def ramp_filter(n_detectors: int, device: torch.device, dtype: torch.dtype) -> T
     kernel[distance == 0] = 1 / 4
     odd = distance % 2 == 1
     kernel[odd] = -1 / (np.pi * distance[odd]) ** 2
-    return torch.from_numpy(2 * kernel).to(device, dtype)
+    return DenseMap(torch.from_numpy(2 * kernel).to(device, dtype))
 
 
 def _radon_matrix(img_width: int, radon_view: int, uniform: bool, circle: bool) -> scipy.sparse.csr_array:

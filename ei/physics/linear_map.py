@@ -1,6 +1,6 @@
-"""A fixed linear map as a sparse matrix and its transpose: the engine behind operators that are precomputed.
+"""Fixed linear maps as matrices with their transposes: the engine behind operators that are precomputed.
 
-Row pointers, column indices and values are kept as plain dense tensors and seen as a CSR matrix only while they are
+Sparse ones: row pointers, column indices and values are kept as plain dense tensors and seen as a CSR matrix only while they are
 multiplied: a CSR tensor as a module's buffer would break deepcopy, DistributedDataParallel and the state dict.
 """
 
@@ -48,12 +48,27 @@ class CSR:
         return sum(t.numel() * t.element_size() for t in (self.row_pointers, self.columns, self.values))
 
 
-class SparseMap:
-    """A sparse matrix M with its stored transpose, so that the backward pass is one product like the forward pass.
+class LinearMap:
+    """A fixed matrix M and its transpose: ``M(v)`` maps ``[columns, K]`` to ``[rows, K]``, ``M.T(w)`` maps back. Both
+    are differentiable any number of times and leave autocast, forward and backward.
 
-    ``M(v)`` and ``M.T(w)`` map ``[columns, K]`` to ``[rows, K]`` and back, differentiable any number of times.
     Never changed after construction, so instances may be shared.
     """
+
+    def multiply(self, vectors: Tensor) -> Tensor:
+        """The product, without autograd."""
+        raise NotImplementedError
+
+    @property
+    def T(self) -> LinearMap:
+        raise NotImplementedError
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        return _Multiply.apply(vectors, self)
+
+
+class SparseMap(LinearMap):
+    """A sparse matrix with its stored transpose, so that the backward pass is one product like the forward pass."""
 
     def __init__(self, matrix: CSR, transpose: CSR) -> None:
         self.matrix, self.transpose = matrix, transpose
@@ -64,6 +79,9 @@ class SparseMap:
             CSR.from_scipy(matrix, device, dtype), CSR.from_scipy(scipy.sparse.csr_array(matrix.T), device, dtype)
         )
 
+    def multiply(self, vectors: Tensor) -> Tensor:
+        return self.matrix.multiply(vectors)
+
     @property
     def T(self) -> SparseMap:
         return SparseMap(self.transpose, self.matrix)
@@ -72,26 +90,38 @@ class SparseMap:
     def nbytes(self) -> int:
         return self.matrix.nbytes + self.transpose.nbytes
 
-    def __call__(self, vectors: Tensor) -> Tensor:
-        return _Multiply.apply(vectors, self)
+
+class DenseMap(LinearMap):
+    """A dense matrix ``[rows, columns]``."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix
+
+    def multiply(self, vectors: Tensor) -> Tensor:
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self.matrix @ vectors
+
+    @property
+    def T(self) -> DenseMap:
+        return DenseMap(self.matrix.t())
 
 
 class _Multiply(torch.autograd.Function):
     @staticmethod
-    def forward(vectors: Tensor, sparse_map: SparseMap) -> Tensor:
-        return sparse_map.matrix.multiply(vectors)
+    def forward(vectors: Tensor, linear_map: LinearMap) -> Tensor:
+        return linear_map.multiply(vectors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.sparse_map = inputs[1]
+        ctx.linear_map = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Multiply.apply(grad, ctx.sparse_map.T), None
+        return _Multiply.apply(grad, ctx.linear_map.T), None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        return _Multiply.apply(tangent, ctx.sparse_map)
+        return _Multiply.apply(tangent, ctx.linear_map)
 
 
 def _say_the_beta_warning_to_nobody() -> None:

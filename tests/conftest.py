@@ -1,0 +1,110 @@
+"""What the tests share: reference figures, the scripts, real data where it lies beside the checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = Path(__file__).resolve().parent / "reference"
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+def reference(name: str) -> dict[str, np.ndarray]:
+    with np.load(REFERENCE / f"{name}.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+def state_dict_shapes(name: str) -> dict[str, list[int]]:
+    return json.loads((REFERENCE / f"{name}.json").read_text())
+
+
+def filled(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
+    """A state dict by the fill rule of reference/README.md."""
+    state = {}
+    for k, (name, shape) in enumerate(shapes.items(), start=1):
+        if name.endswith("num_batches_tracked"):
+            state[name] = torch.tensor(0)
+            continue
+        g = np.random.default_rng(k).standard_normal(int(np.prod(shape))).reshape(shape)
+        if len(shape) >= 2:
+            value = g * np.sqrt(2 / np.prod(shape[1:]))
+        elif name.endswith("running_var"):
+            value = 1 + 0.5 * np.tanh(g)
+        elif name.endswith("weight"):
+            value = 1 + 0.1 * g
+        else:
+            value = 0.1 * g
+        state[name] = torch.from_numpy(value.astype(np.float32))
+    return state
+
+
+def fill(net: nn.Module) -> nn.Module:
+    net.load_state_dict(filled({name: list(value.shape) for name, value in net.state_dict().items()}))
+    return net
+
+
+class SmallNet(nn.Module):
+    """The network of the reference trainings: ``x + conv_b(relu(conv_a(x)))``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(channels, 8, 3, padding=1)
+        self.b = nn.Conv2d(8, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.b(torch.relu(self.a(x)))
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the real data is not at {SHARED_DATA}")
+    return SHARED_DATA
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., Result]:
+    """Runs a script of the project as ``python <name> <arguments>`` would in an empty folder, in this process: what a
+    subprocess costs is mostly the import of torch."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+        except SystemExit as exit_:
+            code = exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+def subprocess_run(*command: object, cwd: Path, timeout: float = 600) -> Result:
+    """Run a command as a user would, with this Python."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment.pop("DISPLAY", None)
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout
+    )
+    return Result(done.returncode, done.stdout, done.stderr)

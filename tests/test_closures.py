@@ -1,0 +1,243 @@
+"""Closures: the reference trainings to the last weight, what they return, what they call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SmallNet, fill, reference
+from torch.nn import functional
+from torch.optim import Adam
+
+from ei.closure import (
+    AdversarialEIClosure,
+    DIPClosure,
+    EIClosure,
+    MCClosure,
+    SupervisedClosure,
+    SupervisedEIClosure,
+)
+from ei.models import Discriminator, Reconstructor
+from ei.physics import CT, GaussianNoise, Inpainting
+from ei.trainer import Trainer, step_schedule
+from ei.transforms import Rotate, Shift
+
+
+class Fixed:
+    """A group of which the same elements are taken at every step."""
+
+    def __init__(self, transform: Any, elements: np.ndarray) -> None:
+        self.transform, self.elements = transform, torch.from_numpy(elements)
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        return self.transform.apply(x, self.elements)
+
+
+def train_reference(name: str, closure: Any) -> tuple[dict, Trainer]:
+    figures = reference(name)
+    x = torch.from_numpy(figures["x"])
+    channels, side = x.shape[1], x.shape[-1]
+    if "mask" in figures:
+        physics: Any = Inpainting(side, side, mask=torch.from_numpy(figures["mask"]))
+        transform: Any = Fixed(Shift(1), figures["elements"])
+    else:
+        physics = CT(side, int(figures["radon_view"]))
+        transform = Fixed(Rotate(1), figures["elements"])
+    net = fill(SmallNet(channels))
+    optimizers = {"total": Adam(net.parameters(), lr=float(figures["lr"]), weight_decay=1e-8)}
+    if isinstance(closure, AdversarialEIClosure):
+        optimizers["D"] = Adam(closure.discriminator.parameters(), lr=float(figures["lr_d"]))
+    trainer = Trainer(
+        Reconstructor(net, physics),
+        physics,
+        transform,
+        closure,
+        optimizers,
+        epochs=len(figures["log"]),
+        schedule=step_schedule(figures["schedule"].tolist()),
+        out=False,
+        progress=False,
+    )
+    trainer.fit(list(x.split(int(figures["batch_size"]))))
+    return figures, trainer
+
+
+def check(figures: dict, trainer: Trainer, tolerance: float) -> None:
+    log = np.array([[value for column, value in row.items() if column != "epoch"] for row in trainer.history])
+    np.testing.assert_allclose(log, figures["log"], rtol=tolerance)
+    for name, value in trainer.f.net.state_dict().items():
+        expected = figures[f"param_{name}"]
+        assert np.linalg.norm(value.numpy() - expected) < tolerance * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "closure"),
+    [
+        ("train_mc_inpainting", MCClosure()),
+        ("train_ei_inpainting", EIClosure(1.0)),
+        ("train_ei_ct", EIClosure(100.0)),
+        ("train_sup_ct", SupervisedClosure()),
+        ("train_sup_ei_ct", SupervisedEIClosure(10.0)),
+    ],
+)
+def test_reference_training(name: str, closure: Any) -> None:
+    figures, trainer = train_reference(name, closure)
+    check(figures, trainer, 1e-4)
+
+
+def test_reference_adversarial_training() -> None:
+    figures = reference("train_adv_inpainting")
+    discriminator = fill(Discriminator((3, 32, 32)))
+    closure = AdversarialEIClosure(discriminator, float(figures["alpha"]), float(figures["beta"]))
+    figures, trainer = train_reference("train_adv_inpainting", closure)
+    check(figures, trainer, 1e-3)
+    first = next(discriminator.parameters()).detach().numpy()
+    expected = figures["discriminator_first_weight"]
+    assert np.linalg.norm(first - expected) < 1e-3 * np.linalg.norm(expected)
+    sums = [float(p.detach().double().sum()) for p in discriminator.parameters()]
+    np.testing.assert_allclose(sums, figures["discriminator_sums"], rtol=1e-3, atol=1e-3)
+
+
+def setting() -> tuple[Any, ...]:
+    torch.manual_seed(0)
+    physics = Inpainting(16, 16)
+    f = Reconstructor(fill(SmallNet(3)), physics)
+    x = torch.rand(2, 3, 16, 16)
+    return f, physics, Shift(2), physics.A(x), x
+
+
+@pytest.mark.parametrize(
+    ("closure", "keys"),
+    [
+        (MCClosure(), {"mc", "total"}),
+        (EIClosure(2.0), {"mc", "ei", "total"}),
+        (SupervisedClosure(), {"sup", "total"}),
+        (SupervisedEIClosure(2.0), {"sup", "ei", "total"}),
+        (AdversarialEIClosure(Discriminator((3, 16, 16)), 2.0, 0.5), {"mc", "ei", "g", "total", "D"}),
+        (DIPClosure(), {"mc", "total"}),
+    ],
+)
+def test_what_a_closure_returns(closure: Any, keys: set[str]) -> None:
+    f, physics, transform, y, x = setting()
+    losses = closure(f, physics, transform, y, x)
+    assert set(losses) == keys | {"x1"}
+    assert all(losses[key].dim() == 0 for key in keys)
+    assert not losses["x1"].requires_grad and losses["x1"].shape == x.shape
+    assert set(closure.columns.values()) <= keys
+
+
+def test_ei_is_the_equation() -> None:
+    f, physics, transform, y, _ = setting()
+    torch.manual_seed(5)
+    losses = EIClosure(3.0)(f, physics, transform, y)
+    torch.manual_seed(5)
+    x1 = f(y)
+    x2 = transform.apply(x1)
+    x3 = f(physics.A(x2))
+    expected = functional.mse_loss(physics.A(x1), y) + 3 * functional.mse_loss(x3, x2)
+    torch.testing.assert_close(losses["total"], expected)
+    weights = list(f.parameters())
+    for ours, theirs in zip(
+        torch.autograd.grad(losses["total"], weights), torch.autograd.grad(expected, weights), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_l1_and_other_criteria() -> None:
+    f, physics, transform, y, _ = setting()
+    expected = functional.l1_loss(physics.A(f(y)), y)
+    for criterion in ("l1", torch.nn.L1Loss(), functional.l1_loss):
+        torch.testing.assert_close(MCClosure(criterion=criterion)(f, physics, transform, y)["mc"], expected)
+
+
+def test_closures_call_nothing_but_the_contract() -> None:
+    """A user's operator and group are plain classes; BatchNorm sees f(y) and f(A x2), nothing more."""
+
+    class Operator:
+        calls = 0
+
+        def A(self, x):
+            return x.flatten(1)[:, ::2]
+
+        def A_dagger(self, y):
+            self.calls += 1
+            return y.repeat_interleave(2, dim=1).view(-1, 1, 8, 8)
+
+    class Flips:
+        def apply(self, x):
+            return torch.cat([x.flip(-1), x.flip(-2)])
+
+    operator = Operator()
+    f = Reconstructor(SmallNet(1), operator)
+    y = operator.A(torch.rand(2, 1, 8, 8))
+    for closure, passes in ((EIClosure(1.0), 2), (MCClosure(), 1)):
+        operator.calls = 0
+        closure(f, operator, Flips(), y)["total"].backward()
+        assert operator.calls == passes
+
+
+@pytest.mark.parametrize("closure", [SupervisedClosure(), SupervisedEIClosure(1.0)])
+def test_supervised_needs_truth(closure: Any) -> None:
+    f, physics, transform, y, _ = setting()
+    with pytest.raises(ValueError, match="ground-truth"):
+        closure(f, physics, transform, y)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: EIClosure(-1),
+        lambda: EIClosure(float("nan")),
+        lambda: SupervisedEIClosure(float("inf")),
+        lambda: AdversarialEIClosure(Discriminator((1, 16, 16)), 1.0, -1.0),
+        lambda: MCClosure(criterion="l3"),
+    ],
+)
+def test_impossible_weights(call) -> None:
+    with pytest.raises(ValueError):
+        call()
+
+
+def test_re_measuring_draws_noise_anew() -> None:
+    f, physics, transform, y, _ = setting()
+    torch.manual_seed(1)
+    clean = EIClosure(1.0)(f, physics, transform, y)["ei"]
+    physics.noise = GaussianNoise(0.5)
+    torch.manual_seed(1)
+    noisy = EIClosure(1.0)(f, physics, transform, y)
+    again = EIClosure(1.0)(f, physics, transform, y)
+    assert float((noisy["ei"] - clean).abs()) > 1e-4
+    assert not torch.equal(noisy["ei"], again["ei"])
+    torch.testing.assert_close(noisy["mc"], MCClosure()(f, physics, transform, y)["mc"])
+
+
+def test_deep_image_prior() -> None:
+    f, physics, _, y, _ = setting()
+    closure = DIPClosure(seed=3)
+    optimizer = Adam(f.parameters(), lr=1e-2)
+    values = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        losses = closure(f, physics, None, y)
+        losses["total"].backward()
+        optimizer.step()
+        values.append(float(losses["mc"].detach()))
+    assert values[-1] < 0.5 * values[0]
+    again = DIPClosure(seed=3)
+    again(f, physics, None, y)
+    assert torch.equal(again.z, closure.z) and 0 <= float(closure.z.min()) and float(closure.z.max()) <= 1
+    other = DIPClosure(seed=4)
+    other(f, physics, None, y)
+    assert not torch.equal(other.z, closure.z)
+    with pytest.raises(ValueError, match="one fixed batch"):
+        closure(f, physics, None, y[:1])
+
+
+def test_the_discriminator_is_not_trained_by_the_generators_loss() -> None:
+    f, physics, transform, y, _ = setting()
+    discriminator = Discriminator((3, 16, 16))
+    losses = AdversarialEIClosure(discriminator, 1.0, 0.5)(f, physics, transform, y)
+    grads = torch.autograd.grad(losses["D"], list(f.parameters()), allow_unused=True)
+    assert all(grad is None for grad in grads)

@@ -1,0 +1,138 @@
+"""Networks: reference figures, names of the authors' checkpoints, what fits and what does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import SmallNet, fill, filled, reference, state_dict_shapes
+from torch import nn
+
+from ei.checkpoint import load_weights
+from ei.models import Discriminator, Reconstructor, UNet
+from ei.physics import CT, Inpainting
+
+AUTHORS = state_dict_shapes("unet_state_dict_rgb")
+
+
+@pytest.mark.parametrize(("name", "channels"), [("unet_rgb_compact4", 3), ("unet_gray_compact5", 1)])
+def test_unet_reproduces_the_reference(name: str, channels: int) -> None:
+    figures = reference(name)
+    net = UNet(channels, channels, int(figures["compact"]), bool(figures["residual"]), True, bool(figures["cat"]))
+    shapes = {
+        key: [channels if side == 3 and key in ("Conv1.conv.0.weight", "Conv_1x1.weight", "Conv_1x1.bias") and
+              axis == (1 if key == "Conv1.conv.0.weight" else 0) else side for axis, side in enumerate(shape)]
+        for key, shape in AUTHORS.items()
+    }  # fmt: skip
+    load_weights(net, filled(shapes), "the reference")
+    x = torch.from_numpy(figures["x"])
+    with torch.no_grad():
+        out_eval = net.eval()(x)
+        out_train = net.train()(x)
+    for out, expected in ((out_eval, figures["out_eval"]), (out_train, figures["out_train"])):
+        expected = torch.from_numpy(expected)
+        assert float((out - expected).norm() / expected.norm()) < 1e-4
+
+
+def test_unet_has_the_authors_names_and_shapes() -> None:
+    five = UNet(3, 3, compact=5).state_dict()
+    assert {name: list(value.shape) for name, value in five.items()} == AUTHORS
+    assert list(five) == list(AUTHORS)
+    four = UNet(3, 3).state_dict()
+    dropped = ("Conv5.", "Up5.", "Up_conv5.")
+    assert list(four) == [name for name in AUTHORS if not name.startswith(dropped)]
+
+
+@pytest.mark.parametrize(("channels", "count"), [(1, 8_562_881), (3, 8_564_163)])
+def test_number_of_parameters(channels: int, count: int) -> None:
+    assert sum(p.numel() for p in UNet(channels, channels).parameters()) == count
+
+
+def test_options_of_the_unet() -> None:
+    x = torch.rand(2, 3, 16, 24)
+    plain = UNet(3, 3, base_channels=4).eval()
+    assert plain(x).shape == x.shape
+    assert not any("Up_conv" in name for name in UNet(3, 3, cat=False, base_channels=4).state_dict())
+    assert UNet(3, 3, cat=False, base_channels=4)(x).shape == x.shape
+    assert UNet(3, 1, residual=False, base_channels=4)(x).shape == (2, 1, 16, 24)
+    not_residual = UNet(3, 3, residual=False, base_channels=4).eval()
+    not_residual.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(plain(x), not_residual(x) + x)
+    assert [m.padding_mode for m in plain.modules() if isinstance(m, nn.Conv2d)].count("circular") == 1
+    assert UNet(3, 3, circular_padding=False, base_channels=4).Conv1.conv[0].padding_mode == "zeros"
+
+
+@pytest.mark.parametrize(
+    ("call", "names"),
+    [
+        (lambda: UNet(3, 3, compact=3), ["4 or 5", "3"]),
+        (lambda: UNet(3, 3, compact=6), ["4 or 5", "6"]),
+        (lambda: UNet(3, 1), ["residual", "3", "1"]),
+        (lambda: UNet(3, 3, base_channels=0), ["base_channels"]),
+        (lambda: UNet(3, 3, base_channels=2)(torch.zeros(1, 3, 100, 128)), ["100 x 128", "104 x 128"]),
+        (lambda: UNet(1, 1, 5, base_channels=2)(torch.zeros(1, 1, 33, 8)), ["33 x 8", "48 x 16"]),
+        (lambda: UNet(3, 3, base_channels=2)(torch.zeros(1, 1, 8, 8)), ["[B, 3, H, W]", "[1, 1, 8, 8]"]),
+        (lambda: Discriminator((3, 8)), ["channels, height, width"]),
+        (lambda: Discriminator((1, 16, 16))(torch.zeros(1, 1, 16, 8)), ["[B, 1, 16, 16]", "[1, 1, 16, 8]"]),
+        (lambda: Reconstructor(SmallNet(1), Inpainting(4, 4), precision="fp16"), ["fp32", "bf16", "fp16"]),
+    ],
+)
+def test_errors(call, names: list[str]) -> None:
+    with pytest.raises(ValueError) as error:
+        call()
+    assert all(name in str(error.value) for name in names)
+
+
+def test_discriminator_has_the_authors_names_and_shapes() -> None:
+    net = Discriminator((1, 64, 64))
+    assert {k: list(v.shape) for k, v in net.state_dict().items()} == state_dict_shapes("discriminator_state_dict")
+    assert net(torch.rand(2, 1, 64, 64)).shape == (2, *net.output_shape) == (2, 1, 4, 4)
+    odd = Discriminator((3, 40, 17))
+    assert odd(torch.rand(2, 3, 40, 17)).shape == (2, *odd.output_shape)
+
+
+def test_authors_weights_drop_exactly_the_fifth_level() -> None:
+    weights = filled({k: [max(1, s // 16) if s > 3 else s for s in shape] for k, shape in AUTHORS.items()})
+    net = UNet(3, 3, base_channels=4)
+    load_weights(net, weights, "file")
+    assert torch.equal(net.state_dict()["Up4.up.1.weight"], weights["Up4.up.1.weight"])
+    load_weights(UNet(3, 3, compact=5, base_channels=4), weights, "file")
+    for broken, culprit in (
+        ({**weights, "Conv6.weight": torch.zeros(1)}, "Conv6.weight"),
+        ({k: v for k, v in weights.items() if k != "Conv_1x1.bias"}, "Conv_1x1.bias"),
+        ({**weights, "Conv_1x1.bias": torch.zeros(1)}, "Conv_1x1.bias"),
+    ):
+        with pytest.raises(ValueError, match=culprit):
+            load_weights(net, broken, "file")
+    with pytest.raises(ValueError, match="Conv5"):
+        load_weights(UNet(3, 3, compact=5, base_channels=4), net.state_dict(), "file")
+
+
+def test_reconstructor() -> None:
+    physics = CT(16, 6)
+    net = fill(UNet(1, 1, base_channels=4)).eval()
+    f = Reconstructor(net, physics).eval()
+    y = physics.A(torch.rand(2, 1, 16, 16))
+    expected = net(physics.A_dagger(y))
+    torch.testing.assert_close(f(y), expected)
+    assert f.net is net and f.physics is physics
+    coarse = Reconstructor(net, physics, precision="bf16").eval()(y)
+    assert coarse.dtype == torch.float32
+    difference = float(((coarse - expected).norm() / expected.norm()).detach())
+    assert 1e-6 < difference < 5e-2
+    assert not any("physics" in name for name, _ in f.named_parameters())
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # the physics stays outside
+        seen: list[torch.Tensor] = []
+        net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        f(y)
+    assert torch.equal(seen[0], physics.A_dagger(y)) and seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_reconstructor_takes_any_physics() -> None:
+    class Mine:
+        def A(self, x):
+            return x[..., ::2]
+
+        def A_dagger(self, y):
+            return y.repeat_interleave(2, dim=-1)
+
+    assert Reconstructor(SmallNet(1), Mine())(torch.rand(1, 1, 4, 4)).shape == (1, 1, 4, 8)
