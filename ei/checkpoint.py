@@ -57,9 +57,13 @@ def load_file(path: str | os.PathLike, what: str = "file", device: torch.device 
 def save_file(content: Any, path: str | os.PathLike, previous: Path | None = None) -> None:
     """Write ``content`` so that ``path`` holds either the old bytes or all of the new ones, never a part.
 
-    Equal contents give equal bytes (the archive's inner name does not depend on ``path``). The old file is kept as
-    ``previous``, if that is given.
+    Equal contents give equal bytes, whatever objects they share and whatever ``path`` is. Tensors are written as on
+    the CPU. The old file is kept as ``previous``, if that is given.
+
+    Raises:
+        TypeError: if there is anything but tensors, str, int, float, bool, None, list, tuple and dict in ``content``.
     """
+    content = _plain(content, {})
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
@@ -76,6 +80,22 @@ def save_file(content: Any, path: str | os.PathLike, previous: Path | None = Non
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _plain(content: Any, strings: dict[str, str]) -> Any:
+    """A copy in which containers are fresh and equal strings are one object, because pickle writes a second reference
+    to an object differently from an equal one."""
+    if isinstance(content, torch.Tensor):
+        return content.detach().cpu()
+    if type(content) is str:
+        return strings.setdefault(content, content)
+    if content is None or type(content) in (int, float, bool):
+        return content
+    if isinstance(content, Mapping):
+        return {_plain(key, strings): _plain(value, strings) for key, value in content.items()}
+    if type(content) in (list, tuple):
+        return type(content)(_plain(entry, strings) for entry in content)
+    raise TypeError(f"a checkpoint may not hold a {type(content).__name__}: it could not be loaded safely")
 
 
 def generator_weights(checkpoint: Any, path: str | os.PathLike) -> dict[str, torch.Tensor]:

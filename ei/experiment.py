@@ -228,7 +228,7 @@ def build_training(
     if options["method"] not in WITHOUT_TRANSFORM:
         transform = task.transform(options["ei_trans"])
         transform.sample(torch.empty(1, *shape))  # raises now if the group has too few elements
-    loader = make_loader(images, options["batch_size"], workers=options["workers"])
+    loader = make_loader(images, options["batch_size"], workers=options["workers"], seed=options["seed"])
 
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(options["seed"], "weights"))

@@ -165,10 +165,14 @@ class Trainer:
     def _batches(self, loader: Iterable) -> Iterable:
         """The epoch's batches from ``self.batch`` on. Each fetch is seeded, so that the order of the epoch, and what a
         data set draws for an item, do not depend on where a run was interrupted."""
+        sampler = getattr(loader, "sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(self.epoch)
         torch.manual_seed(derive_seed(self.seed, "epoch", self.epoch))
         iterator = iter(loader)
         for number in itertools.count():
-            torch.manual_seed(derive_seed(self.seed, "fetch", self.epoch, number))
+            if number > 0:  # at the first fetch torch's own samplers still draw the order of the epoch
+                torch.manual_seed(derive_seed(self.seed, "fetch", self.epoch, number))
             try:
                 batch = next(iterator)
             except StopIteration:

@@ -227,7 +227,7 @@ def test_deep_image_prior() -> None:
     assert values[-1] < 0.5 * values[0]
     again = DIPClosure(seed=3)
     again(f, physics, None, y)
-    assert torch.equal(again.z, closure.z) and 0 <= float(closure.z.min()) and float(closure.z.max()) <= 1
+    assert torch.equal(again.z, closure.z) and float(closure.z.min()) >= 0 and float(closure.z.max()) <= 1
     other = DIPClosure(seed=4)
     other(f, physics, None, y)
     assert not torch.equal(other.z, closure.z)

@@ -135,7 +135,7 @@ def test_generated_images(kind: type, shape: tuple[int, ...]) -> None:
     assert (len(train), len(test)) == (9, 1)
     images = [*train, *test]
     assert all(image.shape == shape and image.dtype == torch.float32 for image in images)
-    assert all(0 <= float(image.min()) and float(image.max()) <= 1 and float(image.std()) > 0.02 for image in images)
+    assert all(float(image.min()) >= 0 and float(image.max()) <= 1 and float(image.std()) > 0.02 for image in images)
     assert not torch.equal(images[0], images[1])
     assert torch.equal(kind("train", 24, n_images=10)[5], train[5])  # whatever was drawn before
     assert not torch.equal(kind("train", 24, n_images=10, seed=1)[5], train[5])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ei.errors import InputError
 from ei.seeding import generator
@@ -27,9 +27,31 @@ class Indexed(Dataset):
         return {"x": item[0] if isinstance(item, list | tuple) else item, "index": index}
 
 
-def make_loader(dataset: Any, batch_size: int, shuffle: bool = True, workers: int = 0) -> DataLoader:
-    """Batches of a data set of images, with their numbers. The order of an epoch is drawn from torch's global
-    generator, which the trainer seeds by (seed, epoch).
+class Shuffled(Sampler[int]):
+    """A new order every epoch, a function of (seed, epoch); the trainer sets the epoch."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(torch.randperm(self.length, generator=generator(self.seed, "order", self.epoch)).tolist())
+
+
+def make_loader(dataset: Any, batch_size: int, shuffle: bool = True, workers: int = 0, seed: int = 0) -> DataLoader:
+    """Batches of a data set of images, with their numbers.
+
+    Args:
+        dataset: items are images ``[H, W]`` or ``[C, H, W]``, or lists that begin with one.
+        batch_size: images a batch; the last batch of an epoch may have fewer.
+        shuffle: in a new order every epoch.
+        workers: processes that load items; 0 loads them in this one.
+        seed: of the order.
 
     Raises:
         InputError: if a batch is larger than the set.
@@ -39,7 +61,7 @@ def make_loader(dataset: Any, batch_size: int, shuffle: bool = True, workers: in
     return DataLoader(
         Indexed(dataset),
         batch_size=batch_size,
-        shuffle=shuffle,
+        sampler=Shuffled(len(dataset), seed) if shuffle else None,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

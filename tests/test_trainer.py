@@ -1,0 +1,278 @@
+"""The training loop: what it writes, that it is a function of its seed, that it continues exactly."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import SmallNet, fill
+from torch.optim import Adam
+from torch.utils.data import DataLoader
+
+from ei.checkpoint import load_file
+from ei.closure import AdversarialEIClosure, DIPClosure, EIClosure, MCClosure, SupervisedClosure, SupervisedEIClosure
+from ei.datasets import make_loader
+from ei.models import Discriminator, Reconstructor
+from ei.physics import GaussianNoise, Inpainting
+from ei.trainer import Trainer, TrainingDivergedError, cosine_schedule, step_schedule
+from ei.transforms import Shift
+
+IMAGES = list(torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+
+
+def make(
+    out: Any, closure: Any = None, epochs: int = 3, lr: float = 1e-3, noise: Any = None, **options: Any
+) -> Trainer:
+    physics = Inpainting(16, 16, noise=noise)
+    net = fill(SmallNet(3))
+    closure = closure or EIClosure(1.0)
+    optimizers = {"total": Adam(net.parameters(), lr=lr)}
+    if isinstance(closure, AdversarialEIClosure):
+        fill(closure.discriminator)
+        optimizers["D"] = Adam(closure.discriminator.parameters(), lr=1e-4)
+    return Trainer(
+        Reconstructor(net, physics), physics, Shift(2), closure, optimizers, epochs=epochs, out=out,
+        progress=False, **options,
+    )  # fmt: skip
+
+
+def loader(batch_size: int = 2) -> DataLoader:
+    return make_loader(IMAGES, batch_size)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "training_loss.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_step_schedule() -> None:
+    factor = step_schedule([2, 4])
+    assert [factor(epoch) for epoch in range(6)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert step_schedule()(1000) == 1
+
+
+def test_cosine_schedule() -> None:
+    factor = cosine_schedule(10)
+    assert [factor(epoch) for epoch in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
+
+
+def test_learning_rates_are_set() -> None:
+    seen = []
+
+    class Watch(MCClosure):
+        def __call__(self, *args: Any) -> dict:
+            seen.append([group["lr"] for group in trainer.optimizers["total"].param_groups])
+            return super().__call__(*args)
+
+    trainer = make(False, Watch(), schedule=step_schedule([1]), lr=1e-2)
+    trainer.fit(loader(7))
+    assert [lr for (lr,) in seen] == pytest.approx([1e-2, 1e-3, 1e-3])
+
+
+def test_run_folder(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    trainer = make(out, epochs=6, ckp_interval=2, config={"note": "kept", "lr": 1e-3})
+    trainer.fit(loader())
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        *(f"ckp_{epoch}.pth.tar" for epoch in (0, 2, 4, 5)),
+        "ckp_last.pth.tar", "training_loss.csv", "config.yaml", "loss.png",
+    }  # fmt: skip
+    assert [row["epoch"] for row in rows(out)] == ["1", "2", "3", "4", "5", "6"]
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["note"] == "kept" and config["versions"]["torch"] == torch.__version__
+    state = torch.load(out / "ckp_4.pth.tar", weights_only=True)
+    assert state["epoch"] == 4 and state["step"] == 5 * 4 and state["config"]["note"] == "kept"
+    assert {"state_dict", "optimizer", "mask"} <= set(state)
+    assert torch.equal(state["mask"], trainer.physics.mask)
+    assert (out / "ckp_5.pth.tar").read_bytes() == (out / "ckp_last.pth.tar").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("closure", "columns"),
+    [
+        (EIClosure(1.0), "epoch,loss_mc,loss_ei,loss_total,psnr,mse"),
+        (MCClosure(), "epoch,loss_fc,psnr,mse"),
+        (SupervisedClosure(), "epoch,loss,psnr,mse"),
+        (SupervisedEIClosure(1.0), "epoch,loss_sup,loss_ei,loss_total,psnr,mse"),
+        (
+            AdversarialEIClosure(Discriminator((3, 16, 16)), 1.0, 0.1),
+            "epoch,loss_mc,loss_ei,loss_g,loss_G,loss_D,psnr,mse",
+        ),
+    ],
+)
+def test_columns_of_the_log(tmp_path: Path, closure: Any, columns: str) -> None:
+    make(tmp_path / "run", closure, epochs=1).fit(loader(7))
+    assert (tmp_path / "run" / "training_loss.csv").read_text().splitlines()[0] == columns
+    make(tmp_path / "blind", closure, epochs=1, report_psnr=False).fit(loader(7))
+    assert (tmp_path / "blind" / "training_loss.csv").read_text().splitlines()[0] + ",psnr,mse" == columns
+
+
+def test_a_users_closure_needs_nothing_but_a_call(tmp_path: Path) -> None:
+    def closure(f: Any, physics: Any, transform: Any, y: Any, x: Any = None) -> dict:
+        x1 = f(y)
+        loss = (physics.A(x1) - y).abs().mean()
+        return {"mine": loss, "total": loss, "x1": x1.detach()}
+
+    make(tmp_path / "run", closure, epochs=2).fit(loader())
+    assert list(rows(tmp_path / "run")[0]) == ["epoch", "loss_mine", "loss_total", "psnr", "mse"]
+
+
+def test_adversarial_checkpoints_hold_both_networks(tmp_path: Path) -> None:
+    make(tmp_path, AdversarialEIClosure(Discriminator((3, 16, 16)), 1.0, 0.1), epochs=1).fit(loader(7))
+    state = load_file(tmp_path / "ckp_0.pth.tar")
+    assert {"state_dict_G", "state_dict_D", "optimizer_G", "optimizer_D"} <= set(state)
+    assert "state_dict" not in state
+
+
+def test_a_run_is_a_function_of_its_seed(tmp_path: Path) -> None:
+    """Bytes of the files and all, whatever the program drew before; and the program's random numbers go on as if no
+    training had been."""
+    runs = []
+    for name, seed, drawn in (("a", 0, 0), ("b", 0, 5), ("c", 1, 0)):
+        torch.manual_seed(42)
+        torch.rand(drawn)
+        trainer = make(tmp_path / name, seed=seed)
+        before = torch.random.get_rng_state()
+        trainer.fit(DataLoader(IMAGES, batch_size=2, shuffle=True))
+        assert torch.equal(torch.random.get_rng_state(), before)
+        runs.append([(tmp_path / name / file).read_bytes() for file in ("ckp_2.pth.tar", "training_loss.csv")])
+    assert runs[0] == runs[1]
+    assert runs[0][0] != runs[2][0]
+
+
+def test_workers_change_nothing(tmp_path: Path) -> None:
+    for workers in (0, 2):
+        make(tmp_path / str(workers), noise=GaussianNoise(0.1), epochs=2).fit(make_loader(IMAGES, 2, workers=workers))
+    files = [(tmp_path / name / "ckp_last.pth.tar").read_bytes() for name in ("0", "2")]
+    assert files[0] == files[1]
+
+
+CLOSURES: list[Any] = [
+    lambda: EIClosure(1.0),
+    lambda: AdversarialEIClosure(Discriminator((3, 16, 16)), 1.0, 0.1),
+    lambda: SupervisedEIClosure(1.0),
+]
+
+
+@pytest.mark.parametrize("steps", [4, 9])
+@pytest.mark.parametrize("closure", CLOSURES)
+def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path: Path, closure: Any, steps: int) -> None:
+    options: dict[str, Any] = {"schedule": cosine_schedule(4), "epochs": 4, "noise": GaussianNoise(0.05)}
+    make(tmp_path / "whole", closure(), **options).fit(loader())
+    make(tmp_path / "parts", closure(), max_steps=steps, **options).fit(loader())
+    state = load_file(tmp_path / "parts" / "ckp_last.pth.tar")
+    assert state["step"] == steps
+    again = make(tmp_path / "parts", closure(), **options)
+    again.resume(state)
+    assert again.step == steps
+    again.fit(loader())
+    for name in ("ckp_3.pth.tar", "ckp_last.pth.tar", "training_loss.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
+    assert (tmp_path / "parts" / "ckp_last-1.pth.tar").exists()
+
+
+def test_resume_refuses_another_kind_of_run(tmp_path: Path) -> None:
+    make(tmp_path / "a", epochs=1).fit(loader())
+    state = load_file(tmp_path / "a" / "ckp_last.pth.tar")
+    adversarial = make(tmp_path / "b", AdversarialEIClosure(Discriminator((3, 16, 16)), 1.0, 0.1))
+    with pytest.raises(ValueError, match="not of this kind"):
+        adversarial.resume(state)
+
+
+def test_max_steps(tmp_path: Path) -> None:
+    make(tmp_path / "run", max_steps=5).fit(loader())
+    assert len(rows(tmp_path / "run")) == 1  # 4 steps an epoch: the second is open
+    assert not (tmp_path / "run" / "ckp_2.pth.tar").exists()
+    whole = make(tmp_path / "exact", max_steps=8)
+    whole.fit(loader())
+    assert len(rows(tmp_path / "exact")) == 2 and whole.batch == 0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    class Bad(MCClosure):
+        def __call__(self, *args: Any) -> dict:
+            losses = super().__call__(*args)
+            if trainer.step == 5:
+                losses["total"] = losses["total"] * math.nan
+            return losses
+
+    trainer = make(tmp_path / "run", Bad(), ckp_interval=1)
+    with pytest.raises(TrainingDivergedError, match=r"loss_fc became nan in epoch 2, by step 6"):
+        trainer.fit(loader())
+    assert not (tmp_path / "run" / "ckp_last.pth.tar").exists()
+    assert all(v.isfinite().all() for v in load_file(tmp_path / "run" / "ckp_0.pth.tar")["state_dict"].values())
+
+
+def test_two_runs_never_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ei.logger.time.strftime", lambda _: "2026-01-01_00-00-00")
+    folders = []
+    for _ in range(3):
+        trainer = make(None, epochs=1, method="ei", task="inpainting")
+        trainer.fit(loader(7))
+        folders.append(str(trainer.folder))
+    base = str(Path("ckp") / "2026-01-01_00-00-00_ei_inpainting")
+    assert folders == [base, f"{base}-2", f"{base}-3"]
+    make(tmp_path / "run", epochs=1).fit(loader(7))
+    with pytest.raises(ValueError, match="already holds a run"):
+        make(tmp_path / "run", epochs=1).fit(loader(7))
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [torch.rand(2, 3, 16, 16), torch.rand(1, 3, 16, 16)],
+        [[torch.rand(2, 3, 16, 16), torch.zeros(2)]],
+        [torch.rand(2, 3, 16, 16).double()],
+    ],
+)
+def test_batches_of_any_kind(batches: list) -> None:
+    trainer = make(False, epochs=2)
+    trainer.fit(batches)
+    assert trainer.step == 2 * len(batches)
+
+
+def test_a_stream_without_length() -> None:
+    class Stream:
+        def __iter__(self):
+            return iter(torch.stack(IMAGES).split(3))
+
+    trainer = make(False, epochs=2)
+    assert [row["epoch"] for row in trainer.fit(Stream())] == [1, 2]
+    assert trainer.step == 6
+
+
+def test_an_empty_loader_is_an_error() -> None:
+    class Nothing:
+        def __iter__(self):
+            return iter(())
+
+    for empty in ([], Nothing()):
+        with pytest.raises(ValueError, match="no batches"):
+            make(False).fit(empty)
+
+
+def test_training_fits(tmp_path: Path) -> None:
+    history = make(False, SupervisedClosure(), epochs=40, lr=1e-2).fit(loader())
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+    assert history[-1]["psnr"] > history[0]["psnr"] + 2
+
+
+def test_deep_image_prior_trains(tmp_path: Path) -> None:
+    history = make(False, DIPClosure(), epochs=30, lr=1e-2).fit([torch.stack(IMAGES[:2])])
+    assert history[-1]["loss_mc"] < 0.7 * history[0]["loss_mc"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_training_on_a_gpu(tmp_path: Path) -> None:
+    trainer = make(tmp_path / "run")
+    trainer.f.cuda()
+    trainer.fit(loader())
+    assert load_file(tmp_path / "run" / "ckp_last.pth.tar")["state_dict"]["a.weight"].device.type == "cpu"
