@@ -81,7 +81,7 @@ def with_defaults(given: Mapping[str, Any], resumed: Mapping[str, Any]) -> dict[
     everywhere = {option for task in TASKS.values() for option in task.defaults}
     for option in sorted(everywhere - set(defaults)):
         if option in given:
-            print(f"note: --{option.replace('_', '-')} has no effect on --task {options['task']}", file=sys.stderr)
+            print(f"note: --{option.replace('_', '-')} has no effect on --task {options['task']}")
             options.pop(option)
     return {**COMMON_DEFAULTS, **defaults, **options}
 
@@ -95,7 +95,7 @@ def check_same_run(given: Mapping[str, Any], resumed: Mapping[str, Any], path: s
         name = "--" + option.replace("_", "-")
         if option in ("task", "method", "base_channels"):
             raise InputError(f"{name} {now} contradicts the checkpoint {path}, whose run has {before}")
-        print(f"note: the run continues with {name} {now}; it had {before}", file=sys.stderr)
+        print(f"note: the run continues with {name} {now}; it had {before}")
 
 
 def main() -> None:
@@ -111,13 +111,13 @@ def main() -> None:
             resumed = state["config"]
             check_same_run(given, resumed, path)
             out = out or str(Path(path).parent)
-        else:
-            print(f"{path} is not a checkpoint of ours: its weights are taken, the run is new", file=sys.stderr)
     continues = bool(resumed) and Path(out or "").resolve() == Path(given["resume"]).parent.resolve()
     if out is not None and not continues:
         check_run_folder(Path(out))
     options = with_defaults({**given, **({"out": out} if out is not None else {})}, resumed)
     trainer, loader = build_training(options, device, state, given)
+    if state is not None and not resumed:
+        print(f"{given['resume']} is not a checkpoint of ours: its weights are taken, the run is new")
     if resumed:
         print(f"continuing {given['resume']} at epoch {trainer.epoch + 1}, step {trainer.step}")
         if trainer.epoch >= trainer.epochs:

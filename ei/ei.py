@@ -59,7 +59,9 @@ class EI:
         report_psnr: log PSNR and MSE of the training batches.
         lr_cos: cosine learning rate instead of ``schedule``.
 
-    The seed of weights, shuffling and transforms is that of `torch.manual_seed`. They return the `Trainer` after its training: ``.f`` is the reconstruction function, ``.folder`` the run folder
+    The seed of weights, shuffling and transforms is that of `torch.manual_seed`.
+
+    They return the `Trainer` after its training: ``.f`` is the reconstruction function, ``.folder`` the run folder
     ``ckp/<time>_<method>_<task>``.
 
     Raises:

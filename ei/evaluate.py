@@ -134,15 +134,14 @@ def run_test_script(task: str, prog: str, description: str, data_of: Callable[[s
                 f"--sample-to-show {sample} is not among the {len(images)} test images (0 to {len(images) - 1})"
             )
     f, physics = load_for_test(state, path, task, given, image_shape(images), device)
-    if task == "inpainting" and "physics" not in state and "mask" not in given:
-        print(
-            "note: the checkpoint carries no mask; a random one of rate 0.3 is used, which is not the one it was "
-            "trained with: give the authors' with --mask mask_random0.3.pt",
-            file=sys.stderr,
-        )
     name = given.get("model_name", "EI")
     folder = _folder(given.get("out"), name, task)
 
+    if task == "inpainting" and "physics" not in state and "mask" not in given:
+        print(
+            "note: the checkpoint carries no mask; a random one of rate 0.3 is used, which is not the one it was "
+            "trained with: give the authors' with --mask mask_random0.3.pt"
+        )
     rows = evaluate(f, physics, images)
     print(f"{path} on {len(rows)} test images of {data}, one at a time")
     print(summary(rows, {"pinv": "A_dagger y", "net": name}))

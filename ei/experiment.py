@@ -187,14 +187,14 @@ def _require_same_size(physics: Any, shape: tuple[int, ...]) -> None:
         )
 
 
-def check_batch_statistics(net: UNet, shape: tuple[int, int, int], n_images: int, batch_size: int) -> None:
-    """Raise if BatchNorm would see a single value per channel at the deepest level, where it has no variance."""
-    deepest = (shape[1] >> (net.compact - 1)) * (shape[2] >> (net.compact - 1))
+def check_batch_statistics(shape: tuple[int, int, int], halvings: int, n_images: int, batch_size: int) -> None:
+    """Raise if BatchNorm would see a single value per channel, which has no variance, after ``halvings`` of the
+    sides."""
     smallest = n_images % batch_size or batch_size
-    if deepest * smallest < 2:
+    if smallest * -(-shape[1] // 2**halvings) * -(-shape[2] // 2**halvings) < 2:
         raise InputError(
             f"images of {shape[1]} x {shape[2]} in a batch of {smallest} leave BatchNorm one value per channel at the "
-            "deepest level of the UNet; use larger images or batches"
+            "deepest level of the network; use larger images or batches"
         )
 
 
@@ -234,7 +234,7 @@ def build_training(
         torch.manual_seed(derive_seed(options["seed"], "weights"))
         net = UNet(shape[0], shape[0], base_channels=options["base_channels"])
         net.check_size(*shape[1:])
-        check_batch_statistics(net, shape, len(images), options["batch_size"])
+        check_batch_statistics(shape, net.compact - 1, len(images), options["batch_size"])
         closure = METHODS[options["method"]](options, shape)
     f = Reconstructor(net.to(device), physics)
     optimizers: dict[str, torch.optim.Optimizer] = {
@@ -242,6 +242,7 @@ def build_training(
     }
     networks: dict[str, nn.Module] = {"total": net}
     if isinstance(closure, AdversarialEIClosure):
+        check_batch_statistics(shape, 4, len(images), options["batch_size"])
         networks["D"] = closure.discriminator.to(device)
         lr_d = options["lr"] if options["lr_d"] is None else options["lr_d"]
         optimizers["D"] = Adam(closure.discriminator.parameters(), lr=lr_d, weight_decay=0)

@@ -166,7 +166,7 @@ class Trainer:
         """The epoch's batches from ``self.batch`` on. Each fetch is seeded, so that the order of the epoch, and what a
         data set draws for an item, do not depend on where a run was interrupted."""
         sampler = getattr(loader, "sampler", None)
-        if hasattr(sampler, "set_epoch"):
+        if sampler is not None and hasattr(sampler, "set_epoch"):
             sampler.set_epoch(self.epoch)
         torch.manual_seed(derive_seed(self.seed, "epoch", self.epoch))
         iterator = iter(loader)

@@ -1,7 +1,8 @@
 """Fixed linear maps as matrices with their transposes: the engine behind operators that are precomputed.
 
-Sparse ones: row pointers, column indices and values are kept as plain dense tensors and seen as a CSR matrix only while they are
-multiplied: a CSR tensor as a module's buffer would break deepcopy, DistributedDataParallel and the state dict.
+Of sparse ones, row pointers, column indices and values are kept as plain dense tensors and seen as a CSR matrix only
+while they are multiplied: a CSR tensor as a module's buffer would break deepcopy, DistributedDataParallel and the state
+dict.
 """
 
 from __future__ import annotations
