@@ -84,6 +84,8 @@ def show_if_screen(path: Path) -> None:
         return
     import matplotlib.pyplot as plt
 
+    if plt.get_backend().lower() == "agg":  # a screen, but no toolkit to open a window with
+        return
     plt.figure(path.name)
     plt.imshow(plt.imread(path))
     plt.axis("off")

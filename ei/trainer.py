@@ -118,6 +118,7 @@ class Trainer:
         self.epoch, self.batch, self.step = 0, 0, 0
         self.sums: dict[str, Tensor] = {}
         self.history: list[dict[str, float]] = []
+        self._rolled_at: int | None = None
         self.folder: Path | None = None
         self.log: TrainingLog | None = None
 
@@ -221,7 +222,7 @@ class Trainer:
             self.log.append(row)
             if ended % self.ckp_interval == 0 or self.epoch == self.epochs:
                 save_file(self.state(ended), self.folder / f"ckp_{ended}.pth.tar")
-                loss_curves(self.folder / LOG, self.folder / "loss.png")
+                self._save_rolling(ended)
         return means
 
     def _check_finite(self, values: Mapping[str, float]) -> None:
@@ -275,8 +276,9 @@ class Trainer:
         return [*named, *(["psnr", "mse"] if self.report_psnr else [])] if named else []
 
     def _save_rolling(self, epoch: int) -> None:
-        if self.folder is None:
+        if self.folder is None or self._rolled_at == self.step:
             return
+        self._rolled_at = self.step
         self._check_finite({column: float(total) for column, total in self.sums.items()})
         last = self.folder / "ckp_last.pth.tar"
         save_file(self.state(epoch), last, previous=self.folder / "ckp_last-1.pth.tar")

@@ -16,6 +16,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+# The tests' problems are tiny: more threads would mostly wait for each other.
+torch.set_num_threads(1)
+
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(__file__).resolve().parent / "reference"
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -102,7 +105,8 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 def subprocess_run(*command: object, cwd: Path, timeout: float = 600) -> Result:
     """Run a command as a user would, with this Python."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path, "OMP_NUM_THREADS": "1"}
     environment.pop("DISPLAY", None)
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout

@@ -90,6 +90,11 @@ def test_the_papers_bash_script(ct: Path, urban: Path, tmp_path: Path) -> None:
         "ei_ct",
         "ei_inpainting",
     ]
+    for task in ("ct", "inpainting"):
+        (checkpoint,) = (tmp_path / "ckp").glob(f"*{task}/ckp_last.pth.tar")
+        done = subprocess_run("python", ROOT / f"demo_test_{task}.py", "--ckp", checkpoint, cwd=tmp_path)
+        assert (done.code, done.err) == (0, "")
+        assert "A_dagger y" in done.out and len(list((tmp_path / "evaluations").glob(f"*{task}/*.png"))) == 1
 
 
 def test_synthetic_data(script: Script, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_run_folder(tmp_path: Path) -> None:
     names = {path.name for path in out.iterdir()}
     assert names == {
         *(f"ckp_{epoch}.pth.tar" for epoch in (0, 2, 4, 5)),
-        "ckp_last.pth.tar", "training_loss.csv", "config.yaml", "loss.png",
+        "ckp_last.pth.tar", "ckp_last-1.pth.tar", "training_loss.csv", "config.yaml", "loss.png",
     }  # fmt: skip
     assert [row["epoch"] for row in rows(out)] == ["1", "2", "3", "4", "5", "6"]
     config = yaml.safe_load((out / "config.yaml").read_text())
@@ -90,7 +90,8 @@ def test_run_folder(tmp_path: Path) -> None:
     assert state["epoch"] == 4 and state["step"] == 5 * 4 and state["config"]["note"] == "kept"
     assert {"state_dict", "optimizer", "mask"} <= set(state)
     assert torch.equal(state["mask"], trainer.physics.mask)
-    assert (out / "ckp_5.pth.tar").read_bytes() == (out / "ckp_last.pth.tar").read_bytes()
+    for rolling, kept in (("ckp_last", "ckp_5"), ("ckp_last-1", "ckp_4")):
+        assert (out / f"{rolling}.pth.tar").read_bytes() == (out / f"{kept}.pth.tar").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -205,8 +206,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     trainer = make(tmp_path / "run", Bad(), ckp_interval=1)
     with pytest.raises(TrainingDivergedError, match=r"loss_fc became nan in epoch 2, by step 6"):
         trainer.fit(loader())
-    assert not (tmp_path / "run" / "ckp_last.pth.tar").exists()
-    assert all(v.isfinite().all() for v in load_file(tmp_path / "run" / "ckp_0.pth.tar")["state_dict"].values())
+    newest = load_file(tmp_path / "run" / "ckp_last.pth.tar")
+    assert newest["step"] == 4 and all(v.isfinite().all() for v in newest["state_dict"].values())
 
 
 def test_two_runs_never_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
