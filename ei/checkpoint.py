@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -40,11 +41,11 @@ def load_file(path: str | os.PathLike, what: str = "file", device: torch.device 
             warnings.simplefilter("ignore")  # about the pickle protocol of files from elsewhere
             return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error) or "Trying to call" in str(error):
-            culprit = next((line for line in str(error).splitlines() if "nsupported" in line or "Trying" in line), "")
+        culprit = re.search(r"(?:Unsupported (?:global|class): (?:GLOBAL )?|Trying to call )([\w.]+)", str(error))
+        if culprit:
             raise InputError(
-                f"the {what} {path} was refused: it holds more than tensors and plain values, and unpickling it could "
-                f"run code ({culprit.strip()[:120]}). Save it again with tensors only, from a program you trust"
+                f"the {what} {path} was refused: it holds a {culprit[1]}, and unpickling it could run code. Save it "
+                "again with tensors and plain values only, from a program you trust"
             ) from error
         raise InputError(f"the {what} {path} is damaged or was not written by torch.save; get it again") from error
     except PermissionError as error:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ei.checkpoint import load_file
 from ei.classical import Reconstruction, classical_for
 from ei.datasets import images_of, simulate
-from ei.errors import InputError
+from ei.errors import InputError, MissingFileError
 from ei.experiment import TASKS, image_shape, load_for_test
 from ei.logger import new_run_folder
 from ei.metrics import cal_psnr, psnr, ssim
@@ -124,7 +124,11 @@ def run_test_script(task: str, prog: str, description: str, data_of: Callable[[s
 
     device = choose_device(given.get("device"), given.get("gpu"))
     path = given.get("ckp", checkpoint)
-    state = load_file(path, "checkpoint", device="cpu")
+    if "ckp" not in given and not Path(path).exists():
+        raise MissingFileError(
+            f"there is no checkpoint {path}: put the authors' download there (see the README), or give one with --ckp"
+        )
+    state = load_file(path, "checkpoint")
     data = given.get("data", data_of(given.get("dataset_name", dataset_name)))
     images = TASKS[task].images(data, "test")
     samples = given.get("sample_to_show", [min(shown, len(images) - 1)])

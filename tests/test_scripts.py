@@ -331,7 +331,7 @@ WRONG = [
     (("demo_test_ct.py", "--ckp", "run"), ["run", "folder"]),
     (("demo_test_ct.py", "--ckp", "cut.pth.tar"), ["cut.pth.tar", "damaged"]),
     (("demo_test_ct.py", "--ckp", "empty.pth.tar"), ["empty.pth.tar", "damaged"]),
-    (("demo_test_ct.py", "--ckp", "code.pth.tar"), ["code.pth.tar", "refused"]),
+    (("demo_test_ct.py", "--ckp", "code.pth.tar"), ["code.pth.tar", "refused", "pathlib.PosixPath"]),
     (("demo_test_ct.py", "--ckp", "list.pth.tar"), ["list.pth.tar", "state_dict"]),
     (("demo_test_ct.py", "--ckp", "file"), ["file", "damaged"]),
     (("demo_test_ct.py", "--ckp", "good.pth.tar"), ["good.pth.tar", "another network"]),

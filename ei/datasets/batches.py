@@ -57,7 +57,10 @@ def make_loader(dataset: Any, batch_size: int, shuffle: bool = True, workers: in
         InputError: if a batch is larger than the set.
     """
     if batch_size > len(dataset):
-        raise InputError(f"a batch of {batch_size} is larger than the data set of {len(dataset)} images")
+        raise InputError(
+            f"a batch of {batch_size} is larger than the data set of {len(dataset)} images; choose a smaller "
+            "--batch-size"
+        )
     return DataLoader(
         Indexed(dataset),
         batch_size=batch_size,

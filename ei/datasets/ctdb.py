@@ -59,8 +59,8 @@ def read_mat(path: str | os.PathLike) -> Tensor:
         raise InputError(f"{path} is a folder; give the path of the .mat file in it")
     if not path.exists():
         raise MissingFileError(
-            f"there is no CT data at {path}: put CT100_128x128.mat there, or give its path, or use 'synthetic' "
-            "(the README says where CT100 comes from)"
+            f"there is no CT data at {path}: put CT100_128x128.mat there, or give its path with --data, or use "
+            "--data synthetic (the README says where CT100 comes from)"
         )
     array = np.asarray(_read_key(path))
     if array.ndim != 3 or 0 in array.shape:

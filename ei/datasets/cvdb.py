@@ -46,8 +46,9 @@ class CVDB(Dataset):
         folder = Path(root) / mode
         if not folder.is_dir():
             raise MissingFileError(
-                f"there are no images at {folder}: put Urban100 there as {folder}/<folder>/*.png, or give the path of "
-                "a folder that holds train/ and test/, or use 'synthetic' (the README says where Urban100 comes from)"
+                f"there are no images at {folder}: put Urban100 there as {folder}/<folder>/*.png, or give a "
+                "folder that holds train/ and test/ with --data, or use --data synthetic (the README says where "
+                "Urban100 comes from)"
             )
         try:
             files = ImageFolder(str(folder))

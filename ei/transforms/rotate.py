@@ -23,7 +23,7 @@ class Rotate(Transform):
     def __init__(self, n_trans: int) -> None:
         super().__init__(n_trans)
         if self.n_trans > 358:
-            raise InputError(f"{n_trans} distinct rotations cannot be drawn: n_trans may be at most 358")
+            raise InputError(f"{n_trans} distinct rotations cannot be drawn: n_trans (--ei-trans) may be at most 358")
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return draw_distinct(torch.arange(1, 359), self.n_trans, generator)

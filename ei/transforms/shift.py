@@ -35,7 +35,7 @@ class Shift(Transform):
         if self.n_trans > side - 1:
             raise InputError(
                 f"{self.n_trans} shifts cannot be drawn for images of {x.shape[-2]} x {x.shape[-1]}: "
-                f"n_trans may be at most {side - 1}"
+                f"n_trans (--ei-trans) may be at most {side - 1}"
             )
         columns = []
         for length in x.shape[-2:]:
