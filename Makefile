@@ -10,7 +10,7 @@ help:
 	@echo "make lint   check style and types"
 	@echo "make clean  remove .venv and caches"
 
-demo: $(VENV)/installed
+demo: $(VENV)/installed-run
 	$(BIN)/python get_started.py
 
 test: $(VENV)/installed-test
@@ -30,9 +30,10 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 # torch and torchvision must come from one call of pip, or their builds may not match.
-$(VENV)/installed $(VENV)/installed-%: pyproject.toml | $(BIN)/python
+# installed-run has the dependencies alone, installed-EXTRA those of an extra of pyproject.toml as well.
+$(VENV)/installed-%: pyproject.toml | $(BIN)/python
 	@echo "Installing the project and its dependencies into $(VENV) (torch is large: minutes on a first run) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".$(if $*,[$*])"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".$(if $(filter-out run,$*),[$*])"
 	@touch $@
 
 clean:
