@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint bench clean
 help:
 	@echo "make demo   train EI on generated images, print a table, write figures (minutes)"
 	@echo "make test   run the tests"
 	@echo "make lint   check style and types"
+	@echo "make bench  measure speed beside peers (minutes; installs deepinv and astra-toolbox)"
 	@echo "make clean  remove .venv and caches"
 
 demo: $(VENV)/installed-run
@@ -20,6 +21,9 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python benchmarks/run.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

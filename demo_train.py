@@ -20,6 +20,8 @@ from ei.checkpoint import load_file
 from ei.errors import InputError
 from ei.experiment import COMMON_DEFAULTS, METHODS, NOT_OF_THE_RUN, TASKS, build_training
 from ei.logger import check_run_folder
+from ei.memory import keep_freed_memory
+from ei.models.reconstructor import PRECISIONS
 from ei.options import Parser, add_device_options, choose_device, number, run_script
 
 
@@ -58,6 +60,7 @@ def make_parser() -> Parser:
     add("--mask-rate", type=number(least=0, below=1), help="inpainting: fraction of pixels removed (default: 0.3)")
     add("--mask", metavar="PATH", help="inpainting: a saved mask (.pt), instead of a random one of --mask-rate")
     add("--base-channels", type=number(int, least=1), metavar="N", help="of the UNet's first level (default: 64)")
+    add("--precision", choices=PRECISIONS, help="of the network: fp32 (default), or bf16: faster, and not the paper's")
     add("--workers", type=number(int, least=0), metavar="N", help="processes that load data (default: 0)")
     return parser
 
@@ -122,6 +125,8 @@ def main() -> None:
         print(f"continuing {given['resume']} at epoch {trainer.epoch + 1}, step {trainer.step}")
         if trainer.epoch >= trainer.epochs:
             raise InputError(f"{given['resume']} is finished: all {trainer.epochs} epochs are done; give more --epochs")
+    if device.type == "cpu":
+        keep_freed_memory()
     trainer.fit(loader)
     print(f"run folder: {trainer.folder}")
 

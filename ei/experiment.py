@@ -138,6 +138,7 @@ COMMON_DEFAULTS: dict[str, Any] = {
     "cos": False,
     "seed": 0,
     "base_channels": 64,
+    "precision": "fp32",
     "workers": 0,
     "max_steps": None,
 }
@@ -236,7 +237,7 @@ def build_training(
         net.check_size(*shape[1:])
         check_batch_statistics(shape, net.compact - 1, len(images), options["batch_size"])
         closure = METHODS[options["method"]](options, shape)
-    f = Reconstructor(net.to(device), physics)
+    f = Reconstructor(net.to(device), physics, options["precision"])
     optimizers: dict[str, torch.optim.Optimizer] = {
         "total": Adam(net.parameters(), lr=options["lr"], weight_decay=options["wd"])
     }

@@ -9,6 +9,7 @@ from torch import nn
 
 from ei.checkpoint import load_weights
 from ei.models import Discriminator, Reconstructor, UNet
+from ei.models.unet import Up
 from ei.physics import CT, Inpainting
 
 AUTHORS = state_dict_shapes("unet_state_dict_rgb")
@@ -45,6 +46,18 @@ def test_unet_has_the_authors_names_and_shapes() -> None:
 @pytest.mark.parametrize(("channels", "count"), [(1, 8_562_881), (3, 8_564_163)])
 def test_number_of_parameters(channels: int, count: int) -> None:
     assert sum(p.numel() for p in UNet(channels, channels).parameters()) == count
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (8, 5)])
+def test_upsampling_and_convolution_in_one(height: int, width: int) -> None:
+    up = Up(6, 4).double().eval()
+    x = torch.randn(2, 6, height, width, dtype=torch.float64, requires_grad=True)
+    weights = [x, up.up[1].weight, up.up[1].bias]
+    outputs = up(x), up.up(x)  # the second one goes through the modules as they are named
+    torch.testing.assert_close(*outputs)
+    gradients = [torch.autograd.grad(out.square().sum(), weights) for out in outputs]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_options_of_the_unet() -> None:

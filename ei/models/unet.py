@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ei.errors import InputError
 
@@ -31,7 +32,12 @@ class Block(nn.Module):
 
 
 class Up(nn.Module):
-    """Nearest upsampling by two, then 3x3 convolution with bias, BatchNorm, ReLU."""
+    """Nearest upsampling by two, then 3x3 convolution with bias, BatchNorm, ReLU.
+
+    Upsampling and convolution are computed as one: every output pixel sees only 2x2 different inputs, so the 3x3
+    kernel, its equal inputs summed, is a transposed convolution with a 4x4 kernel and stride 2. That takes 4/9 of the
+    multiplications and no memory for the upsampled features.
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -43,7 +49,19 @@ class Up(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.up(x)
+        conv, norm_and_relu = self.up[1], self.up[2:]
+        assert isinstance(conv, nn.Conv2d)
+        x = functional.conv_transpose2d(x, _upsampling_kernel(conv.weight), conv.bias, stride=2, padding=1)
+        return norm_and_relu(x)
+
+
+def _upsampling_kernel(weight: Tensor) -> Tensor:
+    """The ``[in, out, 4, 4]`` kernel that upsamples by two (nearest) and convolves with ``weight`` ``[out, in, 3, 3]``:
+    the input pixel under offset k of the 4x4 window is seen by those of the three taps that fall on its copies."""
+    taps = weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+    with torch.autocast(weight.device.type, enabled=False):  # sum first, round to bf16 after
+        kernel = torch.einsum("ak,bl,oikl->ioab", taps, taps, weight)
+    return kernel.contiguous(memory_format=torch.channels_last)
 
 
 class UNet(nn.Module):

@@ -1,0 +1,164 @@
+"""What people would use otherwise, on the same inputs: the per-angle loop of 2021's kind, deepinv, ASTRA.
+
+Each peer is written from its own documentation; deepinv and ASTRA come from the extra ``bench``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class LoopCT:
+    """Radon and FBP with one `grid_sample` a view, as a straightforward implementation does it."""
+
+    def __init__(self, img_width: int, radon_view: int) -> None:
+        self.n, self.v = img_width, radon_view
+        self.d = math.ceil(math.sqrt(2) * img_width)
+        self.angles = torch.deg2rad(torch.arange(radon_view) * 180 / radon_view)
+        axis = torch.linspace(-1, 1, self.d)
+        self.before = self.d // 2 - img_width // 2
+        self.grids, self.lines = [], []
+        for t in self.angles.tolist():
+            xs = math.cos(t) * axis[None, :] + math.sin(t) * axis[:, None]
+            ys = -math.sin(t) * axis[None, :] + math.cos(t) * axis[:, None]
+            self.grids.append(torch.stack([xs, ys], dim=-1)[None])
+            line = math.cos(t) * axis[None, :] - math.sin(t) * axis[:, None]
+            self.lines.append(torch.stack([torch.zeros_like(line), line], dim=-1)[None])
+        length = max(64, 2 ** math.ceil(math.log2(2 * self.d)))
+        distance = torch.minimum(torch.arange(length), length - torch.arange(length))
+        kernel = torch.where(distance % 2 == 1, -1 / (math.pi * distance.clamp(min=1)) ** 2, torch.zeros(length))
+        kernel[0] = 0.25
+        self.filter = (2 * torch.fft.rfft(kernel).real)[:, None]
+        self.length = length
+
+    def A(self, x: Tensor) -> Tensor:
+        after = self.d - self.n - self.before
+        padded = functional.pad(x, (self.before, after, self.before, after))
+        views = [
+            functional.grid_sample(padded, grid.expand(len(x), -1, -1, -1), align_corners=True).sum(dim=2)
+            for grid in self.grids
+        ]
+        return torch.stack(views, dim=-1)
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(y, n=self.length, dim=2) * self.filter
+        filtered = torch.fft.irfft(spectrum, n=self.length, dim=2)[:, :, : self.d]
+        image = torch.zeros(*y.shape[:2], self.d, self.d)
+        for k, line in enumerate(self.lines):
+            view = filtered[..., k : k + 1]
+            image = image + functional.grid_sample(view, line.expand(len(y), -1, -1, -1), align_corners=True)
+        image = image * (math.pi / (2 * self.v))
+        inside = slice(self.before, self.before + self.n)
+        return image[..., inside, inside]
+
+
+def deepinv_ct(img_width: int, radon_view: int) -> Any:
+    """deepinv's tomography operator, which equals ours (`.radon`, `.iradon`)."""
+    import deepinv
+
+    return deepinv.physics.Tomography(
+        angles=radon_view, img_width=img_width, circle=False, normalize=False, adjoint_via_backprop=True
+    )
+
+
+def deepinv_step(img_width: int, radon_view: int, n_trans: int, bf16: bool) -> Callable[[Tensor], Tensor]:
+    """deepinv's EI step with its own UNet, losses and rotations; the network's input is its FBP, as for ours."""
+    import deepinv
+
+    physics = deepinv_ct(img_width, radon_view)
+    net = deepinv.models.UNet(1, 1, circular_padding=True, scales=4)
+    # Zero padding everywhere but in the first convolution, as in the paper.
+    for number, conv in enumerate(m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)):
+        if number:
+            conv.padding_mode = "zeros"
+    transform = deepinv.transform.Rotate(n_trans=n_trans, interpolation_mode="bilinear")
+    mc, ei = deepinv.loss.MCLoss(), deepinv.loss.EILoss(transform, weight=100, apply_noise=False)
+    optimizer = torch.optim.Adam(net.parameters(), lr=5e-4, weight_decay=1e-8)
+
+    def f(y: Tensor, physics: Any) -> Tensor:
+        x = physics.iradon(y)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            return net(x).float()
+
+    def step(y: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        x1 = f(y, physics)
+        loss = mc(y=y, x_net=x1, physics=physics).mean() + ei(x_net=x1, physics=physics, model=f).mean()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def loop_step(img_width: int, radon_view: int, n_trans: int, bf16: bool) -> Callable[[Tensor], Tensor]:
+    """The EI step as a straightforward program takes it: per-angle loops, default memory format."""
+    from ei.models import UNet
+    from ei.transforms import Rotate
+
+    physics, transform = LoopCT(img_width, radon_view), Rotate(n_trans)
+    net = UNet(1, 1)
+    optimizer = torch.optim.Adam(net.parameters(), lr=5e-4, weight_decay=1e-8)
+
+    def f(y: Tensor) -> Tensor:
+        x = physics.A_dagger(y)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            return net(x).float()
+
+    def step(y: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        x1 = f(y)
+        x2 = transform.apply(x1)
+        x3 = f(physics.A(x2))
+        loss = functional.mse_loss(physics.A(x1), y) + 100 * functional.mse_loss(x3, x2)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def our_step(img_width: int, radon_view: int, n_trans: int, bf16: bool) -> Callable[[Tensor], Tensor]:
+    """Our EI step, as the trainer takes it."""
+    from ei.closure import EIClosure
+    from ei.models import Reconstructor, UNet
+    from ei.physics import CT
+    from ei.transforms import Rotate
+
+    physics, transform = CT(img_width, radon_view), Rotate(n_trans)
+    f = Reconstructor(UNet(1, 1), physics, precision="bf16" if bf16 else "fp32")
+    optimizer = torch.optim.Adam(f.net.parameters(), lr=5e-4, weight_decay=1e-8)
+    closure = EIClosure(100)
+
+    def step(y: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        losses = closure(f, physics, transform, y)
+        losses["total"].backward()
+        optimizer.step()
+        return losses["total"].detach()
+
+    return step
+
+
+def astra_forward(img_width: int, radon_view: int) -> Callable[[Any], Any]:
+    """ASTRA's CPU forward projection (``linear``) of one image, a numpy array."""
+    import astra
+    import numpy as np
+
+    detectors = math.ceil(math.sqrt(2) * img_width)
+    volume = astra.create_vol_geom(img_width, img_width)
+    geometry = astra.create_proj_geom("parallel", 1.0, detectors, np.linspace(0, np.pi, radon_view, endpoint=False))
+    projector = astra.create_projector("linear", geometry, volume)
+
+    def forward(image: Any) -> Any:
+        identifier, sinogram = astra.create_sino(image, projector)
+        astra.data2d.delete(identifier)
+        return sinogram
+
+    return forward

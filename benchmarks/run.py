@@ -1,0 +1,200 @@
+"""Speed and memory, side by side with peers: the same inputs, checked equal first, interleaved repeats.
+
+    python benchmarks/run.py                     every section: build, operator, step
+    python benchmarks/run.py operator step       some of them
+    python benchmarks/run.py --repeats 20 --out results.json
+
+Prints tables (median, minimum, ratio of medians to ours) and writes JSON with machine and versions. Peers come from
+the extra ``bench``: pip install -e '.[bench]'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+import peers  # noqa: E402
+
+from ei.memory import keep_freed_memory  # noqa: E402
+from ei.physics import CT  # noqa: E402
+from ei.physics.ct import back_projection_map, radon_map  # noqa: E402
+
+N, V = 128, 50
+Table = dict[str, dict[str, float]]
+
+
+def compare(functions: dict[str, Callable[[], Any]], repeats: int) -> Table:
+    """Times of each function in ms: one warm-up, then ``repeats`` rounds in which each runs once."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for round_ in range(repeats + 1):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function()
+            if round_:
+                times[name].append(1e3 * (time.perf_counter() - began))
+    ours = statistics.median(times["ours"])
+    return {
+        name: {"median_ms": statistics.median(t), "min_ms": min(t), "ratio": statistics.median(t) / ours}
+        for name, t in times.items()
+    }
+
+
+def show(title: str, table: Table) -> None:
+    print(f"\n{title}")
+    for name, row in table.items():
+        print(f"  {name:28} median {row['median_ms']:10.3f} ms   min {row['min_ms']:10.3f} ms   {row['ratio']:7.2f} x")
+
+
+def check_equal(a: torch.Tensor, b: torch.Tensor, tolerance: float, what: str) -> None:
+    difference = float((a - b).norm() / b.norm())
+    print(f"{what}: relative difference {difference:.1e}")
+    if not difference < tolerance:
+        raise SystemExit(f"{what} are not equal: the comparison would mean nothing")
+
+
+def with_backward(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Callable[[], Any]:
+    at = x.detach().clone().requires_grad_()
+    weights = torch.randn_like(function(x))
+    return lambda: torch.autograd.grad(function(at), at, weights)
+
+
+def operator_section(repeats: int) -> dict[str, Table]:
+    ours, loop, theirs = CT(N, V), peers.LoopCT(N, V), peers.deepinv_ct(N, V)
+    tables = {}
+    for batch in (10, 1):
+        x = torch.rand(batch, 1, N, N)
+        y = ours.A(x)
+        for name, peer in (("loop", loop.A), ("deepinv", theirs.radon)):
+            check_equal(peer(x), y, 1e-4, f"A of {name} and ours, batch {batch}")
+        for name, peer in (("loop", loop.A_dagger), ("deepinv", theirs.iradon)):
+            check_equal(peer(y), ours.A_dagger(y), 1e-4, f"A_dagger of {name} and ours, batch {batch}")
+        for what, at, functions in (
+            ("A", x, {"ours": ours.A, "loop of grid_sample": loop.A, "deepinv": theirs.radon}),
+            ("A_dagger", y, {"ours": ours.A_dagger, "loop of grid_sample": loop.A_dagger, "deepinv": theirs.iradon}),
+        ):
+            forward = compare({name: lambda f=f, at=at: f(at) for name, f in functions.items()}, repeats)
+            tables[f"{what}, batch {batch}, forward"] = forward
+            both = compare({name: with_backward(f, at) for name, f in functions.items()}, repeats)
+            tables[f"{what}, batch {batch}, forward + backward"] = both
+    image = torch.rand(10, 1, N, N)
+    astra_forward, arrays = peers.astra_forward(N, V), [i[0].numpy() for i in image]
+    tables["A, 10 images, ours in one batch, ASTRA one by one"] = compare(
+        {"ours": lambda: ours.A(image), "ASTRA linear, CPU": lambda: [astra_forward(a) for a in arrays]}, repeats
+    )
+    for title, table in tables.items():
+        show(title, table)
+    return tables
+
+
+def build_section(repeats: int) -> dict[str, Any]:
+    seconds = []
+    for _ in range(max(3, repeats // 4)):
+        radon_map.cache_clear()
+        back_projection_map.cache_clear()
+        began = time.perf_counter()
+        CT(N, V)
+        seconds.append(time.perf_counter() - began)
+    key = (N, V, True, False, torch.device("cpu"), torch.float32)
+    megabytes = (radon_map(*key).nbytes + back_projection_map(*key).nbytes) / 1e6
+    print(f"\nbuilding CT({N}, {V}): median {statistics.median(seconds):.2f} s; its matrices take {megabytes:.0f} MB")
+    return {"median_s": statistics.median(seconds), "matrices_MB": megabytes}
+
+
+STEPS = {"ours": peers.our_step, "loop of grid_sample": peers.loop_step, "deepinv": peers.deepinv_step}
+
+
+def take_steps(name: str, bf16: bool) -> dict[str, Any]:
+    """Times and peak memory of a few steps, in a process of its own: ours sets up memory as demo_train.py does."""
+    if name == "ours":
+        keep_freed_memory()
+    y = CT(N, V).A(torch.rand(2, 1, N, N))
+    step = STEPS[name](N, V, 5, bf16)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step(y)
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        step(y)
+        times.append(1e3 * (time.perf_counter() - began))
+    return {"times": times, "MB": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3}
+
+
+def step_section(repeats: int) -> dict[str, Any]:
+    """The EI step of the paper's CT network, batch 2, 5 rotations; processes alternate between the contenders."""
+    times: dict[tuple[str, bool], list[float]] = {}
+    megabytes: dict[tuple[str, bool], float] = {}
+    for _ in range(max(2, repeats // 6)):
+        for bf16 in (False, True):
+            for name in STEPS:
+                command = [sys.executable, __file__, "--steps-of", name, *(["--bf16"] if bf16 else [])]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                result = json.loads(done.stdout.splitlines()[-1])
+                times.setdefault((name, bf16), []).extend(result["times"])
+                megabytes[name, bf16] = max(megabytes.get((name, bf16), 0), result["MB"])
+    tables: dict[str, Any] = {}
+    for bf16 in (False, True):
+        ours = statistics.median(times["ours", bf16])
+        title = f"EI step, CT {N}, {V} views, batch 2, 5 rotations, {'bf16' if bf16 else 'fp32'}"
+        tables[title] = {
+            name: {
+                "median_ms": statistics.median(times[name, bf16]),
+                "min_ms": min(times[name, bf16]),
+                "ratio": statistics.median(times[name, bf16]) / ours,
+                "peak_MB": megabytes[name, bf16],
+            }
+            for name in STEPS
+        }
+        show(title, tables[title])
+        print("  peak memory: " + ", ".join(f"{name} {megabytes[name, bf16]:.0f} MB" for name in STEPS))
+    return tables
+
+
+SECTIONS = {"build": build_section, "operator": operator_section, "step": step_section}
+
+
+def machine() -> dict[str, Any]:
+    model = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    packages = ("torch", "deepinv", "astra-toolbox", "numpy", "scipy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "versions": versions,
+            "capability": torch.backends.cpu.get_cpu_capability()}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", help="default: all")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--out", default="benchmarks/results.json")
+    parser.add_argument("--steps-of", help=argparse.SUPPRESS)
+    parser.add_argument("--bf16", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.steps_of:
+        print(json.dumps(take_steps(given.steps_of, given.bf16)))
+        return
+    result: dict[str, Any] = {"machine": machine()}
+    print(json.dumps(result["machine"]))
+    for section in given.sections or SECTIONS:
+        result[section] = SECTIONS[section](given.repeats)
+    Path(given.out).write_text(json.dumps(result, indent=1))
+    print(f"\nwritten: {given.out}")
+
+
+if __name__ == "__main__":
+    main()
