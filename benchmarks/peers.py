@@ -67,16 +67,23 @@ def deepinv_ct(img_width: int, radon_view: int) -> Any:
     )
 
 
+def deepinv_net() -> nn.Module:
+    """deepinv's UNet as the paper's: zero padding everywhere but in the first convolution."""
+    import deepinv
+
+    net = deepinv.models.UNet(1, 1, circular_padding=True, scales=4)
+    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    for conv in convolutions[1:]:
+        conv.padding_mode = "zeros"
+    return net
+
+
 def deepinv_step(img_width: int, radon_view: int, n_trans: int, bf16: bool) -> Callable[[Tensor], Tensor]:
     """deepinv's EI step with its own UNet, losses and rotations; the network's input is its FBP, as for ours."""
     import deepinv
 
     physics = deepinv_ct(img_width, radon_view)
-    net = deepinv.models.UNet(1, 1, circular_padding=True, scales=4)
-    # Zero padding everywhere but in the first convolution, as in the paper.
-    for number, conv in enumerate(m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)):
-        if number:
-            conv.padding_mode = "zeros"
+    net = deepinv_net()
     transform = deepinv.transform.Rotate(n_trans=n_trans, interpolation_mode="bilinear")
     mc, ei = deepinv.loss.MCLoss(), deepinv.loss.EILoss(transform, weight=100, apply_noise=False)
     optimizer = torch.optim.Adam(net.parameters(), lr=5e-4, weight_decay=1e-8)
@@ -98,12 +105,17 @@ def deepinv_step(img_width: int, radon_view: int, n_trans: int, bf16: bool) -> C
 
 
 def loop_step(img_width: int, radon_view: int, n_trans: int, bf16: bool) -> Callable[[Tensor], Tensor]:
-    """The EI step as a straightforward program takes it: per-angle loops, default memory format."""
+    """The EI step as a straightforward program takes it: per-angle loops, the network's modules one after the other,
+    default memory format."""
     from ei.models import UNet
+    from ei.models.unet import Up
     from ei.transforms import Rotate
 
     physics, transform = LoopCT(img_width, radon_view), Rotate(n_trans)
     net = UNet(1, 1)
+    for module in net.modules():
+        if isinstance(module, Up):
+            module.forward = module.up.forward  # type: ignore[method-assign]
     optimizer = torch.optim.Adam(net.parameters(), lr=5e-4, weight_decay=1e-8)
 
     def f(y: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 import peers  # noqa: E402
 
 from ei.memory import keep_freed_memory  # noqa: E402
+from ei.models import UNet  # noqa: E402
 from ei.physics import CT  # noqa: E402
 from ei.physics.ct import back_projection_map, radon_map  # noqa: E402
 
@@ -135,6 +136,11 @@ def take_steps(name: str, bf16: bool) -> dict[str, Any]:
 
 def step_section(repeats: int) -> dict[str, Any]:
     """The EI step of the paper's CT network, batch 2, 5 rotations; processes alternate between the contenders."""
+    ours_net, their_net = UNet(1, 1), peers.deepinv_net()
+    their_net.load_state_dict(dict(zip(their_net.state_dict(), ours_net.state_dict().values(), strict=True)))
+    x = torch.rand(2, 1, N, N)
+    with torch.no_grad():
+        check_equal(their_net(x), ours_net(x), 1e-5, "UNet of deepinv and ours")
     times: dict[tuple[str, bool], list[float]] = {}
     megabytes: dict[tuple[str, bool], float] = {}
     for _ in range(max(2, repeats // 6)):

@@ -135,6 +135,20 @@ def test_resume(script: Script, ct: Path, tmp_path: Path) -> None:
         assert done.code == 2 and "contradicts" in done.err
 
 
+def test_bf16(script: Script, ct: Path, tmp_path: Path) -> None:
+    for precision in ("fp32", "bf16"):
+        arguments = ("--task", "ct", "--epochs", 1, "--precision", precision, "--out", precision, *SMALL)
+        assert script("demo_train.py", *arguments).code == 0
+    fp32, bf16 = (load_file(tmp_path / precision / "ckp_0.pth.tar") for precision in ("fp32", "bf16"))
+    assert bf16["config"]["precision"] == "bf16"
+    assert {value.dtype for value in bf16["state_dict"].values()} == {torch.float32, torch.int64}
+    ours, theirs = (state["state_dict"]["Conv1.conv.0.weight"] for state in (bf16, fp32))
+    assert 0 < float((ours - theirs).norm() / theirs.norm()) < 0.1
+    done = script("demo_train.py", "--resume", "bf16/ckp_last.pth.tar", "--epochs", 2, "--precision", "fp32")
+    assert done.code == 0 and "--precision fp32; it had bf16" in done.out
+    assert script("demo_test_ct.py", "--ckp", "bf16/ckp_last.pth.tar").code == 0
+
+
 def test_resume_from_the_authors_checkpoint(script: Script, ct: Path, tmp_path: Path) -> None:
     net = UNet(1, 1, compact=5, base_channels=2)
     torch.save({"epoch": 1, "state_dict": net.state_dict(), "optimizer": {}}, tmp_path / "theirs.pth.tar")
