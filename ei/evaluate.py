@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ei.checkpoint import load_file
 from ei.classical import Reconstruction, classical_for
-from ei.datasets import images_of, simulate
+from ei.datasets import image_of, simulate
 from ei.errors import InputError, MissingFileError
 from ei.experiment import TASKS, image_shape, load_for_test
 from ei.logger import new_run_folder
@@ -60,8 +60,7 @@ def evaluate(
     device = device or next(f.parameters()).device
     rows = []
     for index in range(len(images)):
-        item = images[index]
-        x = images_of((item[0] if isinstance(item, list | tuple) else item).unsqueeze(0)).to(device)
+        x = image_of(images[index]).to(device)
         done = reconstruct_all(f, physics, x, index)
         outputs = {"pinv": done["pinv"], "net": done["net"]}
         outputs |= {name: reconstruct(physics, done["y"]) for name, reconstruct in (more or {}).items()}
@@ -152,8 +151,7 @@ def run_test_script(task: str, prog: str, description: str, data_of: Callable[[s
     write_metrics(rows, folder / "metrics.csv")
     for sample in samples:
         figure = folder / f"sample_{sample}.png"
-        item = images[sample]
-        draw(f, physics, images_of(item.unsqueeze(0)).to(device), figure, name, sample)
+        draw(f, physics, image_of(images[sample]).to(device), figure, name, sample)
         show_if_screen(figure)
     print(f"paper PSNR: one norm over the channels, peak max|x|; usual PSNR: peak 1. Files: {folder}")
 
@@ -203,7 +201,7 @@ def report(
     device = next(f.parameters()).device
     drawn = []
     for index in range(min(n_drawn, len(images))):
-        done = reconstruct_all(f, physics, images_of(images[index].unsqueeze(0)).to(device), index)
+        done = reconstruct_all(f, physics, image_of(images[index]).to(device), index)
         drawn.append({"y": done["y"][0], "A_dagger y": done["pinv"][0], "EI": done["net"][0], "truth": done["x"][0]})
     image_grid(drawn, folder / "reconstructions.png")
     print(f"files: {folder} (reconstructions.png, loss.png, training_loss.csv, metrics.csv, checkpoints)")

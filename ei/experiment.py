@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Adam
 
 import ei.physics
@@ -23,7 +23,7 @@ from ei.closure import (
     SupervisedClosure,
     SupervisedEIClosure,
 )
-from ei.datasets import CVDB, CTData, DeadLeaves, EllipsePhantoms, images_of, make_loader
+from ei.datasets import CVDB, CTData, DeadLeaves, EllipsePhantoms, image_of, make_loader
 from ei.describe import rebuild
 from ei.errors import InputError
 from ei.models import Discriminator, Reconstructor, UNet
@@ -149,8 +149,7 @@ NOT_OF_THE_RUN = ("out", "resume", "config", "device", "gpu", "workers", "max_st
 
 def image_shape(images: Any) -> tuple[int, int, int]:
     """(C, H, W) of a data set's images."""
-    first = images[0]
-    channels, height, width = images_of((first[0] if isinstance(first, list | tuple) else first).unsqueeze(0)).shape[1:]
+    channels, height, width = image_of(images[0]).shape[1:]
     return channels, height, width
 
 
@@ -302,8 +301,3 @@ def load_for_test(
     load_weights(net, weights, path)
     net.check_size(*shape[1:])
     return Reconstructor(net.to(device), physics).eval(), physics
-
-
-def as_images(items: Any) -> Tensor:
-    """All images of a data set as ``[n, C, H, W]``."""
-    return torch.cat([images_of((item[0] if isinstance(item, list | tuple) else item).unsqueeze(0)) for item in items])

@@ -11,7 +11,7 @@ import scipy.io
 import torch
 from PIL import Image
 
-from ei.datasets import CVDB, CVDB_ICCV, CTData, DeadLeaves, EllipsePhantoms, images_of, make_loader, simulate
+from ei.datasets import CVDB, CVDB_ICCV, CTData, DeadLeaves, EllipsePhantoms, image_of, images_of, make_loader, simulate
 from ei.physics import GaussianNoise, Inpainting
 
 
@@ -162,6 +162,7 @@ def test_batches() -> None:
     x = torch.rand(5, 4, 6)
     assert images_of(x).shape == (5, 1, 4, 6)
     assert images_of([x[:, None], torch.zeros(5)]).shape == (5, 1, 4, 6)
+    assert image_of(x[0]).shape == image_of([x[0][None], 3]).shape == (1, 1, 4, 6)
     assert images_of({"x": x, "index": torch.arange(5)}).shape == (5, 1, 4, 6)
     for bad in ("text", torch.zeros(4), [1, 2]):
         with pytest.raises(ValueError, match="batch"):

@@ -84,6 +84,12 @@ def images_of(batch: Any) -> Tensor:
     return batch if batch.dim() == 4 else batch.unsqueeze(1)
 
 
+def image_of(item: Any) -> Tensor:
+    """The image of a data set's item (an image ``[H, W]`` or ``[C, H, W]``, or a list that begins with one) as a batch
+    ``[1, C, H, W]``."""
+    return images_of((item[0] if isinstance(item, list | tuple) else item).unsqueeze(0))
+
+
 def simulate(physics: Any, x: Tensor, indices: Sequence[int] | None, seed: int) -> Tensor:
     """Measurements of images ``x``; noise is drawn once per image, seeded by its index.
 

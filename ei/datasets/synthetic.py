@@ -15,7 +15,7 @@ from ei.seeding import derive_seed
 class _Generated(Dataset):
     """Images made on first use and kept in memory."""
 
-    def __init__(self, mode: str, img_size: int, n_images: int, seed: int) -> None:
+    def __init__(self, mode: str = "train", img_size: int = 128, n_images: int = 100, seed: int = 0) -> None:
         for name, value, least in (("img_size", img_size, 8), ("n_images", n_images, 2)):
             if isinstance(value, bool) or int(value) != value or value < least:
                 raise InputError(f"{name} must be a whole number >= {least}, not {value}")
@@ -50,9 +50,6 @@ class DeadLeaves(_Generated):
         n_images: train and test images together, at least 2.
         seed: another seed, another set.
     """
-
-    def __init__(self, mode: str = "train", img_size: int = 128, n_images: int = 100, seed: int = 0) -> None:
-        super().__init__(mode, img_size, n_images, seed)
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         size = self.img_size
@@ -89,9 +86,6 @@ class EllipsePhantoms(_Generated):
         n_images: train and test images together, at least 2.
         seed: another seed, another set.
     """
-
-    def __init__(self, mode: str = "train", img_size: int = 128, n_images: int = 100, seed: int = 0) -> None:
-        super().__init__(mode, img_size, n_images, seed)
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         size = self.img_size
