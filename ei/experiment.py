@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Adam
 
 import ei.physics
@@ -240,10 +239,9 @@ def build_training(
     optimizers: dict[str, torch.optim.Optimizer] = {
         "total": Adam(net.parameters(), lr=options["lr"], weight_decay=options["wd"])
     }
-    networks: dict[str, nn.Module] = {"total": net}
     if isinstance(closure, AdversarialEIClosure):
         check_batch_statistics(shape, 4, len(images), options["batch_size"])
-        networks["D"] = closure.discriminator.to(device)
+        closure.discriminator.to(device)
         lr_d = options["lr"] if options["lr_d"] is None else options["lr_d"]
         optimizers["D"] = Adam(closure.discriminator.parameters(), lr=lr_d, weight_decay=0)
 
@@ -253,7 +251,6 @@ def build_training(
         transform,
         closure,
         optimizers,
-        networks=networks,
         epochs=options["epochs"],
         schedule=cosine_schedule(options["epochs"]) if options["cos"] else step_schedule(options["schedule"]),
         seed=options["seed"],

@@ -285,11 +285,15 @@ class Trainer:
         if self.history:
             loss_curves(self.folder / LOG, self.folder / "loss.png")
 
+    def _suffix(self, key: str) -> str:
+        """What 2021 appended to "state_dict" and "optimizer": nothing, or _G and _D where there are two networks."""
+        return "" if len(self.networks) == 1 else "_G" if key == "total" else f"_{key}"
+
     def state(self, epoch: int) -> dict[str, Any]:
         """Everything to continue from here: 2021's keys, and ours. ``epoch`` is the epoch the file is named after."""
         state: dict[str, Any] = {"epoch": epoch}
         for key, network in self.networks.items():
-            suffix = "" if len(self.networks) == 1 else "_G" if key == "total" else f"_{key}"
+            suffix = self._suffix(key)
             state[f"state_dict{suffix}"] = network.state_dict()
             state[f"optimizer{suffix}"] = self.optimizers[key].state_dict()
         mask = getattr(self.physics, "mask", None)
@@ -313,7 +317,7 @@ class Trainer:
             InputError: if it is no full checkpoint of this kind of run.
         """
         for key, network in self.networks.items():
-            suffix = "" if len(self.networks) == 1 else "_G" if key == "total" else f"_{key}"
+            suffix = self._suffix(key)
             if f"state_dict{suffix}" not in state or f"optimizer{suffix}" not in state or "next_epoch" not in state:
                 raise InputError("the checkpoint is not of this kind of run: it cannot be continued")
             network.load_state_dict(state[f"state_dict{suffix}"])
