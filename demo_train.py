@@ -6,17 +6,23 @@
     python demo_train.py --task ct --data synthetic             no data at hand: generated images
     python demo_train.py --config my_run.yaml --epochs 10       options from a file; those given here win
     python demo_train.py --resume ckp/RUN/ckp_last.pth.tar      continue a run in its folder
+    torchrun --nproc_per_node=4 demo_train.py --task ct -b 8    several processes (GPUs), one run
 
 Every run has a folder of its own (--out, or ckp/<time>_<method>_<task>) with config.yaml, training_loss.csv, loss.png
 and checkpoints. PSNR in the log is the paper's, of training batches in training mode: not comparable with test tables.
 """
 
+import contextlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ei.checkpoint import load_file
+from ei.distributed import joined
 from ei.errors import InputError
 from ei.experiment import COMMON_DEFAULTS, METHODS, NOT_OF_THE_RUN, TASKS, build_training
 from ei.logger import check_run_folder
@@ -45,7 +51,8 @@ def make_parser() -> Parser:
     add("--seed", type=number(int, least=0), metavar="N", help="of everything random in the run (default: 0)")
     add("--epochs", type=number(int, least=1), metavar="N", help=default("epochs"))
     add("--max-steps", type=number(int, least=1), metavar="N", help="stop after N optimiser steps in all")
-    add("-b", "--batch-size", type=number(int, least=1), metavar="N", help=default("batch_size"))
+    add("-b", "--batch-size", type=number(int, least=1), metavar="N",
+        help=f"images a step, over all processes; {default('batch_size')}")  # fmt: skip
     add("--lr", type=number(above=0), help=f"learning rate; {default('lr')}")
     add("--lr-d", type=number(above=0), help="learning rate of the discriminator (default: --lr)")
     add("--wd", type=number(least=0), help="weight decay (default: 1e-8)")
@@ -61,6 +68,8 @@ def make_parser() -> Parser:
     add("--mask", metavar="PATH", help="inpainting: a saved mask (.pt), instead of a random one of --mask-rate")
     add("--base-channels", type=number(int, least=1), metavar="N", help="of the UNet's first level (default: 64)")
     add("--precision", choices=PRECISIONS, help="of the network: fp32 (default), or bf16: faster, and not the paper's")
+    add("--compile", action="store_true", help="run the network through torch.compile (CUDA)")
+    add("--sync-bn", action="store_true", help="several processes: BatchNorm over all of them, not in each its own")
     add("--workers", type=number(int, least=0), metavar="N", help="processes that load data (default: 0)")
     return parser
 
@@ -104,6 +113,16 @@ def check_same_run(given: Mapping[str, Any], resumed: Mapping[str, Any], path: s
 def main() -> None:
     given = read_options(sys.argv[1:])
     device = choose_device(given.get("device"), given.get("gpu"))
+    if given.get("compile") and device.type != "cuda":
+        raise InputError("--compile is for CUDA devices: on a CPU it takes minutes and gains nothing; leave it out")
+    with joined(device) as processes, open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
+        if not processes.first:
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        train(given, device)
+
+
+def train(given: Mapping[str, Any], device: torch.device) -> None:
+    """Train, or continue, the run that the options ``given`` describe."""
     state: Mapping[str, Any] | None = None
     resumed: Mapping[str, Any] = {}
     out = given.get("out")

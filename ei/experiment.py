@@ -24,6 +24,7 @@ from ei.closure import (
 )
 from ei.datasets import CVDB, CTData, DeadLeaves, EllipsePhantoms, image_of, make_loader
 from ei.describe import rebuild
+from ei.distributed import Processes, synchronize_batch_norm
 from ei.errors import InputError
 from ei.models import Discriminator, Reconstructor, UNet
 from ei.physics import CT, Inpainting
@@ -138,12 +139,14 @@ COMMON_DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "base_channels": 64,
     "precision": "fp32",
+    "compile": False,
+    "sync_bn": False,
     "workers": 0,
     "max_steps": None,
 }
 
 # Where a run is kept and computed does not change what it computes: left out of checkpoints and of contradictions.
-NOT_OF_THE_RUN = ("out", "resume", "config", "device", "gpu", "workers", "max_steps")
+NOT_OF_THE_RUN = ("out", "resume", "config", "device", "gpu", "compile", "workers", "max_steps")
 
 
 def image_shape(images: Any) -> tuple[int, int, int]:
@@ -186,10 +189,19 @@ def _require_same_size(physics: Any, shape: tuple[int, ...]) -> None:
         )
 
 
-def check_batch_statistics(shape: tuple[int, int, int], halvings: int, n_images: int, batch_size: int) -> None:
-    """Raise if BatchNorm would see a single value per channel, which has no variance, after ``halvings`` of the
-    sides."""
+def check_batch_statistics(
+    shape: tuple[int, int, int], halvings: int, n_images: int, batch_size: int, sync_bn: bool = False
+) -> None:
+    """Raise if BatchNorm would see a single value per channel, which has no variance, after ``halvings`` of the sides;
+    or if BatchNorm over all processes had one without an image."""
+    processes = Processes.current()
     smallest = n_images % batch_size or batch_size
+    if sync_bn and smallest < processes.count:
+        raise InputError(
+            f"--sync-bn needs an image in every process, but the last batch of an epoch has {smallest} for "
+            f"{processes.count} processes; choose another --batch-size"
+        )
+    smallest = smallest if sync_bn else max(1, smallest // processes.count)
     if smallest * -(-shape[1] // 2**halvings) * -(-shape[2] // 2**halvings) < 2:
         raise InputError(
             f"images of {shape[1]} x {shape[2]} in a batch of {smallest} leave BatchNorm one value per channel at the "
@@ -233,15 +245,21 @@ def build_training(
         torch.manual_seed(derive_seed(options["seed"], "weights"))
         net = UNet(shape[0], shape[0], base_channels=options["base_channels"])
         net.check_size(*shape[1:])
-        check_batch_statistics(shape, net.compact - 1, len(images), options["batch_size"])
+        batches = (len(images), options["batch_size"], options["sync_bn"])
+        check_batch_statistics(shape, net.compact - 1, *batches)
         closure = METHODS[options["method"]](options, shape)
-    f = Reconstructor(net.to(device), physics, options["precision"])
+    net.to(device)
+    if options["sync_bn"]:
+        synchronize_batch_norm(net, device)
+    f = Reconstructor(net, physics, options["precision"], options["compile"])
     optimizers: dict[str, torch.optim.Optimizer] = {
         "total": Adam(net.parameters(), lr=options["lr"], weight_decay=options["wd"])
     }
     if isinstance(closure, AdversarialEIClosure):
-        check_batch_statistics(shape, 4, len(images), options["batch_size"])
+        check_batch_statistics(shape, 4, *batches)
         closure.discriminator.to(device)
+        if options["sync_bn"]:
+            synchronize_batch_norm(closure.discriminator, device)
         lr_d = options["lr"] if options["lr_d"] is None else options["lr_d"]
         optimizers["D"] = Adam(closure.discriminator.parameters(), lr=lr_d, weight_decay=0)
 
@@ -258,7 +276,12 @@ def build_training(
         ckp_interval=options["ckp_interval"],
         max_steps=options["max_steps"],
         config={key: value for key, value in options.items() if key not in NOT_OF_THE_RUN},
-        environment={"device": str(device), "workers": options["workers"], "max_steps": options["max_steps"]},
+        environment={
+            "device": str(device),
+            "compile": options["compile"],
+            "workers": options["workers"],
+            "max_steps": options["max_steps"],
+        },
         method=options["method"],
         task=options["task"],
     )

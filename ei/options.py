@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -134,11 +135,13 @@ def choose_device(device: str | None, gpu: int | None) -> torch.device:
     Raises:
         InputError: if they contradict each other, or the device is not there.
     """
+    # Each of several processes that torchrun started on this machine takes a GPU of its own.
+    own, local = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     asked = device or "auto"
     if asked == "auto":
-        if gpu is None:
-            return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-        asked = f"cuda:{gpu}"
+        if gpu is None and not torch.cuda.is_available():
+            return torch.device("cpu")
+        asked = "cuda" if gpu is None else f"cuda:{gpu}"
     try:
         chosen = torch.device(asked)
     except RuntimeError:
@@ -146,7 +149,9 @@ def choose_device(device: str | None, gpu: int | None) -> torch.device:
     if chosen.type not in ("cpu", "cuda"):
         raise InputError(f"--device must be auto, cpu or cuda:N, not {asked!r}")
     if chosen.type == "cuda" and chosen.index is None:
-        chosen = torch.device("cuda:0")
+        chosen = torch.device("cuda", own)
+    elif chosen.type == "cuda" and local > 1:
+        raise InputError(f"{local} processes cannot share {chosen}; leave --device and --gpu out: each takes its own")
     if gpu is not None and chosen != torch.device(f"cuda:{gpu}"):
         raise InputError(f"--gpu {gpu} and --device {asked} contradict each other; give one of them")
     if chosen.type == "cuda" and not torch.cuda.is_available():
@@ -159,8 +164,12 @@ def choose_device(device: str | None, gpu: int | None) -> torch.device:
 def run_script(name: str, main: Callable[[], None]) -> NoReturn:
     """Run a script's ``main``; an error of the user's is one line on stderr and exit code 2, a failed run is one line
     and exit code 1. Everything else is a bug and keeps its traceback."""
-    from ei.trainer import TrainingDivergedError
+    from ei.distributed import launched
+    from ei.tally import TrainingDivergedError
 
+    processes = launched()
+    if processes.count > 1:
+        name = f"{name} (process {processes.rank} of {processes.count})"
     try:
         main()
     except InputError as error:

@@ -11,12 +11,13 @@ checkpoint stands (`Trainer.resume`).
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,14 @@ import ei
 from ei.checkpoint import save_file
 from ei.datasets.batches import images_of, simulate
 from ei.describe import describe
+from ei.distributed import NoiseOfPart, Part, Processes
 from ei.errors import InputError
 from ei.logger import LOG, Progress, TrainingLog, claim_run_folder, new_run_folder, write_config
-from ei.metrics import cal_psnr
 from ei.plot import loss_curves
 from ei.seeding import derive_seed
+from ei.tally import Tally, TrainingDivergedError
+
+__all__ = ["Trainer", "TrainingDivergedError", "cosine_schedule", "step_schedule"]
 
 LearningRate = Callable[[int], float]
 
@@ -45,10 +49,6 @@ def step_schedule(milestones: Iterable[int] = ()) -> LearningRate:
 def cosine_schedule(epochs: int) -> LearningRate:
     """The learning rate's factor ``(1 + cos(pi * epoch / epochs)) / 2``."""
     return lambda epoch: (1 + math.cos(math.pi * epoch / epochs)) / 2
-
-
-class TrainingDivergedError(RuntimeError):
-    """A loss became NaN or infinite."""
 
 
 class Trainer:
@@ -115,8 +115,9 @@ class Trainer:
         self.environment = dict(environment or {})
 
         # The state of a run, besides weights and optimisers: where it is, and the open epoch's sums.
+        self.processes = Processes.current()
         self.epoch, self.batch, self.step = 0, 0, 0
-        self.sums: dict[str, Tensor] = {}
+        self.tally = Tally(self.processes)
         self.history: list[dict[str, float]] = []
         self._rolled_at: int | None = None
         self.folder: Path | None = None
@@ -135,25 +136,26 @@ class Trainer:
         steps = len(loader) if isinstance(loader, Sized) else None
         if steps == 0:
             raise InputError("the loader gives no batches")
+        part_of = self._division(loader)
         self._open_folder()
-        progress = Progress(self.epochs, steps, self.step, self.progress)
+        progress = Progress(self.epochs, steps, self.step, self.progress and self.processes.first)
         saved = time.monotonic()
         self.f.train()
         for network in self.networks.values():
             network.train()
         try:
             # Seeding per step must not disturb the random numbers of the program that calls us.
-            with torch.random.fork_rng(devices=_cuda_devices(self._device)):
+            with self._replicated(), torch.random.fork_rng(devices=_cuda_devices(self._device)):
                 while self.epoch < self.epochs and not self._enough():
                     self._set_learning_rates()
                     for batch in self._batches(loader):
-                        shown = self._step(batch)
+                        self._step(batch, part_of(self.batch))
                         progress.advance()
-                        if shown is not None:
-                            progress.losses(self.epoch, shown)
+                        if self._device.type == "cpu" or self.step % 20 == 0:
+                            progress.losses(self.epoch, self.tally.read())
                         if self._enough():
                             break
-                        if time.monotonic() - saved > 60 * self.save_every:
+                        if self._together(time.monotonic() - saved > 60 * self.save_every):
                             self._save_rolling(self.epoch)
                             saved = time.monotonic()
                     if not self._enough() or self.batch == steps:
@@ -166,9 +168,9 @@ class Trainer:
     def _batches(self, loader: Iterable) -> Iterable:
         """The epoch's batches from ``self.batch`` on. Each fetch is seeded, so that the order of the epoch, and what a
         data set draws for an item, do not depend on where a run was interrupted."""
-        sampler = getattr(loader, "sampler", None)
-        if sampler is not None and hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(self.epoch)
+        for sampler in (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
+            if sampler is not None and hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(self.epoch)
         torch.manual_seed(derive_seed(self.seed, "epoch", self.epoch))
         iterator = iter(loader)
         for number in itertools.count():
@@ -181,58 +183,91 @@ class Trainer:
             if number >= self.batch:
                 yield batch
 
-    def _step(self, batch: Any) -> dict[str, float] | None:
-        """One optimisation step. Returns the losses when they are to be shown (reading them waits for the device)."""
-        device = self._device
+    def _step(self, batch: Any, part: Part | None) -> None:
+        """One optimisation step; with several processes, on this one's ``part`` of a batch."""
         torch.manual_seed(derive_seed(self.seed, "step", self.step))
-        x = images_of(batch).to(device, next(self.networks["total"].parameters()).dtype, non_blocking=True)
+        x = images_of(batch).to(self._device, next(self.networks["total"].parameters()).dtype, non_blocking=True)
+        part = part or Part.of(len(x), Processes())
         with torch.no_grad():
             y = simulate(self.physics, x, batch["index"] if isinstance(batch, dict) else None, self.seed)
-        losses = self.closure(self.f, self.physics, self.transform, y, x)
+        with self._noise_of(part):
+            losses = self.closure(self.f, self.physics, self.transform, y, x)
+        # Gradients are averaged over the processes; what counts is the mean over the images of the batch.
+        scale = part.weight * self.processes.count
         for key, optimizer in self.optimizers.items():
             optimizer.zero_grad()
-            losses[key].backward(inputs=[p for group in optimizer.param_groups for p in group["params"]])
+            (losses[key] * scale).backward(inputs=[p for group in optimizer.param_groups for p in group["params"]])
             optimizer.step()
-
-        x1 = losses["x1"]
-        values = {column: losses[key].detach() for column, key in self._loss_columns(losses).items()}
-        if self.report_psnr:
-            values |= {"psnr": cal_psnr(x1, x), "mse": nn.functional.mse_loss(x1, x)}
-        for column, value in values.items():
-            self.sums[column] = self.sums.get(column, 0) + value.double()
         self.batch, self.step = self.batch + 1, self.step + 1
-        if device.type == "cpu" or self.step % 20 == 0:
-            shown = {column: float(value) for column, value in values.items()}
-            self._check_finite(shown)
-            return shown
-        return None
+        shown = {column: losses[key] for column, key in self._loss_columns(losses).items()}
+        truth = (losses["x1"], x, part.size) if self.report_psnr else None
+        with torch.no_grad():
+            self.tally.note(self.epoch, self.step, shown, part.weight, truth)
 
     def _end_epoch(self) -> dict[str, float]:
         if self.batch == 0:
             raise InputError("the loader gives no batches")
-        means = {column: float(total) / self.batch for column, total in self.sums.items()}
-        self._check_finite(means)
+        means = self.tally.close()
         row = {"epoch": self.epoch + 1, **means}
         self.history.append(row)
         ended = self.epoch
-        self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
+        self.epoch, self.batch = self.epoch + 1, 0
         if self.folder is not None:
             if self.log is None:
                 self.log = TrainingLog(self.folder / LOG, list(means), self.history[:-1])
             self.log.append(row)
-            if ended % self.ckp_interval == 0 or self.epoch == self.epochs:
+        if ended % self.ckp_interval == 0 or self.epoch == self.epochs:
+            if self.folder is not None:
                 save_file(self.state(ended), self.folder / f"ckp_{ended}.pth.tar")
-                self._save_rolling(ended)
+            self._save_rolling(ended)
         return means
 
-    def _check_finite(self, values: Mapping[str, float]) -> None:
-        for column, value in values.items():
-            # The PSNR of an exact reconstruction is infinite, and that is no failure.
-            if not math.isfinite(value) and column != "psnr":
-                raise TrainingDivergedError(
-                    f"{column} became {value} in epoch {self.epoch + 1}, by step {self.step}: lower the learning rate "
-                    "or the loss weights, or look for bad values in the data"
-                )
+    def _division(self, loader: Iterable) -> Callable[[int], Part | None]:
+        """Which part of an epoch's batches ``loader`` gives this process, by their number."""
+        if self.processes.count == 1:
+            return lambda number: None
+        part_of = getattr(getattr(loader, "batch_sampler", None), "part", None)
+        if part_of is None:
+            raise InputError("several processes need a loader that divides its batches: ei.datasets.make_loader")
+        return part_of
+
+    @contextlib.contextmanager
+    def _replicated(self) -> Iterator[None]:
+        """With several processes, networks whose gradients are averaged stand in for the plain ones."""
+        if self.processes.count == 1:
+            yield
+            return
+        places = [(holder, name, getattr(holder, name, None)) for holder, name in
+                  ((self.f, "net"), (self.closure, "discriminator"))]  # fmt: skip
+        for network in self.networks.values():
+            if not any(network is held for _, _, held in places):
+                raise InputError("several processes need the networks to be f.net and the closure's discriminator")
+        try:
+            for holder, name, held in places:
+                if held is not None:
+                    setattr(holder, name, self.processes.replicated(held))
+            yield
+        finally:
+            for holder, name, held in places:
+                if held is not None:
+                    setattr(holder, name, held)
+
+    @contextlib.contextmanager
+    def _noise_of(self, part: Part) -> Iterator[None]:
+        """With several processes, noise that a closure draws is this part of the whole batch's."""
+        noise = getattr(self.physics, "noise", None)
+        if self.processes.count == 1 or noise is None:
+            yield
+            return
+        self.physics.noise = NoiseOfPart(noise, part)
+        try:
+            yield
+        finally:
+            self.physics.noise = noise
+
+    def _together(self, condition: bool) -> bool:
+        """Whether ``condition`` holds in any of the processes."""
+        return bool(self.processes.largest(torch.tensor(float(condition)))) if self.processes.count > 1 else condition
 
     def _loss_columns(self, losses: Mapping[str, Tensor]) -> Mapping[str, str]:
         named = getattr(self.closure, "columns", None)
@@ -258,7 +293,7 @@ class Trainer:
         return networks
 
     def _open_folder(self) -> None:
-        if self.folder is not None or self.out is False:
+        if self.folder is not None or self.out is False or not self.processes.first:
             return
         if self.out is None:
             self.folder = new_run_folder(self.method, self.task)
@@ -276,10 +311,12 @@ class Trainer:
         return [*named, *(["psnr", "mse"] if self.report_psnr else [])] if named else []
 
     def _save_rolling(self, epoch: int) -> None:
-        if self.folder is None or self._rolled_at == self.step:
+        if self._rolled_at == self.step:
             return
         self._rolled_at = self.step
-        self._check_finite({column: float(total) for column, total in self.sums.items()})
+        self.tally.read()  # a loss that is not finite must not reach the disk
+        if self.folder is None:
+            return
         last = self.folder / "ckp_last.pth.tar"
         save_file(self.state(epoch), last, previous=self.folder / "ckp_last-1.pth.tar")
         if self.history:
@@ -306,7 +343,7 @@ class Trainer:
             "step": self.step,
             "next_epoch": self.epoch,
             "next_batch": self.batch,
-            "sums": {column: float(total) for column, total in self.sums.items()},
+            "sums": dict(self.tally.sums),
             "history": [dict(row) for row in self.history],
         }
 
@@ -323,9 +360,7 @@ class Trainer:
             network.load_state_dict(state[f"state_dict{suffix}"])
             self.optimizers[key].load_state_dict(state[f"optimizer{suffix}"])
         self.epoch, self.batch, self.step = state["next_epoch"], state["next_batch"], state["step"]
-        self.sums = {
-            c: torch.tensor(total, dtype=torch.float64, device=self._device) for c, total in state["sums"].items()
-        }
+        self.tally.sums, self.tally.steps = dict(state["sums"]), self.batch
         self.history = [dict(row) for row in state["history"]]
 
 

@@ -204,7 +204,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
             return losses
 
     trainer = make(tmp_path / "run", Bad(), ckp_interval=1)
-    with pytest.raises(TrainingDivergedError, match=r"loss_fc became nan in epoch 2, by step 6"):
+    with pytest.raises(TrainingDivergedError, match=r"loss_fc became nan in epoch 2, step 6"):
         trainer.fit(loader())
     newest = load_file(tmp_path / "run" / "ckp_last.pth.tar")
     assert newest["step"] == 4 and all(v.isfinite().all() for v in newest["state_dict"].values())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ei.distributed import Part, Processes, check_division
 from ei.errors import InputError
 from ei.seeding import generator
 
@@ -43,28 +44,55 @@ class Shuffled(Sampler[int]):
         return iter(torch.randperm(self.length, generator=generator(self.seed, "order", self.epoch)).tolist())
 
 
+class Divided(Sampler[list[int]]):
+    """This process's part of every batch that a sampler's order gives; the whole of it where there is one process."""
+
+    def __init__(self, sampler: Shuffled | range, batch_size: int) -> None:
+        self.sampler, self.batch_size, self.processes = sampler, batch_size, Processes.current()
+
+    def part(self, number: int) -> Part:
+        """Which part of the epoch's batch ``number`` (from 0) is this process's."""
+        return Part.of(min(self.batch_size, len(self.sampler) - number * self.batch_size), self.processes)
+
+    def set_epoch(self, epoch: int) -> None:
+        if isinstance(self.sampler, Shuffled):
+            self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self.sampler)
+        for number in range(len(self)):
+            batch = order[number * self.batch_size : (number + 1) * self.batch_size]
+            part = self.part(number)
+            yield batch[part.start : part.stop]
+
+
 def make_loader(dataset: Any, batch_size: int, shuffle: bool = True, workers: int = 0, seed: int = 0) -> DataLoader:
-    """Batches of a data set of images, with their numbers.
+    """Batches of a data set of images, with their numbers. With several processes (`ei.distributed`), each gets its
+    part of every batch.
 
     Args:
         dataset: items are images ``[H, W]`` or ``[C, H, W]``, or lists that begin with one.
-        batch_size: images a batch; the last batch of an epoch may have fewer.
+        batch_size: images a batch, over all processes; the last batch of an epoch may have fewer.
         shuffle: in a new order every epoch.
         workers: processes that load items; 0 loads them in this one.
         seed: of the order.
 
     Raises:
-        InputError: if a batch is larger than the set.
+        InputError: if a batch is larger than the set, or cannot be divided over the processes.
     """
     if batch_size > len(dataset):
         raise InputError(
             f"a batch of {batch_size} is larger than the data set of {len(dataset)} images; choose a smaller "
             "--batch-size"
         )
+    check_division(batch_size, Processes.current())
+    order = Shuffled(len(dataset), seed) if shuffle else range(len(dataset))
     return DataLoader(
         Indexed(dataset),
-        batch_size=batch_size,
-        sampler=Shuffled(len(dataset), seed) if shuffle else None,
+        batch_sampler=Divided(order, batch_size),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

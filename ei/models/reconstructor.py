@@ -21,17 +21,20 @@ class Reconstructor(nn.Module):
         physics: anything with ``A_dagger(y)``.
         precision: "fp32", or "bf16" to run the network under ``torch.autocast``; input and output stay float32 and
             the physics stays outside autocast.
+        compile: run the network through ``torch.compile``, for CUDA (on a CPU it gained nothing; see benchmarks).
 
     ``net`` and ``physics`` are public; ``net.state_dict()`` is what is saved.
     """
 
-    def __init__(self, net: nn.Module, physics: Any, precision: str = "fp32") -> None:
+    def __init__(self, net: nn.Module, physics: Any, precision: str = "fp32", compile: bool = False) -> None:
         super().__init__()
         if precision not in PRECISIONS:
             raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
         self.precision = precision
         self.net = net.to(memory_format=torch.channels_last)
         self.physics = physics
+        if compile:
+            self.net.compile()  # in place, so that the names of the state dict stay
 
     def forward(self, y: Tensor) -> Tensor:
         """Measurements ``y`` to images ``[B, C, H, W]`` in the dtype of the network's weights (float32)."""
