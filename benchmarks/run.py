@@ -1,6 +1,6 @@
 """Speed and memory, side by side with peers: the same inputs, checked equal first, interleaved repeats.
 
-    python benchmarks/run.py                     every section: build, operator, step
+    python benchmarks/run.py                     every section: build, operator, step, growth, astra
     python benchmarks/run.py operator step       some of them
     python benchmarks/run.py --repeats 20 --out results.json
 
@@ -29,9 +29,10 @@ import torch
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 import peers  # noqa: E402
 
+from ei.datasets import EllipsePhantoms  # noqa: E402
 from ei.memory import keep_freed_memory  # noqa: E402
 from ei.models import UNet  # noqa: E402
-from ei.physics import CT  # noqa: E402
+from ei.physics import CT, AstraCT  # noqa: E402
 from ei.physics.ct import back_projection_map, radon_map  # noqa: E402
 
 N, V = 128, 50
@@ -169,7 +170,73 @@ def step_section(repeats: int) -> dict[str, Any]:
     return tables
 
 
-SECTIONS = {"build": build_section, "operator": operator_section, "step": step_section}
+def measure_growth(img_width: int, radon_view: int) -> dict[str, float]:
+    """Build time, memory and time per image of one geometry, in a process of its own."""
+    CT(8, 3)  # imports and first calls
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    physics = CT(img_width, radon_view)
+    build = time.perf_counter() - began
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
+    key = (img_width, radon_view, True, False, torch.device("cpu"), torch.float32)
+    kept = radon_map(*key).nbytes + back_projection_map(*key).nbytes
+    batch = 10
+    x = torch.rand(batch, 1, img_width, img_width)
+    y = physics.A(x)
+    times = {}
+    for name, function in (("A", lambda: physics.A(x)), ("A_dagger", lambda: physics.A_dagger(y))):
+        times[name] = min(compare({"ours": function}, 5)["ours"].values()) / batch
+    return {
+        "build_s": build,
+        "matrices_MB": kept / 1e6,
+        "while_building_MB": peak,
+        "bytes_per_pixel_and_view": kept / (img_width**2 * radon_view),
+        "A_ms_per_image": times["A"],
+        "A_dagger_ms_per_image": times["A_dagger"],
+    }
+
+
+def growth_section(repeats: int) -> dict[str, dict[str, float]]:
+    """How cost grows with N and V; up to 8 GB are needed for the largest."""
+    table = {}
+    print("\n    N    V   build s   matrices MB   while building MB   bytes/(N^2 V)   A ms/image   A_dagger ms/image")
+    for n in (64, 128, 256, 512):
+        for v in (20, 50, 180):
+            command = [sys.executable, __file__, "--growth-of", str(n), str(v)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            row = json.loads(done.stdout.splitlines()[-1])
+            table[f"N = {n}, V = {v}"] = row
+            print(f"{n:5} {v:4} {row['build_s']:9.2f} {row['matrices_MB']:13.0f} {row['while_building_MB']:19.0f} "
+                  f"{row['bytes_per_pixel_and_view']:15.1f} {row['A_ms_per_image']:12.2f} "
+                  f"{row['A_dagger_ms_per_image']:19.2f}")  # fmt: skip
+    return table
+
+
+def astra_section(repeats: int) -> dict[str, float]:
+    """How far ASTRA's sinograms of a smooth image are from our Radon: two independent discretisations."""
+    print("\nAstraCT against CT, relative difference of sinogram | FBP, ellipse phantom:")
+    image = EllipsePhantoms("test")[0].reshape(1, 1, 128, 128)
+    differences = {}
+    for n in (64, 128, 256):
+        x = torch.nn.functional.interpolate(image, size=(n, n), mode="bicubic", antialias=True)
+        ours = CT(n, V)
+        y = ours.A(x)
+        for projector in ("linear", "strip", "line"):
+            theirs = AstraCT(n, V, projector=projector)
+            sinogram = float((theirs.A(x) - y).norm() / y.norm())
+            fbp = float((theirs.A_dagger(y) - ours.A_dagger(y)).norm() / ours.A_dagger(y).norm())
+            differences[f"N = {n}, {projector}"] = sinogram
+            print(f"  N = {n:3}, {projector:6}  {sinogram:.4f} | {fbp:.4f}")
+    return differences
+
+
+SECTIONS = {
+    "build": build_section,
+    "operator": operator_section,
+    "step": step_section,
+    "growth": growth_section,
+    "astra": astra_section,
+}
 
 
 def machine() -> dict[str, Any]:
@@ -189,10 +256,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--out", default="benchmarks/results.json")
     parser.add_argument("--steps-of", help=argparse.SUPPRESS)
+    parser.add_argument("--growth-of", nargs=2, type=int, help=argparse.SUPPRESS)
     parser.add_argument("--bf16", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.steps_of:
         print(json.dumps(take_steps(given.steps_of, given.bf16)))
+        return
+    if given.growth_of:
+        print(json.dumps(measure_growth(*given.growth_of)))
         return
     result: dict[str, Any] = {"machine": machine()}
     print(json.dumps(result["machine"]))

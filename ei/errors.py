@@ -8,3 +8,7 @@ class InputError(ValueError):
 
 class MissingFileError(InputError, FileNotFoundError):
     """A file or folder that is needed is not there."""
+
+
+class MissingExtraError(InputError, ImportError):
+    """A package that is only installed with an extra is needed; the message says how to get it."""

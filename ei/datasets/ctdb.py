@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ei.errors import InputError, MissingFileError
+from ei.errors import InputError, MissingExtraError, MissingFileError
 
 KEY = "DATA"
 
@@ -95,7 +95,7 @@ def _read_key_v73(path: Path) -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise InputError(
+        raise MissingExtraError(
             f"{path} is a Matlab 7.3 file, which needs h5py: pip install 'equivariant-imaging[h5]'"
         ) from error
     try:

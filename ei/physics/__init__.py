@@ -1,8 +1,9 @@
-"""Forward operators. Anything with ``A(x)`` and ``A_dagger(y)`` is a physics; these are the paper's."""
+"""Forward operators. Anything with ``A(x)`` and ``A_dagger(y)`` is a physics; these are the paper's, and ASTRA's CT."""
 
+from ei.physics.astra_ct import AstraCT
 from ei.physics.base import Physics
 from ei.physics.ct import CT
 from ei.physics.inpainting import Inpainting
 from ei.physics.noise import GaussianNoise
 
-__all__ = ["CT", "GaussianNoise", "Inpainting", "Physics"]
+__all__ = ["CT", "AstraCT", "GaussianNoise", "Inpainting", "Physics"]

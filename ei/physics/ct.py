@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ei.errors import InputError
 from ei.physics.base import NoiseModel, Physics, check_shape
-from ei.physics.linear_map import DenseMap, LinearMap, SparseMap
+from ei.physics.linear_map import DenseMap, LinearMap, SparseMap, check_matrix_size
 
 
-class CT(Physics):
-    """Parallel-beam CT (paper, section 4.1): images ``[B, C, N, N]``, sinograms ``[B, C, D, V]``.
+class ParallelBeam(Physics):
+    """What operators of parallel-beam CT share: the geometry, and how a projection matrix acts on images.
 
     Args:
         img_width: N, the side of the square images in pixels.
@@ -28,7 +28,6 @@ class CT(Physics):
         uniform: views at ``k * 180 / V`` degrees; otherwise at ``k`` degrees, k = 0, ..., V-1.
         circle: the image is zero outside its inscribed circle: D = N detectors instead of ``ceil(sqrt(2) N)``, and the
             FBP is zero outside the circle.
-        device: where the matrices are made ready; inputs on another device are served too.
         noise: None or a noise model (see `Physics`).
 
     The input's dtype is kept. float64 is computed in float64, every other dtype in float32.
@@ -38,13 +37,7 @@ class CT(Physics):
     """
 
     def __init__(
-        self,
-        img_width: int,
-        radon_view: int,
-        uniform: bool = True,
-        circle: bool = False,
-        device: torch.device | str = "cpu",
-        noise: NoiseModel | None = None,
+        self, img_width: int, radon_view: int, uniform: bool, circle: bool, noise: NoiseModel | None = None
     ) -> None:
         super().__init__(noise)
         for name, value in (("img_width", img_width), ("radon_view", radon_view)):
@@ -52,10 +45,15 @@ class CT(Physics):
                 raise InputError(f"{name} must be a whole number >= 1, not {value}")
         self.img_width, self.radon_view = int(img_width), int(radon_view)
         self.uniform, self.circle = bool(uniform), bool(circle)
-        self.n_detectors = _n_detectors(self.img_width, self.circle)
-        device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", as tensors name it
-        for build in (radon_map, back_projection_map):
-            build(*self._geometry, device, torch.float32)
+        self.n_detectors = n_detectors_of(self.img_width, self.circle)
+
+    def projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
+        """The matrix of `A`, ``[D*V, N*N]``."""
+        raise NotImplementedError
+
+    def back_projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
+        """The matrix of the back-projection inside `A_dagger`, ``[N*N, D*V]``."""
+        raise NotImplementedError
 
     @property
     def config(self) -> dict[str, Any]:
@@ -78,29 +76,23 @@ class CT(Physics):
     @property
     def angles(self) -> Tensor:
         """The view angles in degrees, ``[V]``, float64."""
-        return torch.from_numpy(_degrees(self.radon_view, self.uniform))
-
-    @property
-    def _geometry(self) -> tuple[int, int, bool, bool]:
-        return (self.img_width, self.radon_view, self.uniform, self.circle)
+        return torch.from_numpy(view_degrees(self.radon_view, self.uniform))
 
     def A(self, x: Tensor) -> Tensor:
-        """The Radon transform: ``[B, C, N, N]`` to ``[B, C, D, V]``."""
+        """The projections: ``[B, C, N, N]`` to ``[B, C, D, V]``."""
         check_shape(x, self.image_shape, "images for CT")
-        radon = radon_map(*self._geometry, x.device, _compute_dtype(x))
-        return _apply(radon, x, self.measurement_shape)
+        return _apply(self.projection(x.device, _compute_dtype(x)), x, self.measurement_shape)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        """The exact transpose of `A`: ``[B, C, D, V]`` to ``[B, C, N, N]``."""
+        """The transpose of `A`: ``[B, C, D, V]`` to ``[B, C, N, N]``."""
         check_shape(y, self.measurement_shape, "sinograms for CT")
-        radon = radon_map(*self._geometry, y.device, _compute_dtype(y))
-        return _apply(radon.T, y, self.image_shape)
+        return _apply(self.projection(y.device, _compute_dtype(y)).T, y, self.image_shape)
 
     def A_dagger(self, y: Tensor) -> Tensor:
         """Filtered back-projection, the paper's approximate pseudo-inverse: ``[B, C, D, V]`` to ``[B, C, N, N]``."""
         check_shape(y, self.measurement_shape, "sinograms for CT")
         dtype = _compute_dtype(y)
-        back_projection = back_projection_map(*self._geometry, y.device, dtype)
+        back_projection = self.back_projection(y.device, dtype)
         ramp = ramp_filter(self.n_detectors, y.device, dtype)
         batch, channels = y.shape[:2]
         columns = _to_columns(y.to(dtype))
@@ -109,6 +101,52 @@ class CT(Physics):
 
     def extra_repr(self) -> str:
         return f"{self.img_width}, {self.radon_view}, uniform={self.uniform}, circle={self.circle}"
+
+
+class CT(ParallelBeam):
+    """The CT of the paper (section 4.1): images ``[B, C, N, N]``, sinograms ``[B, C, D, V]``. `A` is the Radon
+    transform, `A_adjoint` its exact transpose, `A_dagger` the FBP.
+
+    Its matrices take about ``67 * N**2 * V`` bytes. Where that is over 2 GB, a warning says so before they are made.
+
+    Args:
+        img_width: N, the side of the square images in pixels.
+        radon_view: V, the number of views.
+        uniform: views at ``k * 180 / V`` degrees; otherwise at ``k`` degrees, k = 0, ..., V-1.
+        circle: the image is zero outside its inscribed circle: D = N detectors instead of ``ceil(sqrt(2) N)``, and the
+            FBP is zero outside the circle.
+        device: where the matrices are made ready; inputs on another device are served too.
+        noise: None or a noise model (see `Physics`).
+
+    The input's dtype is kept. float64 is computed in float64, every other dtype in float32.
+
+    Raises:
+        InputError: for sizes below 1, a geometry whose matrices do not fit in memory, or (when called) a tensor of
+            another shape.
+    """
+
+    def __init__(
+        self,
+        img_width: int,
+        radon_view: int,
+        uniform: bool = True,
+        circle: bool = False,
+        device: torch.device | str = "cpu",
+        noise: NoiseModel | None = None,
+    ) -> None:
+        super().__init__(img_width, radon_view, uniform, circle, noise)
+        pixel_views = self.img_width**2 * self.radon_view
+        # Measured (benchmarks/README.md): bytes kept and at most held while they are made, entries of one matrix.
+        check_matrix_size(f"CT({img_width}, {radon_view})", 67 * pixel_views, 155 * pixel_views, 2.2 * pixel_views)
+        device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", as tensors name it
+        self.projection(device, torch.float32)
+        self.back_projection(device, torch.float32)
+
+    def projection(self, device: torch.device, dtype: torch.dtype) -> SparseMap:
+        return radon_map(self.img_width, self.radon_view, self.uniform, self.circle, device, dtype)
+
+    def back_projection(self, device: torch.device, dtype: torch.dtype) -> SparseMap:
+        return back_projection_map(self.img_width, self.radon_view, self.uniform, self.circle, device, dtype)
 
 
 def _compute_dtype(tensor: Tensor) -> torch.dtype:
@@ -131,17 +169,17 @@ def _apply(linear_map: LinearMap, tensor: Tensor, shape: tuple[int, int]) -> Ten
     return _from_columns(linear_map(columns), batch, channels, shape).to(tensor.dtype)
 
 
-def _n_detectors(img_width: int, circle: bool) -> int:
+def n_detectors_of(img_width: int, circle: bool) -> int:
     # Integers, because sqrt(2)*N in floating point may round across a whole number.
     return img_width if circle else math.isqrt(2 * img_width * img_width - 1) + 1
 
 
-def _degrees(radon_view: int, uniform: bool) -> np.ndarray:
+def view_degrees(radon_view: int, uniform: bool) -> np.ndarray:
     views = np.arange(radon_view, dtype=np.float64)
     return views * (180 / radon_view) if uniform else views
 
 
-def _offset(img_width: int, n_detectors: int) -> int:
+def padding_before(img_width: int, n_detectors: int) -> int:
     """How many zeros stand before the image when it is padded to D x D (one more behind it when D-N is odd)."""
     return n_detectors // 2 - img_width // 2
 
@@ -180,11 +218,11 @@ def ramp_filter(n_detectors: int, device: torch.device, dtype: torch.dtype) -> D
 def _radon_matrix(img_width: int, radon_view: int, uniform: bool, circle: bool) -> scipy.sparse.csr_array:
     """Radon of view angle t: the image, zero-padded to D x D, is read bilinearly at the turned grid
     ``(xs, ys) = (cos t * x_j + sin t * y_i, -sin t * x_j + cos t * y_i)`` and summed over the rows i."""
-    n_detectors = _n_detectors(img_width, circle)
-    before = _offset(img_width, n_detectors)
+    n_detectors = n_detectors_of(img_width, circle)
+    before = padding_before(img_width, n_detectors)
     axis = np.arange(n_detectors) - (n_detectors - 1) / 2  # pixels from the centre
     blocks = []
-    for angle in np.deg2rad(_degrees(radon_view, uniform)):
+    for angle in np.deg2rad(view_degrees(radon_view, uniform)):
         cos, sin = math.cos(angle), math.sin(angle)
         x_pixel = cos * axis[None, :] + sin * axis[:, None] + (n_detectors - 1) / 2 - before
         y_pixel = -sin * axis[None, :] + cos * axis[:, None] + (n_detectors - 1) / 2 - before
@@ -201,14 +239,14 @@ def _radon_matrix(img_width: int, radon_view: int, uniform: bool, circle: bool) 
                 weights.append(weight[inside])
         entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
         blocks.append(scipy.sparse.coo_array(entries, shape=(n_detectors, img_width**2)).tocsr())
-    return _views_last(scipy.sparse.vstack(blocks, format="csr"), radon_view, n_detectors)
+    return views_last(scipy.sparse.vstack(blocks, format="csr"), radon_view, n_detectors)
 
 
 def _back_projection_matrix(img_width: int, radon_view: int, uniform: bool, circle: bool) -> scipy.sparse.csr_array:
     """Back-projection of view angle t: pixel (x, y) of the D x D grid reads the view linearly at the detector
     ``((x cos t - y sin t) + 1)/2 * (D-1)``; all views are summed and scaled by ``pi/(2V)``."""
-    n_detectors = _n_detectors(img_width, circle)
-    before = _offset(img_width, n_detectors)
+    n_detectors = n_detectors_of(img_width, circle)
+    before = padding_before(img_width, n_detectors)
     axis = np.arange(before, before + img_width) - (n_detectors - 1) / 2
     x, y = axis[None, :], axis[:, None]
     scale = np.full((img_width, img_width), np.pi / (2 * radon_view))
@@ -216,7 +254,7 @@ def _back_projection_matrix(img_width: int, radon_view: int, uniform: bool, circ
         scale[x**2 + y**2 > ((n_detectors - 1) / 2) ** 2] = 0
     pixel = np.arange(img_width**2).reshape(img_width, img_width)
     blocks = []
-    for angle in np.deg2rad(_degrees(radon_view, uniform)):
+    for angle in np.deg2rad(view_degrees(radon_view, uniform)):
         detector = math.cos(angle) * x - math.sin(angle) * y + (n_detectors - 1) / 2
         low = np.floor(detector)
         part = detector - low
@@ -228,11 +266,11 @@ def _back_projection_matrix(img_width: int, radon_view: int, uniform: bool, circ
             weights.append(weight[inside])
         entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
         blocks.append(scipy.sparse.coo_array(entries, shape=(n_detectors, img_width**2)).tocsr())
-    transposed = _views_last(scipy.sparse.vstack(blocks, format="csr"), radon_view, n_detectors)
+    transposed = views_last(scipy.sparse.vstack(blocks, format="csr"), radon_view, n_detectors)
     return scipy.sparse.csr_array(transposed.T)
 
 
-def _views_last(matrix: scipy.sparse.csr_array, radon_view: int, n_detectors: int) -> scipy.sparse.csr_array:
+def views_last(matrix: scipy.sparse.csr_array, radon_view: int, n_detectors: int) -> scipy.sparse.csr_array:
     """Rows ordered (view, detector) reordered as the sinogram is: (detector, view)."""
     order = np.arange(radon_view * n_detectors).reshape(radon_view, n_detectors).T.ravel()
     return matrix[order]

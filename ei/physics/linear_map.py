@@ -7,6 +7,8 @@ dict.
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,10 @@ import numpy as np
 import scipy.sparse
 import torch
 from torch import Tensor
+
+from ei.errors import InputError
+
+LARGE = 2e9  # bytes of matrices from which on the user is told
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,35 @@ class _Multiply(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
         return _Multiply.apply(tangent, ctx.linear_map)
+
+
+def check_matrix_size(name: str, kept: float, needed: float, entries: float) -> None:
+    """Tell the user of large matrices before they are made.
+
+    Args:
+        name: of the operator.
+        kept: bytes that its matrices take.
+        needed: bytes needed while they are made.
+        entries: entries of the largest one.
+
+    Raises:
+        InputError: if they do not fit in this machine's memory or into 32-bit indices.
+    """
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        memory = sys.maxsize
+    if needed > memory or entries > np.iinfo(np.int32).max:
+        raise InputError(
+            f"{name} would need {needed / 1e9:.0f} GB to precompute its matrices, and this machine has "
+            f"{memory / 1e9:.0f} GB; use fewer views, smaller images, or AstraCT on a GPU"
+        )
+    if kept > LARGE:
+        warnings.warn(
+            f"{name} precomputes matrices of {kept / 1e9:.1f} GB ({needed / 1e9:.1f} GB while they are made); "
+            "AstraCT on a GPU needs none",
+            stacklevel=4,
+        )
 
 
 def _say_the_beta_warning_to_nobody() -> None:
