@@ -6,10 +6,12 @@
     python demo_train.py --task ct --data synthetic             no data at hand: generated images
     python demo_train.py --config my_run.yaml --epochs 10       options from a file; those given here win
     python demo_train.py --resume ckp/RUN/ckp_last.pth.tar      continue a run in its folder
+    python demo_train.py --task ct --out RUN --resume auto      begin a run, or continue it where it stopped
     torchrun --nproc_per_node=4 demo_train.py --task ct -b 8    several processes (GPUs), one run
 
 Every run has a folder of its own (--out, or ckp/<time>_<method>_<task>) with config.yaml, training_loss.csv, loss.png
-and checkpoints. PSNR in the log is the paper's, of training batches in training mode: not comparable with test tables.
+and checkpoints; Ctrl-C, SIGTERM and SIGUSR1 save and stop it. PSNR in the log is the paper's, of training batches in
+training mode: not comparable with test tables.
 """
 
 import contextlib
@@ -21,7 +23,7 @@ from typing import Any
 
 import torch
 
-from ei.checkpoint import load_file
+from ei.checkpoint import load_to_resume, newest_checkpoint
 from ei.distributed import joined
 from ei.errors import InputError
 from ei.experiment import COMMON_DEFAULTS, METHODS, NOT_OF_THE_RUN, TASKS, build_training
@@ -46,7 +48,8 @@ def make_parser() -> Parser:
         f"'synthetic' ({default('data')})")  # fmt: skip
     add("--config", metavar="FILE.yaml", help="options from a file: long names with _ for -; the command line wins")
     add("--out", metavar="DIR", help="the run folder itself (default: ckp/<time>_<method>_<task>)")
-    add("--resume", metavar="PATH", help="continue from a checkpoint of ours; of another one, take the weights")
+    add("--resume", metavar="PATH|auto", help="continue from a checkpoint of ours (auto: the newest good one in --out, "
+        "or begin); of another one, take the weights")  # fmt: skip
     add_device_options(parser)
     add("--seed", type=number(int, least=0), metavar="N", help="of everything random in the run (default: 0)")
     add("--epochs", type=number(int, least=1), metavar="N", help=default("epochs"))
@@ -60,6 +63,8 @@ def make_parser() -> Parser:
         help=f"epochs, counted from 0, at which the learning rate drops to a tenth; {default('schedule')}")  # fmt: skip
     add("--cos", action="store_true", help="cosine learning rate instead of --schedule")
     add("--ckp-interval", type=number(int, least=1), metavar="N", help=f"epochs; {default('ckp_interval')}")
+    add("--save-every", type=number(above=0), metavar="MINUTES",
+        help="between the rolling checkpoints ckp_last, ckp_last-1 (default: 5)")  # fmt: skip
     add("--ei-trans", type=number(int, least=1), metavar="N", help=f"transforms a step; {default('ei_trans')}")
     add("--ei-alpha", type=number(least=0), help=f"weight of the equivariance loss; {default('ei_alpha')}")
     add("--adv_beta", "--adv-beta", type=number(least=0), help="weight of the adversarial loss (default: 1e-8)")
@@ -98,16 +103,35 @@ def with_defaults(given: Mapping[str, Any], resumed: Mapping[str, Any]) -> dict[
     return {**COMMON_DEFAULTS, **defaults, **options}
 
 
-def check_same_run(given: Mapping[str, Any], resumed: Mapping[str, Any], path: str) -> None:
+def check_same_run(given: Mapping[str, Any], state: Mapping[str, Any], path: str) -> None:
     """Raise if ``given`` contradicts what the checkpoint's run is; say what else changes."""
-    for option, before in resumed.items():
+    for option, before in state["config"].items():
         now = given.get(option, before)
         if now == before or option in NOT_OF_THE_RUN or option in ("mask", "mask_rate", "ct_views"):
             continue  # the physics is compared when it is built
         name = "--" + option.replace("_", "-")
         if option in ("task", "method", "base_channels"):
             raise InputError(f"{name} {now} contradicts the checkpoint {path}, whose run has {before}")
+        if option == "batch_size" and state["next_batch"]:
+            raise InputError(f"{name} {now} contradicts the checkpoint {path}, which is in the middle of an epoch of "
+                             f"batches of {before}")  # fmt: skip
         print(f"note: the run continues with {name} {now}; it had {before}")
+        if option == "epochs" and given.get("cos", state["config"]["cos"]):
+            print("warning: the cosine schedule depends on --epochs: the learning rates so far were those of "
+                  f"{before} epochs, those to come are of {now}", file=sys.stderr)  # fmt: skip
+
+
+def checkpoint_to_resume(given: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any] | None]:
+    """The checkpoint that ``--resume`` asks for, and its content; None where there is nothing to continue."""
+    if "resume" not in given:
+        return None, None
+    if given["resume"] == "auto":
+        if "out" not in given:
+            raise InputError("--resume auto needs --out, the run folder to continue or to begin")
+        found = newest_checkpoint(given["out"])
+    else:
+        found = load_to_resume(given["resume"])
+    return (None, None) if found is None else (str(found[0]), found[1])
 
 
 def main() -> None:
@@ -123,27 +147,30 @@ def main() -> None:
 
 def train(given: Mapping[str, Any], device: torch.device) -> None:
     """Train, or continue, the run that the options ``given`` describe."""
-    state: Mapping[str, Any] | None = None
+    path, state = checkpoint_to_resume(given)
     resumed: Mapping[str, Any] = {}
     out = given.get("out")
-    if "resume" in given:
-        path = given["resume"]
-        state = load_file(path, "checkpoint")
-        if isinstance(state, Mapping) and "next_epoch" in state:
-            resumed = state["config"]
-            check_same_run(given, resumed, path)
-            out = out or str(Path(path).parent)
-    continues = bool(resumed) and Path(out or "").resolve() == Path(given["resume"]).parent.resolve()
+    if state is not None and "next_epoch" in state:
+        assert path is not None
+        resumed = state["config"]
+        check_same_run(given, state, path)
+        out = out or str(Path(path).parent)
+    continues = bool(resumed) and path is not None and Path(out or "").resolve() == Path(path).parent.resolve()
+    begins = given.get("resume") == "auto" and state is None
     if out is not None and not continues:
-        check_run_folder(Path(out))
-    options = with_defaults({**given, **({"out": out} if out is not None else {})}, resumed)
+        check_run_folder(Path(out), begun=begins)
+    options = with_defaults({**given, "resume": path, **({"out": out} if out is not None else {})}, resumed)
     trainer, loader = build_training(options, device, state, given)
+    trainer.continues = trainer.continues or begins
     if state is not None and not resumed:
-        print(f"{given['resume']} is not a checkpoint of ours: its weights are taken, the run is new")
+        print(f"{path} is not a checkpoint of ours: its weights are taken, the run is new")
     if resumed:
-        print(f"continuing {given['resume']} at epoch {trainer.epoch + 1}, step {trainer.step}")
         if trainer.epoch >= trainer.epochs:
-            raise InputError(f"{given['resume']} is finished: all {trainer.epochs} epochs are done; give more --epochs")
+            if given["resume"] == "auto":
+                print(f"{path} is finished: all {trainer.epochs} epochs are done, nothing is left to do")
+                return
+            raise InputError(f"{path} is finished: all {trainer.epochs} epochs are done; give more --epochs")
+        print(f"continuing {path} at epoch {trainer.epoch + 1}, step {trainer.step}")
     if device.type == "cpu":
         keep_freed_memory()
     trainer.fit(loader)

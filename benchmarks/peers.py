@@ -67,11 +67,12 @@ def deepinv_ct(img_width: int, radon_view: int) -> Any:
     )
 
 
-def deepinv_net() -> nn.Module:
+def deepinv_net(base_channels: int = 64) -> nn.Module:
     """deepinv's UNet as the paper's: zero padding everywhere but in the first convolution."""
     import deepinv
 
-    net = deepinv.models.UNet(1, 1, circular_padding=True, scales=4)
+    channels = [base_channels * 2**level for level in range(4)]
+    net = deepinv.models.UNet(1, 1, circular_padding=True, scales=4, channels_per_scale=channels)
     convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
     for conv in convolutions[1:]:
         conv.padding_mode = "zeros"
@@ -80,28 +81,39 @@ def deepinv_net() -> nn.Module:
 
 def deepinv_step(img_width: int, radon_view: int, n_trans: int, bf16: bool) -> Callable[[Tensor], Tensor]:
     """deepinv's EI step with its own UNet, losses and rotations; the network's input is its FBP, as for ours."""
-    import deepinv
-
-    physics = deepinv_ct(img_width, radon_view)
     net = deepinv_net()
-    transform = deepinv.transform.Rotate(n_trans=n_trans, interpolation_mode="bilinear")
-    mc, ei = deepinv.loss.MCLoss(), deepinv.loss.EILoss(transform, weight=100, apply_noise=False)
     optimizer = torch.optim.Adam(net.parameters(), lr=5e-4, weight_decay=1e-8)
-
-    def f(y: Tensor, physics: Any) -> Tensor:
-        x = physics.iradon(y)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            return net(x).float()
+    loss_of, _ = deepinv_training(deepinv_ct(img_width, radon_view), net, n_trans, bf16)
 
     def step(y: Tensor) -> Tensor:
         optimizer.zero_grad()
-        x1 = f(y, physics)
-        loss = mc(y=y, x_net=x1, physics=physics).mean() + ei(x_net=x1, physics=physics, model=f).mean()
+        loss = loss_of(y)
         loss.backward()
         optimizer.step()
         return loss.detach()
 
     return step
+
+
+def deepinv_training(
+    physics: Any, net: nn.Module, n_trans: int, bf16: bool = False
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """deepinv's EI loss of measurements, and its reconstruction function."""
+    import deepinv
+
+    transform = deepinv.transform.Rotate(n_trans=n_trans, interpolation_mode="bilinear")
+    mc, ei = deepinv.loss.MCLoss(), deepinv.loss.EILoss(transform, weight=100, apply_noise=False)
+
+    def f(y: Tensor, physics: Any = physics) -> Tensor:
+        x = physics.iradon(y)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            return net(x).float()
+
+    def loss_of(y: Tensor) -> Tensor:
+        x1 = f(y)
+        return mc(y=y, x_net=x1, physics=physics).mean() + ei(x_net=x1, physics=physics, model=f).mean()
+
+    return loss_of, f
 
 
 def loop_step(img_width: int, radon_view: int, n_trans: int, bf16: bool) -> Callable[[Tensor], Tensor]:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pickle
 import re
+import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ei.errors import InputError, MissingFileError
+from ei.errors import InputError, MissingFileError, StorageError
 
+LAST, LAST_BUT_ONE = "ckp_last.pth.tar", "ckp_last-1.pth.tar"
+TEMPORARY = ".tmp"
 FIFTH_LEVEL = ("Conv5.", "Up5.", "Up_conv5.")
 
 
@@ -62,25 +67,127 @@ def save_file(content: Any, path: str | os.PathLike, previous: Path | None = Non
     the CPU. The old file is kept as ``previous``, if that is given.
 
     Raises:
+        StorageError: if it cannot be written; the old file is as it was.
         TypeError: if there is anything but tensors, str, int, float, bool, None, list, tuple and dict in ``content``.
     """
-    content = _plain(content, {})
+    # Serialised in memory first: torch reports a full disk as an inconsistency of its own archive.
+    buffer = io.BytesIO()
+    torch.save(_plain(content, {}), buffer)
+    write_atomically(path, buffer.getbuffer(), previous)
+
+
+def write_atomically(path: str | os.PathLike, content: bytes | memoryview, previous: Path | None = None) -> None:
+    """Write ``content`` so that ``path`` holds either the old bytes or all of the new ones, whatever happens. There is
+    a whole file under its name at any moment; the old one is kept as ``previous``, if that is given.
+
+    Raises:
+        StorageError: if it cannot be written (a full disk, a missing permission); the old file is as it was.
+    """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    with writing(path):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
+            if previous is not None and path.exists():
+                _copy_name(path, previous)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        _flush_folder(path.parent)
+
+
+def _copy_name(path: Path, other: Path) -> None:
+    """Make ``other`` the same file as ``path``, which keeps its name."""
+    link = other.with_name(f".{other.name}.{os.getpid()}{TEMPORARY}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        if previous is not None and path.exists():
-            os.replace(path, previous)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        os.link(path, link)
+    except OSError:  # a file system without hard links: for a moment there is no file under the name of path
+        os.replace(path, other)
+    else:
+        os.replace(link, other)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Have the new names in ``folder`` on the disk, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what a file system refuses in a ``with`` block into a `StorageError` about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path} could not be written: {error.strerror or error}. Files written before are whole; make room, then "
+            "continue with --resume auto"
+        ) from error
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a killed process left half written in ``folder``."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def newest_checkpoint(folder: str | os.PathLike) -> tuple[Path, Any] | None:
+    """The undamaged checkpoint of a run folder that is furthest in its run, with its content; None if the folder has no
+    checkpoints. Damaged ones are reported on stderr.
+
+    Raises:
+        InputError: if there are checkpoints and none can be loaded.
+    """
+    folder = Path(folder)
+    kept = [path for path in folder.glob("ckp_*.pth.tar") if re.fullmatch(r"ckp_\d+\.pth\.tar", path.name)]
+    kept.sort(key=lambda path: int(path.name.split("_")[1].split(".")[0]), reverse=True)
+    rolling = [path for path in (folder / LAST, folder / LAST_BUT_ONE) if path.exists()]
+    good: list[tuple[Path, Any]] = []
+    for path in [*rolling, *kept]:
+        if path in kept and good and good[-1][0] in kept:
+            break  # older ones cannot be newer than this
+        try:
+            state = load_file(path, "checkpoint")
+        except InputError as error:
+            print(f"warning: {error}; looking for another one", file=sys.stderr)
+            continue
+        if isinstance(state, Mapping) and "next_epoch" in state:
+            good.append((path, state))
+    if not good and (rolling or kept):
+        raise InputError(f"no checkpoint in {folder} can be used; move them away, or choose another --out")
+    # Of equals the first one: the rolling one.
+    return max(good, key=lambda found: found[1]["step"]) if good else None
+
+
+def load_to_resume(path: str | os.PathLike) -> tuple[Path, Any]:
+    """The checkpoint ``path`` and its content. If it is the newest one of a run (``ckp_last.pth.tar``) and damaged, or
+    missing beside an older one, that is reported on stderr, and the newest good one of the run is used.
+
+    Raises:
+        InputError: if it cannot be loaded.
+    """
+    path = Path(path)
+    try:
+        return path, load_file(path, "checkpoint")
+    except InputError:
+        others = path.name == LAST and path.parent.is_dir()
+        found = newest_checkpoint(path.parent) if others and (path.parent / LAST_BUT_ONE).exists() else None
+        if found is None:
+            raise
+        print(f"warning: {path} cannot be used; continuing from {found[0]}", file=sys.stderr)
+        return found
 
 
 def _plain(content: Any, strings: dict[str, str]) -> Any:

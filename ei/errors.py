@@ -1,5 +1,5 @@
-"""The errors a user can cause. The scripts print them as one line and exit with code 2; anything else is a bug and
-keeps its traceback."""
+"""The errors that are no bugs. The scripts print them as one line: what the user can mend exits with code 2, a run that
+failed with 1, a run that was told to stop with 128 and the signal's number. Anything else keeps its traceback."""
 
 
 class InputError(ValueError):
@@ -12,3 +12,27 @@ class MissingFileError(InputError, FileNotFoundError):
 
 class MissingExtraError(InputError, ImportError):
     """A package that is only installed with an extra is needed; the message says how to get it."""
+
+
+class RunError(RuntimeError):
+    """A run cannot go on; what it wrote before is good."""
+
+
+class TrainingDivergedError(RunError):
+    """A loss or a weight became NaN or infinite."""
+
+
+class StorageError(RunError):
+    """A file could not be written."""
+
+
+class TrainingStoppedError(RunError):
+    """The run was told to stop by a signal, and has saved its state.
+
+    Attributes:
+        signal: its number.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal

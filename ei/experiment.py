@@ -142,11 +142,12 @@ COMMON_DEFAULTS: dict[str, Any] = {
     "compile": False,
     "sync_bn": False,
     "workers": 0,
+    "save_every": 5.0,
     "max_steps": None,
 }
 
 # Where a run is kept and computed does not change what it computes: left out of checkpoints and of contradictions.
-NOT_OF_THE_RUN = ("out", "resume", "config", "device", "gpu", "compile", "workers", "max_steps")
+NOT_OF_THE_RUN = ("out", "resume", "config", "device", "gpu", "compile", "workers", "save_every", "max_steps")
 
 
 def image_shape(images: Any) -> tuple[int, int, int]:
@@ -274,12 +275,14 @@ def build_training(
         seed=options["seed"],
         out=options.get("out"),
         ckp_interval=options["ckp_interval"],
+        save_every=options["save_every"],
         max_steps=options["max_steps"],
         config={key: value for key, value in options.items() if key not in NOT_OF_THE_RUN},
         environment={
             "device": str(device),
             "compile": options["compile"],
             "workers": options["workers"],
+            "save_every": options["save_every"],
             "max_steps": options["max_steps"],
         },
         method=options["method"],

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
+import io
 import math
 import os
+import platform
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +18,10 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from ei.checkpoint import write_atomically, writing
 from ei.errors import InputError
 
+LOCK = ".lock"
 LOG = "training_loss.csv"
 CONFIG = "config.yaml"
 
@@ -45,11 +51,12 @@ def claim_run_folder(out: str | os.PathLike) -> Path:
     return folder
 
 
-def check_run_folder(folder: Path) -> None:
-    """Raise if ``folder`` cannot become a run folder; makes nothing."""
+def check_run_folder(folder: Path, begun: bool = False) -> None:
+    """Raise if ``folder`` cannot become a run folder; makes nothing. It may hold a run that has ``begun`` without a
+    checkpoint, if that is given."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"the run folder {folder} is a file; choose another --out")
-    if folder.is_dir():
+    if folder.is_dir() and not begun:
         held = sorted(p.name for p in folder.iterdir() if p.name in (LOG, CONFIG) or p.name.startswith("ckp_"))
         if held:
             raise InputError(
@@ -74,10 +81,72 @@ def _make(folder: Path, exist_ok: bool) -> None:
         raise InputError(f"the run folder {folder} cannot be made: {error.strerror or error}") from error
 
 
+class RunLock:
+    """Keeps a run folder to one living process. The system releases it when the process dies, however it dies.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        InputError: if another process holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOCK
+        while True:
+            try:
+                self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115
+            except OSError as error:
+                raise InputError(f"the run folder {folder} cannot be written: {error.strerror or error}") from error
+            if not _lock(self._file):
+                self._file.seek(0)
+                holder = self._file.read().strip() or "another process"
+                self._file.close()
+                raise InputError(
+                    f"the run folder {folder} is in use by {holder}; wait for its end, or choose another --out"
+                )
+            # Between our opening and locking it, the one that held it may have removed it.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path)):
+                    break
+            self._file.close()
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {platform.node()}")
+        self._file.flush()
+
+    def release(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._file.close()
+
+
+def _lock(file: Any) -> bool:
+    """Take the lock on a file, or say that another process has it. POSIX record locks, because a forked process that
+    loads data must not inherit it."""
+    try:
+        if os.name == "posix":
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            return False
+        print(
+            f"warning: {file.name} cannot be locked ({error.strerror or error}): see to it that no other run uses its "
+            "folder",
+            file=sys.stderr,
+        )
+    return True
+
+
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Write ``config.yaml``; it can be given to ``--config`` again."""
-    with open(folder / CONFIG, "w", encoding="utf-8") as file:
-        yaml.safe_dump(dict(config), file, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    write_atomically(folder / CONFIG, text.encode())
 
 
 class TrainingLog:
@@ -85,13 +154,14 @@ class TrainingLog:
 
     def __init__(self, path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]] = ()) -> None:
         self.path, self.columns = path, ["epoch", *columns]
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(path, text.getvalue().encode())
 
     def append(self, row: Mapping[str, Any]) -> None:
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
+        with writing(self.path), open(self.path, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns).writerow(row)
             file.flush()
             os.fsync(file.fileno())

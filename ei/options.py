@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 import yaml
 
-from ei.errors import InputError, MissingFileError
+from ei.errors import InputError, MissingFileError, RunError, TrainingStoppedError
 
 
 class Parser(argparse.ArgumentParser):
@@ -163,9 +163,9 @@ def choose_device(device: str | None, gpu: int | None) -> torch.device:
 
 def run_script(name: str, main: Callable[[], None]) -> NoReturn:
     """Run a script's ``main``; an error of the user's is one line on stderr and exit code 2, a failed run is one line
-    and exit code 1. Everything else is a bug and keeps its traceback."""
+    and exit code 1, a run stopped by a signal one line and 128 + its number. Everything else is a bug and keeps its
+    traceback."""
     from ei.distributed import launched
-    from ei.tally import TrainingDivergedError
 
     processes = launched()
     if processes.count > 1:
@@ -175,7 +175,13 @@ def run_script(name: str, main: Callable[[], None]) -> NoReturn:
     except InputError as error:
         print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except TrainingDivergedError as error:
+    except TrainingStoppedError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(128 + error.signal)
+    except RunError as error:
         print(f"{name}: training stopped: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)
     sys.exit(0)

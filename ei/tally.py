@@ -10,10 +10,7 @@ import torch
 from torch import Tensor
 
 from ei.distributed import Processes
-
-
-class TrainingDivergedError(RuntimeError):
-    """A loss or a weight became NaN or infinite."""
+from ei.errors import TrainingDivergedError
 
 
 @dataclass(frozen=True)

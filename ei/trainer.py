@@ -19,21 +19,23 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import ei
-from ei.checkpoint import save_file
+from ei.checkpoint import LAST, LAST_BUT_ONE, remove_temporaries, save_file, writing
 from ei.datasets.batches import images_of, simulate
 from ei.describe import describe
 from ei.distributed import NoiseOfPart, Part, Processes
-from ei.errors import InputError
-from ei.logger import LOG, Progress, TrainingLog, claim_run_folder, new_run_folder, write_config
+from ei.errors import InputError, TrainingDivergedError, TrainingStoppedError
+from ei.logger import LOG, Progress, RunLock, TrainingLog, claim_run_folder, new_run_folder, write_config
 from ei.plot import loss_curves
 from ei.seeding import derive_seed
-from ei.tally import Tally, TrainingDivergedError
+from ei.signals import StopRequest
+from ei.tally import Tally
 
 __all__ = ["Trainer", "TrainingDivergedError", "cosine_schedule", "step_schedule"]
 
@@ -65,7 +67,7 @@ class Trainer:
         seed: of everything random.
         out: the run folder; None makes ``ckp/<time>_<method>_<task>``, False keeps no files.
         ckp_interval: epochs between the checkpoints that are kept.
-        save_every: minutes between the rolling checkpoints ``ckp_last``, ``ckp_last-1``.
+        save_every: minutes between the rolling checkpoints ``ckp_last``, ``ckp_last-1``; fractions allowed.
         max_steps: stop after so many steps in all.
         report_psnr: log PSNR and MSE of the training batches (needs the loader to give images).
         config: what to write to ``config.yaml`` and into the checkpoints (plain values).
@@ -88,7 +90,7 @@ class Trainer:
         seed: int = 0,
         out: str | os.PathLike | bool | None = None,
         ckp_interval: int | None = None,
-        save_every: float = 10.0,
+        save_every: float = 5.0,
         max_steps: int | None = None,
         report_psnr: bool = True,
         config: Mapping[str, Any] | None = None,
@@ -119,6 +121,7 @@ class Trainer:
         self.epoch, self.batch, self.step = 0, 0, 0
         self.tally = Tally(self.processes)
         self.history: list[dict[str, float]] = []
+        self.continues = False
         self._rolled_at: int | None = None
         self.folder: Path | None = None
         self.log: TrainingLog | None = None
@@ -130,40 +133,64 @@ class Trainer:
             The log: a dict of means for every finished epoch.
 
         Raises:
-            TrainingDivergedError: if a loss is NaN or infinite; no checkpoint is written after it.
+            TrainingDivergedError: if a loss or a weight is NaN or infinite; no checkpoint is written after it.
+            TrainingStoppedError: after SIGINT, SIGTERM or SIGUSR1, when the step is finished and the state saved. A
+                second signal ends the process at once.
+            StorageError: if a file cannot be written; those written before are whole.
             InputError: for batches, or a run folder, that cannot be used.
         """
         steps = len(loader) if isinstance(loader, Sized) else None
         if steps == 0:
             raise InputError("the loader gives no batches")
         part_of = self._division(loader)
-        self._open_folder()
+        # Before anything is written: a signal must find a run that can be saved.
+        with StopRequest(grace=2.0 if self.processes.count > 1 else 0.0) as stop, self._run_folder():
+            self._train(loader, steps, part_of, stop)
+        return self.history
+
+    def _train(
+        self, loader: Iterable, steps: int | None, part_of: Callable[[int], Part | None], stop: StopRequest
+    ) -> None:
         progress = Progress(self.epochs, steps, self.step, self.progress and self.processes.first)
-        saved = time.monotonic()
         self.f.train()
         for network in self.networks.values():
             network.train()
+        saved, signal = time.monotonic(), 0
         try:
             # Seeding per step must not disturb the random numbers of the program that calls us.
             with self._replicated(), torch.random.fork_rng(devices=_cuda_devices(self._device)):
-                while self.epoch < self.epochs and not self._enough():
+                while self.epoch < self.epochs and not self._enough() and not signal:
                     self._set_learning_rates()
                     for batch in self._batches(loader):
                         self._step(batch, part_of(self.batch))
                         progress.advance()
                         if self._device.type == "cpu" or self.step % 20 == 0:
                             progress.losses(self.epoch, self.tally.read())
-                        if self._enough():
+                        due = time.monotonic() - saved > 60 * self.save_every
+                        signal, save = self._agree(stop.received, due)
+                        if self._enough() or signal:
                             break
-                        if self._together(time.monotonic() - saved > 60 * self.save_every):
+                        if save:
                             self._save_rolling(self.epoch)
                             saved = time.monotonic()
-                    if not self._enough() or self.batch == steps:
+                    if not (self._enough() or signal) or self.batch == steps:
                         progress.epoch_ended(self.epoch, self._end_epoch())
         finally:
             progress.close()
         self._save_rolling(max(self.epoch - (self.batch == 0), 0))
-        return self.history
+        if signal and self.epoch < self.epochs and not self._enough():
+            raise TrainingStoppedError(self._where_to_continue(signal), signal)
+
+    def _where_to_continue(self, signal: int) -> str:
+        message = f"stopped by {Signals(signal).name} after step {self.step}, in epoch {self.epoch + 1}"
+        return message if self.folder is None else f"{message}; continue with --resume {self.folder / LAST}"
+
+    def _agree(self, signal: int, save: bool) -> tuple[int, bool]:
+        """The same decision in all processes: which signal to stop for (0: none), and whether to save."""
+        if self.processes.count == 1:
+            return signal, save
+        signals, saves = self.processes.largest(torch.tensor([signal, int(save)])).tolist()
+        return signals, bool(saves)
 
     def _batches(self, loader: Iterable) -> Iterable:
         """The epoch's batches from ``self.batch`` on. Each fetch is seeded, so that the order of the epoch, and what a
@@ -218,7 +245,7 @@ class Trainer:
             self.log.append(row)
         if ended % self.ckp_interval == 0 or self.epoch == self.epochs:
             if self.folder is not None:
-                save_file(self.state(ended), self.folder / f"ckp_{ended}.pth.tar")
+                self._save(ended, self.folder / f"ckp_{ended}.pth.tar")
             self._save_rolling(ended)
         return means
 
@@ -265,10 +292,6 @@ class Trainer:
         finally:
             self.physics.noise = noise
 
-    def _together(self, condition: bool) -> bool:
-        """Whether ``condition`` holds in any of the processes."""
-        return bool(self.processes.largest(torch.tensor(float(condition)))) if self.processes.count > 1 else condition
-
     def _loss_columns(self, losses: Mapping[str, Tensor]) -> Mapping[str, str]:
         named = getattr(self.closure, "columns", None)
         return named or {f"loss_{key}": key for key in losses if key != "x1"}
@@ -292,19 +315,30 @@ class Trainer:
             networks["D"] = self.closure.discriminator
         return networks
 
-    def _open_folder(self) -> None:
-        if self.folder is not None or self.out is False or not self.processes.first:
+    @contextlib.contextmanager
+    def _run_folder(self) -> Iterator[None]:
+        """Have the run folder, and keep it to this process while it trains."""
+        if self.out is False or not self.processes.first:
+            yield
             return
-        if self.out is None:
-            self.folder = new_run_folder(self.method, self.task)
-        else:
-            assert not isinstance(self.out, bool)
-            self.folder = Path(self.out) if self.history or self.step else claim_run_folder(self.out)
-            self.folder.mkdir(parents=True, exist_ok=True)
-        versions = {"ei": ei.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
-        write_config(self.folder, {**self.config, **self.environment, "versions": versions})
-        columns = [column for column in self.history[0] if column != "epoch"] if self.history else self._known_columns()
-        self.log = TrainingLog(self.folder / LOG, columns, self.history) if columns else None
+        if self.folder is None:
+            if self.out is None:
+                self.folder = new_run_folder(self.method, self.task)
+            else:
+                assert not isinstance(self.out, bool)
+                self.folder = Path(self.out) if self.continues else claim_run_folder(self.out)
+                with writing(self.folder):
+                    self.folder.mkdir(parents=True, exist_ok=True)
+        lock = RunLock(self.folder)
+        try:
+            remove_temporaries(self.folder)
+            versions = {"ei": ei.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
+            write_config(self.folder, {**self.config, **self.environment, "versions": versions})
+            columns = [c for c in self.history[0] if c != "epoch"] if self.history else self._known_columns()
+            self.log = TrainingLog(self.folder / LOG, columns, self.history) if columns else None
+            yield
+        finally:
+            lock.release()
 
     def _known_columns(self) -> list[str]:
         named = list(getattr(self.closure, "columns", None) or {})
@@ -317,10 +351,22 @@ class Trainer:
         self.tally.read()  # a loss that is not finite must not reach the disk
         if self.folder is None:
             return
-        last = self.folder / "ckp_last.pth.tar"
-        save_file(self.state(epoch), last, previous=self.folder / "ckp_last-1.pth.tar")
+        self._save(epoch, self.folder / LAST, previous=self.folder / LAST_BUT_ONE)
         if self.history:
-            loss_curves(self.folder / LOG, self.folder / "loss.png")
+            with writing(self.folder / "loss.png"):
+                loss_curves(self.folder / LOG, self.folder / "loss.png")
+
+    def _save(self, epoch: int, path: Path, previous: Path | None = None) -> None:
+        state = self.state(epoch)
+        # The losses are of the weights before the last step: that step itself may have gone wrong.
+        for key in self.networks:
+            for name, value in state[f"state_dict{self._suffix(key)}"].items():
+                if value.is_floating_point() and not bool(value.isfinite().all()):
+                    raise TrainingDivergedError(
+                        f"{name} became NaN or infinite in epoch {self.epoch + 1}, by step {self.step}, while the "
+                        "losses were finite: lower the learning rate"
+                    )
+        save_file(state, path, previous)
 
     def _suffix(self, key: str) -> str:
         """What 2021 appended to "state_dict" and "optimizer": nothing, or _G and _D where there are two networks."""
@@ -362,6 +408,7 @@ class Trainer:
         self.epoch, self.batch, self.step = state["next_epoch"], state["next_batch"], state["step"]
         self.tally.sums, self.tally.steps = dict(state["sums"]), self.batch
         self.history = [dict(row) for row in state["history"]]
+        self.continues = True
 
 
 def _cuda_devices(device: torch.device) -> list[int]:

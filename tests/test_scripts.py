@@ -84,12 +84,12 @@ def test_train_as_a_subprocess(ct: Path, tmp_path: Path) -> None:
 def test_the_papers_bash_script(ct: Path, urban: Path, tmp_path: Path) -> None:
     for name in ("demo_train.py", "train_paper_bash.sh"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    done = subprocess_run("bash", tmp_path / "train_paper_bash.sh", "--max-steps", 1, *SMALL, cwd=tmp_path)
-    assert done.code == 0, done.err
-    assert [folder.name.split("_", 2)[2] for folder in sorted((tmp_path / "ckp").iterdir())] == [
-        "ei_ct",
-        "ei_inpainting",
-    ]
+    for steps in (1, 3):  # run again, it continues
+        done = subprocess_run("bash", tmp_path / "train_paper_bash.sh", "--max-steps", steps, *SMALL, cwd=tmp_path)
+        assert done.code == 0, done.err
+        for name in ("paper_ei_ct", "paper_ei_inpainting"):
+            assert load_file(tmp_path / "ckp" / name / "ckp_last.pth.tar")["step"] == steps
+    assert "continuing ckp/paper_ei_inpainting/ckp_last.pth.tar at epoch 1, step 1" in done.out
     for task in ("ct", "inpainting"):
         (checkpoint,) = (tmp_path / "ckp").glob(f"*{task}/ckp_last.pth.tar")
         done = subprocess_run("python", ROOT / f"demo_test_{task}.py", "--ckp", checkpoint, cwd=tmp_path)

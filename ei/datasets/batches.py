@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ei.distributed import Part, Processes, check_division
 from ei.errors import InputError
 from ei.seeding import generator
+from ei.signals import outlive_the_step
 
 
 class Indexed(Dataset):
@@ -94,6 +95,7 @@ def make_loader(dataset: Any, batch_size: int, shuffle: bool = True, workers: in
         Indexed(dataset),
         batch_sampler=Divided(order, batch_size),
         num_workers=workers,
+        worker_init_fn=outlive_the_step,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
