@@ -17,7 +17,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import ei
 from ei.checkpoint import LAST, LAST_BUT_ONE, remove_temporaries, save_file, writing
-from ei.datasets.batches import images_of, simulate
+from ei.datasets.batches import images_of, release_workers, simulate
 from ei.describe import describe
 from ei.distributed import NoiseOfPart, Part, Processes
 from ei.errors import InputError, TrainingDivergedError, TrainingStoppedError
@@ -122,7 +122,8 @@ class Trainer:
         self.tally = Tally(self.processes)
         self.history: list[dict[str, float]] = []
         self.continues = False
-        self._rolled_at: int | None = None
+        self._rolled_at: tuple[int, int] | None = None
+        self._drawn = 0
         self.folder: Path | None = None
         self.log: TrainingLog | None = None
 
@@ -161,22 +162,24 @@ class Trainer:
             with self._replicated(), torch.random.fork_rng(devices=_cuda_devices(self._device)):
                 while self.epoch < self.epochs and not self._enough() and not signal:
                     self._set_learning_rates()
-                    for batch in self._batches(loader):
-                        self._step(batch, part_of(self.batch))
-                        progress.advance()
-                        if self._device.type == "cpu" or self.step % 20 == 0:
-                            progress.losses(self.epoch, self.tally.read())
-                        due = time.monotonic() - saved > 60 * self.save_every
-                        signal, save = self._agree(stop.received, due)
-                        if self._enough() or signal:
-                            break
-                        if save:
-                            self._save_rolling(self.epoch)
-                            saved = time.monotonic()
+                    with contextlib.closing(self._batches(loader)) as batches:
+                        for batch in batches:
+                            self._step(batch, part_of(self.batch))
+                            progress.advance()
+                            if self._device.type == "cpu" or self.step % 20 == 0:
+                                progress.losses(self.epoch, self.tally.read())
+                            due = time.monotonic() - saved > 60 * self.save_every
+                            signal, save = self._agree(stop.received, due)
+                            if self._enough() or signal:
+                                break
+                            if save:
+                                self._save_rolling(self.epoch)
+                                saved = time.monotonic()
                     if not (self._enough() or signal) or self.batch == steps:
                         progress.epoch_ended(self.epoch, self._end_epoch())
         finally:
             progress.close()
+            release_workers(loader)
         self._save_rolling(max(self.epoch - (self.batch == 0), 0))
         if signal and self.epoch < self.epochs and not self._enough():
             raise TrainingStoppedError(self._where_to_continue(signal), signal)
@@ -192,7 +195,7 @@ class Trainer:
         signals, saves = self.processes.largest(torch.tensor([signal, int(save)])).tolist()
         return signals, bool(saves)
 
-    def _batches(self, loader: Iterable) -> Iterable:
+    def _batches(self, loader: Iterable) -> Generator:
         """The epoch's batches from ``self.batch`` on. Each fetch is seeded, so that the order of the epoch, and what a
         data set draws for an item, do not depend on where a run was interrupted."""
         for sampler in (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
@@ -345,14 +348,15 @@ class Trainer:
         return [*named, *(["psnr", "mse"] if self.report_psnr else [])] if named else []
 
     def _save_rolling(self, epoch: int) -> None:
-        if self._rolled_at == self.step:
+        if self._rolled_at == (self.epoch, self.step):
             return
-        self._rolled_at = self.step
+        self._rolled_at = (self.epoch, self.step)
         self.tally.read()  # a loss that is not finite must not reach the disk
         if self.folder is None:
             return
         self._save(epoch, self.folder / LAST, previous=self.folder / LAST_BUT_ONE)
-        if self.history:
+        if len(self.history) > self._drawn:
+            self._drawn = len(self.history)
             with writing(self.folder / "loss.png"):
                 loss_curves(self.folder / LOG, self.folder / "loss.png")
 

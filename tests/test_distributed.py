@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,25 @@ from ei.closure import AdversarialEIClosure, EIClosure
 from ei.datasets import make_loader
 from ei.datasets.batches import Divided
 from ei.distributed import NoiseOfPart, Part, Processes, check_division, joined, synchronize_batch_norm
+from ei.errors import TrainingStoppedError
 from ei.models import Reconstructor, UNet
 from ei.physics import GaussianNoise, Inpainting
 from ei.trainer import Trainer
 from ei.transforms import Shift
 
 CASES = ("ei", "adversarial", "sync_bn")
+
+
+class SignalToTheLast(EIClosure):
+    """Process 1 gets a signal in the fifth step."""
+
+    calls = 0
+
+    def __call__(self, *args: Any) -> dict:
+        self.calls += 1
+        if self.calls == 5 and Processes.current().rank == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return super().__call__(*args)
 
 
 def train(case: str, out: Path) -> None:
@@ -53,6 +68,13 @@ if __name__ == "__main__":
     with joined(torch.device("cpu")):
         for name in CASES:
             train(name, Path(sys.argv[1]) / name)
+        f = Reconstructor(fill(SmallNet(3)), Inpainting(16, 16))
+        closure, optimizers = SignalToTheLast(1.0), {"total": SGD(f.net.parameters(), lr=1e-2)}
+        trainer = Trainer(f, f.physics, Shift(2), closure, optimizers, epochs=9, out=Path(sys.argv[1]) / "stopped")
+        try:
+            trainer.fit(make_loader(list(torch.rand(4, 3, 16, 16)), batch_size=2))
+        except TrainingStoppedError as error:
+            (Path(sys.argv[1]) / f"rank{Processes.current().rank}").write_text(f"{error.signal} {trainer.step}")
 
 
 def torchrun(*arguments: object, cwd: Path, processes: int = 2) -> Any:
@@ -89,6 +111,11 @@ def test_two_processes_learn_what_one_does(two: Path, tmp_path: Path, case: str)
             logs.append([[float(value) for value in row.values()] for row in csv.DictReader(file)])
     np.testing.assert_allclose(logs[1], logs[0], rtol=1e-4)
     assert {path.name for path in (two / case).iterdir()} == {path.name for path in (tmp_path / case).iterdir()}
+
+
+def test_all_processes_stop_at_the_same_step(two: Path) -> None:
+    assert [(two / f"rank{rank}").read_text() for rank in range(2)] == [f"{signal.SIGUSR1:d} 5"] * 2
+    assert load_file(two / "stopped" / "ckp_last.pth.tar")["step"] == 5
 
 
 @pytest.mark.parametrize(("size", "count"), [(8, 2), (7, 3), (1, 4), (3, 2)])

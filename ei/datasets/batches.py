@@ -101,6 +101,13 @@ def make_loader(dataset: Any, batch_size: int, shuffle: bool = True, workers: in
     )
 
 
+def release_workers(loader: Any) -> None:
+    """End the processes that load data for ``loader``; it starts new ones when it is used again. Left to the end of the
+    program, they would be waited for."""
+    if isinstance(loader, DataLoader) and loader.persistent_workers:
+        loader._iterator = None  # the only reference: what it does when it is collected ends them in order
+
+
 def images_of(batch: Any) -> Tensor:
     """The images of a batch, ``[B, C, H, W]``: the batch itself, the first entry of a list, or a dict's "x". A missing
     channel axis is added."""
