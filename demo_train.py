@@ -23,14 +23,14 @@ from typing import Any
 
 import torch
 
-from ei.checkpoint import load_to_resume, newest_checkpoint
+from ei.checkpoint import is_run_state, load_to_resume, newest_checkpoint
 from ei.distributed import joined
 from ei.errors import InputError
 from ei.experiment import COMMON_DEFAULTS, METHODS, NOT_OF_THE_RUN, TASKS, build_training
 from ei.logger import check_run_folder
 from ei.memory import keep_freed_memory
 from ei.models.reconstructor import PRECISIONS
-from ei.options import Parser, add_device_options, choose_device, number, run_script
+from ei.options import Parser, add_device_options, choose_device, named, number, run_script
 
 
 def make_parser() -> Parser:
@@ -47,7 +47,7 @@ def make_parser() -> Parser:
     add("--data", metavar="PATH", help=f"CT: the .mat file; inpainting: the folder that holds train/ and test/; or "
         f"'synthetic' ({default('data')})")  # fmt: skip
     add("--config", metavar="FILE.yaml", help="options from a file: long names with _ for -; the command line wins")
-    add("--out", metavar="DIR", help="the run folder itself (default: ckp/<time>_<method>_<task>)")
+    add("--out", type=named, metavar="DIR", help="the run folder itself (default: ckp/<time>_<method>_<task>)")
     add("--resume", metavar="PATH|auto", help="continue from a checkpoint of ours (auto: the newest good one in --out, "
         "or begin); of another one, take the weights")  # fmt: skip
     add_device_options(parser)
@@ -150,8 +150,7 @@ def train(given: Mapping[str, Any], device: torch.device) -> None:
     path, state = checkpoint_to_resume(given)
     resumed: Mapping[str, Any] = {}
     out = given.get("out")
-    if state is not None and "next_epoch" in state:
-        assert path is not None
+    if path is not None and state is not None and is_run_state(state, path):
         resumed = state["config"]
         check_same_run(given, state, path)
         out = out or str(Path(path).parent)

@@ -10,6 +10,7 @@ import re
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,11 @@ def load_file(path: str | os.PathLike, what: str = "file", device: torch.device 
     if not path.exists():
         raise MissingFileError(f"there is no {what} {path}; check the path")
     try:
+        # torch does not look at the checksums of its own archive: bytes that changed on a disk would become weights.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:
+                    raise InputError(f"the {what} {path} is damaged (a checksum does not fit); get it again")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol of files from elsewhere
             return torch.load(path, map_location=device, weights_only=True)
@@ -53,10 +59,11 @@ def load_file(path: str | os.PathLike, what: str = "file", device: torch.device 
                 "again with tensors and plain values only, from a program you trust"
             ) from error
         raise InputError(f"the {what} {path} is damaged or was not written by torch.save; get it again") from error
+    except InputError:
+        raise
     except PermissionError as error:
         raise InputError(f"the {what} {path} cannot be read: permission denied") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
-        # What torch.load raises for truncated or foreign bytes depends on where they break off.
+    except Exception as error:  # what zipfile and torch.load raise for foreign bytes depends on the bytes
         raise InputError(f"the {what} {path} is damaged or was not written by torch.save; get it again") from error
 
 
@@ -143,6 +150,41 @@ def remove_temporaries(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+RUN_STATE: dict[str, type | tuple[type, ...]] = {
+    "config": Mapping,
+    "physics": (Mapping, type(None)),
+    "network": (Mapping, type(None)),
+    "mask": (torch.Tensor, type(None)),
+    "seed": int,
+    "step": int,
+    "next_epoch": int,
+    "next_batch": int,
+    "sums": Mapping,
+    "history": list,
+}
+
+
+def is_run_state(state: Any, path: str | os.PathLike) -> bool:
+    """Whether a checkpoint's content is one of ours, from which a run can be continued.
+
+    Raises:
+        InputError: if it is one of ours, but with parts missing or of the wrong kind.
+    """
+    if not isinstance(state, Mapping) or "next_epoch" not in state:
+        return False
+    for key, kind in RUN_STATE.items():
+        if key not in state or not isinstance(state[key], kind) or (kind is int and state[key] < 0):
+            raise InputError(f"the checkpoint {path} cannot be continued: its {key!r} is missing or wrong")
+    numbers = [value for row in (state["sums"], *state["history"]) for value in _numbers(row)]
+    if not all(isinstance(value, int | float) for value in numbers):
+        raise InputError(f"the checkpoint {path} cannot be continued: its 'sums' or 'history' hold no numbers")
+    return True
+
+
+def _numbers(row: Any) -> list[Any]:
+    return list(row.values()) if isinstance(row, Mapping) else [row if not isinstance(row, int | float) else None]
+
+
 def newest_checkpoint(folder: str | os.PathLike) -> tuple[Path, Any] | None:
     """The undamaged checkpoint of a run folder that is furthest in its run, with its content; None if the folder has no
     checkpoints. Damaged ones are reported on stderr.
@@ -160,11 +202,10 @@ def newest_checkpoint(folder: str | os.PathLike) -> tuple[Path, Any] | None:
             break  # older ones cannot be newer than this
         try:
             state = load_file(path, "checkpoint")
+            if is_run_state(state, path):
+                good.append((path, state))
         except InputError as error:
             print(f"warning: {error}; looking for another one", file=sys.stderr)
-            continue
-        if isinstance(state, Mapping) and "next_epoch" in state:
-            good.append((path, state))
     if not good and (rolling or kept):
         raise InputError(f"no checkpoint in {folder} can be used; move them away, or choose another --out")
     # Of equals the first one: the rolling one.

@@ -29,4 +29,9 @@ def rebuild(description: Mapping[str, Any] | None, package: ModuleType, **more: 
             f"the checkpoint does not say how to build its {package.__name__.removeprefix('ei.')}"
             + (f" ({name} is no class of {package.__name__})" if name else "")
         )
-    return getattr(package, name)(**arguments, **more)
+    try:
+        return getattr(package, name)(**arguments, **more)
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"the checkpoint describes no {name} that can be built: {error}") from error

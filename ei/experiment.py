@@ -13,7 +13,7 @@ import torch
 from torch.optim import Adam
 
 import ei.physics
-from ei.checkpoint import generator_weights, load_weights
+from ei.checkpoint import generator_weights, is_run_state, load_weights
 from ei.closure import (
     AdversarialEIClosure,
     Closure,
@@ -229,7 +229,7 @@ def build_training(
     task = TASKS[options["task"]]
     images = task.images(options["data"], "train")
     shape = image_shape(images)
-    full = state is not None and "next_epoch" in state
+    full = is_run_state(state, options.get("resume") or "given")
     if full:
         assert state is not None
         physics = physics_of_checkpoint(state, options["task"], given or {}, device)

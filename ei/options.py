@@ -7,6 +7,7 @@ import difflib
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -124,6 +125,13 @@ def number(
     return parse
 
 
+def named(text: str) -> str:
+    """An option's type: a path that is not empty (as an unset shell variable makes it)."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
 def add_device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="{auto,cpu,cuda:N}", help="where to compute (default: auto)")
     parser.add_argument("--gpu", type=number(int, least=0), metavar="N", help="the same as --device cuda:N")
@@ -170,6 +178,7 @@ def run_script(name: str, main: Callable[[], None]) -> NoReturn:
     processes = launched()
     if processes.count > 1:
         name = f"{name} (process {processes.rank} of {processes.count})"
+    warnings.showwarning = lambda message, category, *_: print(f"{name}: warning: {message}", file=sys.stderr)
     try:
         main()
     except InputError as error:

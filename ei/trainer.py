@@ -26,7 +26,15 @@ import torch
 from torch import Tensor, nn
 
 import ei
-from ei.checkpoint import LAST, LAST_BUT_ONE, remove_temporaries, save_file, writing
+from ei.checkpoint import (
+    LAST,
+    LAST_BUT_ONE,
+    is_run_state,
+    load_weights,
+    remove_temporaries,
+    save_file,
+    writing,
+)
 from ei.datasets.batches import images_of, release_workers, simulate
 from ei.describe import describe
 from ei.distributed import NoiseOfPart, Part, Processes
@@ -403,16 +411,34 @@ class Trainer:
         Raises:
             InputError: if it is no full checkpoint of this kind of run.
         """
+        if not is_run_state(state, "given"):
+            raise InputError("the checkpoint is not of this kind of run: it cannot be continued")
         for key, network in self.networks.items():
-            suffix = self._suffix(key)
-            if f"state_dict{suffix}" not in state or f"optimizer{suffix}" not in state or "next_epoch" not in state:
+            weights, optimizer = (state.get(f"{part}{self._suffix(key)}") for part in ("state_dict", "optimizer"))
+            if not isinstance(weights, Mapping) or not isinstance(optimizer, Mapping):
                 raise InputError("the checkpoint is not of this kind of run: it cannot be continued")
-            network.load_state_dict(state[f"state_dict{suffix}"])
-            self.optimizers[key].load_state_dict(state[f"optimizer{suffix}"])
+            load_weights(network, weights, "given")
+            _load_optimizer(self.optimizers[key], optimizer)
         self.epoch, self.batch, self.step = state["next_epoch"], state["next_batch"], state["step"]
         self.tally.sums, self.tally.steps = dict(state["sums"]), self.batch
         self.history = [dict(row) for row in state["history"]]
         self.continues = True
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load what the optimiser has gathered; its settings (weight decay, ...) stay those it was made with."""
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    shapes = [[list(p.shape) for p in group["params"]] for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(dict(state))
+        for group, own, sizes in zip(optimizer.param_groups, settings, shapes, strict=True):
+            group.update(own)
+            for parameter, size in zip(group["params"], sizes, strict=True):
+                for name, value in optimizer.state.get(parameter, {}).items():
+                    if isinstance(value, torch.Tensor) and value.dim() and list(value.shape) != size:
+                        raise ValueError(f"{name} has the shape {list(value.shape)}")
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise InputError(f"the optimiser's state in the checkpoint does not fit: {error}") from error
 
 
 def _cuda_devices(device: torch.device) -> list[int]:

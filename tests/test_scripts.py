@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -271,7 +273,9 @@ def test_get_started(tmp_path: Path, edits: list[tuple[str, str]]) -> None:
 # ---- wrong input --------------------------------------------------------------------------------------------------
 
 
-def _damaged(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def damaged_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("damaged")
     state = {"epoch": 0, "state_dict": UNet(1, 1, base_channels=2).state_dict()}
     torch.save(state, folder / "good.pth.tar")
     (folder / "cut.pth.tar").write_bytes((folder / "good.pth.tar").read_bytes()[:3000])
@@ -292,6 +296,29 @@ def _damaged(folder: Path) -> None:
     scipy.io.savemat(folder / "oblong.mat", {"DATA": np.random.rand(10, 16, 24)})
     write_folder(folder / "unreadable")
     (folder / "unreadable" / "train" / "train" / "img_001.png").write_bytes(b"no image")
+    for name in ("zero", "cut"):
+        write_folder(folder / name)
+        picture = folder / name / "train" / "train" / "img_001.png"
+        picture.write_bytes(picture.read_bytes()[: 0 if name == "zero" else 5000])
+    write_folder(folder / "small", side=100)
+    (folder / "bare" / "train").mkdir(parents=True)
+    (folder / "hollow" / "train" / "train").mkdir(parents=True)
+    bad = np.random.rand(10, 16, 16)
+    bad[3, 4, 5] = np.nan
+    for name, array in {
+        "nan": bad, "flat": np.random.rand(16, 16), "complex": np.random.rand(10, 16, 16) * 1j,
+        "pixel": np.ones((10, 1, 1)), "none": np.zeros((0, 16, 16)), "one": np.random.rand(1, 16, 16),
+        "text": "no numbers",
+    }.items():  # fmt: skip
+        scipy.io.savemat(folder / f"{name}.mat", {"DATA": array})
+    (folder / "cut.mat").write_bytes((folder / "odd.mat").read_bytes()[:2000])
+    (folder / "empty.mat").write_bytes(b"")
+    for name, text in {
+        "nested": "task: {ct: 1}", "schedule": "task: ct\nschedule: soon", "views": "task: ct\nct_views: 2.5",
+        "nolr": "task: ct\nlr: .nan", "number": "3", "bytes": "task: \x00",
+    }.items():  # fmt: skip
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
 
 
 CT_TRAIN = ("demo_train.py", "--task", "ct")
@@ -341,6 +368,44 @@ WRONG = [
     ((*CT_TRAIN, "--resume", "no.pth.tar"), ["no.pth.tar"]),
     ((*CT_TRAIN, "--resume", "cut.pth.tar"), ["cut.pth.tar", "damaged"]),
     ((*CT_TRAIN, "--resume", "good.pth.tar"), ["good.pth.tar", "another network"]),
+    ((*CT_TRAIN, "--data", "nan.mat"), ["image 3", "nan.mat", "not finite"]),
+    ((*CT_TRAIN, "--data", "flat.mat"), ["flat.mat", "[n, H, W]", "[16, 16]"]),
+    ((*CT_TRAIN, "--data", "complex.mat"), ["complex.mat", "complex128"]),
+    ((*CT_TRAIN, "--data", "pixel.mat"), ["1 x 1"]),
+    ((*CT_TRAIN, "--data", "none.mat"), ["none.mat", "[0, 16, 16]"]),
+    ((*CT_TRAIN, "--data", "one.mat"), ["one.mat", "at least 2"]),
+    ((*CT_TRAIN, "--data", "text.mat"), ["text.mat"]),
+    ((*CT_TRAIN, "--data", "cut.mat"), ["cut.mat", "damaged"]),
+    ((*CT_TRAIN, "--data", "empty.mat"), ["empty.mat", "damaged"]),
+    ((*CT_TRAIN, "--data", "run"), ["run", "folder"]),
+    (("demo_train.py", "--task", "inpainting", "--data", "zero"), ["img_001.png"]),
+    (("demo_train.py", "--task", "inpainting", "--data", "cut"), ["img_001.png"]),
+    (("demo_train.py", "--task", "inpainting", "--data", "small"), ["100 x 100", "512 x 512"]),
+    (("demo_train.py", "--task", "inpainting", "--data", "bare"), ["bare/train"]),
+    (("demo_train.py", "--task", "inpainting", "--data", "hollow"), ["hollow/train"]),
+    (("demo_train.py", "--task", "inpainting", "--data", "file"), ["file/train"]),
+    (("demo_train.py", "--config", "nested.yaml"), ["nested.yaml", "task"]),
+    (("demo_train.py", "--config", "schedule.yaml"), ["schedule.yaml", "soon"]),
+    (("demo_train.py", "--config", "views.yaml"), ["views.yaml", "--ct-views", "2.5"]),
+    (("demo_train.py", "--config", "nolr.yaml"), ["nolr.yaml", "--lr", "nan"]),
+    (("demo_train.py", "--config", "number.yaml"), ["number.yaml", "option: value"]),
+    (("demo_train.py", "--config", "bytes.yaml"), ["bytes.yaml"]),
+    (("demo_train.py", "--config", "run"), ["run"]),
+    ((*CT_TRAIN, "--seed", -1), ["--seed", "-1"]),
+    ((*CT_TRAIN, "--workers", -1), ["--workers", "-1"]),
+    ((*CT_TRAIN, "--save-every", 0), ["--save-every", "0"]),
+    ((*CT_TRAIN, "--base-channels", 0), ["--base-channels", "0"]),
+    ((*CT_TRAIN, "--precision", "fp16"), ["--precision", "fp16"]),
+    ((*CT_TRAIN, "--compile", "--device", "cpu"), ["--compile", "CUDA"]),
+    ((*CT_TRAIN, "--ct-views", 10**6), ["CT(16, 1000000)", "GB"]),
+    ((*CT_TRAIN, "--resume", "auto"), ["--out"]),
+    ((*CT_TRAIN, "--resume", "auto", "--out", "file"), ["file"]),
+    ((*CT_TRAIN, "--resume", "run"), ["run", "folder"]),
+    ((*CT_TRAIN, "--resume", "code.pth.tar"), ["code.pth.tar", "refused"]),
+    ((*CT_TRAIN, "--resume", "list.pth.tar"), ["list.pth.tar"]),
+    ((*CT_TRAIN, "surplus"), ["surplus"]),
+    ((*CT_TRAIN, "--epochs"), ["--epochs"]),
+    ((*CT_TRAIN, "--out", ""), ["--out"]),
     (("demo_test_ct.py",), ["ckp/ct/ckp_ei_final.pth.tar"]),
     (("demo_test_ct.py", "--ckp", "run"), ["run", "folder"]),
     (("demo_test_ct.py", "--ckp", "cut.pth.tar"), ["cut.pth.tar", "damaged"]),
@@ -359,14 +424,29 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("arguments", "names"), WRONG, ids=lambda value: " ".join(map(str, value))[-60:])
-def test_wrong_input_is_one_line(script: Script, ct: Path, tmp_path: Path, arguments: tuple, names: list[str]) -> None:
-    _damaged(tmp_path)
+def test_wrong_input_is_one_line(
+    script: Script, ct: Path, damaged_files: Path, tmp_path: Path, arguments: tuple, names: list[str]
+) -> None:
+    shutil.copytree(damaged_files, tmp_path, copy_function=os.link, dirs_exist_ok=True)
     before = sorted(tmp_path.rglob("*"))
     done = script(*arguments)
     assert done.code == 2, done
     assert done.err.count("\n") == 1 and done.err.startswith(f"{arguments[0]}: error: ")
     assert all(name in done.err for name in names), done.err
     assert sorted(tmp_path.rglob("*")) == before  # no run folder, nothing half made
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--ct-views", 1), ("--mask-rate", 0.5), ("--data", "wide.mat"), ("-b", 9)], ids=str
+)
+def test_odd_but_possible_input(script: Script, ct: Path, tmp_path: Path, arguments: tuple) -> None:
+    """One view, an option of the other task, values far beyond [0, 1], one batch of everything."""
+    scipy.io.savemat(tmp_path / "wide.mat", {"DATA": 4000 * np.random.rand(10, 16, 16) - 1000})
+    done = script(*CT_TRAIN, *arguments, "--max-steps", 1, "--out", "odd", *SMALL)
+    assert done.code == 0, done.err
+    assert ("no effect" in done.out) == ("--mask-rate" in arguments)
+    wide = "demo_train.py: warning: DATA in wide.mat has values from -"
+    assert done.err.startswith(wide) if "wide.mat" in arguments else not done.err
 
 
 def test_wrong_input_as_a_subprocess(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,13 @@ def read_mat(path: str | os.PathLike) -> Tensor:
     finite = images.flatten(1).isfinite().all(dim=1)
     if not bool(finite.all()):
         raise InputError(f"image {int((~finite).nonzero()[0])} of {KEY} in {path} has values that are not finite")
+    low, high = float(images.min()), float(images.max())
+    if low < -1 or high > 2:
+        warnings.warn(
+            f"{KEY} in {path} has values from {low:.4g} to {high:.4g}; the paper's settings (learning rate, loss "
+            "weights) and the PSNR are for images in [0, 1]: scale them",
+            stacklevel=3,
+        )
     return images
 
 
@@ -86,7 +94,10 @@ def _read_key(path: Path) -> Any:
     except Exception as error:  # scipy raises whatever the bytes lead it to
         raise InputError(f"{path} is damaged or no Matlab file; get it again") from error
     if KEY not in content:
-        names = ", ".join(name for name, *_ in scipy.io.whosmat(path)) or "nothing"
+        try:
+            names = ", ".join(name for name, *_ in scipy.io.whosmat(path)) or "nothing"
+        except Exception:  # the rest of the file is damaged
+            names = "nothing that can be read"
         raise InputError(f"{path} has no array named {KEY} (it holds: {names})")
     return content[KEY]
 
@@ -104,5 +115,7 @@ def _read_key_v73(path: Path) -> Any:
                 raise InputError(f"{path} has no array named {KEY} (it holds: {', '.join(file) or 'nothing'})")
             # Matlab stores columns first, so HDF5 sees the axes in reverse.
             return np.asarray(file[KEY]).T
-    except OSError as error:
+    except InputError:
+        raise
+    except Exception as error:  # h5py raises whatever the bytes lead it to
         raise InputError(f"{path} is damaged or no Matlab file; get it again") from error
