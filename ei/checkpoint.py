@@ -222,9 +222,13 @@ def load_to_resume(path: str | os.PathLike) -> tuple[Path, Any]:
     path = Path(path)
     try:
         return path, load_file(path, "checkpoint")
-    except InputError:
+    except InputError as error:
         others = path.name == LAST and path.parent.is_dir()
         found = newest_checkpoint(path.parent) if others and (path.parent / LAST_BUT_ONE).exists() else None
+        if found is None and any(path.parent.glob("ckp_*.pth.tar")) and path.name.startswith("ckp_"):
+            raise InputError(
+                f"{error}, or look for another one of the run: --resume auto --out {path.parent}"
+            ) from error
         if found is None:
             raise
         print(f"warning: {path} cannot be used; continuing from {found[0]}", file=sys.stderr)

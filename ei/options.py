@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
             known = [name for action in self._actions for name in action.option_strings]
             near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
             raise InputError(
-                f"unknown option {unknown[0]}"
+                f"unknown argument {unknown[0]}"
                 + (f"; did you mean {near[0]}?" if near else "; --help lists the options")
             )
         return values
@@ -83,6 +83,8 @@ def read_yaml(path: str) -> dict[str, Any]:
     """
     if not Path(path).exists():
         raise MissingFileError(f"there is no configuration file {path}; check the path")
+    if Path(path).is_dir():
+        raise InputError(f"the configuration file {path} is a folder; give the path of a file in it")
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:

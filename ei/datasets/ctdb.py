@@ -71,7 +71,9 @@ def read_mat(path: str | os.PathLike) -> Tensor:
     images = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
     finite = images.flatten(1).isfinite().all(dim=1)
     if not bool(finite.all()):
-        raise InputError(f"image {int((~finite).nonzero()[0])} of {KEY} in {path} has values that are not finite")
+        raise InputError(
+            f"image {int((~finite).nonzero()[0])} of {KEY} in {path} has values that are not finite; mend or remove it"
+        )
     low, high = float(images.min()), float(images.max())
     if low < -1 or high > 2:
         warnings.warn(
