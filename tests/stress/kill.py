@@ -31,18 +31,25 @@ def command(folder: Path, out: str, epochs: int, *more: str) -> list[str]:
 
 
 def run(arguments: list[str], folder: Path) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         arguments, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 
+def _trains(process: subprocess.Popen, out: Path) -> bool:
+    try:
+        return f"process {process.pid} " in (out / ".lock").read_text()
+    except FileNotFoundError:
+        return False
+
+
 def kill(process: subprocess.Popen, out: Path, in_a_write: bool, patience: float) -> bool:
     """Wait for a moment and kill; False if the process ended before. Says whether it was in a write."""
-    began = time.monotonic()
     # Importing torch takes seconds in which nothing can be lost: the lock is the sign that training begins.
-    while not (out / ".lock").exists() and process.poll() is None:
+    while not (_trains(process, out) and (out / "ckp_last.pth.tar").exists()) and process.poll() is None:
         time.sleep(0.002)
+    began = time.monotonic()
     while process.poll() is None:
         writing = any(out.glob(".ckp_*.tmp"))
         if writing if in_a_write else time.monotonic() - began > patience:
@@ -54,7 +61,7 @@ def kill(process: subprocess.Popen, out: Path, in_a_write: bool, patience: float
     return False
 
 
-def stress(folder: Path, kills: int, epochs: int, seed: int = 0) -> dict[str, int]:
+def stress(folder: Path, kills: int, epochs: int, seed: int = 0, patience: float = 8.0) -> dict[str, int]:
     """Returns the numbers of kills, of kills in a write, of resumed runs, and of files that differ."""
     chance = random.Random(seed)
     scipy.io.savemat(folder / "ct.mat", {"DATA": np.random.default_rng(0).random((10, 32, 32)).astype(np.float32)})
@@ -69,7 +76,7 @@ def stress(folder: Path, kills: int, epochs: int, seed: int = 0) -> dict[str, in
         arguments = command(folder, "killed", epochs, "--resume", "auto", "--save-every", "0.0005")
         process = run(arguments, folder)
         in_a_write = counts["kills"] % 2 == 1
-        killed = counts["kills"] < kills and kill(process, out, in_a_write, chance.uniform(0, 8))
+        killed = counts["kills"] < kills and kill(process, out, in_a_write, chance.uniform(0, patience))
         output = process.communicate()[0]
         continued = re.search(r"continuing .* step (\d+)", output)
         if continued:
@@ -104,7 +111,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         counts = stress(Path(folder), given.kills, given.epochs, given.seed)
     print(", ".join(f"{name} {count}" for name, count in counts.items()))
-    sys.exit(counts["differences"] > 0 or counts["kills"] < given.kills)
+    sys.exit(counts["differences"] > 0 or counts["kills"] < given.kills or counts["resumed"] < given.kills)
 
 
 if __name__ == "__main__":
