@@ -4,6 +4,7 @@
     python demo_train.py --task ct                              the paper's CT run (CT100 in dataset/)
     python demo_train.py --task ct --method sup                 a baseline: mc, sup, ei_sup, ei_adv
     python demo_train.py --task ct --data synthetic             no data at hand: generated images
+    python demo_train.py --config configs/ct_ei.yaml            a cell of the paper's table; see also ei/reproduce.py
     python demo_train.py --config my_run.yaml --epochs 10       options from a file; those given here win
     python demo_train.py --resume ckp/RUN/ckp_last.pth.tar      continue a run in its folder
     python demo_train.py --task ct --out RUN --resume auto      begin a run, or continue it where it stopped
@@ -46,7 +47,8 @@ def make_parser() -> Parser:
     add("--method", choices=list(METHODS), help="what to train with (default: ei)")
     add("--data", metavar="PATH", help=f"CT: the .mat file; inpainting: the folder that holds train/ and test/; or "
         f"'synthetic' ({default('data')})")  # fmt: skip
-    add("--config", metavar="FILE.yaml", help="options from a file: long names with _ for -; the command line wins")
+    add("--config", metavar="FILE.yaml", nargs="+", help="options from files: long names with _ for -; a later file "
+        "wins over an earlier one, the command line over all")  # fmt: skip
     add("--out", type=named, metavar="DIR", help="the run folder itself (default: ckp/<time>_<method>_<task>)")
     add("--resume", metavar="PATH|auto", help="continue from a checkpoint of ours (auto: the newest good one in --out, "
         "or begin); of another one, take the weights")  # fmt: skip
@@ -80,10 +82,12 @@ def make_parser() -> Parser:
 
 
 def read_options(arguments: Sequence[str]) -> dict[str, Any]:
-    """The options that were given: those of the --config file, overridden by the command line's."""
+    """The options that were given: those of the --config files, overridden by the command line's."""
     parser = make_parser()
     flags = vars(parser.parse(arguments))
-    from_file = vars(parser.parse_yaml(flags["config"], ignored=("versions",))) if "config" in flags else {}
+    from_file: dict[str, Any] = {}
+    for path in flags.get("config", []):
+        from_file |= vars(parser.parse_yaml(path, ignored=("versions",)))
     if "device" in flags or "gpu" in flags:  # a device on the command line replaces the file's, under either name
         from_file = {key: value for key, value in from_file.items() if key not in ("device", "gpu")}
     return {**from_file, **flags}

@@ -47,6 +47,20 @@ def loss_curves(log: Path, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def curves(logs: Mapping[str, Path], path: Path) -> None:
+    """Draw the PSNR column of several ``training_loss.csv`` against the epoch; ``logs`` maps titles to files."""
+    figure = _new_figure(figsize=(6, 4))
+    ax = figure.subplots()
+    for title, log in logs.items():
+        with open(log, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        ax.plot([int(row["epoch"]) for row in rows], [float(row["psnr"]) for row in rows], label=title)
+    ax.set(xlabel="epoch", ylabel="dB", title="paper PSNR of the training batches")
+    ax.grid(alpha=0.3)
+    ax.legend()
+    figure.savefig(path, dpi=120)
+
+
 def image_grid(
     rows: Sequence[Mapping[str, Tensor]], path: Path, captions: Sequence[Mapping[str, str]] | None = None
 ) -> Figure:

@@ -1,0 +1,189 @@
+"""Train and evaluate cells of the paper's table under a stated budget (from a clone of the project):
+
+    python -m ei.reproduce --cells ct_ei ct_mc ct_sup --budget small --ct-data CT100_128x128.mat
+    python -m ei.reproduce --cells inpainting_ei --budget paper --urban-data dataset/Urban100 --mask mask_random0.3.pt
+
+A cell is a file of ``configs/``, a budget one of ``configs/budget/``. Run again, it continues: each training where it
+stopped, and finished ones are only evaluated. In ``--out``: a run folder for each cell, ``<cell>.csv`` with a row for
+each test image, ``<task>.md`` with the table beside the paper's figures, ``<task>.png`` with the pictures, and
+``<task>_curves.png``.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ei.checkpoint import LAST, load_file
+from ei.classical import classical_for
+from ei.datasets import image_of
+from ei.errors import InputError
+from ei.evaluate import METRICS, evaluate, reconstruct_all, write_metrics
+from ei.experiment import TASKS, image_shape, load_for_test
+from ei.logger import LOG
+from ei.metrics import cal_psnr, psnr, ssim
+from ei.options import Parser, add_device_options, choose_device, read_yaml, run_script
+from ei.plot import curves, image_grid
+
+ROOT = Path(__file__).resolve().parent.parent
+TITLES = {"ei": "EI", "mc": "MC", "sup": "Sup", "ei_adv": "EI_adv", "ei_sup": "EI_sup"}
+# The paper's PSNR at the paper's budget, as quoted (from memory) in the project's design.
+PAPER = {
+    "ct": {"pinv": 30.24, "mc": 30.83, "ei": 36.94, "ei_adv": 36.96, "sup": 38.17, "ei_sup": 38.79},
+    "inpainting": {"pinv": 5.84, "mc": 5.84, "ei": 25.14, "ei_adv": 23.26, "sup": 26.51, "ei_sup": 26.75},
+}
+
+
+def cells() -> list[str]:
+    """The names of the cells: the files of ``configs/``."""
+    return sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
+
+
+def train_cell(cell: str, budget: str, out: Path, more: Sequence[str]) -> list[str]:
+    """Train a cell, or continue it, in a process of its own. Returns the command.
+
+    Raises:
+        InputError: if the training cannot run or is stopped.
+    """
+    configurations = [f"configs/{cell}.yaml", f"configs/budget/{budget}.yaml"]
+    command = ["demo_train.py", "--config", *configurations, "--out", str(out), "--resume", "auto", *more]
+    print(f"\n{cell}: python {shlex.join(command)}", flush=True)
+    began = time.time()
+    done = subprocess.run([sys.executable, *command], cwd=ROOT)
+    if done.returncode:
+        raise InputError(f"the training of {cell} ended with code {done.returncode}; run the same command to continue")
+    spent = out / "minutes.json"
+    before = json.loads(spent.read_text()) if spent.exists() else []
+    if not before or time.time() - began > 30:  # finished trainings are only looked at
+        spent.write_text(json.dumps([*before, round((time.time() - began) / 60, 2)]))
+    return command
+
+
+def evaluate_cell(run: Path, task: str, data: str, given: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The test images' figures for a finished cell, and what the table tells of its run."""
+    path = run / LAST
+    state = load_file(path, "checkpoint")
+    images = TASKS[task].images(data, "test")
+    f, physics = load_for_test(state, str(path), task, given, image_shape(images), device)
+    rows = evaluate(f, physics, images)
+    shown = min(TASKS[task].sample_to_show, len(images) - 1)
+    return {"rows": rows, "steps": state["step"], "config": state["config"], "physics": physics, "images": images,
+            "shown": reconstruct_all(f, physics, image_of(images[shown]).to(device), shown)}  # fmt: skip
+
+
+def table(task: str, results: Mapping[str, dict[str, Any]], minutes: Mapping[str, float]) -> str:
+    """The table of a task in Markdown: mean and standard deviation over the test images."""
+    lines = ["| | paper PSNR [dB] | usual PSNR [dB] | SSIM | steps | minutes | the paper, at its budget |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+
+    def line(title: str, rows: Sequence[Mapping[str, float]], name: str, *rest: str) -> str:
+        found = []
+        for metric in METRICS:
+            values = [row[f"{metric}_{name}"] for row in rows]
+            digits = 4 if metric == "ssim" else 2
+            found.append(f"{statistics.fmean(values):.{digits}f} +- {statistics.pstdev(values):.{digits}f}")
+        return "| " + " | ".join([title, *found, *rest]) + " |"
+
+    first = next(iter(results.values()))
+    lines.append(line("A_dagger y", first["rows"], "pinv", "-", "-", f"{PAPER[task]['pinv']:.2f}"))
+    for name in first["classical"]:
+        lines.append(line(f"{name} (no learning)", first["rows"], name, "-", "-", "-"))
+    for method, result in results.items():
+        paper = f"{PAPER[task][method]:.2f}"
+        lines.append(line(TITLES[method], result["rows"], "net", str(result["steps"]), f"{minutes[method]:.0f}", paper))
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """This machine and these versions, in words."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    return f"commit {commit.strip() or 'unknown'}, torch {torch.__version__}, {platform.machine()}, {device}"
+
+
+def report(task: str, budget: str, out: Path, results: dict[str, dict[str, Any]], commands: Sequence[str]) -> None:
+    """Write the table, the per-image figures and the pictures of a task."""
+    first = next(iter(results.values()))
+    physics, images = first["physics"], first["images"]
+    first["classical"] = classical_for(physics)
+    device = first["shown"]["x"].device
+    for name, reconstruct in first["classical"].items():
+        for row in first["rows"]:
+            x = image_of(images[int(row["index"])]).to(device)
+            output = reconstruct(physics, physics.A(x))
+            for metric, function in (("psnr_paper", cal_psnr), ("psnr", psnr), ("ssim", ssim)):
+                row[f"{metric}_{name}"] = float(function(output, x))
+    minutes = {}
+    for method, result in results.items():
+        run = out / f"{task}_{method}"
+        minutes[method] = sum(json.loads((run / "minutes.json").read_text()))
+        write_metrics(result["rows"], out / f"{task}_{method}.csv")
+    settings = (ROOT / "configs" / "budget" / f"{budget}.yaml").read_text().strip()
+    text = [
+        f"## {task}, budget `{budget}`", "", "```yaml", settings, "```", "", table(task, results, minutes), "",
+        f"{len(first['rows'])} test images; paper PSNR: one norm over the channels, peak max|x|. {machine()}.", "",
+        *(f"    python {command}" for command in commands), "",
+    ]  # fmt: skip
+    (out / f"{task}.md").write_text("\n".join(text), encoding="utf-8")
+    print("\n".join(text))
+    x = first["shown"]["x"]
+    order = [method for method in ("mc", "ei", "ei_adv", "sup", "ei_sup") if method in results]
+    row = {"A_dagger y": first["shown"]["pinv"][0]} | {TITLES[m]: results[m]["shown"]["net"][0] for m in order}
+    captions = {name: f"{float(cal_psnr(image[None], x)):.2f} dB" for name, image in row.items()}
+    image_grid([{**row, "truth": x[0]}], out / f"{task}.png", [captions])
+    curves({TITLES[m]: out / f"{task}_{m}" / LOG for m in order}, out / f"{task}_curves.png")
+
+
+def main() -> None:
+    parser = Parser(prog="python -m ei.reproduce", description=__doc__)
+    add = parser.add_argument
+    budgets = sorted(path.stem for path in (ROOT / "configs" / "budget").glob("*.yaml"))
+    if not budgets:
+        raise InputError("python -m ei.reproduce needs a clone of the project: configs/ is not beside the package")
+    add("--cells", nargs="+", choices=cells(), metavar="CELL", help=f"of: {', '.join(cells())}")
+    add("--budget", choices=budgets, help=f"one of {', '.join(budgets)} (needed)")
+    add("--ct-data", metavar="PATH", help="instead of dataset/CT/CT100_128x128.mat; or 'synthetic'")
+    add("--urban-data", metavar="PATH", help="instead of dataset/Urban100; or 'synthetic'")
+    add("--mask", metavar="PATH", help="inpainting: a saved mask, as the authors' mask_random0.3.pt")
+    add("--out", metavar="DIR", help="(default: reproduction/<budget>)")
+    add_device_options(parser)
+    given = vars(parser.parse(sys.argv[1:]))
+    for option in ("cells", "budget"):
+        if option not in given:
+            raise InputError(f"--{option} is needed; --help lists them")
+    device = choose_device(given.get("device"), given.get("gpu"))
+    budget = given["budget"]
+    out = Path(given.get("out", ROOT / "reproduction" / budget)).resolve()
+
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    commands: dict[str, list[str]] = {}
+    for cell in given["cells"]:
+        task, method = cell.split("_", 1)
+        data = given.get("ct_data" if task == "ct" else "urban_data")
+        if data is None:
+            data = str(ROOT / read_yaml(str(ROOT / "configs" / f"{cell}.yaml"))["data"])
+        elif data != "synthetic":
+            data = str(Path(data).resolve())
+        more = ["--data", data, "--device", str(device)]
+        if task == "inpainting" and "mask" in given:
+            more += ["--mask", str(Path(given["mask"]).resolve())]
+        command = train_cell(cell, budget, out / cell, more)
+        commands.setdefault(task, []).append(shlex.join(command))
+        results.setdefault(task, {})[method] = evaluate_cell(out / cell, task, data, {}, device)
+    for task, found in results.items():
+        report(task, budget, out, found, commands[task])
+    print(f"files: {out}")
+
+
+if __name__ == "__main__":
+    run_script("python -m ei.reproduce", main)
