@@ -423,6 +423,7 @@ class Trainer:
         self.tally.sums, self.tally.steps = dict(state["sums"]), self.batch
         self.history = [dict(row) for row in state["history"]]
         self.continues = True
+        self._rolled_at = (self.epoch, self.step)  # what it came from is on the disk
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:

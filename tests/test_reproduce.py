@@ -1,0 +1,107 @@
+"""The paper's table: frozen configurations, reconstructions without learning, the command that makes it."""
+
+from __future__ import annotations
+
+import csv
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, subprocess_run
+
+from ei.classical import _divergence, _gradient, least_squares, total_variation
+from ei.datasets import EllipsePhantoms
+from ei.experiment import COMMON_DEFAULTS, TASKS, WITHOUT_TRANSFORM
+from ei.metrics import psnr
+from ei.physics import CT
+
+CELLS = [f"{task}_{method}" for task in ("ct", "inpainting") for method in ("ei", "mc", "sup", "ei_adv", "ei_sup")]
+PARSER = runpy.run_path(str(ROOT / "demo_train.py"))["make_parser"]()
+
+
+def test_there_is_a_configuration_for_each_cell() -> None:
+    assert sorted(path.stem for path in (ROOT / "configs").glob("*.yaml")) == sorted(CELLS)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_configurations_are_the_papers(cell: str) -> None:
+    task, method = cell.split("_", 1)
+    options = vars(PARSER.parse_yaml(str(ROOT / "configs" / f"{cell}.yaml")))
+    assert (options.pop("task"), options.pop("method")) == (task, method)
+    defaults = {**COMMON_DEFAULTS, **TASKS[task].defaults}
+    assert options == {option: defaults[option] for option in options}
+    wanted = {"epochs", "lr", "wd", "batch_size", "schedule", "data"}
+    assert wanted | (set() if method in WITHOUT_TRANSFORM else {"ei_trans", "ei_alpha"}) <= set(options)
+
+
+@pytest.mark.parametrize("budget", sorted((ROOT / "configs" / "budget").glob("*.yaml")), ids=lambda path: path.stem)
+def test_budgets_are_options_and_no_others(budget: Path) -> None:
+    """A budget changes how long and how finely is trained, never the problem or the method."""
+    options = vars(PARSER.parse_yaml(str(budget)))
+    assert not set(options) & {"task", "method", "data", "ct_views", "mask_rate", "mask", "ei_alpha", "batch_size"}
+
+
+def test_least_squares_solves() -> None:
+    """Enough steps give the solution of least norm, as numpy's dense solver does."""
+    physics = CT(6, 5)
+    x = torch.rand(1, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = least_squares(physics, physics.A(x), iterations=200)
+    matrix = physics.A(torch.eye(36, dtype=torch.float64).view(36, 1, 6, 6)).reshape(36, -1).T.numpy()
+    expected = np.linalg.lstsq(matrix, physics.A(x).reshape(2, -1).T.numpy())[0].T
+    np.testing.assert_allclose(found.numpy().reshape(2, -1), expected, atol=1e-6)
+
+
+def test_gradient_and_divergence_are_transposes() -> None:
+    x, q = torch.randn(2, 1, 5, 7, dtype=torch.float64), torch.randn(2, 2, 1, 5, 7, dtype=torch.float64)
+    assert float((_gradient(x) * q).sum()) == pytest.approx(-float((x * _divergence(q)).sum()), rel=1e-10)
+
+
+def test_total_variation_minimises_what_it_says() -> None:
+    physics, weight = CT(16, 8), 0.05
+    x = torch.rand(1, 1, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = physics.A(x)
+
+    def objective(image: torch.Tensor) -> float:
+        tv = _gradient(image).square().sum(dim=0).sqrt().sum()
+        return float(0.5 * (physics.A(image) - y).square().sum() + weight * tv)
+
+    found = total_variation(physics, y, weight, iterations=3000)
+    assert float(found.min()) >= 0
+    rng = torch.Generator().manual_seed(1)
+    for size in (1e-1, 1e-2, 1e-3):
+        for _ in range(10):
+            other = (found + size * torch.randn(found.shape, dtype=torch.float64, generator=rng)).clamp(min=0)
+            assert objective(found) <= objective(other)
+    assert objective(found) <= objective(x)
+
+
+def test_classical_reconstructions_beat_the_fbp_on_phantoms() -> None:
+    physics, x = CT(64, 20), torch.nn.functional.avg_pool2d(EllipsePhantoms("test")[0].view(1, 1, 128, 128), 2)
+    y = physics.A(x)
+    fbp, cgls, tv = (float(psnr(image, x)) for image in
+                     (physics.A_dagger(y), least_squares(physics, y), total_variation(physics, y)))  # fmt: skip
+    assert fbp + 1 < cgls and cgls + 5 < tv
+
+
+def test_the_table_is_made_and_continued(tmp_path: Path) -> None:
+    command = ("python", "-m", "ei.reproduce", "--cells", "ct_mc", "inpainting_ei", "--budget", "smoke",
+               "--ct-data", "synthetic", "--urban-data", "synthetic", "--out", "table", "--device", "cpu")  # fmt: skip
+    first = subprocess_run(*command, cwd=tmp_path)
+    assert first.code == 0, first.err
+    out = tmp_path / "table"
+    text = (out / "ct.md").read_text()
+    assert all(f"| {name}" in text for name in ("A_dagger y", "CGLS 50", "TV, x >= 0", "MC"))
+    assert "harmonic fill" in (out / "inpainting.md").read_text() and "budget `smoke`" in text
+    with open(out / "ct_mc.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 10
+    for name in ("ct.png", "ct_curves.png", "inpainting.png", "inpainting_curves.png"):
+        assert (out / name).stat().st_size > 5000
+    weights = (out / "inpainting_ei" / "ckp_last.pth.tar").stat().st_mtime_ns
+    again = subprocess_run(*(part for part in command if part != "ct_mc"), cwd=tmp_path)
+    assert again.code == 0, again.err
+    assert (out / "inpainting_ei" / "ckp_last.pth.tar").stat().st_mtime_ns == weights
+
+    wrong = subprocess_run(*command[:3], "--cells", "ct_magic", "--budget", "smoke", cwd=tmp_path)
+    assert wrong.code == 2 and "ct_magic" in wrong.err and wrong.err.count("\n") == 1
