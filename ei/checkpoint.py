@@ -175,14 +175,10 @@ def is_run_state(state: Any, path: str | os.PathLike) -> bool:
     for key, kind in RUN_STATE.items():
         if key not in state or not isinstance(state[key], kind) or (kind is int and state[key] < 0):
             raise InputError(f"the checkpoint {path} cannot be continued: its {key!r} is missing or wrong")
-    numbers = [value for row in (state["sums"], *state["history"]) for value in _numbers(row)]
-    if not all(isinstance(value, int | float) for value in numbers):
-        raise InputError(f"the checkpoint {path} cannot be continued: its 'sums' or 'history' hold no numbers")
+    for row in (state["sums"], *state["history"]):
+        if not isinstance(row, Mapping) or not all(isinstance(value, int | float) for value in row.values()):
+            raise InputError(f"the checkpoint {path} cannot be continued: its 'sums' or 'history' hold no numbers")
     return True
-
-
-def _numbers(row: Any) -> list[Any]:
-    return list(row.values()) if isinstance(row, Mapping) else [row if not isinstance(row, int | float) else None]
 
 
 def newest_checkpoint(folder: str | os.PathLike) -> tuple[Path, Any] | None:

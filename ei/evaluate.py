@@ -23,7 +23,7 @@ from ei.models import Reconstructor
 from ei.options import Parser, add_device_options, choose_device, number
 from ei.plot import image_grid, show_if_screen
 
-METRICS = ("psnr_paper", "psnr", "ssim")
+METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr_paper": cal_psnr, "psnr": psnr, "ssim": ssim}
 
 
 def reconstruct_all(f: Reconstructor, physics: Any, x: Tensor, index: int = 0, seed: int = 0) -> dict[str, Tensor]:
@@ -65,24 +65,29 @@ def evaluate(
         outputs = {"pinv": done["pinv"], "net": done["net"]}
         outputs |= {name: reconstruct(physics, done["y"]) for name, reconstruct in (more or {}).items()}
         row: dict[str, float] = {"index": index}
-        for metric, function in (("psnr_paper", cal_psnr), ("psnr", psnr), ("ssim", ssim)):
+        for metric, function in METRICS.items():
             for name, output in outputs.items():
                 row[f"{metric}_{name}"] = float(function(output.to(x.dtype), x))
         rows.append(row)
     return rows
 
 
+def mean_and_std(rows: Sequence[Mapping[str, float]], name: str) -> list[str]:
+    """Mean and (population) standard deviation of every metric of the reconstruction ``name``, as text."""
+    cells = []
+    for metric in METRICS:
+        values = [row[f"{metric}_{name}"] for row in rows]
+        digits = 4 if metric == "ssim" else 2
+        cells.append(f"{statistics.fmean(values):.{digits}f} +- {statistics.pstdev(values):.{digits}f}")
+    return cells
+
+
 def summary(rows: Sequence[Mapping[str, float]], names: Mapping[str, str]) -> str:
-    """A table of means and (population) standard deviations; ``names`` maps reconstructions to their titles."""
+    """A table for a terminal; ``names`` maps reconstructions to their titles."""
     width = max(14, *(len(title) for title in names.values()))
     lines = [f"{'':{width}}  {'paper PSNR [dB]':>16}  {'usual PSNR [dB]':>16}  {'SSIM':>16}"]
     for name, title in names.items():
-        cells = []
-        for metric in METRICS:
-            values = [row[f"{metric}_{name}"] for row in rows]
-            digits = 4 if metric == "ssim" else 2
-            cells.append(f"{statistics.fmean(values):.{digits}f} +- {statistics.pstdev(values):.{digits}f}")
-        lines.append(f"{title:{width}}  " + "  ".join(f"{cell:>16}" for cell in cells))
+        lines.append(f"{title:{width}}  " + "  ".join(f"{cell:>16}" for cell in mean_and_std(rows, name)))
     return "\n".join(lines)
 
 

@@ -278,13 +278,8 @@ def build_training(
         save_every=options["save_every"],
         max_steps=options["max_steps"],
         config={key: value for key, value in options.items() if key not in NOT_OF_THE_RUN},
-        environment={
-            "device": str(device),
-            "compile": options["compile"],
-            "workers": options["workers"],
-            "save_every": options["save_every"],
-            "max_steps": options["max_steps"],
-        },
+        environment={"device": str(device)}
+        | {name: options[name] for name in NOT_OF_THE_RUN if name in COMMON_DEFAULTS},
         method=options["method"],
         task=options["task"],
     )

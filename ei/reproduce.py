@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import platform
 import shlex
-import statistics
 import subprocess
 import sys
 import time
@@ -28,10 +27,10 @@ from ei.checkpoint import LAST, load_file
 from ei.classical import classical_for
 from ei.datasets import image_of
 from ei.errors import InputError
-from ei.evaluate import METRICS, evaluate, reconstruct_all, write_metrics
+from ei.evaluate import evaluate, mean_and_std, reconstruct_all, write_metrics
 from ei.experiment import TASKS, image_shape, load_for_test
 from ei.logger import LOG
-from ei.metrics import cal_psnr, psnr, ssim
+from ei.metrics import cal_psnr
 from ei.options import Parser, add_device_options, choose_device, read_yaml, run_script
 from ei.plot import curves, image_grid
 
@@ -69,15 +68,17 @@ def train_cell(cell: str, budget: str, out: Path, more: Sequence[str]) -> list[s
     return command
 
 
-def evaluate_cell(run: Path, task: str, data: str, given: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """The test images' figures for a finished cell, and what the table tells of its run."""
+def evaluate_cell(run: Path, task: str, data: str, device: torch.device, classical: bool) -> dict[str, Any]:
+    """The test images' figures for a finished cell, of classical reconstructions too if asked, and what the table
+    tells of its run."""
     path = run / LAST
     state = load_file(path, "checkpoint")
     images = TASKS[task].images(data, "test")
-    f, physics = load_for_test(state, str(path), task, given, image_shape(images), device)
-    rows = evaluate(f, physics, images)
+    f, physics = load_for_test(state, str(path), task, {}, image_shape(images), device)
+    more = classical_for(physics) if classical else {}
+    rows = evaluate(f, physics, images, more)
     shown = min(TASKS[task].sample_to_show, len(images) - 1)
-    return {"rows": rows, "steps": state["step"], "config": state["config"], "physics": physics, "images": images,
+    return {"rows": rows, "steps": state["step"], "classical": list(more),
             "shown": reconstruct_all(f, physics, image_of(images[shown]).to(device), shown)}  # fmt: skip
 
 
@@ -87,12 +88,7 @@ def table(task: str, results: Mapping[str, dict[str, Any]], minutes: Mapping[str
              "|---|---|---|---|---|---|---|"]  # fmt: skip
 
     def line(title: str, rows: Sequence[Mapping[str, float]], name: str, *rest: str) -> str:
-        found = []
-        for metric in METRICS:
-            values = [row[f"{metric}_{name}"] for row in rows]
-            digits = 4 if metric == "ssim" else 2
-            found.append(f"{statistics.fmean(values):.{digits}f} +- {statistics.pstdev(values):.{digits}f}")
-        return "| " + " | ".join([title, *found, *rest]) + " |"
+        return "| " + " | ".join([title, *mean_and_std(rows, name), *rest]) + " |"
 
     first = next(iter(results.values()))
     lines.append(line("A_dagger y", first["rows"], "pinv", "-", "-", f"{PAPER[task]['pinv']:.2f}"))
@@ -114,15 +110,6 @@ def machine() -> str:
 def report(task: str, budget: str, out: Path, results: dict[str, dict[str, Any]], commands: Sequence[str]) -> None:
     """Write the table, the per-image figures and the pictures of a task."""
     first = next(iter(results.values()))
-    physics, images = first["physics"], first["images"]
-    first["classical"] = classical_for(physics)
-    device = first["shown"]["x"].device
-    for name, reconstruct in first["classical"].items():
-        for row in first["rows"]:
-            x = image_of(images[int(row["index"])]).to(device)
-            output = reconstruct(physics, physics.A(x))
-            for metric, function in (("psnr_paper", cal_psnr), ("psnr", psnr), ("ssim", ssim)):
-                row[f"{metric}_{name}"] = float(function(output, x))
     minutes = {}
     for method, result in results.items():
         run = out / f"{task}_{method}"
@@ -179,9 +166,10 @@ def main() -> None:
             more += ["--mask", str(Path(given["mask"]).resolve())]
         command = train_cell(cell, budget, out / cell, more)
         commands.setdefault(task, []).append(shlex.join(command))
-        results.setdefault(task, {})[method] = evaluate_cell(out / cell, task, data, {}, device)
-    for task, found in results.items():
-        report(task, budget, out, found, commands[task])
+        found = results.setdefault(task, {})
+        found[method] = evaluate_cell(out / cell, task, data, device, classical=not found)
+    for task in results:
+        report(task, budget, out, results[task], commands[task])
     print(f"files: {out}")
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ei.errors import InputError, MissingExtraError
 from ei.physics.base import NoiseModel
-from ei.physics.ct import ParallelBeam, n_detectors_of, padding_before, view_degrees, views_last
+from ei.physics.ct import ParallelBeam, fbp_scale, n_detectors_of, padding_before, view_degrees, views_last
 from ei.physics.linear_map import LinearMap, SparseMap, check_matrix_size
 
 # Entries of the matrix for each pixel and view, measured at N = 64 to 256.
@@ -78,12 +78,8 @@ class AstraCT(ParallelBeam):
         return _matrix_map(*geometry, self.projector, device, dtype)
 
     def back_projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
-        scale = np.full((self.img_width, self.img_width), np.pi / (2 * self.radon_view))
-        if self.circle:
-            x = np.arange(self.img_width) - (self.img_width - 1) / 2
-            scale[x[None, :] ** 2 + x[:, None] ** 2 > ((self.img_width - 1) / 2) ** 2] = 0
-        scale_of_pixels = torch.from_numpy(scale).to(device, dtype).view(-1, 1)
-        return _Scaled(self.projection(device, dtype).T, scale_of_pixels)
+        scale = torch.from_numpy(fbp_scale(self.img_width, self.radon_view, self.circle))
+        return _Scaled(self.projection(device, dtype).T, scale.to(device, dtype).view(-1, 1))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, projector={self.projector!r}"

@@ -20,20 +20,8 @@ from ei.physics.linear_map import DenseMap, LinearMap, SparseMap, check_matrix_s
 
 
 class ParallelBeam(Physics):
-    """What operators of parallel-beam CT share: the geometry, and how a projection matrix acts on images.
-
-    Args:
-        img_width: N, the side of the square images in pixels.
-        radon_view: V, the number of views.
-        uniform: views at ``k * 180 / V`` degrees; otherwise at ``k`` degrees, k = 0, ..., V-1.
-        circle: the image is zero outside its inscribed circle: D = N detectors instead of ``ceil(sqrt(2) N)``, and the
-            FBP is zero outside the circle.
-        noise: None or a noise model (see `Physics`).
-
-    The input's dtype is kept. float64 is computed in float64, every other dtype in float32.
-
-    Raises:
-        InputError: for sizes below 1, or (when called) a tensor of another shape.
+    """What operators of parallel-beam CT share: the geometry, and how a projection matrix acts on images. Arguments and
+    dtypes are those of `CT`.
     """
 
     def __init__(
@@ -249,9 +237,7 @@ def _back_projection_matrix(img_width: int, radon_view: int, uniform: bool, circ
     before = padding_before(img_width, n_detectors)
     axis = np.arange(before, before + img_width) - (n_detectors - 1) / 2
     x, y = axis[None, :], axis[:, None]
-    scale = np.full((img_width, img_width), np.pi / (2 * radon_view))
-    if circle:
-        scale[x**2 + y**2 > ((n_detectors - 1) / 2) ** 2] = 0
+    scale = fbp_scale(img_width, radon_view, circle)
     pixel = np.arange(img_width**2).reshape(img_width, img_width)
     blocks = []
     for angle in np.deg2rad(view_degrees(radon_view, uniform)):
@@ -268,6 +254,15 @@ def _back_projection_matrix(img_width: int, radon_view: int, uniform: bool, circ
         blocks.append(scipy.sparse.coo_array(entries, shape=(n_detectors, img_width**2)).tocsr())
     transposed = views_last(scipy.sparse.vstack(blocks, format="csr"), radon_view, n_detectors)
     return scipy.sparse.csr_array(transposed.T)
+
+
+def fbp_scale(img_width: int, radon_view: int, circle: bool) -> np.ndarray:
+    """What the FBP multiplies the sum over the views by, ``[N, N]``: ``pi/(2V)``, zero outside the circle if asked."""
+    scale = np.full((img_width, img_width), np.pi / (2 * radon_view))
+    if circle:
+        axis = np.arange(img_width) - (img_width - 1) / 2
+        scale[axis[None, :] ** 2 + axis[:, None] ** 2 > ((img_width - 1) / 2) ** 2] = 0
+    return scale
 
 
 def views_last(matrix: scipy.sparse.csr_array, radon_view: int, n_detectors: int) -> scipy.sparse.csr_array:

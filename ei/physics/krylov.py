@@ -1,0 +1,121 @@
+"""Conjugate gradients where an operator has no pseudo-inverse, and adjoints where none was written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ei.errors import InputError
+
+
+def adjoint_of(physics: Any, image_shape: Sequence[int] | None = None) -> Callable[[Tensor], Tensor]:
+    """The adjoint of ``physics.A``: its own ``A_adjoint``, or the derivative of ``A``, which for a linear operator is
+    the same (A must be made of differentiable torch operations). What is returned is differentiable.
+
+    Args:
+        physics: has ``A``; perhaps ``A_adjoint``.
+        image_shape: (C, H, W) or (H, W) of the images (with (H, W), images have the channels of the measurements); by
+            default ``physics.image_shape``. Needed only where there is no ``A_adjoint``.
+
+    Raises:
+        InputError: if there is neither ``A_adjoint`` nor an image shape, or A is not differentiable.
+    """
+    own = getattr(physics, "A_adjoint", None)
+    if callable(own):
+        return own
+    shape = tuple(image_shape or getattr(physics, "image_shape", None) or ())
+    if len(shape) not in (2, 3):
+        raise InputError(
+            f"{type(physics).__name__} has no A_adjoint, and the shape of its images is not known: give it an "
+            "attribute image_shape = (C, H, W), or write A_adjoint"
+        )
+
+    def adjoint(y: Tensor) -> Tensor:
+        return _Adjoint.apply(y, physics.A, (len(y), *(shape if len(shape) == 3 else (y.shape[1], *shape))))
+
+    return adjoint
+
+
+class _Adjoint(torch.autograd.Function):
+    """``A^T y`` as the derivative of ``<A x, y>`` by x. Its own derivative is A."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, A: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:
+        ctx.A = A
+        dtype = torch.zeros((), dtype=y.dtype).real.dtype if y.is_complex() else y.dtype
+        with torch.enable_grad():
+            x = torch.zeros(shape, dtype=dtype, device=y.device, requires_grad=True)
+            measured = A(x)
+            if not measured.requires_grad:
+                raise InputError(
+                    "the adjoint by autograd needs an A of differentiable torch operations; write A_adjoint"
+                )
+            return torch.autograd.grad(measured, x, y)[0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.A(gradient), None, None
+
+
+def pinv_cg(
+    physics: Any, y: Tensor, steps: int = 20, tol: float = 1e-6, image_shape: Sequence[int] | None = None
+) -> Tensor:
+    """An approximate pseudo-inverse for any linear physics: conjugate gradients on ``A^T A x = A^T y`` from x = 0
+    (CGLS; Hestenes & Stiefel 1952), stopped early. Every image of the batch is a problem of its own.
+
+        class MyPhysics:
+            image_shape = (1, 64, 64)                      # only needed without an A_adjoint
+            def A(self, x): ...
+            def A_dagger(self, y): return pinv_cg(self, y)
+
+    Differentiable with respect to ``y`` (through the steps).
+
+    Args:
+        physics: has ``A``, and ``A_adjoint`` or an ``image_shape`` (see `adjoint_of`).
+        y: measurements ``[B, ...]``, real or complex.
+        steps: at most so many iterations, of one ``A`` and one adjoint each.
+        tol: an image is finished when ``||A^T (y - A x)|| <= tol * ||A^T y||``.
+        image_shape: see `adjoint_of`.
+
+    Returns:
+        Images ``[B, C, H, W]``, in the range of ``A^T``: nothing is invented in the null space.
+
+    Raises:
+        InputError: for ``steps`` below 1 or a ``tol`` that is negative or not finite.
+    """
+    if steps < 1 or tol < 0 or not math.isfinite(tol):
+        raise InputError(f"pinv_cg needs steps >= 1 and a finite tol >= 0, not {steps} and {tol}")
+    adjoint = adjoint_of(physics, image_shape)
+    residual = y
+    gradient = adjoint(residual)
+    direction, x = gradient, torch.zeros_like(gradient)
+    squared = _squared_norm(gradient)
+    enough = tol**2 * squared.detach()
+    for _ in range(steps):
+        open_ = squared.detach() > enough  # finished images (and those with y = 0) take steps of length zero
+        if not bool(open_.any()):
+            break
+        measured = physics.A(direction)
+        length = torch.where(open_, squared, 0) / torch.where(open_, _squared_norm(measured), 1)
+        x = x + _times(length, direction)
+        residual = residual - _times(length, measured)
+        gradient = adjoint(residual)
+        before, squared = squared, torch.where(open_, _squared_norm(gradient), squared)
+        direction = gradient + _times(squared / torch.where(before > 0, before, 1), direction)
+    return x
+
+
+def _squared_norm(tensor: Tensor) -> Tensor:
+    """The squared norm of every entry along the first axis, ``[B]``."""
+    return tensor.abs().square().flatten(1).sum(1)
+
+
+def _times(factor: Tensor, tensor: Tensor) -> Tensor:
+    return (
+        factor.view(-1, *[1] * (tensor.dim() - 1)).to(tensor.real.dtype if tensor.is_complex() else tensor.dtype)
+        * tensor
+    )
