@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from ei.checkpoint import is_run_state, load_to_resume, newest_checkpoint
+from ei.closure.base import DOMAINS
 from ei.distributed import joined
 from ei.errors import InputError
 from ei.experiment import COMMON_DEFAULTS, METHODS, NOT_OF_THE_RUN, TASKS, build_training
@@ -64,11 +65,15 @@ def make_parser() -> Parser:
     add("--schedule", type=number(int, least=0), nargs="*", metavar="EPOCH",
         help=f"epochs, counted from 0, at which the learning rate drops to a tenth; {default('schedule')}")  # fmt: skip
     add("--cos", action="store_true", help="cosine learning rate instead of --schedule")
+    add("--one-cycle", action="store_true", help="learning rate that climbs to --lr over 30 %% of the epochs, then falls "
+        "as a cosine, instead of --schedule and --cos; not the paper's")  # fmt: skip
     add("--ckp-interval", type=number(int, least=1), metavar="N", help=f"epochs; {default('ckp_interval')}")
     add("--save-every", type=number(above=0), metavar="MINUTES",
         help="between the rolling checkpoints ckp_last, ckp_last-1 (default: 5)")  # fmt: skip
     add("--ei-trans", type=number(int, least=1), metavar="N", help=f"transforms a step; {default('ei_trans')}")
     add("--ei-alpha", type=number(least=0), help=f"weight of the equivariance loss; {default('ei_alpha')}")
+    add("--mc-domain", choices=DOMAINS, help="ei, mc: measurement consistency of A x1 with y (default), or of "
+        "A_dagger A x1 with A_dagger y, whose --ei-alpha is about 1; not the paper's")  # fmt: skip
     add("--adv_beta", "--adv-beta", type=number(least=0), help="weight of the adversarial loss (default: 1e-8)")
     add("--ct-views", type=number(int, least=1), metavar="N", help="CT: views (default: 50)")
     add("--mask-rate", type=number(least=0, below=1), help="inpainting: fraction of pixels removed (default: 0.3)")
@@ -120,8 +125,8 @@ def check_same_run(given: Mapping[str, Any], state: Mapping[str, Any], path: str
             raise InputError(f"{name} {now} contradicts the checkpoint {path}, which is in the middle of an epoch of "
                              f"batches of {before}")  # fmt: skip
         print(f"note: the run continues with {name} {now}; it had {before}")
-        if option == "epochs" and given.get("cos", state["config"]["cos"]):
-            print("warning: the cosine schedule depends on --epochs: the learning rates so far were those of "
+        if option == "epochs" and any(given.get(kind, state["config"].get(kind)) for kind in ("cos", "one_cycle")):
+            print("warning: the learning rate's schedule depends on --epochs: the learning rates so far were those of "
                   f"{before} epochs, those to come are of {now}", file=sys.stderr)  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from ei.errors import InputError
 from ei.models import Discriminator, Reconstructor, UNet
 from ei.physics import CT, Inpainting
 from ei.seeding import derive_seed
-from ei.trainer import Trainer, cosine_schedule, step_schedule
+from ei.trainer import Trainer, cosine_schedule, one_cycle_schedule, step_schedule
 from ei.transforms import Rotate, Shift, Transform
 
 Options = Mapping[str, Any]
@@ -120,8 +120,8 @@ TASKS: dict[str, Task] = {
 }
 
 METHODS: dict[str, Callable[[Options, tuple[int, int, int]], Closure]] = {
-    "ei": lambda options, shape: EIClosure(options["ei_alpha"]),
-    "mc": lambda options, shape: MCClosure(),
+    "ei": lambda options, shape: EIClosure(options["ei_alpha"], mc_domain=options["mc_domain"]),
+    "mc": lambda options, shape: MCClosure(mc_domain=options["mc_domain"]),
     "sup": lambda options, shape: SupervisedClosure(),
     "ei_sup": lambda options, shape: SupervisedEIClosure(options["ei_alpha"]),
     "ei_adv": lambda options, shape: AdversarialEIClosure(
@@ -136,6 +136,8 @@ COMMON_DEFAULTS: dict[str, Any] = {
     "adv_beta": 1e-8,
     "lr_d": None,
     "cos": False,
+    "one_cycle": False,
+    "mc_domain": "measurement",
     "seed": 0,
     "base_channels": 64,
     "precision": "fp32",
@@ -271,7 +273,7 @@ def build_training(
         closure,
         optimizers,
         epochs=options["epochs"],
-        schedule=cosine_schedule(options["epochs"]) if options["cos"] else step_schedule(options["schedule"]),
+        schedule=_schedule(options),
         seed=options["seed"],
         out=options.get("out"),
         ckp_interval=options["ckp_interval"],
@@ -289,6 +291,12 @@ def build_training(
     elif state is not None:
         load_weights(net, generator_weights(state, options["resume"]), options["resume"])
     return trainer, loader
+
+
+def _schedule(options: Options) -> Callable[[int], float]:
+    if options["one_cycle"]:
+        return one_cycle_schedule(options["epochs"])
+    return cosine_schedule(options["epochs"]) if options["cos"] else step_schedule(options["schedule"])
 
 
 def load_for_test(

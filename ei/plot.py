@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def _new_figure(**options: Any) -> Figure:
+def new_figure(**options: Any) -> Figure:
     # A Figure without pyplot needs no display and leaves the user's backend alone.
     from matplotlib.figure import Figure
 
@@ -31,7 +31,7 @@ def loss_curves(log: Path, path: Path) -> None:
     names = [name for name in rows[0] if name not in ("epoch", "psnr")]
     epochs = [int(row["epoch"]) for row in rows]
     with_psnr = "psnr" in rows[0]
-    figure = _new_figure(figsize=(10 if with_psnr else 5.5, 4))
+    figure = new_figure(figsize=(10 if with_psnr else 5.5, 4))
     axes = figure.subplots(1, 2 if with_psnr else 1, squeeze=False)[0]
     marker = "." if len(rows) < 30 else None
     for name in names:
@@ -49,7 +49,7 @@ def loss_curves(log: Path, path: Path) -> None:
 
 def curves(logs: Mapping[str, Path], path: Path) -> None:
     """Draw the PSNR column of several ``training_loss.csv`` against the epoch; ``logs`` maps titles to files."""
-    figure = _new_figure(figsize=(6, 4))
+    figure = new_figure(figsize=(6, 4))
     ax = figure.subplots()
     for title, log in logs.items():
         with open(log, newline="", encoding="utf-8") as file:
@@ -70,7 +70,7 @@ def image_grid(
     their title begins with "y".
     """
     n_columns = max(len(row) for row in rows)
-    figure = _new_figure(figsize=(3 * n_columns, 3.3 * len(rows)))
+    figure = new_figure(figsize=(3 * n_columns, 3.3 * len(rows)))
     axes = figure.subplots(len(rows), n_columns, squeeze=False)
     for r, row in enumerate(rows):
         for ax, (title, image) in zip(axes[r], row.items(), strict=False):

@@ -3,7 +3,8 @@
     python -m ei.reproduce --cells ct_ei ct_mc ct_sup --budget small --ct-data CT100_128x128.mat
     python -m ei.reproduce --cells inpainting_ei --budget paper --urban-data dataset/Urban100 --mask mask_random0.3.pt
 
-A cell is a file of ``configs/``, a budget one of ``configs/budget/``. Run again, it continues: each training where it
+A cell is a file of ``configs/``, a budget one of ``configs/budget/``, a recipe, where one is given, one of
+``configs/recipe/``: settings that are not the paper's. Run again, it continues: each training where it
 stopped, and finished ones are only evaluated. In ``--out``: a run folder for each cell, ``<cell>.csv`` with a row for
 each test image, ``<task>.md`` with the table beside the paper's figures, ``<task>.png`` with the pictures, and
 ``<task>_curves.png``.
@@ -48,14 +49,28 @@ def cells() -> list[str]:
     return sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 
 
-def train_cell(cell: str, budget: str, out: Path, more: Sequence[str]) -> list[str]:
+def overlays(kind: str) -> list[str]:
+    """The names of the files in ``configs/budget/`` or ``configs/recipe/``."""
+    return sorted(path.stem for path in (ROOT / "configs" / kind).glob("*.yaml"))
+
+
+def train_cell(cell: str, configurations: Sequence[str], out: Path, more: Sequence[str]) -> list[str]:
     """Train a cell, or continue it, in a process of its own. Returns the command.
 
     Raises:
         InputError: if the training cannot run or is stopped.
     """
-    configurations = [f"configs/{cell}.yaml", f"configs/budget/{budget}.yaml"]
-    command = ["demo_train.py", "--config", *configurations, "--out", str(out), "--resume", "auto", *more]
+    command = [
+        "demo_train.py",
+        "--config",
+        f"configs/{cell}.yaml",
+        *configurations,
+        "--out",
+        str(out),
+        "--resume",
+        "auto",
+        *more,
+    ]
     print(f"\n{cell}: python {shlex.join(command)}", flush=True)
     began = time.time()
     done = subprocess.run([sys.executable, *command], cwd=ROOT)
@@ -107,7 +122,9 @@ def machine() -> str:
     return f"commit {commit.strip() or 'unknown'}, torch {torch.__version__}, {platform.machine()}, {device}"
 
 
-def report(task: str, budget: str, out: Path, results: dict[str, dict[str, Any]], commands: Sequence[str]) -> None:
+def report(
+    task: str, configurations: Sequence[str], out: Path, results: dict[str, dict[str, Any]], commands: Sequence[str]
+) -> None:
     """Write the table, the per-image figures and the pictures of a task."""
     first = next(iter(results.values()))
     minutes = {}
@@ -115,9 +132,9 @@ def report(task: str, budget: str, out: Path, results: dict[str, dict[str, Any]]
         run = out / f"{task}_{method}"
         minutes[method] = sum(json.loads((run / "minutes.json").read_text()))
         write_metrics(result["rows"], out / f"{task}_{method}.csv")
-    settings = (ROOT / "configs" / "budget" / f"{budget}.yaml").read_text().strip()
+    settings = "\n".join((ROOT / path).read_text().strip() for path in configurations)
     text = [
-        f"## {task}, budget `{budget}`", "", "```yaml", settings, "```", "", table(task, results, minutes), "",
+        f"## {task}, {' '.join(configurations)}", "", "```yaml", settings, "```", "", table(task, results, minutes), "",
         f"{len(first['rows'])} test images; paper PSNR: one norm over the channels, peak max|x|. {machine()}.", "",
         *(f"    python {command}" for command in commands), "",
     ]  # fmt: skip
@@ -134,23 +151,28 @@ def report(task: str, budget: str, out: Path, results: dict[str, dict[str, Any]]
 def main() -> None:
     parser = Parser(prog="python -m ei.reproduce", description=__doc__)
     add = parser.add_argument
-    budgets = sorted(path.stem for path in (ROOT / "configs" / "budget").glob("*.yaml"))
+    budgets, recipes = overlays("budget"), overlays("recipe")
     if not budgets:
         raise InputError("python -m ei.reproduce needs a clone of the project: configs/ is not beside the package")
     add("--cells", nargs="+", choices=cells(), metavar="CELL", help=f"of: {', '.join(cells())}")
     add("--budget", choices=budgets, help=f"one of {', '.join(budgets)} (needed)")
+    add("--recipe", choices=recipes, help=f"settings that are not the paper's: one of {', '.join(recipes)}")
     add("--ct-data", metavar="PATH", help="instead of dataset/CT/CT100_128x128.mat; or 'synthetic'")
     add("--urban-data", metavar="PATH", help="instead of dataset/Urban100; or 'synthetic'")
     add("--mask", metavar="PATH", help="inpainting: a saved mask, as the authors' mask_random0.3.pt")
-    add("--out", metavar="DIR", help="(default: reproduction/<budget>)")
+    add("--out", metavar="DIR", help="(default: reproduction/<budget>, with -<recipe> if one is given)")
     add_device_options(parser)
     given = vars(parser.parse(sys.argv[1:]))
     for option in ("cells", "budget"):
         if option not in given:
             raise InputError(f"--{option} is needed; --help lists them")
     device = choose_device(given.get("device"), given.get("gpu"))
-    budget = given["budget"]
-    out = Path(given.get("out", ROOT / "reproduction" / budget)).resolve()
+    configurations = [f"configs/budget/{given['budget']}.yaml"]
+    name = given["budget"]
+    if "recipe" in given:
+        configurations.append(f"configs/recipe/{given['recipe']}.yaml")
+        name += f"-{given['recipe']}"
+    out = Path(given.get("out", ROOT / "reproduction" / name)).resolve()
 
     results: dict[str, dict[str, dict[str, Any]]] = {}
     commands: dict[str, list[str]] = {}
@@ -164,12 +186,12 @@ def main() -> None:
         more = ["--data", data, "--device", str(device)]
         if task == "inpainting" and "mask" in given:
             more += ["--mask", str(Path(given["mask"]).resolve())]
-        command = train_cell(cell, budget, out / cell, more)
+        command = train_cell(cell, configurations, out / cell, more)
         commands.setdefault(task, []).append(shlex.join(command))
         found = results.setdefault(task, {})
         found[method] = evaluate_cell(out / cell, task, data, device, classical=not found)
     for task in results:
-        report(task, budget, out, results[task], commands[task])
+        report(task, configurations, out, results[task], commands[task])
     print(f"files: {out}")
 
 

@@ -45,7 +45,7 @@ from ei.seeding import derive_seed
 from ei.signals import StopRequest
 from ei.tally import Tally
 
-__all__ = ["Trainer", "TrainingDivergedError", "cosine_schedule", "step_schedule"]
+__all__ = ["Trainer", "TrainingDivergedError", "cosine_schedule", "one_cycle_schedule", "step_schedule"]
 
 LearningRate = Callable[[int], float]
 
@@ -59,6 +59,14 @@ def step_schedule(milestones: Iterable[int] = ()) -> LearningRate:
 def cosine_schedule(epochs: int) -> LearningRate:
     """The learning rate's factor ``(1 + cos(pi * epoch / epochs)) / 2``."""
     return lambda epoch: (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def one_cycle_schedule(epochs: int, rise: float = 0.3) -> LearningRate:
+    """The learning rate's factor that climbs linearly over the first ``rise`` of the epochs and then falls as a cosine
+    (Smith & Topin, "Super-convergence", 2018): it allows a higher peak than a schedule that begins there."""
+    top = max(1, round(rise * epochs)) if epochs > 1 else 0
+    fall = cosine_schedule(max(1, epochs - top))
+    return lambda epoch: (epoch + 1) / (top + 1) if epoch < top else fall(epoch - top)
 
 
 class Trainer:

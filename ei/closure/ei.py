@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ei.closure.base import Closure, Criterion, loss_weight, measure
+from ei.closure.base import Closure, Consistency, Criterion, loss_weight, measure
 
 
 class EIClosure(Closure):
@@ -15,18 +15,29 @@ class EIClosure(Closure):
 
     Args:
         alpha: weight of the equivariance loss; tied to the units of A.
+        stop_gradient: treat x2 as data: no gradient flows through it. Not the paper's; super-resolution with `Scale`
+            needs it (Scanvic et al., 2023).
+        mc_domain: where measurement consistency is measured, see `ei.closure.base.Consistency`.
     """
 
     columns = {"loss_mc": "mc", "loss_ei": "ei", "loss_total": "total"}
 
-    def __init__(self, alpha: float, *, criterion: Criterion | str = "l2") -> None:
+    def __init__(
+        self,
+        alpha: float,
+        stop_gradient: bool = False,
+        *,
+        criterion: Criterion | str = "l2",
+        mc_domain: str = "measurement",
+    ) -> None:
         super().__init__(criterion=criterion)
-        self.alpha = loss_weight("alpha", alpha)
+        self.alpha, self.stop_gradient = loss_weight("alpha", alpha), stop_gradient
+        self.compared = Consistency(mc_domain)
 
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         x1 = f(y)
-        x2 = transform.apply(x1)
+        x2 = transform.apply(x1.detach() if self.stop_gradient else x1)
         x3 = f(measure(physics, x2))
-        mc = self.criterion(physics.A(x1), y)
+        mc = self.criterion(*self.compared(physics, x1, y))
         ei = self.criterion(x3, x2)
         return {"mc": mc, "ei": ei, "total": mc + self.alpha * ei, "x1": x1.detach()}

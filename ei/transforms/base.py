@@ -1,11 +1,19 @@
 """What every group of transforms shares: how many elements to draw, and the order of the result.
 
-A new group is a subclass with two methods: `sample` draws elements, `act` applies one of them.
+A new group is a subclass with two methods: `draw` draws elements, `act` applies one of them:
+
+    class Transpose(Transform):
+        def draw(self, x, generator=None):
+            return torch.ones(1)                 # one element besides the identity
+
+        def act(self, x, element):
+            return x.transpose(-1, -2)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,44 +26,72 @@ class Transform:
 
     Args:
         n_trans: the number of group elements drawn at a time.
+        per_image: draw elements for every image of a batch independently, instead of the same ones for all.
+
+    Class attributes:
+        element_shape: the shape of the tensor that names ONE group element; () for a number.
+        dimensions: how many axes the images may have, batch and channels included.
 
     Raises:
         InputError: if ``n_trans`` is not a whole number >= 1.
     """
 
-    def __init__(self, n_trans: int) -> None:
+    element_shape: tuple[int, ...] = ()
+    dimensions: ClassVar[tuple[int, ...]] = (4,)
+
+    def __init__(self, n_trans: int, per_image: bool = False) -> None:
         if isinstance(n_trans, bool) or int(n_trans) != n_trans or n_trans < 1:
             raise InputError(f"n_trans must be a whole number >= 1, not {n_trans}")
-        self.n_trans = int(n_trans)
+        self.n_trans, self.per_image = int(n_trans), bool(per_image)
 
-    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw ``n_trans`` group elements for images of the shape of ``x``; the first axis counts the elements.
-
-        Without a ``generator`` they come from torch's global CPU generator.
-        """
+    def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw ``[n_trans, *element_shape]``: distinct group elements for images of the shape of ``x``."""
         raise NotImplementedError
 
     def act(self, x: Tensor, element: Tensor) -> Tensor:
         """The images ``x`` ``[B, C, H, W]`` under ONE group element; same shape and dtype."""
         raise NotImplementedError
 
+    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw ``n_trans`` group elements for images of the shape of ``x``; the first axis counts the elements, and
+        with ``per_image`` the second one the images.
+
+        Without a ``generator`` they come from torch's global CPU generator.
+        """
+        if not self.per_image:
+            return self.draw(x, generator)
+        return torch.stack([self.draw(x[:1], generator) for _ in range(len(x))], dim=1)
+
     def apply(self, x: Tensor, elements: Tensor | Iterable | None = None) -> Tensor:
         """Images under several group elements.
 
         Args:
             x: ``[B, C, H, W]``.
-            elements: as from `sample`, which is called when it is None. Their number need not be ``n_trans``.
+            elements: as from `sample`, which is called when it is None: ``[n, *element_shape]``, or
+                ``[n, B, *element_shape]`` with elements of its own for every image. Their number need not be
+                ``n_trans``.
 
         Returns:
-            ``[n_trans*B, C, H, W]``, transform-major: all of ``x`` under the first element, then all of it under the
+            ``[n*B, C, H, W]``, transform-major: all of ``x`` under the first element, then all of it under the
             second, and so on.
+
+        Raises:
+            InputError: for images or elements of another shape.
         """
-        if x.dim() != 4:
+        if x.dim() not in self.dimensions:
             raise InputError(f"a transform needs images of the shape [B, C, H, W], not {list(x.shape)}")
         elements = self.sample(x) if elements is None else torch.as_tensor(elements)
         if elements.dim() == 0 or len(elements) == 0:
             raise InputError("elements must hold at least one group element along its first axis")
-        return torch.cat([self.act(x, element) for element in elements])
+        if elements.shape[1:] == self.element_shape:
+            return torch.cat([self.act(x, element) for element in elements])
+        if elements.shape[1:] != (len(x), *self.element_shape):
+            one = list(self.element_shape)
+            raise InputError(
+                f"elements of {type(self).__name__} must have the shape [n, *{one}], or [n, {len(x)}, *{one}] with "
+                f"elements for every image; not {list(elements.shape)}"
+            )
+        return torch.cat([self.act(x[b : b + 1], one) for element in elements for b, one in enumerate(element)])
 
     def __call__(self, x: Tensor, elements: Tensor | Iterable | None = None) -> Tensor:
         return self.apply(x, elements)

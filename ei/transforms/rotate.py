@@ -20,13 +20,16 @@ class Rotate(Transform):
         InputError: if ``n_trans`` is not a whole number from 1 to 358.
     """
 
-    def __init__(self, n_trans: int) -> None:
-        super().__init__(n_trans)
+    def __init__(self, n_trans: int, per_image: bool = False) -> None:
+        super().__init__(n_trans, per_image)
         if self.n_trans > 358:
             raise InputError(f"{n_trans} distinct rotations cannot be drawn: n_trans (--ei-trans) may be at most 358")
 
-    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return draw_distinct(torch.arange(1, 359), self.n_trans, generator)
+
+    def inverse(self, element: Tensor) -> Tensor:
+        return -element
 
     def act(self, x: Tensor, element: Tensor) -> Tensor:
         height, width = x.shape[-2:]

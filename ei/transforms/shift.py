@@ -1,4 +1,4 @@
-"""The group of circular shifts."""
+"""The groups of circular shifts, in the plane and along one axis."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ class Shift(Transform):
             when elements are drawn.
     """
 
-    def __init__(self, n_trans: int, max_offset: int = 0) -> None:
-        super().__init__(n_trans)
+    element_shape = (2,)
+
+    def __init__(self, n_trans: int, max_offset: int = 0, per_image: bool = False) -> None:
+        super().__init__(n_trans, per_image)
         if isinstance(max_offset, bool) or int(max_offset) != max_offset or max_offset < 0 or max_offset == 1:
             raise InputError(f"max_offset must be 0 (no limit) or a whole number >= 2, not {max_offset}")
         self.max_offset = int(max_offset)
 
-    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         side = min(x.shape[-2:])
         if self.n_trans > side - 1:
             raise InputError(
@@ -49,6 +51,33 @@ class Shift(Transform):
             columns.append(draw_distinct(torch.cat([-distances, distances]), self.n_trans, generator))
         return torch.stack(columns, dim=1)
 
+    def inverse(self, element: Tensor) -> Tensor:
+        return -element
+
     def act(self, x: Tensor, element: Tensor) -> Tensor:
         row, column = (int(offset) for offset in element)
         return torch.roll(x, (row, column), dims=(-2, -1))
+
+
+class Shift1D(Transform):
+    """Circular shifts along the last axis, of signals ``[B, C, L]`` or images ``[B, C, H, W]``. A group element is an
+    offset; `draw` draws ``[n_trans]`` distinct ones from 1, ..., L-1.
+
+    Raises:
+        InputError: if ``n_trans`` is not a whole number from 1 to L-1.
+    """
+
+    dimensions = (3, 4)
+
+    def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        length = x.shape[-1]
+        if self.n_trans > length - 1:
+            raise InputError(f"{self.n_trans} shifts cannot be drawn for a length of {length}: n_trans may be at most "
+                             f"{length - 1}")  # fmt: skip
+        return draw_distinct(torch.arange(1, length), self.n_trans, generator)
+
+    def inverse(self, element: Tensor) -> Tensor:
+        return -element
+
+    def act(self, x: Tensor, element: Tensor) -> Tensor:
+        return torch.roll(x, int(element), dims=-1)

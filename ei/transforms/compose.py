@@ -1,0 +1,42 @@
+"""Several groups, one after the other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ei.errors import InputError
+from ei.transforms.base import Transform
+
+
+class Compose(Transform):
+    """The transforms of several groups, applied from left to right: ``Compose(Shift(3), Rotate(3))`` shifts, then
+    rotates. A group element is a vector with the elements of its parts behind each other.
+
+    Args:
+        transforms: two or more with the same ``n_trans``.
+        per_image: see `Transform`; that of the parts does not matter.
+
+    Raises:
+        InputError: if there are fewer than two, or they draw different numbers of elements.
+    """
+
+    def __init__(self, *transforms: Transform, per_image: bool = False) -> None:
+        numbers = sorted({transform.n_trans for transform in transforms})
+        if len(transforms) < 2 or len(numbers) != 1:
+            raise InputError(
+                f"Compose needs two or more transforms of the same n_trans, not {len(transforms)} of {numbers}"
+            )
+        super().__init__(numbers[0], per_image)
+        self.transforms = transforms
+        self._sizes = [int(torch.Size(transform.element_shape).numel()) for transform in transforms]
+        self.element_shape = (sum(self._sizes),)
+
+    def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        drawn = [transform.draw(x, generator) for transform in self.transforms]
+        return torch.cat([elements.reshape(self.n_trans, -1).double() for elements in drawn], dim=1)
+
+    def act(self, x: Tensor, element: Tensor) -> Tensor:
+        for transform, part in zip(self.transforms, element.split(self._sizes), strict=True):
+            x = transform.act(x, part.reshape(transform.element_shape))
+        return x
