@@ -4,6 +4,7 @@
     python demo_train.py --task ct                              the paper's CT run (CT100 in dataset/)
     python demo_train.py --task ct --method sup                 a baseline: mc, sup, ei_sup, ei_adv
     python demo_train.py --task ct --data synthetic             no data at hand: generated images
+    python demo_train.py --task ct --measurements y.npy         your own sinograms [n, D, V]: no image is needed
     python demo_train.py --config configs/ct_ei.yaml            a cell of the paper's table; see also ei/reproduce.py
     python demo_train.py --config my_run.yaml --epochs 10       options from a file; those given here win
     python demo_train.py --resume ckp/RUN/ckp_last.pth.tar      continue a run in its folder
@@ -48,6 +49,10 @@ def make_parser() -> Parser:
     add("--method", choices=list(METHODS), help="what to train with (default: ei)")
     add("--data", metavar="PATH", help=f"CT: the .mat file; inpainting: the folder that holds train/ and test/; or "
         f"'synthetic' ({default('data')})")  # fmt: skip
+    add("--measurements", metavar="PATH", help="train from measurements alone: an array (.npy .npz .pt .mat .h5) or "
+        "a folder of them; nine tenths train, the rest judges (ckp_best)")  # fmt: skip
+    add("--noise-sigma", type=number(least=0), help="Gaussian noise of the measurements, in their units; drawn once "
+        "an image of --data (default: 0)")  # fmt: skip
     add("--config", metavar="FILE.yaml", nargs="+", help="options from files: long names with _ for -; a later file "
         "wins over an earlier one, the command line over all")  # fmt: skip
     add("--out", type=named, metavar="DIR", help="the run folder itself (default: ckp/<time>_<method>_<task>)")
@@ -65,8 +70,8 @@ def make_parser() -> Parser:
     add("--schedule", type=number(int, least=0), nargs="*", metavar="EPOCH",
         help=f"epochs, counted from 0, at which the learning rate drops to a tenth; {default('schedule')}")  # fmt: skip
     add("--cos", action="store_true", help="cosine learning rate instead of --schedule")
-    add("--one-cycle", action="store_true", help="learning rate that climbs to --lr over 30 %% of the epochs, then falls "
-        "as a cosine, instead of --schedule and --cos; not the paper's")  # fmt: skip
+    add("--one-cycle", action="store_true", help="learning rate that climbs to --lr over 30 %% of the epochs, then "
+        "falls as a cosine, instead of --schedule and --cos; not the paper's")  # fmt: skip
     add("--ckp-interval", type=number(int, least=1), metavar="N", help=f"epochs; {default('ckp_interval')}")
     add("--save-every", type=number(above=0), metavar="MINUTES",
         help="between the rolling checkpoints ckp_last, ckp_last-1 (default: 5)")  # fmt: skip
@@ -103,6 +108,8 @@ def with_defaults(given: Mapping[str, Any], resumed: Mapping[str, Any]) -> dict[
     options = {**resumed, **given}
     if "task" not in options:
         raise InputError(f"--task is needed: one of {', '.join(TASKS)}")
+    if "measurements" in given and "data" in given:
+        raise InputError("--measurements are instead of the images of --data: give one of them")
     defaults = TASKS[options["task"]].defaults
     everywhere = {option for task in TASKS.values() for option in task.defaults}
     for option in sorted(everywhere - set(defaults)):

@@ -20,7 +20,7 @@ from torch import nn
 
 from ei.errors import InputError, MissingFileError, StorageError
 
-LAST, LAST_BUT_ONE = "ckp_last.pth.tar", "ckp_last-1.pth.tar"
+LAST, LAST_BUT_ONE, BEST = "ckp_last.pth.tar", "ckp_last-1.pth.tar", "ckp_best.pth.tar"
 TEMPORARY = ".tmp"
 FIFTH_LEVEL = ("Conv5.", "Up5.", "Up_conv5.")
 

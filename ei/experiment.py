@@ -5,12 +5,13 @@ A new task is one more entry of `TASKS`, a new method one more of `METHODS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.optim import Adam
+from torch.utils.data import DataLoader, Subset
 
 import ei.physics
 from ei.checkpoint import generator_weights, is_run_state, load_weights
@@ -22,12 +23,16 @@ from ei.closure import (
     SupervisedClosure,
     SupervisedEIClosure,
 )
-from ei.datasets import CVDB, CTData, DeadLeaves, EllipsePhantoms, image_of, make_loader
+from ei.datasets import CVDB, CTData, DeadLeaves, EllipsePhantoms, Measurements, image_of, make_loader
+from ei.datasets.batches import Indexed
+from ei.datasets.ctdb import split
 from ei.describe import rebuild
 from ei.distributed import Processes, synchronize_batch_norm
 from ei.errors import InputError
 from ei.models import Discriminator, Reconstructor, UNet
 from ei.physics import CT, Inpainting
+from ei.physics.ct import n_detectors_of
+from ei.physics.noise import GaussianNoise
 from ei.seeding import derive_seed
 from ei.trainer import Trainer, cosine_schedule, one_cycle_schedule, step_schedule
 from ei.transforms import Rotate, Shift, Transform
@@ -45,6 +50,7 @@ class Task:
         images: from a path or "synthetic", and "train" or "test", to a data set of images.
         physics: from options, the image shape (C, H, W) and a device to the forward operator.
         physics_options: the options that the physics depends on, and what they are in its ``config``.
+        measured_shape: from the shape of measurements (C, ...) and options to the image shape (C, H, W).
         transform: from the number of elements to the group.
         sample_to_show: the test image of the paper's figure.
     """
@@ -54,6 +60,7 @@ class Task:
     images: Callable[[str, str], Any]
     physics: Callable[[Options, tuple[int, ...], torch.device], Any]
     physics_options: Mapping[str, str]
+    measured_shape: Callable[[tuple[int, ...], Options], tuple[int, int, int]]
     transform: Callable[[int], Transform]
     sample_to_show: int
 
@@ -66,6 +73,24 @@ def _ct_physics(options: Options, shape: tuple[int, ...], device: torch.device) 
     if shape[-1] != shape[-2]:
         raise InputError(f"CT needs square images, not {shape[-2]} x {shape[-1]}")
     return CT(shape[-1], options["ct_views"], device=device)
+
+
+def _ct_measured_shape(shape: tuple[int, ...], options: Options) -> tuple[int, int, int]:
+    channels, detectors, views = shape
+    if views != options["ct_views"]:
+        raise InputError(f"the sinograms have {views} views, not {options['ct_views']}: give --ct-views {views}")
+    side = next((n for n in range(1, detectors + 1) if n_detectors_of(n, circle=False) == detectors), None)
+    if side is None:
+        raise InputError(f"sinograms [n, detectors, views] of {detectors} detectors belong to no image size: CT has "
+                         "ceil(sqrt(2) N) detectors")  # fmt: skip
+    return channels, side, side
+
+
+def _inpainting_measured_shape(shape: tuple[int, ...], options: Options) -> tuple[int, int, int]:
+    if options.get("mask") is None:
+        raise InputError("--measurements of inpainting need the mask they were made with: give --mask")
+    channels, height, width = shape
+    return channels, height, width
 
 
 def _inpainting_images(data: str, mode: str) -> Any:
@@ -94,6 +119,7 @@ TASKS: dict[str, Task] = {
         images=_ct_images,
         physics=_ct_physics,
         physics_options={"ct_views": "radon_view"},
+        measured_shape=_ct_measured_shape,
         transform=Rotate,
         sample_to_show=4,
     ),
@@ -114,6 +140,7 @@ TASKS: dict[str, Task] = {
         images=_inpainting_images,
         physics=_inpainting_physics,
         physics_options={"mask_rate": "mask_rate"},
+        measured_shape=_inpainting_measured_shape,
         transform=Shift,
         sample_to_show=6,
     ),
@@ -129,6 +156,7 @@ METHODS: dict[str, Callable[[Options, tuple[int, int, int]], Closure]] = {
     ),
 }
 WITHOUT_TRANSFORM = ("mc", "sup")
+WITH_TRUTH = ("sup", "ei_sup")
 
 COMMON_DEFAULTS: dict[str, Any] = {
     "method": "ei",
@@ -138,6 +166,8 @@ COMMON_DEFAULTS: dict[str, Any] = {
     "cos": False,
     "one_cycle": False,
     "mc_domain": "measurement",
+    "measurements": None,
+    "noise_sigma": 0.0,
     "seed": 0,
     "base_channels": 64,
     "precision": "fp32",
@@ -229,8 +259,19 @@ def build_training(
         InputError: for what does not fit together.
     """
     task = TASKS[options["task"]]
-    images = task.images(options["data"], "train")
-    shape = image_shape(images)
+    held_out: Iterable | None = None
+    if options["measurements"] is not None:
+        if options["method"] in WITH_TRUTH:
+            raise InputError(f"--method {options['method']} learns from images; --measurements have none: use ei or mc")
+        found = Measurements(options["measurements"])
+        numbers, what = range(len(found)), f"the measurements of {options['measurements']}"
+        images: Any = Subset(found, split(numbers, "train", what))
+        rest: Any = Subset(found, split(numbers, "test", what))
+        shape = task.measured_shape(found.item_shape, options)
+        held_out = DataLoader(Indexed(rest, measured=True), batch_size=1)
+    else:
+        images = task.images(options["data"], "train")
+        shape = image_shape(images)
     full = is_run_state(state, options.get("resume") or "given")
     if full:
         assert state is not None
@@ -238,11 +279,14 @@ def build_training(
         _require_same_size(physics, shape)
     else:
         physics = task.physics(options, shape, device)
+    _set_noise(physics, options)
     transform: Transform | None = None
     if options["method"] not in WITHOUT_TRANSFORM:
         transform = task.transform(options["ei_trans"])
         transform.sample(torch.empty(1, *shape))  # raises now if the group has too few elements
-    loader = make_loader(images, options["batch_size"], workers=options["workers"], seed=options["seed"])
+    loader = make_loader(
+        images, options["batch_size"], workers=options["workers"], seed=options["seed"], measured=held_out is not None
+    )
 
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(options["seed"], "weights"))
@@ -279,6 +323,8 @@ def build_training(
         ckp_interval=options["ckp_interval"],
         save_every=options["save_every"],
         max_steps=options["max_steps"],
+        report_psnr=held_out is None,
+        held_out=held_out,
         config={key: value for key, value in options.items() if key not in NOT_OF_THE_RUN},
         environment={"device": str(device)}
         | {name: options[name] for name in NOT_OF_THE_RUN if name in COMMON_DEFAULTS},
@@ -291,6 +337,11 @@ def build_training(
     elif state is not None:
         load_weights(net, generator_weights(state, options["resume"]), options["resume"])
     return trainer, loader
+
+
+def _set_noise(physics: Any, options: Mapping[str, Any]) -> None:
+    if options.get("noise_sigma"):
+        physics.noise = GaussianNoise(options["noise_sigma"])
 
 
 def _schedule(options: Options) -> Callable[[int], float]:
@@ -320,6 +371,7 @@ def load_for_test(
                 "levels; leave the option out"
             )
         net = rebuild(network, ei.models)
+        _set_noise(physics, state["config"])
     else:
         defaults = TASKS[task].defaults
         physics = TASKS[task].physics({**defaults, **{k: v for k, v in given.items() if v is not None}}, shape, device)

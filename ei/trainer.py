@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 import ei
 from ei.checkpoint import (
+    BEST,
     LAST,
     LAST_BUT_ONE,
     is_run_state,
@@ -86,6 +87,9 @@ class Trainer:
         save_every: minutes between the rolling checkpoints ``ckp_last``, ``ckp_last-1``; fractions allowed.
         max_steps: stop after so many steps in all.
         report_psnr: log PSNR and MSE of the training batches (needs the loader to give images).
+        held_out: a loader of batches to judge by after every epoch: the closure's losses on them, in evaluation mode
+            and under the same group elements every time, are logged as ``held_out_<loss>``, and ``ckp_best.pth.tar``
+            is the checkpoint of the epoch with the lowest total. For runs without ground truth.
         config: what to write to ``config.yaml`` and into the checkpoints (plain values).
         environment: what else to write to ``config.yaml``: what does not change the result (device, workers).
         networks: what is saved for each optimiser; by default ``{"total": f.net}`` and the closure's discriminator.
@@ -109,6 +113,7 @@ class Trainer:
         save_every: float = 5.0,
         max_steps: int | None = None,
         report_psnr: bool = True,
+        held_out: Iterable | None = None,
         config: Mapping[str, Any] | None = None,
         environment: Mapping[str, Any] | None = None,
         networks: Mapping[str, nn.Module] | None = None,
@@ -127,7 +132,7 @@ class Trainer:
         self.schedule: LearningRate = schedule or step_schedule()
         self.base_lr = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
         self.out, self.ckp_interval, self.save_every = out, ckp_interval or epochs, save_every
-        self.report_psnr, self.progress = report_psnr, progress
+        self.report_psnr, self.held_out, self.progress = report_psnr, held_out, progress
         self.method, self.task = method or type(closure).__name__.removesuffix("Closure").lower(), task
         self.config = dict(config or {"method": self.method, "task": task, "epochs": epochs, "seed": seed})
         self.environment = dict(environment or {})
@@ -137,6 +142,7 @@ class Trainer:
         self.epoch, self.batch, self.step = 0, 0, 0
         self.tally = Tally(self.processes)
         self.history: list[dict[str, float]] = []
+        self.judged_by = ""  # the column of the held-out total
         self.continues = False
         self._rolled_at: tuple[int, int] | None = None
         self._drawn = 0
@@ -232,10 +238,8 @@ class Trainer:
     def _step(self, batch: Any, part: Part | None) -> None:
         """One optimisation step; with several processes, on this one's ``part`` of a batch."""
         torch.manual_seed(derive_seed(self.seed, "step", self.step))
-        x = images_of(batch).to(self._device, next(self.networks["total"].parameters()).dtype, non_blocking=True)
-        part = part or Part.of(len(x), Processes())
-        with torch.no_grad():
-            y = simulate(self.physics, x, batch["index"] if isinstance(batch, dict) else None, self.seed)
+        x, y = self._measured(batch)
+        part = part or Part.of(len(y), Processes())
         with self._noise_of(part):
             losses = self.closure(self.f, self.physics, self.transform, y, x)
         # Gradients are averaged over the processes; what counts is the mean over the images of the batch.
@@ -246,14 +250,44 @@ class Trainer:
             optimizer.step()
         self.batch, self.step = self.batch + 1, self.step + 1
         shown = {column: losses[key] for column, key in self._loss_columns(losses).items()}
-        truth = (losses["x1"], x, part.size) if self.report_psnr else None
+        truth = (losses["x1"], x, part.size) if self.report_psnr and x is not None else None
         with torch.no_grad():
             self.tally.note(self.epoch, self.step, shown, part.weight, truth)
+
+    def _measured(self, batch: Any) -> tuple[Tensor | None, Tensor]:
+        """The images and the measurements of a batch; None where there are only measurements."""
+        if isinstance(batch, dict) and "y" in batch:
+            return None, batch["y"].to(self._device, non_blocking=True)
+        x = images_of(batch).to(self._device, next(self.networks["total"].parameters()).dtype, non_blocking=True)
+        with torch.no_grad():
+            return x, simulate(self.physics, x, batch["index"] if isinstance(batch, dict) else None, self.seed)
+
+    def _judge(self) -> dict[str, float]:
+        """The closure's losses on the held-out batches."""
+        if self.held_out is None:
+            return {}
+        sums: dict[str, float] = {}
+        count = 0
+        self.f.eval()
+        try:
+            with torch.no_grad():
+                for number, batch in enumerate(self.held_out):
+                    torch.manual_seed(derive_seed(self.seed, "held out", number))
+                    _, y = self._measured(batch)
+                    losses = self.closure(self.f, self.physics, self.transform, y)
+                    count += len(y)
+                    for column, key in self._loss_columns(losses).items():
+                        if key == "total":
+                            self.judged_by = f"held_out_{column}"
+                        sums[column] = sums.get(column, 0.0) + len(y) * float(losses[key])
+        finally:
+            self.f.train()
+        return {f"held_out_{column}": total / count for column, total in sums.items()}
 
     def _end_epoch(self) -> dict[str, float]:
         if self.batch == 0:
             raise InputError("the loader gives no batches")
-        means = self.tally.close()
+        means = {**self.tally.close(), **self._judge()}
         row = {"epoch": self.epoch + 1, **means}
         self.history.append(row)
         ended = self.epoch
@@ -262,6 +296,10 @@ class Trainer:
             if self.log is None:
                 self.log = TrainingLog(self.folder / LOG, list(means), self.history[:-1])
             self.log.append(row)
+        if self.judged_by and self.folder is not None:
+            best = min(past[self.judged_by] for past in self.history)
+            if row[self.judged_by] == best:
+                self._save(ended, self.folder / BEST)
         if ended % self.ckp_interval == 0 or self.epoch == self.epochs:
             if self.folder is not None:
                 self._save(ended, self.folder / f"ckp_{ended}.pth.tar")
@@ -361,7 +399,8 @@ class Trainer:
 
     def _known_columns(self) -> list[str]:
         named = list(getattr(self.closure, "columns", None) or {})
-        return [*named, *(["psnr", "mse"] if self.report_psnr else [])] if named else []
+        judged = [f"held_out_{column}" for column in named] if self.held_out is not None else []
+        return [*named, *(["psnr", "mse"] if self.report_psnr else []), *judged] if named else []
 
     def _save_rolling(self, epoch: int) -> None:
         if self._rolled_at == (self.epoch, self.step):

@@ -1,8 +1,9 @@
-"""Data sets: the paper's two, and generated stand-ins for them."""
+"""Data sets: the paper's two, generated stand-ins for them, and people's own measurements."""
 
 from ei.datasets.batches import image_of, images_of, make_loader, simulate
 from ei.datasets.ctdb import CTData
 from ei.datasets.cvdb import CVDB, CVDB_ICCV
+from ei.datasets.measurements import Measurements
 from ei.datasets.synthetic import DeadLeaves, EllipsePhantoms
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "CTData",
     "DeadLeaves",
     "EllipsePhantoms",
+    "Measurements",
     "image_of",
     "images_of",
     "make_loader",

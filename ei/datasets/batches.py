@@ -16,17 +16,18 @@ from ei.signals import outlive_the_step
 
 
 class Indexed(Dataset):
-    """Items ``{"x": image, "index": its number}``: the number seeds what is drawn once per image."""
+    """Items ``{"x": image, "index": its number}``: the number seeds what is drawn once per image. Measurements without
+    images are ``{"y": measurement, "index": its number}``."""
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Any, measured: bool = False) -> None:
+        self.dataset, self.key = dataset, "y" if measured else "x"
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self.dataset[index]
-        return {"x": item[0] if isinstance(item, list | tuple) else item, "index": index}
+        return {self.key: item[0] if isinstance(item, list | tuple) else item, "index": index}
 
 
 class Shuffled(Sampler[int]):
@@ -70,7 +71,9 @@ class Divided(Sampler[list[int]]):
             yield batch[part.start : part.stop]
 
 
-def make_loader(dataset: Any, batch_size: int, shuffle: bool = True, workers: int = 0, seed: int = 0) -> DataLoader:
+def make_loader(
+    dataset: Any, batch_size: int, shuffle: bool = True, workers: int = 0, seed: int = 0, measured: bool = False
+) -> DataLoader:
     """Batches of a data set of images, with their numbers. With several processes (`ei.distributed`), each gets its
     part of every batch.
 
@@ -80,6 +83,7 @@ def make_loader(dataset: Any, batch_size: int, shuffle: bool = True, workers: in
         shuffle: in a new order every epoch.
         workers: processes that load items; 0 loads them in this one.
         seed: of the order.
+        measured: the items are measurements ``[C, ...]`` (`ei.datasets.Measurements`), and there are no images.
 
     Raises:
         InputError: if a batch is larger than the set, or cannot be divided over the processes.
@@ -92,7 +96,7 @@ def make_loader(dataset: Any, batch_size: int, shuffle: bool = True, workers: in
     check_division(batch_size, Processes.current())
     order = Shuffled(len(dataset), seed) if shuffle else range(len(dataset))
     return DataLoader(
-        Indexed(dataset),
+        Indexed(dataset, measured),
         batch_sampler=Divided(order, batch_size),
         num_workers=workers,
         worker_init_fn=outlive_the_step,

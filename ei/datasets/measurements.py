@@ -1,0 +1,188 @@
+"""People's own measurements: arrays in files, read when they are needed."""
+
+from __future__ import annotations
+
+import importlib
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ei.errors import InputError, MissingExtraError, MissingFileError
+
+SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".mat", ".h5", ".hdf5")
+# Looked for in files that hold several arrays.
+NAMES = ("y", "measurements", "sinograms", "DATA")
+
+
+class Measurements(Dataset):
+    """Measurements without images; items are ``[C, ...]`` float32 (or complex64).
+
+    Args:
+        path: a ``.npy``, ``.npz``, ``.pt``, ``.mat`` or ``.h5`` file, or a folder of them (in the order of their
+            names). Files of several arrays must name this one "y", "measurements", "sinograms" or "DATA". NumPy's,
+            torch's and HDF5's (Matlab 7.3's too) arrays are read piece by piece; ``.npz`` and older ``.mat`` as wholes.
+        measurement_shape: the shape of one channel of a measurement, as ``physics.measurement_shape`` ((D, V) for CT);
+            two axes of any length if None. Arrays are ``[n, *shape]`` or ``[n, C, *shape]``; in a folder, an array of
+            just that shape is one measurement.
+
+    Attributes:
+        channels: whether the files have a channel axis; without one, items get a single channel.
+
+    Raises:
+        MissingFileError: if there is no such file, or no such files in the folder.
+        MissingExtraError: for HDF5 without h5py.
+        InputError: for a file that cannot be read, arrays of another shape, or (when an item is taken) values that are
+            not finite.
+    """
+
+    def __init__(self, path: str | Path, measurement_shape: Sequence[int] | None = None) -> None:
+        path = Path(path)
+        if not path.exists():
+            raise MissingFileError(f"there are no measurements at {path}; check the path")
+        files = [path]
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            if not files:
+                raise MissingFileError(f"there are no measurements in {path}: no file ends in {', '.join(SUFFIXES)}")
+        self.path, self.shape = path, None if measurement_shape is None else tuple(measurement_shape)
+        axes = 2 if self.shape is None else len(self.shape)
+        self._arrays = [_Array(file) for file in files]
+        counts, kinds = [], set()
+        for array in self._arrays:
+            extra = len(array.shape) - axes
+            if extra not in (0, 1, 2) or (extra == 0 and not path.is_dir()) or 0 in array.shape:
+                wanted = "two axes" if self.shape is None else f"the axes {list(self.shape)}"
+                raise InputError(
+                    f"{array.path}: measurements must be [n, ...] or [n, C, ...] with {wanted} behind; not "
+                    f"{list(array.shape)}"
+                )
+            if array.shape[-axes:] != (self.shape or self._arrays[0].shape[-axes:]):
+                raise InputError(
+                    f"{array.path} holds measurements of the shape {list(array.shape[-axes:])}; "
+                    f"{list(self.shape or self._arrays[0].shape[-axes:])} was expected"
+                )
+            kinds.add(array.shape[1] if extra == 2 else None)
+            counts.append(array.shape[0] if extra else 1)
+        if len(kinds) > 1:
+            raise InputError(f"the files in {path} differ in their channels")
+        self.channels = kinds != {None}
+        self._axes = axes
+        self._ends = list(accumulate(counts))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Tensor:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        file = bisect_right(self._ends, index)
+        array = self._arrays[file]
+        begin = self._ends[file - 1] if file else 0
+        row = array.read(None if len(array.shape) == self._axes else index - begin)
+        if row.dtype.kind not in "fiubc":
+            raise InputError(f"{array.path} must hold numbers, not {row.dtype}")
+        item = torch.from_numpy(np.array(row, dtype=np.complex64 if row.dtype.kind == "c" else np.float32))
+        if not bool(torch.isfinite(torch.view_as_real(item) if item.is_complex() else item).all()):
+            raise InputError(f"measurement {index} of {self.path} has values that are not finite; mend or remove it")
+        return item if self.channels else item.unsqueeze(0)
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """(C, ...) of a measurement."""
+        return tuple(self[0].shape)
+
+
+class _Array:
+    """An array in a file: its shape, and how to read one row of it. What is open stays behind when it is pickled for a
+    worker."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._opened: Any = self._open()
+            self.shape = tuple(int(side) for side in self._opened.shape)
+        except (InputError, MissingExtraError):
+            raise
+        except PermissionError as error:
+            raise InputError(f"{path} cannot be read: permission denied") from error
+        except Exception as error:  # the readers raise whatever the bytes lead them to
+            raise InputError(f"{path} is damaged or no {path.suffix} file of numbers ({error})") from error
+
+    def read(self, row: int | None) -> np.ndarray:
+        if self._opened is None:
+            self._opened = self._open()
+        part = self._opened[...] if row is None else self._opened[row]
+        return part.numpy() if isinstance(part, torch.Tensor) else np.asarray(part)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def _open(self) -> Any:
+        reader: dict[str, Callable[[], Any]] = {
+            ".npy": lambda: np.load(self.path, mmap_mode="r"),
+            ".npz": self._open_npz,
+            ".pt": self._open_torch,
+            ".pth": self._open_torch,
+            ".mat": self._open_mat,
+            ".h5": self._open_hdf5,
+            ".hdf5": self._open_hdf5,
+        }
+        suffix = self.path.suffix.lower()
+        if suffix not in reader:
+            raise InputError(f"{self.path}: measurements are read from {', '.join(SUFFIXES)}")
+        return reader[suffix]()
+
+    def _choose(self, names: Sequence[str]) -> str:
+        found = list(names) if len(names) == 1 else [name for name in NAMES if name in names]
+        if not found:
+            raise InputError(f"{self.path} holds {', '.join(names) or 'nothing'}; name the measurements 'y'")
+        return found[0]
+
+    def _open_npz(self) -> Any:
+        with np.load(self.path) as file:
+            return file[self._choose(file.files)]
+
+    def _open_torch(self) -> Any:
+        content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+        if isinstance(content, dict):
+            content = content[self._choose([name for name in content if isinstance(content[name], Tensor)])]
+        if not isinstance(content, Tensor):
+            raise InputError(f"{self.path} must hold a tensor, or a dict with a tensor 'y'")
+        return content.detach()
+
+    def _open_mat(self) -> Any:
+        import scipy.io
+
+        try:
+            content = scipy.io.loadmat(self.path)
+        except NotImplementedError:  # version 7.3 is HDF5
+            return self._open_hdf5(reverse=True)
+        return content[self._choose([name for name in content if not name.startswith("__")])]
+
+    def _open_hdf5(self, reverse: bool = False) -> Any:
+        try:
+            h5py = importlib.import_module("h5py")
+        except ImportError as error:
+            raise MissingExtraError(
+                f"{self.path} is an HDF5 file, which needs h5py: pip install 'equivariant-imaging[h5]'"
+            ) from error
+        file = h5py.File(self.path, "r")
+        array = file[self._choose([name for name in file if isinstance(file[name], h5py.Dataset)])]
+        return _Reversed(array) if reverse else array
+
+
+class _Reversed:
+    """A Matlab 7.3 array: HDF5 sees its axes in reverse."""
+
+    def __init__(self, array: Any) -> None:
+        self.array, self.shape = array, array.shape[::-1]
+
+    def __getitem__(self, row: Any) -> np.ndarray:
+        return np.asarray(self.array[...] if row is Ellipsis else self.array[..., row]).T

@@ -1,0 +1,159 @@
+"""Will EI work? Problems whose answers are known from theory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, subprocess_run
+from torch import Tensor
+from torch.nn import functional
+
+from ei.diagnose import CANNOT, HOLDS, NOTHING, Diagnosis, diagnose
+from ei.errors import InputError
+from ei.physics import CT, Inpainting
+from ei.transforms import Rotate, Rotate90, Shift
+
+
+class Operator:
+    def __init__(self, A: Callable[[Tensor], Tensor]) -> None:
+        self.A = A
+
+
+def frequencies(n: int) -> tuple[Tensor, Tensor]:
+    f = torch.fft.fftfreq(n) * n
+    return f[:, None].expand(n, n), f[None, :].expand(n, n)
+
+
+def fourier(mask: Tensor) -> Operator:
+    return Operator(lambda x: torch.fft.fft2(x, norm="ortho") * mask)
+
+
+def convolution(response: Tensor) -> Operator:
+    return Operator(lambda x: torch.fft.ifft2(torch.fft.fft2(x) * response).real)
+
+
+def bayer(n: int) -> Operator:
+    mask = torch.zeros(3, n, n)
+    mask[0, ::2, ::2] = mask[1, ::2, 1::2] = mask[1, 1::2, ::2] = mask[2, 1::2, 1::2] = 1
+    return Operator(lambda x: (x * mask).sum(1, keepdim=True))
+
+
+def test_a_mask_and_shifts() -> None:
+    """A pixel is unseen by A and K shifted masks with probability p^(K+1)."""
+    found = diagnose(Inpainting(32, 32, mask_rate=0.3), Shift(3), (1, 32, 32))
+    assert found.verdict.startswith(HOLDS + ", margin") and "not a guarantee" in found.verdict
+    assert found.rank == round(0.7 * 1024) and found.exact
+    for count, share in found.coverage:
+        assert share == pytest.approx(1 - 0.3 ** (count + 1), abs=0.02)
+    assert found.coverage[-1][1] == 1
+    assert found.alpha[0] == pytest.approx(0.7, abs=0.05)
+
+
+def test_random_probes_agree_with_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    problems: list[tuple[Any, Any]] = [(Inpainting(24, 24, mask_rate=0.5), Shift(2)), (CT(24, 10), Rotate(2))]
+    for physics, transform in problems:
+        exact = diagnose(physics, transform, (1, 24, 24), max_elements=4, n_shown=2)
+        monkeypatch.setattr("ei.diagnose.EXACT", 0)
+        probed = diagnose(physics, transform, (1, 24, 24), max_elements=4, n_shown=2)
+        monkeypatch.undo()
+        assert exact.exact and not probed.exact
+        assert probed.verdict[:25] == exact.verdict[:25]
+        assert probed.rank == pytest.approx(exact.rank, rel=0.1)
+        assert [share for _, share in probed.coverage] == pytest.approx(
+            [share for _, share in exact.coverage], abs=0.08
+        )
+        assert probed.elements[0].share == pytest.approx(exact.elements[0].share, abs=0.1)
+
+
+def test_ct_and_rotations() -> None:
+    """Multiples of the angle between views bring little, half a turn brings nothing, others bring much."""
+    elements = torch.tensor([12, 24, 60, 180, 7, 31, 45, 100])
+    found = diagnose(CT(32, 15), Rotate(3), (1, 32, 32), elements=elements)
+    assert found.verdict.startswith(HOLDS)
+    multiples, half_turn, others = found.elements[:3], found.elements[3], found.elements[4:]
+    assert half_turn.share < 0.02 and half_turn.redundant
+    assert all(one.redundant for one in multiples) and not any(one.redundant for one in others)
+    assert max(one.share for one in multiples) <= 0.5 * min(one.share for one in others)
+    assert all(one.visible > 4 * one.visible_interpolation for one in others)
+    assert found.n == pytest.approx(torch.pi / 4 * 32**2, rel=0.02)  # the inscribed circle
+
+
+def test_ct_of_the_paper_views() -> None:
+    assert diagnose(CT(32, 50), Rotate(3), (1, 32, 32), n_shown=2, max_elements=16).verdict.startswith(HOLDS)
+
+
+ROW, COLUMN = frequencies(24)
+CASES: dict[str, tuple[Any, Any, tuple[int, int, int], str]] = {
+    "low-pass convolution, shifts": (convolution((ROW.abs() < 4).float()), Shift(2), (1, 24, 24), CANNOT),
+    "invertible convolution, shifts": (convolution(2 + torch.cos(ROW / 4)), Shift(2), (1, 24, 24), NOTHING),
+    "Fourier mask, shifts": (fourier((ROW.abs() + COLUMN.abs() < 9).float()), Shift(2), (1, 24, 24), CANNOT),
+    "strip of frequencies, rotations": (fourier((COLUMN.abs() <= 3).float()), Rotate(3), (1, 24, 24), HOLDS),
+    "strip of frequencies, quarter turns": (fourier((COLUMN.abs() <= 3).float()), Rotate90(3), (1, 24, 24), CANNOT),
+    "disc of frequencies, rotations": (fourier((ROW**2 + COLUMN**2 <= 36).float()), Rotate(3), (1, 24, 24), CANNOT),
+    "Bayer, shifts": (bayer(16), Shift(3), (3, 16, 16), HOLDS + " without margin"),
+    "2 x 2 means, shifts": (Operator(lambda x: functional.avg_pool2d(x, 2)), Shift(3), (1, 24, 24), CANNOT),
+    "invertible, shifts": (Operator(lambda x: 3 * x), Shift(3), (2, 8, 8), NOTHING),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, Diagnosis]:
+    return {name: diagnose(physics, transform, shape) for name, (physics, transform, shape, _) in CASES.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_known_answers(answers: dict[str, Diagnosis], name: str) -> None:
+    assert answers[name].verdict.startswith(CASES[name][3])
+
+
+def test_known_figures(answers: dict[str, Diagnosis]) -> None:
+    strip = answers["strip of frequencies, quarter turns"]
+    seen = ((COLUMN.abs() <= 3) | (ROW.abs() <= 3)).float().mean()
+    assert strip.coverage[-1][1] == pytest.approx(float(seen))
+    assert answers["Bayer, shifts"].effective == 4
+    assert answers["Bayer, shifts"].coverage[-1][1] == 1
+    # What stays unseen by means of 2 x 2 pixels: the Nyquist frequencies of rows and columns.
+    means = answers["2 x 2 means, shifts"]
+    assert means.coverage[-1][1] == pytest.approx(1 - 47 / 576)
+    unseen = means.unseen["unseen by the stack: frequencies"]
+    assert float(unseen[0].mean()) == pytest.approx(1, abs=0.1) and float(unseen[1:, 1:].max()) < 1e-6
+    # Interpolated rotations of a disc fill all of image space, and are not taken for information.
+    assert not any(one.informative for one in answers["disc of frequencies, rotations"].elements)
+    assert answers["low-pass convolution, shifts"].effective == 1
+
+
+def test_even_shifts_of_a_mosaic_bring_nothing() -> None:
+    quarter = Operator(lambda x: x[..., ::2, ::2])
+    elements = torch.tensor([[2, 4], [1, 0], [0, 1], [1, 1], [3, 2]])
+    found = diagnose(quarter, Shift(3), (1, 12, 12), elements=elements)
+    assert [one.redundant for one in found.elements] == [True, False, False, False, False]
+    assert found.effective == 4 and found.rank * found.effective == found.n
+    assert found.verdict.startswith(HOLDS + " without margin")
+
+
+@pytest.mark.parametrize(
+    ("A", "shape", "message"),
+    [
+        (lambda x: x**2, (1, 8, 8), "linear"),
+        (lambda x: (2 * x).detach(), (1, 8, 8), "differentiable"),
+        (lambda x: x, (8, 8), "image_shape"),
+    ],
+)
+def test_wrong_input(A: Callable, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        diagnose(Operator(A), Shift(2), shape)
+
+
+def test_command(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("task: inpainting\ndata: synthetic\nmask_rate: 0.4\n")
+    done = subprocess_run(
+        "python", "-m", "ei.diagnose", "--config", "my.yaml", "--max-elements", "4", "--out", "d.png", cwd=tmp_path
+    )
+    assert done.code == 0, done.err
+    assert done.out.startswith(CANNOT) and (tmp_path / "d.png").stat().st_size > 1000  # four shifts are too few
+    wrong = subprocess_run("python", "-m", "ei.diagnose", "--config", str(ROOT / "Makefile"), cwd=tmp_path)
+    assert wrong.code == 2 and len(wrong.err.splitlines()) == 1
