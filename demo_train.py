@@ -47,10 +47,17 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add("--task", choices=list(TASKS), help="the inverse problem (needed)")
     add("--method", choices=list(METHODS), help="what to train with (default: ei)")
-    add("--data", metavar="PATH", help=f"CT: the .mat file; inpainting: the folder that holds train/ and test/; or "
-        f"'synthetic' ({default('data')})")  # fmt: skip
+    add("--data", metavar="PATH", help=f"CT: the .mat file; inpainting: the folder that holds train/ and test/; any "
+        f"folder of images; or 'synthetic' ({default('data')})")  # fmt: skip
     add("--measurements", metavar="PATH", help="train from measurements alone: an array (.npy .npz .pt .mat .h5) or "
         "a folder of them; nine tenths train, the rest judges (ckp_best)")  # fmt: skip
+    add("--crop", type=number(int, least=1), metavar="N", help="own images: a square of N pixels about the centre")
+    add("--resize", type=number(int, least=1), metavar="N", help="own images: to a shorter side of N, after --crop")
+    add("--gray", action="store_true", help="own images: make colour gray")
+    add("--patch", type=number(int, least=1), metavar="N", help="train on patches of N x N at fixed random places")
+    add("--patches", type=number(int, least=1), metavar="N", help="how many an image (default: 1)")
+    add("--split", metavar="FILE", help="own images: a list of the test images, one path a line (split.txt of a run)")
+    add("--test-fraction", type=number(above=0, below=1), help="own images: drawn for testing (default: 0.1)")
     add("--noise-sigma", type=number(least=0), help="Gaussian noise of the measurements, in their units; drawn once "
         "an image of --data (default: 0)")  # fmt: skip
     add("--config", metavar="FILE.yaml", nargs="+", help="options from files: long names with _ for -; a later file "

@@ -89,14 +89,22 @@ TRIALS: dict[str, dict[str, Any]] = {
     "image_mc_trans1": {"mc_domain": "image", "alpha": 1.0, "n_trans": 1},
     "image_mc_lr3e-3": {"mc_domain": "image", "alpha": 1.0, "lr": 3e-3},
     "image_mc_onecycle": {"mc_domain": "image", "alpha": 1.0, "lr": 3e-3, "schedule": "onecycle"},
-    "image_mc_onecycle_trans1": {
-        "mc_domain": "image", "alpha": 1.0, "lr": 3e-3, "schedule": "onecycle", "n_trans": 1},
+    "image_mc_onecycle_trans1": {"mc_domain": "image", "alpha": 1.0, "lr": 3e-3, "schedule": "onecycle", "n_trans": 1},
     "image_mc_onecycle_cg10": {
-        "mc_domain": "image", "alpha": 1.0, "lr": 3e-3, "schedule": "onecycle", "input_steps": 10},
+        "mc_domain": "image",
+        "alpha": 1.0,
+        "lr": 3e-3,
+        "schedule": "onecycle",
+        "input_steps": 10,
+    },
     "image_mc_onecycle_batch1": {
-        "mc_domain": "image", "alpha": 1.0, "lr": 3e-3, "schedule": "onecycle", "batch_size": 1},
-    "image_mc_onecycle_clip": {
-        "mc_domain": "image", "alpha": 1.0, "lr": 3e-3, "schedule": "onecycle", "clip": 0.01},
+        "mc_domain": "image",
+        "alpha": 1.0,
+        "lr": 3e-3,
+        "schedule": "onecycle",
+        "batch_size": 1,
+    },
+    "image_mc_onecycle_clip": {"mc_domain": "image", "alpha": 1.0, "lr": 3e-3, "schedule": "onecycle", "clip": 0.01},
     "image_mc_onecycle_a03": {"mc_domain": "image", "alpha": 0.3, "lr": 3e-3, "schedule": "onecycle"},
     "image_mc_onecycle_a3": {"mc_domain": "image", "alpha": 3.0, "lr": 3e-3, "schedule": "onecycle"},
     "image_mc_only": {"mc_domain": "image", "alpha": 0.0},

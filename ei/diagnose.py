@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ei.errors import InputError
-from ei.experiment import COMMON_DEFAULTS, TASKS, image_shape
+from ei.experiment import COMMON_DEFAULTS, TASKS, image_shape, images_for
 from ei.options import Parser, choose_device, named, number, read_yaml, run_script
 from ei.plot import new_figure
 
@@ -577,7 +577,7 @@ def main() -> None:
         raise InputError(f"{given['config']}: task must be one of {', '.join(TASKS)}")
     task = TASKS[options["task"]]
     options = {**task.defaults, **options, **({"data": given["data"]} if "data" in given else {})}
-    shape = image_shape(task.images(options["data"], "train"))
+    shape = image_shape(images_for(options["task"], options["data"], "train", options))
     device = choose_device("cpu", None)
     found = diagnose(
         task.physics(options, shape, device),

@@ -16,7 +16,7 @@ from ei.checkpoint import load_file
 from ei.classical import Reconstruction, classical_for
 from ei.datasets import image_of, simulate
 from ei.errors import InputError, MissingFileError
-from ei.experiment import TASKS, image_shape, load_for_test
+from ei.experiment import SPLIT, TASKS, image_shape, images_for, load_for_test
 from ei.logger import new_run_folder
 from ei.metrics import cal_psnr, psnr, ssim
 from ei.models import Reconstructor
@@ -114,6 +114,9 @@ def run_test_script(task: str, prog: str, description: str, data_of: Callable[[s
     checkpoint = f"./ckp/{task}/ckp_ei_final.pth.tar"
     add("--ckp", metavar="PATH", help=f"the checkpoint, the authors' or ours (default: {checkpoint})")
     add("--data", metavar="PATH", help=f"the test data, or 'synthetic' (default: {data_of(dataset_name)})")
+    add(
+        "--split", metavar="FILE", help="own images: the list of test images (default: split.txt beside the checkpoint)"
+    )
     add("--dataset-name", metavar="NAME", help=f"looks for the data under this name (default: {dataset_name})")
     add("--model-name", metavar="NAME", help="what to call the network in table and figures (default: EI)")
     add("--sample-to-show", type=number(int, least=0), nargs="*", metavar="I",
@@ -134,7 +137,10 @@ def run_test_script(task: str, prog: str, description: str, data_of: Callable[[s
         )
     state = load_file(path, "checkpoint")
     data = given.get("data", data_of(given.get("dataset_name", dataset_name)))
-    images = TASKS[task].images(data, "test")
+    options = dict(state.get("config", {})) if isinstance(state, Mapping) else {}
+    beside = Path(path).with_name(SPLIT)
+    options |= {"split": given["split"]} if "split" in given else {"split": str(beside)} if beside.exists() else {}
+    images = images_for(task, data, "test", options)
     samples = given.get("sample_to_show", [min(shown, len(images) - 1)])
     for sample in samples:
         if sample >= len(images):

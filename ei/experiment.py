@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,18 @@ from ei.closure import (
     SupervisedClosure,
     SupervisedEIClosure,
 )
-from ei.datasets import CVDB, CTData, DeadLeaves, EllipsePhantoms, Measurements, image_of, make_loader
+from ei.datasets import (
+    CVDB,
+    CTData,
+    DeadLeaves,
+    EllipsePhantoms,
+    FixedCrops,
+    ImageTree,
+    Measurements,
+    image_of,
+    make_loader,
+    split_images,
+)
 from ei.datasets.batches import Indexed
 from ei.datasets.ctdb import split
 from ei.describe import rebuild
@@ -47,7 +59,7 @@ class Task:
     Attributes:
         physics_class: the class of its forward operator.
         defaults: the paper's settings (``train_paper_bash.sh``).
-        images: from a path or "synthetic", and "train" or "test", to a data set of images.
+        images: from a path or "synthetic", "train" or "test", and options to a data set of images.
         physics: from options, the image shape (C, H, W) and a device to the forward operator.
         physics_options: the options that the physics depends on, and what they are in its ``config``.
         measured_shape: from the shape of measurements (C, ...) and options to the image shape (C, H, W).
@@ -57,7 +69,7 @@ class Task:
 
     physics_class: type
     defaults: Mapping[str, Any]
-    images: Callable[[str, str], Any]
+    images: Callable[[str, str, Options], Any]
     physics: Callable[[Options, tuple[int, ...], torch.device], Any]
     physics_options: Mapping[str, str]
     measured_shape: Callable[[tuple[int, ...], Options], tuple[int, int, int]]
@@ -65,8 +77,28 @@ class Task:
     sample_to_show: int
 
 
-def _ct_images(data: str, mode: str) -> Any:
-    return EllipsePhantoms(mode) if data == "synthetic" else CTData(mode, data)
+def _own_images(data: str, mode: str, options: Options) -> ImageTree | None:
+    """A folder of people's own: one that holds train/ and test/ or, divided by --split or --test-fraction, one that
+    does not. None where neither the folder nor the options say that it is of one's own."""
+    sizes: dict[str, Any] = {
+        "crop": options.get("crop"),
+        "resize": options.get("resize"),
+        "gray": bool(options.get("gray")),
+    }
+    if not Path(data).is_dir():
+        return None
+    if all((Path(data) / part).is_dir() for part in ("train", "test")):
+        return ImageTree(Path(data) / mode, **sizes) if any(sizes.values()) else None
+    if (Path(data) / "train").is_dir() or (Path(data) / "test").is_dir():
+        return None  # half of the layout: whoever reads it will say what is missing
+    fraction = options.get("test_fraction")
+    test = options.get("split") or (0.1 if fraction is None else fraction)
+    return ImageTree(data, split_images(data, test)[mode], **sizes)
+
+
+def _ct_images(data: str, mode: str, options: Options) -> Any:
+    own = _own_images(data, mode, options)
+    return own or (EllipsePhantoms(mode) if data == "synthetic" else CTData(mode, data))
 
 
 def _ct_physics(options: Options, shape: tuple[int, ...], device: torch.device) -> CT:
@@ -93,8 +125,9 @@ def _inpainting_measured_shape(shape: tuple[int, ...], options: Options) -> tupl
     return channels, height, width
 
 
-def _inpainting_images(data: str, mode: str) -> Any:
-    return DeadLeaves(mode) if data == "synthetic" else CVDB(data, mode)
+def _inpainting_images(data: str, mode: str, options: Options) -> Any:
+    own = _own_images(data, mode, options)
+    return own or (DeadLeaves(mode) if data == "synthetic" else CVDB(data, mode))
 
 
 def _inpainting_physics(options: Options, shape: tuple[int, ...], device: torch.device) -> Inpainting:
@@ -168,6 +201,13 @@ COMMON_DEFAULTS: dict[str, Any] = {
     "mc_domain": "measurement",
     "measurements": None,
     "noise_sigma": 0.0,
+    "crop": None,
+    "resize": None,
+    "gray": False,
+    "patch": None,
+    "patches": 1,
+    "split": None,
+    "test_fraction": None,
     "seed": 0,
     "base_channels": 64,
     "precision": "fp32",
@@ -179,7 +219,16 @@ COMMON_DEFAULTS: dict[str, Any] = {
 }
 
 # Where a run is kept and computed does not change what it computes: left out of checkpoints and of contradictions.
-NOT_OF_THE_RUN = ("out", "resume", "config", "device", "gpu", "compile", "workers", "save_every", "max_steps")
+# In the run folder: which of one's own images were left for testing.
+SPLIT = "split.txt"
+NOT_OF_THE_RUN = ("out", "resume", "config", "device", "gpu", "compile", "workers", "save_every", "max_steps", "split")
+
+
+def images_for(task: str, data: str, mode: str, options: Options) -> Any:
+    """The training or test images of a task: the data set, or patches of its images if ``options`` ask for them."""
+    images = TASKS[task].images(data, mode, options)
+    patch = options.get("patch")
+    return FixedCrops(images, patch, options.get("patches") or 1) if patch else images
 
 
 def image_shape(images: Any) -> tuple[int, int, int]:
@@ -260,6 +309,7 @@ def build_training(
     """
     task = TASKS[options["task"]]
     held_out: Iterable | None = None
+    files: dict[str, str] = {}
     if options["measurements"] is not None:
         if options["method"] in WITH_TRUTH:
             raise InputError(f"--method {options['method']} learns from images; --measurements have none: use ei or mc")
@@ -270,7 +320,13 @@ def build_training(
         shape = task.measured_shape(found.item_shape, options)
         held_out = DataLoader(Indexed(rest, measured=True), batch_size=1)
     else:
-        images = task.images(options["data"], "train")
+        beside = Path(options.get("resume") or "").with_name(SPLIT) if options.get("resume") else None
+        if options["split"] is None and beside is not None and beside.exists():
+            options = {**options, "split": str(beside)}  # images that came since must not change what is tested
+        images = images_for(options["task"], options["data"], "train", options)
+        if isinstance(getattr(images, "dataset", images), ImageTree):
+            tests = task.images(options["data"], "test", options).names
+            files[SPLIT] = "".join(f"{name}\n" for name in tests)
         shape = image_shape(images)
     full = is_run_state(state, options.get("resume") or "given")
     if full:
@@ -325,6 +381,7 @@ def build_training(
         max_steps=options["max_steps"],
         report_psnr=held_out is None,
         held_out=held_out,
+        files=files,
         config={key: value for key, value in options.items() if key not in NOT_OF_THE_RUN},
         environment={"device": str(device)}
         | {name: options[name] for name in NOT_OF_THE_RUN if name in COMMON_DEFAULTS},

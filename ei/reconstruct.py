@@ -114,16 +114,13 @@ def _load(state: Any, path: str, given: Mapping[str, Any], y: Measurements, devi
     if task not in TASKS:
         raise InputError(f"the checkpoint {path} is of the task {task!r}, which is none of {', '.join(TASKS)}")
     if own:
-        options = {**TASKS[task].defaults, **{k: state["physics"].get(n) for k, n in _physics_options(task)}}
-        options["mask"] = state["mask"]
+        described = state["physics"] or {}
+        options = {**TASKS[task].defaults, "mask": state.get("mask")}
+        options |= {option: described.get(name) for option, name in TASKS[task].physics_options.items()}
     else:
         options = {**TASKS[task].defaults, **given}
     shape = TASKS[task].measured_shape(y.item_shape, options)
     return load_for_test(state, path, task, given, shape, device)[0]
-
-
-def _physics_options(task: str) -> list[tuple[str, str]]:
-    return list(TASKS[task].physics_options.items())
 
 
 def main() -> None:

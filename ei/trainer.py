@@ -34,6 +34,7 @@ from ei.checkpoint import (
     load_weights,
     remove_temporaries,
     save_file,
+    write_atomically,
     writing,
 )
 from ei.datasets.batches import images_of, release_workers, simulate
@@ -91,6 +92,7 @@ class Trainer:
             and under the same group elements every time, are logged as ``held_out_<loss>``, and ``ckp_best.pth.tar``
             is the checkpoint of the epoch with the lowest total. For runs without ground truth.
         config: what to write to ``config.yaml`` and into the checkpoints (plain values).
+        files: what else to write into the run folder: names and texts.
         environment: what else to write to ``config.yaml``: what does not change the result (device, workers).
         networks: what is saved for each optimiser; by default ``{"total": f.net}`` and the closure's discriminator.
         method, task: name the default run folder.
@@ -116,6 +118,7 @@ class Trainer:
         held_out: Iterable | None = None,
         config: Mapping[str, Any] | None = None,
         environment: Mapping[str, Any] | None = None,
+        files: Mapping[str, str] | None = None,
         networks: Mapping[str, nn.Module] | None = None,
         method: str = "",
         task: str = "",
@@ -135,7 +138,7 @@ class Trainer:
         self.report_psnr, self.held_out, self.progress = report_psnr, held_out, progress
         self.method, self.task = method or type(closure).__name__.removesuffix("Closure").lower(), task
         self.config = dict(config or {"method": self.method, "task": task, "epochs": epochs, "seed": seed})
-        self.environment = dict(environment or {})
+        self.environment, self.files = dict(environment or {}), dict(files or {})
 
         # The state of a run, besides weights and optimisers: where it is, and the open epoch's sums.
         self.processes = Processes.current()
@@ -391,6 +394,8 @@ class Trainer:
             remove_temporaries(self.folder)
             versions = {"ei": ei.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
             write_config(self.folder, {**self.config, **self.environment, "versions": versions})
+            for name, text in self.files.items():
+                write_atomically(self.folder / name, text.encode())
             columns = [c for c in self.history[0] if c != "epoch"] if self.history else self._known_columns()
             self.log = TrainingLog(self.folder / LOG, columns, self.history) if columns else None
             yield

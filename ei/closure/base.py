@@ -20,7 +20,14 @@ from torch.nn import functional
 from ei.errors import InputError
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-CRITERIA: dict[str, Criterion] = {"l2": functional.mse_loss, "l1": functional.l1_loss}
+
+
+def _mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
+    # torch's does not know complex numbers, which a user's measurements may be.
+    return (a - b).abs().square().mean() if a.is_complex() else functional.mse_loss(a, b)
+
+
+CRITERIA: dict[str, Criterion] = {"l2": _mean_squared_error, "l1": functional.l1_loss}
 
 
 class Closure:

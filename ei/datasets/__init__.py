@@ -1,10 +1,12 @@
-"""Data sets: the paper's two, generated stand-ins for them, and people's own measurements."""
+"""Data sets: the paper's two, generated stand-ins for them, and people's own images and measurements."""
 
 from ei.datasets.batches import image_of, images_of, make_loader, simulate
+from ei.datasets.crops import FixedCrops
 from ei.datasets.ctdb import CTData
 from ei.datasets.cvdb import CVDB, CVDB_ICCV
 from ei.datasets.measurements import Measurements
 from ei.datasets.synthetic import DeadLeaves, EllipsePhantoms
+from ei.datasets.tree import ImageTree, split_images
 
 __all__ = [
     "CVDB",
@@ -12,9 +14,12 @@ __all__ = [
     "CTData",
     "DeadLeaves",
     "EllipsePhantoms",
+    "FixedCrops",
+    "ImageTree",
     "Measurements",
     "image_of",
     "images_of",
     "make_loader",
     "simulate",
+    "split_images",
 ]

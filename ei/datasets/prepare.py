@@ -1,0 +1,204 @@
+"""Lay out the paper's data from what can be fetched by hand (the README says from where):
+
+    python -m ei.datasets.prepare ct100 --dicom CT100_dicom.zip            writes dataset/CT/CT100_128x128.mat
+    python -m ei.datasets.prepare urban100 --source Urban100.zip           writes dataset/Urban100/{train,test}/...
+
+Both take a folder or a ZIP file. CT100 needs the extra ``dicom``. Its recipe is reconstructed: it gives the paper's FBP
+figures, not the authors' bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import io
+import re
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from ei.checkpoint import TEMPORARY, write_atomically, writing
+from ei.datasets.ctdb import KEY
+from ei.errors import InputError, MissingExtraError, MissingFileError
+from ei.options import Parser, named, run_script
+
+Read = Callable[[], bytes]
+SIDE = 128
+
+
+@contextmanager
+def files_of(source: Path, suffixes: tuple[str, ...]) -> Iterator[dict[str, Read]]:
+    """The files of a folder tree or a ZIP with one of the ``suffixes``: names (without folders) and how to read them,
+    sorted by name. Nothing is unpacked to the disk.
+
+    Raises:
+        MissingFileError: if there is no such folder or file.
+        InputError: for a file that is no ZIP, one that would unpack outside its folder, or a name that comes twice.
+    """
+    if not source.exists():
+        raise MissingFileError(f"there is no folder or archive {source}; check the path")
+    if source.is_dir():
+        paths = [path for path in source.rglob("*") if path.suffix.lower() in suffixes and path.is_file()]
+        yield _by_name(source, [(path.name, path.read_bytes) for path in paths])
+        return
+    try:
+        archive = zipfile.ZipFile(source)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"{source} is no folder and no ZIP archive ({error})") from error
+    with archive:
+        members: list[tuple[str, Read]] = []
+        for member in archive.infolist():
+            place = PurePosixPath(member.filename.replace("\\", "/"))
+            if place.is_absolute() or ".." in place.parts or re.match(r"[A-Za-z]:", member.filename):
+                raise InputError(
+                    f"{source} was refused: it would unpack {member.filename!r} outside its folder; get it from "
+                    "a source you trust"
+                )
+            hidden = any(part.startswith((".", "__MACOSX")) for part in place.parts)
+            if place.suffix.lower() in suffixes and not member.is_dir() and not hidden:
+                members.append((place.name, functools.partial(archive.read, member)))
+        yield _by_name(source, members)
+
+
+def _by_name(source: Path, files: list[tuple[str, Read]]) -> dict[str, Read]:
+    found = dict(sorted(files))
+    if len(found) != len(files):
+        raise InputError(f"{source} holds files of the same name in several folders; give the folder of one set")
+    return found
+
+
+def imresize_matrix(n_in: int, n_out: int) -> np.ndarray:
+    """The ``[n_out, n_in]`` matrix of Matlab's antialiased bicubic ``imresize`` along one axis (a = -1/2, symmetric
+    border, Keys 1981): where it shrinks, the kernel is widened by the same factor."""
+    scale = n_out / n_in
+    stretch = min(scale, 1.0)
+    centre = (np.arange(n_out) + 0.5) / scale - 0.5
+    reach = 2 / stretch
+    tap = np.floor(centre - reach)[:, None] + np.arange(int(np.ceil(2 * reach)) + 2)
+    t = np.abs(stretch * (tap - centre[:, None]))
+    weight = np.where(t <= 1, 1.5 * t**3 - 2.5 * t**2 + 1, np.where(t <= 2, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2, 0))
+    weight /= weight.sum(axis=1, keepdims=True)
+    place = np.mod(tap, 2 * n_in).astype(int)
+    place = np.minimum(place, 2 * n_in - 1 - place)
+    matrix = np.zeros((n_out, n_in))
+    np.add.at(matrix, (np.arange(n_out)[:, None], place), weight)
+    return matrix
+
+
+def prepare_ct100(source: Path, out: Path) -> float:
+    """Write ``out`` from the 100 DICOM slices: in the order of their names, 512 x 512 to 128 x 128, each slice scaled
+    to [0, 1].
+
+    Returns:
+        The mean PSNR of the FBP of 50 views over the test slices (the paper's: 30.24 dB).
+
+    Raises:
+        MissingExtraError: without pydicom.
+        MissingFileError, InputError: for a source that is not the 100 slices.
+    """
+    try:
+        pydicom = importlib.import_module("pydicom")
+    except ImportError as error:
+        raise MissingExtraError("ct100 needs pydicom: pip install 'equivariant-imaging[dicom]'") from error
+    import scipy.io
+
+    with files_of(source, (".dcm",)) as files:
+        wanted = [f"ID_{number:04d}_" for number in range(100)]
+        missing = [start for start in wanted if sum(name.startswith(start) for name in files) != 1]
+        if missing or len(files) != 100:
+            raise InputError(
+                f"{source} is not CT100: 100 files ID_0000_...dcm to ID_0099_...dcm are needed, it has {len(files)}"
+                + (f" and not one {missing[0]}..." if missing else "")
+            )
+        slices = []
+        for name, read in tqdm(files.items(), unit="slice"):
+            try:
+                pixels = pydicom.dcmread(io.BytesIO(read())).pixel_array.astype(np.float64)
+            except Exception as error:  # pydicom raises whatever the bytes lead it to
+                raise InputError(f"{name} in {source} cannot be read ({error}); get it again") from error
+            if pixels.ndim != 2:
+                raise InputError(f"{name} in {source} is no single slice: {list(pixels.shape)}")
+            small = imresize_matrix(pixels.shape[0], SIDE) @ pixels @ imresize_matrix(pixels.shape[1], SIDE).T
+            slices.append((small - small.min()) / (small.max() - small.min()))
+    buffer = io.BytesIO()
+    images = np.stack(slices).astype(np.float32)
+    scipy.io.savemat(buffer, {KEY: images}, do_compression=True)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, buffer.getvalue())
+    return _fbp_psnr(torch.from_numpy(images[90:]))
+
+
+def _fbp_psnr(images: torch.Tensor) -> float:
+    from ei.metrics import psnr
+    from ei.physics import CT
+
+    physics, x = CT(SIDE, 50), images[:, None]
+    return float(psnr(physics.A_dagger(physics.A(x)), x).mean())
+
+
+def prepare_urban100(source: Path, out: Path) -> None:
+    """Write ``out/{train/train,test/test}/img_*.png``: the first 90 images train, the last 10 test, as in the paper.
+
+    Raises:
+        MissingFileError, InputError: for a source that is not 100 images img_001 to img_100, each of which opens, or an
+            ``out`` that is there already.
+    """
+    if out.exists():
+        raise InputError(f"{out} is there already; move it away, or give another --out")
+    temporary = out.with_name(f".{out.name}{TEMPORARY}")
+    with files_of(source, (".png",)) as files:
+        numbers = {name: int(found[1]) for name in files if (found := re.match(r"img_(\d+)", name))}
+        if sorted(numbers.values()) != list(range(1, 101)):
+            raise InputError(
+                f"{source} is not Urban100: one file each img_001*.png to img_100*.png is needed, it has {len(numbers)}"
+            )
+        try:
+            with writing(out):
+                for name, number in tqdm(numbers.items(), unit="image"):
+                    content = files[name]()
+                    try:
+                        with Image.open(io.BytesIO(content)) as image:
+                            image.load()
+                    except (OSError, ValueError, SyntaxError) as error:
+                        raise InputError(f"{name} in {source} cannot be opened ({error}); get it again") from error
+                    mode = "train" if number <= 90 else "test"
+                    folder = temporary / mode / mode
+                    folder.mkdir(parents=True, exist_ok=True)
+                    (folder / f"img_{number:03d}.png").write_bytes(content)
+                temporary.replace(out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def main() -> None:
+    parser = Parser(prog="python -m ei.datasets.prepare", description=__doc__)
+    parser.add_argument("what", choices=("ct100", "urban100"))
+    parser.add_argument("--dicom", type=named, metavar="PATH", help="ct100: the folder or ZIP of DICOM files")
+    parser.add_argument("--source", type=named, metavar="PATH", help="urban100: the folder or ZIP of images")
+    parser.add_argument("--out", type=named, metavar="PATH", help="where it goes, if not below dataset/")
+    given = vars(parser.parse(sys.argv[1:]))
+    option = "dicom" if given["what"] == "ct100" else "source"
+    if option not in given:
+        raise InputError(f"{given['what']} needs --{option}, a folder or ZIP file")
+    source = Path(given[option])
+    if given["what"] == "ct100":
+        out = Path(given.get("out", "dataset/CT/CT100_128x128.mat"))
+        value = prepare_ct100(source, out)
+        print(f"{out}: 100 slices; FBP of 50 views on the 10 test slices: {value:.2f} dB (the paper's: 30.24)")
+    else:
+        out = Path(given.get("out", "dataset/Urban100"))
+        prepare_urban100(source, out)
+        print(f"{out}: 90 training and 10 test images, each of which opens")
+
+
+if __name__ == "__main__":
+    run_script("python -m ei.datasets.prepare", main)
