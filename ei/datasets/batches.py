@@ -143,4 +143,4 @@ def simulate(physics: Any, x: Tensor, indices: Sequence[int] | None, seed: int) 
         return y
     if indices is None:
         raise InputError("noise is drawn once per image, by its index: make the batches with ei.datasets.make_loader")
-    return torch.stack([noise(y[i], generator=generator(seed, "noise", int(n))) for i, n in enumerate(indices)])
+    return torch.cat([noise(y[i : i + 1], generator=generator(seed, "noise", int(n))) for i, n in enumerate(indices)])
