@@ -94,6 +94,7 @@ def make_parser() -> Parser:
     add("--precision", choices=PRECISIONS, help="of the network: fp32 (default), or bf16: faster, and not the paper's")
     add("--compile", action="store_true", help="run the network through torch.compile (CUDA)")
     add("--sync-bn", action="store_true", help="several processes: BatchNorm over all of them, not in each its own")
+    add("--tensorboard", action="store_true", help="log for TensorBoard, too (pip install tensorboard)")
     add("--workers", type=number(int, least=0), metavar="N", help="processes that load data (default: 0)")
     return parser
 

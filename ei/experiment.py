@@ -214,6 +214,7 @@ COMMON_DEFAULTS: dict[str, Any] = {
     "compile": False,
     "sync_bn": False,
     "workers": 0,
+    "tensorboard": False,
     "save_every": 5.0,
     "max_steps": None,
 }
@@ -221,7 +222,19 @@ COMMON_DEFAULTS: dict[str, Any] = {
 # Where a run is kept and computed does not change what it computes: left out of checkpoints and of contradictions.
 # In the run folder: which of one's own images were left for testing.
 SPLIT = "split.txt"
-NOT_OF_THE_RUN = ("out", "resume", "config", "device", "gpu", "compile", "workers", "save_every", "max_steps", "split")
+NOT_OF_THE_RUN = (
+    "out",
+    "resume",
+    "config",
+    "device",
+    "gpu",
+    "compile",
+    "workers",
+    "save_every",
+    "max_steps",
+    "split",
+    "tensorboard",
+)
 
 
 def images_for(task: str, data: str, mode: str, options: Options) -> Any:
@@ -382,6 +395,7 @@ def build_training(
         report_psnr=held_out is None,
         held_out=held_out,
         files=files,
+        tensorboard=options["tensorboard"],
         config={key: value for key, value in options.items() if key not in NOT_OF_THE_RUN},
         environment={"device": str(device)}
         | {name: options[name] for name in NOT_OF_THE_RUN if name in COMMON_DEFAULTS},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import importlib.util
 import io
 import math
 import os
@@ -19,7 +20,7 @@ import yaml
 from tqdm import tqdm
 
 from ei.checkpoint import write_atomically, writing
-from ei.errors import InputError
+from ei.errors import InputError, MissingExtraError
 
 LOCK = ".lock"
 LOG = "training_loss.csv"
@@ -165,6 +166,36 @@ class TrainingLog:
             csv.DictWriter(file, self.columns).writerow(row)
             file.flush()
             os.fsync(file.fileno())
+
+
+class TensorBoard:
+    """The log's rows once more, for TensorBoard, in ``<run folder>/tensorboard``.
+
+    Raises:
+        MissingExtraError: if TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path, epoch: int) -> None:
+        check_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
+        # What an interrupted run wrote after the checkpoint it continues from is dropped.
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch + 1)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        for column, value in row.items():
+            if column != "epoch":
+                self.writer.add_scalar(column, value, row["epoch"])
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def check_tensorboard() -> None:
+    """Raise unless TensorBoard is installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise MissingExtraError("--tensorboard needs TensorBoard: pip install tensorboard")
 
 
 class Progress:

@@ -133,8 +133,9 @@ def report(
         minutes[method] = sum(json.loads((run / "minutes.json").read_text()))
         write_metrics(result["rows"], out / f"{task}_{method}.csv")
     settings = "\n".join((ROOT / path).read_text().strip() for path in configurations)
+    named = ", ".join(f"{Path(path).parent.name} `{Path(path).stem}`" for path in configurations)
     text = [
-        f"## {task}, {' '.join(configurations)}", "", "```yaml", settings, "```", "", table(task, results, minutes), "",
+        f"## {task}, {named}", "", "```yaml", settings, "```", "", table(task, results, minutes), "",
         f"{len(first['rows'])} test images; paper PSNR: one norm over the channels, peak max|x|. {machine()}.", "",
         *(f"    python {command}" for command in commands), "",
     ]  # fmt: skip

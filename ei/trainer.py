@@ -41,7 +41,17 @@ from ei.datasets.batches import images_of, release_workers, simulate
 from ei.describe import describe
 from ei.distributed import NoiseOfPart, Part, Processes
 from ei.errors import InputError, TrainingDivergedError, TrainingStoppedError
-from ei.logger import LOG, Progress, RunLock, TrainingLog, claim_run_folder, new_run_folder, write_config
+from ei.logger import (
+    LOG,
+    Progress,
+    RunLock,
+    TensorBoard,
+    TrainingLog,
+    check_tensorboard,
+    claim_run_folder,
+    new_run_folder,
+    write_config,
+)
 from ei.plot import loss_curves
 from ei.seeding import derive_seed
 from ei.signals import StopRequest
@@ -97,6 +107,7 @@ class Trainer:
         networks: what is saved for each optimiser; by default ``{"total": f.net}`` and the closure's discriminator.
         method, task: name the default run folder.
         progress: show a bar, or lines.
+        tensorboard: log for TensorBoard, too (if it is installed).
     """
 
     def __init__(
@@ -123,6 +134,7 @@ class Trainer:
         method: str = "",
         task: str = "",
         progress: bool = True,
+        tensorboard: bool = False,
     ) -> None:
         if epochs < 1 or (ckp_interval is not None and ckp_interval < 1):
             raise InputError(f"epochs and ckp_interval must be at least 1, not {epochs} and {ckp_interval}")
@@ -150,6 +162,10 @@ class Trainer:
         self._rolled_at: tuple[int, int] | None = None
         self._drawn = 0
         self.folder: Path | None = None
+        if tensorboard:
+            check_tensorboard()
+        self.tensorboard = tensorboard
+        self.board: TensorBoard | None = None
         self.log: TrainingLog | None = None
 
     def fit(self, loader: Iterable) -> list[dict[str, float]]:
@@ -299,6 +315,8 @@ class Trainer:
             if self.log is None:
                 self.log = TrainingLog(self.folder / LOG, list(means), self.history[:-1])
             self.log.append(row)
+            if self.board is not None:
+                self.board.append(row)
         if self.judged_by and self.folder is not None:
             best = min(past[self.judged_by] for past in self.history)
             if row[self.judged_by] == best:
@@ -398,8 +416,11 @@ class Trainer:
                 write_atomically(self.folder / name, text.encode())
             columns = [c for c in self.history[0] if c != "epoch"] if self.history else self._known_columns()
             self.log = TrainingLog(self.folder / LOG, columns, self.history) if columns else None
+            self.board = TensorBoard(self.folder, self.epoch) if self.tensorboard else None
             yield
         finally:
+            if self.board is not None:
+                self.board.close()
             lock.release()
 
     def _known_columns(self) -> list[str]:

@@ -145,23 +145,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = np.random.default_rng(0).random((12, 16, 16)).astype(np.float32)
     scipy.io.savemat(folder / "x.mat", {"DATA": images})
     np.save(folder / "y.npy", CT(16, 8).A(torch.from_numpy(images)[:, None])[:, 0].numpy())
-    common = [
-        "--task",
-        "ct",
-        "--ct-views",
-        "8",
-        "--base-channels",
-        "2",
-        "--epochs",
-        "3",
-        "--batch-size",
-        "2",
-        "--ei-alpha",
-        "1",
-        "--schedule",
-        "--lr",
-        "1e-3",
-    ]
+    common = ["--task", "ct", "--ct-views", 8, "--base-channels", 2, "--epochs", 3, "--ei-alpha", 1, "--schedule"]
     for name, more in {"images": ["--data", "x.mat"], "alone": ["--measurements", "y.npy"],
                        "noisy": ["--data", "x.mat", "--noise-sigma", "0.5"]}.items():  # fmt: skip
         done = subprocess_run("python", ROOT / "demo_train.py", *common, *more, "--out", name, cwd=folder)

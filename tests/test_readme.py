@@ -1,0 +1,104 @@
+"""Every command of the README and of docs/ runs, on small data in the places where the README says data belongs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from conftest import ROOT, Result, subprocess_run
+from PIL import Image
+from test_own_problems import dicom
+
+from ei.models import UNet
+from ei.physics import CT, Inpainting
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = list(
+    dict.fromkeys(
+        re.split(r"\s{2,}#", line.strip())[0]
+        for page in PAGES
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if re.match(r" {4}(python|bash|torchrun) ", line)
+    )
+)
+# Run by tests of their own: the paper's two trainings and its table, and the examples.
+ELSEWHERE = re.compile(r"bash train_paper_bash.sh|python examples/|python -m ei.reproduce")
+SMALL_TRAINING = "--epochs 1 --batch-size 2 --base-channels 2 --ei-trans 1 --schedule"
+# What makes a command small, by a pattern of the command; the last option given wins.
+SMALLER = {
+    r"demo_train.py (?!--resume)": SMALL_TRAINING,
+    r"ei.diagnose": "--data dataset/CT/CT100_128x128.mat --max-elements 2",
+    r"prepare ct100": "--out prepared.mat",
+    r"prepare urban100": "--out prepared",
+}
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) > 15 and any("demo_test_ct.py" in command for command in COMMANDS)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("demo_train.py", "demo_test_ct.py", "demo_test_inpainting.py", "configs", "ei"):
+        os.symlink(ROOT / name, folder / name)
+    rng = np.random.default_rng(0)
+    slices = rng.random((50, 16, 16)).astype(np.float32)
+    (folder / "dataset" / "CT").mkdir(parents=True)
+    scipy.io.savemat(folder / "dataset" / "CT" / "CT100_128x128.mat", {"DATA": slices})
+    for name in ("y.npy", "new.npy"):
+        np.save(folder / name, CT(16, 50).A(torch.from_numpy(slices)[:, None])[:, 0].numpy())
+    picture = Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).resize((512, 512))
+    for place in ("dataset/Urban100/train/train/1.png", "dataset/Urban100/train/train/2.png",
+                  "dataset/Urban100/test/test/3.png", "photos/a/1.png", "photos/2.jpg", "photos/3.png"):  # fmt: skip
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(folder / place)
+    torch.save(Inpainting(256, 256).mask, folder / "mask_random0.3.pt")
+    for task, channels in (("ct", 1), ("inpainting", 3)):
+        (folder / "ckp" / task).mkdir(parents=True)
+        torch.save({"epoch": 1, "state_dict": UNet(channels, channels).state_dict()},
+                   folder / "ckp" / task / "ckp_ei_final.pth.tar")  # fmt: skip
+    (folder / "my_run.yaml").write_text("task: ct\nmethod: mc\n")
+    with zipfile.ZipFile(folder / "CT100_dicom.zip", "w") as archive:
+        for number in range(100):
+            archive.writestr(f"ID_{number:04d}_CT.dcm", dicom(rng.integers(0, 99, (16, 16))))
+    with zipfile.ZipFile(folder / "Urban100.zip", "w") as archive:
+        for number in range(1, 101):
+            archive.write(folder / "photos" / "3.png", f"img_{number:03d}.png")
+    begun = ["--task", "ct", "--epochs", 2, "--base-channels", 2, "--max-steps", 1, "--out", "ckp/RUN"]
+    done = subprocess_run("python", "demo_train.py", *begun, cwd=folder)
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if not ELSEWHERE.match(command)])
+def test_command(workspace: Path, command: str, script: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    for pattern, more in SMALLER.items():
+        if re.search(pattern, command):
+            command = f"{command} {more}"
+    program, *arguments = shlex.split(command)
+    if program == "torchrun":
+        done = subprocess_run(program, *arguments, cwd=workspace)
+    else:
+        assert program == "python"
+        name, *arguments = arguments
+        if name == "-m":
+            module, *arguments = arguments
+            name = module.replace(".", "/") + ".py"
+        monkeypatch.chdir(workspace)
+        done = script(name, *arguments)
+    assert done.code == 0, f"{command}\n{done.err}"
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
