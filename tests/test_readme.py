@@ -35,7 +35,7 @@ SMALL_TRAINING = "--epochs 1 --batch-size 2 --base-channels 2 --ei-trans 1 --sch
 # What makes a command small, by a pattern of the command; the last option given wins.
 SMALLER = {
     r"demo_train.py (?!--resume)": SMALL_TRAINING,
-    r"ei.diagnose": "--data dataset/CT/CT100_128x128.mat --max-elements 2",
+    r"ei.diagnose": "--size 16 --max-elements 2",
     r"prepare ct100": "--out prepared.mat",
     r"prepare urban100": "--out prepared",
 }
