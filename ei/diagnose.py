@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ei.errors import InputError
 from ei.experiment import COMMON_DEFAULTS, TASKS, image_shape, images_for
-from ei.options import Parser, choose_device, named, number, read_yaml, run_script
+from ei.options import Parser, add_device_options, choose_device, named, number, read_yaml, run_script
 from ei.plot import new_figure
 
 # Up to so many pixels the matrices are formed, and the answers are exact; above, random probes and Lanczos' method.
@@ -572,6 +572,7 @@ def main() -> None:
     )
     add("--max-elements", type=number(int, least=1), metavar="N", help="group elements stacked at most (default: 64)")
     add("--out", metavar="FILE.png", help="the figure (default: diagnosis.png)")
+    add_device_options(parser)
     given = vars(parser.parse(sys.argv[1:]))
     if "config" not in given:
         raise InputError("--config is needed: a YAML file of demo_train.py, as configs/ct_ei.yaml")
@@ -584,13 +585,14 @@ def main() -> None:
         shape = (3 if options["task"] == "inpainting" else 1, given["size"], given["size"])
     else:
         shape = image_shape(images_for(options["task"], options["data"], "train", options))
-    device = choose_device("cpu", None)
+    device = choose_device(given.get("device", "cpu" if "gpu" not in given else None), given.get("gpu"))
     found = diagnose(
         task.physics(options, shape, device),
         task.transform(options["ei_trans"]),
         shape,
         tol=given.get("tol", 1e-2),
         max_elements=given.get("max_elements", 64),
+        device=device,
     )
     print(found)
     out = given.get("out", "diagnosis.png")

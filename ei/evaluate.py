@@ -22,6 +22,7 @@ from ei.metrics import cal_psnr, psnr, ssim
 from ei.models import Reconstructor
 from ei.options import Parser, add_device_options, choose_device, number
 from ei.plot import image_grid, show_if_screen
+from ei.seeding import derive_seed
 
 METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr_paper": cal_psnr, "psnr": psnr, "ssim": ssim}
 
@@ -32,7 +33,7 @@ def reconstruct_all(f: Reconstructor, physics: Any, x: Tensor, index: int = 0, s
     f.eval()
     try:
         with torch.no_grad():
-            y = simulate(physics, x, [index], seed)
+            y = simulate(physics, x, [index], derive_seed(seed, "test"))  # not the noise of the training images
             return {"y": y, "pinv": physics.A_dagger(y), "net": f(y), "x": x}
     finally:
         f.train(was_training)

@@ -38,6 +38,7 @@ from ei.datasets import (
 )
 from ei.datasets.batches import Indexed
 from ei.datasets.ctdb import split
+from ei.datasets.tree import holds_images
 from ei.describe import rebuild
 from ei.distributed import Processes, synchronize_batch_norm
 from ei.errors import InputError
@@ -85,7 +86,7 @@ def _own_images(data: str, mode: str, options: Options) -> ImageTree | None:
         "resize": options.get("resize"),
         "gray": bool(options.get("gray")),
     }
-    if not Path(data).is_dir():
+    if not Path(data).is_dir() or not holds_images(data):
         return None
     if all((Path(data) / part).is_dir() for part in ("train", "test")):
         return ImageTree(Path(data) / mode, **sizes) if any(sizes.values()) else None
@@ -250,6 +251,16 @@ def image_shape(images: Any) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def rebuild_physics(state: Mapping[str, Any], device: torch.device) -> Any:
+    """The forward operator that a checkpoint of ours describes.
+
+    Raises:
+        InputError: if it describes none.
+    """
+    mask = state.get("mask")
+    return rebuild(state["physics"], ei.physics, device=device, **({} if mask is None else {"mask": mask}))
+
+
 def physics_of_checkpoint(state: Mapping[str, Any], task: str, given: Options, device: torch.device) -> Any:
     """The forward operator a checkpoint of ours carries; options in ``given`` may repeat but not contradict it.
 
@@ -261,8 +272,7 @@ def physics_of_checkpoint(state: Mapping[str, Any], task: str, given: Options, d
     if described is None or described.get("name") != physics_class.__name__:
         held = (described or {}).get("name", "another physics")
         raise InputError(f"the checkpoint was trained for {held}, not for {physics_class.__name__} (task {task})")
-    mask = state.get("mask")
-    physics = rebuild(described, ei.physics, device=device, **({} if mask is None else {"mask": mask}))
+    physics = rebuild_physics(state, device)
     for option, name in TASKS[task].physics_options.items():
         if given.get(option) is not None and given[option] != described[name]:
             raise InputError(

@@ -47,17 +47,25 @@ def loss_curves(log: Path, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def curves(logs: Mapping[str, Path], path: Path) -> None:
-    """Draw the PSNR column of several ``training_loss.csv`` against the epoch; ``logs`` maps titles to files."""
-    figure = new_figure(figsize=(6, 4))
-    ax = figure.subplots()
-    for title, log in logs.items():
-        with open(log, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        ax.plot([int(row["epoch"]) for row in rows], [float(row["psnr"]) for row in rows], label=title)
-    ax.set(xlabel="epoch", ylabel="dB", title="paper PSNR of the training batches")
-    ax.grid(alpha=0.3)
-    ax.legend()
+def curves(logs: Mapping[str, Path], spent: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """Draw the PSNR column of several ``training_loss.csv`` against what the runs have spent.
+
+    Args:
+        logs: titles and files.
+        spent: for each panel's axis ("steps", "minutes") what each title's whole run took; epochs are taken as equal.
+        path: the figure.
+    """
+    figure = new_figure(figsize=(5.5 * len(spent), 4))
+    axes = figure.subplots(1, len(spent), squeeze=False, sharey=True)[0]
+    for ax, (unit, totals) in zip(axes, spent.items(), strict=True):
+        for title, log in logs.items():
+            with open(log, newline="", encoding="utf-8") as file:
+                values = [float(row["psnr"]) for row in csv.DictReader(file)]
+            places = [totals[title] * (k + 1) / max(len(values), 1) for k in range(len(values))]
+            ax.plot(places, values, label=title, marker="." if len(values) < 30 else None)
+        ax.set(xlabel=unit, ylabel="dB", title="paper PSNR of the training batches")
+        ax.grid(alpha=0.3)
+        ax.legend()
     figure.savefig(path, dpi=120)
 
 

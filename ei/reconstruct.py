@@ -21,10 +21,12 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ei.checkpoint import TEMPORARY, load_file, writing
+import ei.models
+from ei.checkpoint import TEMPORARY, generator_weights, load_file, load_weights, writing
 from ei.datasets import Measurements
+from ei.describe import rebuild
 from ei.errors import InputError
-from ei.experiment import TASKS, load_for_test
+from ei.experiment import TASKS, load_for_test, rebuild_physics
 from ei.models import Reconstructor
 from ei.options import Parser, add_device_options, choose_device, named, number, run_script
 
@@ -107,20 +109,15 @@ def write_pngs(images: np.ndarray, folder: Path) -> None:
 
 def _load(state: Any, path: str, given: Mapping[str, Any], y: Measurements, device: torch.device) -> Reconstructor:
     """The reconstruction function of a checkpoint, for measurements like ``y``."""
-    own = isinstance(state, Mapping) and "physics" in state
-    if not own and "task" not in given:
+    if isinstance(state, Mapping) and "physics" in state:
+        net = rebuild(state.get("network"), ei.models)
+        load_weights(net, generator_weights(state, path), path)
+        return Reconstructor(net.to(device), rebuild_physics(state, device))
+    if "task" not in given:
         raise InputError(f"the checkpoint {path} does not say its operator: give --task, and --ct-views or --mask")
-    task = state["config"].get("task") if own else given["task"]
-    if task not in TASKS:
-        raise InputError(f"the checkpoint {path} is of the task {task!r}, which is none of {', '.join(TASKS)}")
-    if own:
-        described = state["physics"] or {}
-        options = {**TASKS[task].defaults, "mask": state.get("mask")}
-        options |= {option: described.get(name) for option, name in TASKS[task].physics_options.items()}
-    else:
-        options = {**TASKS[task].defaults, **given}
-    shape = TASKS[task].measured_shape(y.item_shape, options)
-    return load_for_test(state, path, task, given, shape, device)[0]
+    task = TASKS[given["task"]]
+    shape = task.measured_shape(y.item_shape, {**task.defaults, **given})
+    return load_for_test(state, path, given["task"], given, shape, device)[0]
 
 
 def main() -> None:

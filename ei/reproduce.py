@@ -146,7 +146,11 @@ def report(
     row = {"A_dagger y": first["shown"]["pinv"][0]} | {TITLES[m]: results[m]["shown"]["net"][0] for m in order}
     captions = {name: f"{float(cal_psnr(image[None], x)):.2f} dB" for name, image in row.items()}
     image_grid([{**row, "truth": x[0]}], out / f"{task}.png", [captions])
-    curves({TITLES[m]: out / f"{task}_{m}" / LOG for m in order}, out / f"{task}_curves.png")
+    spent = {
+        "steps": {TITLES[m]: results[m]["steps"] for m in order},
+        "minutes": {TITLES[m]: minutes[m] for m in order},
+    }
+    curves({TITLES[m]: out / f"{task}_{m}" / LOG for m in order}, spent, out / f"{task}_curves.png")
 
 
 def main() -> None:

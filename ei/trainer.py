@@ -292,8 +292,8 @@ class Trainer:
             with torch.no_grad():
                 for number, batch in enumerate(self.held_out):
                     torch.manual_seed(derive_seed(self.seed, "held out", number))
-                    _, y = self._measured(batch)
-                    losses = self.closure(self.f, self.physics, self.transform, y)
+                    x, y = self._measured(batch)
+                    losses = self.closure(self.f, self.physics, self.transform, y, x)
                     count += len(y)
                     for column, key in self._loss_columns(losses).items():
                         if key == "total":
@@ -331,6 +331,8 @@ class Trainer:
         """Which part of an epoch's batches ``loader`` gives this process, by their number."""
         if self.processes.count == 1:
             return lambda number: None
+        if getattr(self.transform, "per_image", False):
+            raise InputError("per_image=True draws for the images of one process only; with several, leave it out")
         part_of = getattr(getattr(loader, "batch_sampler", None), "part", None)
         if part_of is None:
             raise InputError("several processes need a loader that divides its batches: ei.datasets.make_loader")

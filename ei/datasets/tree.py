@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +29,19 @@ def find_images(folder: str | os.PathLike) -> list[str]:
     folder = Path(folder)
     if not folder.is_dir():
         raise MissingFileError(f"there is no folder of images {folder}; check the path")
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    found = list(_images_in(folder))
     if not found:
         raise MissingFileError(f"there are no images in {folder}: no file in it ends in {', '.join(SUFFIXES)}")
     return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def holds_images(folder: str | os.PathLike) -> bool:
+    """Whether there is an image file in a folder, or in a folder in it."""
+    return next(_images_in(Path(folder)), None) is not None
+
+
+def _images_in(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def split_images(folder: str | os.PathLike, test: float | str | os.PathLike = 0.1) -> dict[str, list[str]]:
