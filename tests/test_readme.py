@@ -35,6 +35,7 @@ SMALL_TRAINING = "--epochs 1 --batch-size 2 --base-channels 2 --ei-trans 1 --sch
 # What makes a command small, by a pattern of the command; the last option given wins.
 SMALLER = {
     r"demo_train.py (?!--resume)": SMALL_TRAINING,
+    r"--out ckp/mine$": "--out ckp/mine_again",
     r"ei.diagnose": "--size 16 --max-elements 2",
     r"prepare ct100": "--out prepared.mat",
     r"prepare urban100": "--out prepared",
@@ -73,17 +74,18 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(folder / "Urban100.zip", "w") as archive:
         for number in range(1, 101):
             archive.write(folder / "photos" / "3.png", f"img_{number:03d}.png")
-    begun = ["--task", "ct", "--epochs", 2, "--base-channels", 2, "--max-steps", 1, "--out", "ckp/RUN"]
-    done = subprocess_run("python", "demo_train.py", *begun, cwd=folder)
-    assert done.code == 0, done.err
+    begun = ["--task", "ct", "--base-channels", 2, "--schedule", "--ei-trans", 1]
+    for more in (["--epochs", 2, "--max-steps", 1, "--out", "ckp/RUN"],
+                 ["--epochs", 1, "--measurements", "y.npy", "--out", "ckp/mine"]):  # fmt: skip
+        done = subprocess_run("python", "demo_train.py", *begun, *more, cwd=folder)
+        assert done.code == 0, done.err
     return folder
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if not ELSEWHERE.match(command)])
 def test_command(workspace: Path, command: str, script: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
-    for pattern, more in SMALLER.items():
-        if re.search(pattern, command):
-            command = f"{command} {more}"
+    smaller = [more for pattern, more in SMALLER.items() if re.search(pattern, command)]
+    command = " ".join([command, *smaller])
     program, *arguments = shlex.split(command)
     if program == "torchrun":
         done = subprocess_run(program, *arguments, cwd=workspace)
