@@ -140,8 +140,10 @@ def check_same_run(given: Mapping[str, Any], state: Mapping[str, Any], path: str
             raise InputError(f"{name} {now} contradicts the checkpoint {path}, which is in the middle of an epoch of "
                              f"batches of {before}")  # fmt: skip
         print(f"note: the run continues with {name} {now}; it had {before}")
-        if option == "epochs" and any(given.get(kind, state["config"].get(kind)) for kind in ("cos", "one_cycle")):
-            print("warning: the learning rate's schedule depends on --epochs: the learning rates so far were those of "
+        kinds = {"one_cycle": "one-cycle", "cos": "cosine"}
+        kind = next((name for key, name in kinds.items() if given.get(key, state["config"].get(key))), None)
+        if option == "epochs" and kind is not None:
+            print(f"warning: the {kind} schedule depends on --epochs: the learning rates so far were those of "
                   f"{before} epochs, those to come are of {now}", file=sys.stderr)  # fmt: skip
 
 
