@@ -11,14 +11,14 @@ all scales.
 import argparse
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ei.closure import EIClosure
 from ei.datasets import DeadLeaves, make_loader
 from ei.diagnose import diagnose
 from ei.evaluate import evaluate, summary
-from ei.models import Reconstructor, UNet
+from ei.models import Reconstructor
 from ei.trainer import Trainer, cosine_schedule
 from ei.transforms import Scale, Shift, Transform
 
@@ -35,10 +35,24 @@ class Means:
         return y.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
 
 
+class Refine(nn.Module):
+    """Five convolutions that correct an upsampled image, without BatchNorm, as is usual for super-resolution."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        inner = [layer for _ in range(3) for layer in (nn.Conv2d(width, width, 3, padding=1), nn.ReLU())]
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), *inner, nn.Conv2d(width, 3, 3, padding=1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
 def train(transform: Transform, stop_gradient: bool, epochs: int) -> Reconstructor:
     torch.manual_seed(0)
-    f = Reconstructor(UNet(3, 3, base_channels=16), Means())
-    optimizer = torch.optim.Adam(f.net.parameters(), lr=2e-3)
+    f = Reconstructor(Refine(), Means())
+    optimizer = torch.optim.Adam(f.net.parameters(), lr=1e-3)
     closure = EIClosure(alpha=1, stop_gradient=stop_gradient)
     trainer = Trainer(f, Means(), transform, closure, {"total": optimizer}, epochs=epochs, out=False,
                       schedule=cosine_schedule(epochs), progress=False)  # fmt: skip
@@ -48,7 +62,7 @@ def train(transform: Transform, stop_gradient: bool, epochs: int) -> Reconstruct
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=12)
     epochs = parser.parse_args().epochs
     print("shifts:", diagnose(Means(), Shift(3), (1, 24, 24)).verdict, flush=True)
     trials = {
