@@ -11,58 +11,56 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import Subset
 
 from ei.closure import EIClosure, MCClosure, SupervisedClosure
-from ei.closure.base import Closure, measure
+from ei.closure.base import Closure
 from ei.datasets import CTData, image_of, make_loader
 from ei.metrics import psnr
 from ei.models import Reconstructor, UNet
 from ei.physics import CT
 from ei.physics.krylov import pinv_cg
 from ei.seeding import derive_seed
-from ei.trainer import Trainer, cosine_schedule
+from ei.trainer import Trainer, cosine_schedule, one_cycle_schedule
 from ei.transforms import Rotate
 
 
+@dataclass(frozen=True)
 class Knobs:
     """The settings of a trial; the defaults are the plain EI of the paper, with 2 rotations."""
 
-    method = "ei"
-    alpha = 100.0
-    n_trans = 2
-    batch_size = 2
-    lr = 1e-3
-    schedule = "cosine"
-    clip = 0.0
-    input_steps = 0
-    mc_domain = "sinogram"
-    circle = False
-    stop_gradient = False
-    precision = "bf16"
+    method: str = "ei"
+    alpha: float = 100.0
+    n_trans: int = 2
+    batch_size: int = 2
+    lr: float = 1e-3
+    rise: float = 0.0
+    clip: float = 0.0
+    input_steps: int = 0
+    mc_domain: str = "measurement"
+    circle: bool = False
+    stop_gradient: bool = False
+    precision: str = "bf16"
 
-    def __init__(self, **changes: Any) -> None:
-        for name, value in changes.items():
-            assert hasattr(Knobs, name), name
-            setattr(self, name, value)
 
+IMAGE: dict[str, Any] = {"mc_domain": "image", "alpha": 1.0}
+ONE_CYCLE: dict[str, Any] = {"lr": 3e-3, "rise": 0.3}
 
 TRIALS: dict[str, dict[str, Any]] = {
     "plain": {},
     "sup": {"method": "sup"},
     "mc": {"method": "mc"},
-    "warmup": {"schedule": "warmup"},
-    "onecycle": {"schedule": "onecycle", "lr": 3e-3},
+    "warmup": {"rise": 0.1},
+    "onecycle": ONE_CYCLE,
     "lr3e-3": {"lr": 3e-3},
     "lr3e-4": {"lr": 3e-4},
     "trans1": {"n_trans": 1},
@@ -78,60 +76,56 @@ TRIALS: dict[str, dict[str, Any]] = {
     "fp32": {"precision": "fp32"},
     "cg10": {"input_steps": 10},
     "cg20": {"input_steps": 20},
+    "cg20_alpha1000": {"input_steps": 20, "alpha": 1000.0},
     "mc_cg20": {"method": "mc", "input_steps": 20},
     "sup_cg20": {"method": "sup", "input_steps": 20},
-    "image_mc": {"mc_domain": "image", "alpha": 1.0},
-    "image_mc_a01": {"mc_domain": "image", "alpha": 0.1},
-    "image_mc_a10": {"mc_domain": "image", "alpha": 10.0},
-    "image_mc_cg10": {"mc_domain": "image", "alpha": 1.0, "input_steps": 10},
-    "image_mc_cg20": {"mc_domain": "image", "alpha": 1.0, "input_steps": 20},
-    "cg20_alpha1000": {"input_steps": 20, "alpha": 1000.0},
-    "image_mc_trans1": {"mc_domain": "image", "alpha": 1.0, "n_trans": 1},
-    "image_mc_lr3e-3": {"mc_domain": "image", "alpha": 1.0, "lr": 3e-3},
-    "image_mc_onecycle": {"mc_domain": "image", "alpha": 1.0, "lr": 3e-3, "schedule": "onecycle"},
-    "image_mc_onecycle_trans1": {"mc_domain": "image", "alpha": 1.0, "lr": 3e-3, "schedule": "onecycle", "n_trans": 1},
-    "image_mc_onecycle_cg10": {
-        "mc_domain": "image",
-        "alpha": 1.0,
-        "lr": 3e-3,
-        "schedule": "onecycle",
-        "input_steps": 10,
-    },
-    "image_mc_onecycle_batch1": {
-        "mc_domain": "image",
-        "alpha": 1.0,
-        "lr": 3e-3,
-        "schedule": "onecycle",
-        "batch_size": 1,
-    },
-    "image_mc_onecycle_clip": {"mc_domain": "image", "alpha": 1.0, "lr": 3e-3, "schedule": "onecycle", "clip": 0.01},
-    "image_mc_onecycle_a03": {"mc_domain": "image", "alpha": 0.3, "lr": 3e-3, "schedule": "onecycle"},
-    "image_mc_onecycle_a3": {"mc_domain": "image", "alpha": 3.0, "lr": 3e-3, "schedule": "onecycle"},
-    "image_mc_only": {"mc_domain": "image", "alpha": 0.0},
+    "image_mc_only": {"method": "mc", "mc_domain": "image"},
+    "image_mc_only_onecycle": {"method": "mc", "mc_domain": "image", **ONE_CYCLE},
+    "image_mc_only_cg20": {"method": "mc", "mc_domain": "image", "input_steps": 20},
+    "image_mc": IMAGE,
+    "image_mc_a01": IMAGE | {"alpha": 0.1},
+    "image_mc_a10": IMAGE | {"alpha": 10.0},
+    "image_mc_a100": IMAGE | {"alpha": 100.0},
+    "image_mc_cg10": IMAGE | {"input_steps": 10},
+    "image_mc_cg20": IMAGE | {"input_steps": 20},
+    "image_mc_cg20_a10": IMAGE | {"input_steps": 20, "alpha": 10.0},
+    "image_mc_trans1": IMAGE | {"n_trans": 1},
+    "image_mc_trans5": IMAGE | {"n_trans": 5},
+    "image_mc_batch1": IMAGE | {"batch_size": 1},
+    "image_mc_stop": IMAGE | {"stop_gradient": True},
+    "image_mc_stop_a10": IMAGE | {"stop_gradient": True, "alpha": 10.0},
+    "image_mc_circle": IMAGE | {"circle": True},
+    "image_mc_fp32": IMAGE | {"precision": "fp32"},
+    "image_mc_lr3e-3": IMAGE | {"lr": 3e-3},
+    "image_mc_onecycle": IMAGE | ONE_CYCLE,
+    "image_mc_onecycle_a10": IMAGE | ONE_CYCLE | {"alpha": 10.0},
+    "image_mc_onecycle_trans1": IMAGE | ONE_CYCLE | {"n_trans": 1},
+    "image_mc_onecycle_cg10": IMAGE | ONE_CYCLE | {"input_steps": 10},
+    "image_mc_onecycle_batch1": IMAGE | ONE_CYCLE | {"batch_size": 1},
+    "image_mc_onecycle_clip": IMAGE | ONE_CYCLE | {"clip": 0.01},
 }
 
 
-class TrialEI(Closure):
-    """EI with the measurement consistency measured elsewhere, or the equivariance inside the inscribed circle."""
+def inside_circle(size: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The mean squared error, of images inside the inscribed circle alone: a rotation leaves nothing outside it."""
+    axis = torch.arange(size) - (size - 1) / 2
+    inside = (axis[:, None] ** 2 + axis[None, :] ** 2 <= (size / 2) ** 2).float()
+    weights = inside / inside.mean()
 
-    def __init__(self, knobs: Knobs, physics: CT) -> None:
-        super().__init__()
-        self.knobs = knobs
-        axis = torch.arange(physics.img_width) - (physics.img_width - 1) / 2
-        inside = axis[:, None] ** 2 + axis[None, :] ** 2 <= (physics.img_width / 2) ** 2
-        self.inside = inside.float() / inside.float().mean() if knobs.circle else torch.ones(())
+    def criterion(a: Tensor, b: Tensor) -> Tensor:
+        squared = (a - b).square()
+        return (weights * squared if squared.shape[-2:] == weights.shape else squared).mean()
 
-    def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
-        x1 = f(y)
-        x2 = transform.apply(x1)
-        x3 = f(measure(physics, x2))
-        target = x2.detach() if self.knobs.stop_gradient else x2
-        ei = (self.inside * (x3 - target).square()).mean()
-        residual = physics.A(x1) - y
-        if self.knobs.mc_domain == "image":
-            residual = physics.A_dagger(residual)
-        mc = residual.square().mean()
-        return {"mc": mc, "ei": ei, "total": mc + self.knobs.alpha * ei, "x1": x1.detach()}
+    return criterion
+
+
+def closure_of(knobs: Knobs, size: int) -> Closure:
+    if knobs.method == "sup":
+        return SupervisedClosure()
+    if knobs.method == "mc":
+        return MCClosure(mc_domain=knobs.mc_domain)
+    criterion = inside_circle(size) if knobs.circle else "l2"
+    return EIClosure(knobs.alpha, knobs.stop_gradient, criterion=criterion, mc_domain=knobs.mc_domain)
 
 
 class KrylovInput:
@@ -145,15 +139,6 @@ class KrylovInput:
         return pinv_cg(self.physics, y, steps=self.steps)
 
 
-def schedule_of(knobs: Knobs, epochs: int) -> Callable[[int], float]:
-    cosine = cosine_schedule(epochs)
-    if knobs.schedule == "cosine":
-        return cosine
-    rise = max(1, round((0.1 if knobs.schedule == "warmup" else 0.3) * epochs))
-    return lambda epoch: (epoch + 1) / (rise + 1) if epoch < rise else (
-        (1 + math.cos(math.pi * (epoch - rise) / (epochs - rise))) / 2)  # fmt: skip
-
-
 def validate(net: torch.nn.Module, f: Reconstructor, physics: CT, images: Any) -> float:
     f = Reconstructor(net, f.physics, f.precision).eval()
     values = []
@@ -164,19 +149,20 @@ def validate(net: torch.nn.Module, f: Reconstructor, physics: CT, images: Any) -
     return statistics.fmean(values)
 
 
-def run_trial(name: str, seed: int, data: str, epochs: int, every: int, net_channels: int) -> list[dict[str, Any]]:
+def slices(data: str, size: int) -> tuple[Tensor, Tensor]:
+    """The slices to train on and those to judge by, ``[n, 1, size, size]``: means of 128 / size pixels squared."""
+    images = torch.nn.functional.avg_pool2d(CTData("train", data).images[:, None], 128 // size)
+    return images[:80], images[80:90]
+
+
+def run_trial(name: str, seed: int, given: argparse.Namespace) -> list[dict[str, Any]]:
     knobs = Knobs(**TRIALS[name])
-    images = CTData("train", data)
-    train, judge = Subset(images, range(80)), Subset(images, range(80, 90))
-    physics = CT(128, 50)
+    train, judge = slices(given.data, given.size)
+    physics = CT(given.size, given.views)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "weights"))
-        net = UNet(1, 1, base_channels=net_channels)
+        net = UNet(1, 1, base_channels=given.base_channels)
     f = Reconstructor(net, KrylovInput(physics, knobs.input_steps) if knobs.input_steps else physics, knobs.precision)
-    closure: Closure = TrialEI(knobs, physics)
-    if (knobs.mc_domain, knobs.circle, knobs.stop_gradient) == ("sinogram", False, False):
-        closure = EIClosure(knobs.alpha)
-    closure = {"sup": SupervisedClosure(), "mc": MCClosure()}.get(knobs.method, closure)
     optimizer = torch.optim.Adam(net.parameters(), lr=knobs.lr, weight_decay=1e-8)
     if knobs.clip:
         optimizer.register_step_pre_hook(
@@ -185,18 +171,20 @@ def run_trial(name: str, seed: int, data: str, epochs: int, every: int, net_chan
     optimizer.register_step_post_hook(lambda *_: averaged.update_parameters(net))
     steps = -(-len(train) // knobs.batch_size)
     # The same number of steps for every trial, whatever its batch size.
-    epochs = epochs * 40 // steps
-    every = max(1, every * 40 // steps)
-    trainer = Trainer(f, physics, Rotate(knobs.n_trans), closure, {"total": optimizer}, epochs=epochs, seed=seed,
-                      schedule=schedule_of(knobs, epochs), out=False, progress=False)  # fmt: skip
+    epochs = given.epochs * 40 // steps
+    every = max(1, given.every * 40 // steps)
+    schedule = one_cycle_schedule(epochs, knobs.rise) if knobs.rise else cosine_schedule(epochs)
+    trainer = Trainer(f, physics, Rotate(knobs.n_trans), closure_of(knobs, given.size), {"total": optimizer},
+                      epochs=epochs, seed=seed, schedule=schedule, out=False, progress=False)  # fmt: skip
     loader = make_loader(train, knobs.batch_size, seed=seed)
-    rows, spent = [], 0.0
+    rows: list[dict[str, Any]] = []
+    spent = 0.0
     while trainer.epoch < epochs:
         trainer.max_steps = min(trainer.step + every * steps, epochs * steps)
         began = time.process_time()
         trainer.fit(loader)
         spent += time.process_time() - began
-        row = {"trial": name, "seed": seed, "step": trainer.step, "cpu_seconds": round(spent, 1)}
+        row: dict[str, Any] = {"trial": name, "seed": seed, "step": trainer.step, "cpu_seconds": round(spent, 1)}
         row["psnr"] = round(validate(net, f, physics, judge), 3)
         row["psnr_ema"] = round(validate(averaged.module, f, physics, judge), 3)
         rows.append(row | {"psnr_bn": ""})
@@ -214,13 +202,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20, help="of 40 steps of 2 images")
     parser.add_argument("--every", type=int, default=4, help="epochs between evaluations")
     parser.add_argument("--base-channels", type=int, default=16)
+    parser.add_argument("--size", type=int, choices=[32, 64, 128], default=128, help="of the images")
+    parser.add_argument("--views", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     for seed in given.seeds:
         for name in given.trials:
-            rows = run_trial(name, seed, given.data, given.epochs, given.every, given.base_channels)
+            rows = run_trial(name, seed, given)
             new = not given.out.exists()
             with open(given.out, "a", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, list(rows[0]))
