@@ -86,6 +86,8 @@ def make_parser() -> Parser:
     add("--ei-alpha", type=number(least=0), help=f"weight of the equivariance loss; {default('ei_alpha')}")
     add("--mc-domain", choices=DOMAINS, help="ei, mc: measurement consistency of A x1 with y (default), or of "
         "A_dagger A x1 with A_dagger y, whose --ei-alpha is about 1; not the paper's")  # fmt: skip
+    add("--stop-gradient", action="store_true", help="ei: the transformed image is data, no gradient flows through it; "
+        "not the paper's")  # fmt: skip
     add("--adv_beta", "--adv-beta", type=number(least=0), help="weight of the adversarial loss (default: 1e-8)")
     add("--ct-views", type=number(int, least=1), metavar="N", help="CT: views (default: 50)")
     add("--mask-rate", type=number(least=0, below=1), help="inpainting: fraction of pixels removed (default: 0.3)")

@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import re
+import shutil
 import sys
 import tempfile
 import warnings
@@ -108,6 +109,24 @@ def write_atomically(path: str | os.PathLike, content: bytes | memoryview, previ
             Path(temporary).unlink(missing_ok=True)
             raise
         _flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def complete_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that becomes ``path`` when it is complete; if anything is raised, nothing is left of it.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}{TEMPORARY}")
+    with writing(path):
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            temporary.replace(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _copy_name(path: Path, other: Path) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor
 from ei.errors import InputError
 from ei.experiment import COMMON_DEFAULTS, TASKS, image_shape, images_for
 from ei.options import Parser, add_device_options, choose_device, named, number, read_yaml, run_script
+from ei.physics.krylov import transposed
 from ei.plot import new_figure
 
 # Up to so many pixels the matrices are formed, and the answers are exact; above, random probes and Lanczos' method.
@@ -249,9 +250,13 @@ def diagnose(
             margin = f"{'>= ' if is_bound else ''}{ratio - 1:.2g}" if ratio >= 1 else "not counted to its end"
             verdict = f"{HOLDS}, margin {margin}: {figures}"
         verdict += " (not a guarantee)"
+    pixels, frequencies = alone.unseen()
+    pixels_left, frequencies_left = (pixels, frequencies) if full is alone else full.unseen()
     return Diagnosis(
         verdict, problem.n, rank, tol, coverage, found, effective, is_bound, problem.alpha(),
-        {**alone.unseen("A alone"), **full.unseen("the stack")}, problem.exact,
+        {"unseen by A alone: pixels": pixels, "unseen by A alone: frequencies": frequencies,
+         "unseen by the stack: pixels": pixels_left, "unseen by the stack: frequencies": frequencies_left},
+        problem.exact,
     )  # fmt: skip
 
 
@@ -303,13 +308,10 @@ class _Problem:
     def columns(self, images: Tensor) -> Tensor:
         return images.reshape(-1, self.size).T.double()
 
-    def measure(self, images: Tensor) -> Tensor:
-        return self.physics.A(images)
-
     def check_linear(self) -> None:
         a, b = self.images(self.white(1)), self.images(self.white(1))
         with torch.no_grad():
-            together, apart = self.measure(a - 2 * b), self.measure(a) - 2 * self.measure(b)
+            together, apart = self.physics.A(a - 2 * b), self.physics.A(a) - 2 * self.physics.A(b)
         if not isinstance(together, Tensor) or not bool((together - apart).norm() <= 1e-3 * apart.norm() + 1e-12):
             raise InputError("diagnose needs a linear A: A(a - 2 b) is not A(a) - 2 A(b)")
 
@@ -329,11 +331,9 @@ class _Problem:
     def transformed(self, images: Tensor, elements: Sequence[Tensor]) -> Tensor:
         return self.transform.apply(images, torch.stack(list(elements)))
 
-    def adjoint(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """The transpose of a linear ``function`` of images, by autograd."""
-        with torch.enable_grad():
-            x = torch.zeros(len(images), *self.shape, device=self.device, requires_grad=True)
-            return torch.autograd.grad(function(x), x, images)[0]
+    def transformed_back(self, images: Tensor, element: Tensor) -> Tensor:
+        """``T_g^T``, which undoes ``T_g`` up to its interpolation: image transforms are nearly orthogonal."""
+        return transposed(lambda x: self.transformed(x, [element]), images, images.shape)
 
     def there_and_back(self, images: Tensor, element: Tensor) -> Tensor:
         """``T_g^-1 T_g``; the inverse of an element of an orthogonal group is its transpose."""
@@ -341,7 +341,7 @@ class _Problem:
         inverse = getattr(self.transform, "inverse", None)
         if inverse is not None:
             return self.transformed(there, [inverse(element)])
-        return self.adjoint(lambda x: self.transformed(x, [element]), there)
+        return self.transformed_back(there, element)
 
     def restrict_to_support(self, elements: Sequence[Tensor]) -> None:
         """Leave out the pixels that some transform loses: corners, under rotations that fill with zeros."""
@@ -404,27 +404,19 @@ class _Problem:
         may be more. ``A T_g`` sees what ``A T_h`` sees exactly if ``A T_g T_h^-1`` sees what A does."""
         found: list[Tensor] = []
         for element in elements:
-
-            def turned(x: Tensor, element: Tensor = element) -> Tensor:
-                return self.transformed(x, [element])
-
-            new = True
-            for other in [None, *found]:
-
-                def against(x: Tensor, other: Tensor | None = other, turned: Callable = turned) -> Tensor:
-                    return turned(x if other is None else self.adjoint(lambda z: self.transformed(z, [other]), x))
-
-                def back(x: Tensor, element: Tensor = element) -> Tensor:
-                    return self.there_and_back(x, element)
-
-                if not _is_information(*self.visible(alone, [against, back])):
-                    new = False
-                    break
-            if new:
+            if all(self.brings(alone, element, other) for other in [None, *found]):
                 found.append(element)
             if len(found) == most:
                 return found, len(elements) > most
         return found, False
+
+    def brings(self, alone: _Stack, element: Tensor, other: Tensor | None) -> bool:
+        """Whether ``A T_g`` sees something that ``A T_h`` (A, if there is no ``other``) does not."""
+
+        def against(x: Tensor) -> Tensor:
+            return self.transformed(x if other is None else self.transformed_back(x, other), [element])
+
+        return _is_information(*self.visible(alone, [against, lambda x: self.there_and_back(x, element)]))
 
     def needs_every_class(self, classes: Sequence[Tensor], threshold: float) -> bool:
         """Whether leaving out any one of the classes (or the identity) leaves something unseen."""
@@ -437,7 +429,7 @@ class _Problem:
         for e in (self.white(4), self.natural(4)):
             images = self.images(e)
             with torch.no_grad():
-                ratios.append(float(self.measure(images).abs().square().mean() / images.square().mean()))
+                ratios.append(float(self.physics.A(images).abs().square().mean() / images.square().mean()))
         return ratios[0], ratios[1]
 
 
@@ -455,6 +447,7 @@ class _Stack:
         self.problem, self.elements, self.identity = problem, list(elements), identity
         self.function = function or (lambda x: x)
         self._decomposed: tuple[Tensor, Tensor] | None = None
+        self._quadratures: list[tuple[Tensor, Tensor]] = []
 
     def apply(self, columns: Tensor) -> Tensor:
         """``M`` times columns ``[size, count]``."""
@@ -466,7 +459,7 @@ class _Stack:
         for elements in views:
             with torch.enable_grad():
                 x = problem.images(columns).requires_grad_()
-                y = problem.measure(problem.transformed(x, elements) if elements else self.function(x))
+                y = problem.physics.A(problem.transformed(x, elements) if elements else self.function(x))
                 if not y.requires_grad:
                     raise InputError("diagnose needs an A of differentiable torch operations")
                 (gradient,) = torch.autograd.grad(y, x, y.detach())
@@ -475,9 +468,7 @@ class _Stack:
 
     def largest(self) -> float:
         """The largest eigenvalue."""
-        if self.problem.exact:
-            return float(self._decompose()[0].max())
-        return float(max(theta.max() for theta, _ in self._lanczos(self.problem.white(2))[0]))
+        return float(max(theta.max() for theta, _ in self._spectrum()))
 
     def threshold(self) -> float:
         assert self.problem.top is not None
@@ -485,10 +476,9 @@ class _Stack:
 
     def seen(self) -> float:
         """The share of image space (inside the support) that is seen."""
-        if self.problem.exact:
-            return float((self._decompose()[0] > self.threshold()).sum()) / self.problem.n
-        quadratures, _ = self._lanczos(self.problem.white(2))
-        return statistics.fmean(float(weight[theta > self.threshold()].sum()) for theta, weight in quadratures)
+        return statistics.fmean(
+            float(weight[theta > self.threshold()].sum() / weight.sum()) for theta, weight in self._spectrum()
+        )
 
     def project(self, columns: Tensor) -> Tensor:
         """The part of images (columns) that is seen."""
@@ -499,15 +489,20 @@ class _Stack:
             return seen @ (seen.T @ columns)
         return self._lanczos(columns)[1]
 
-    def unseen(self, name: str) -> dict[str, Tensor]:
+    def unseen(self) -> tuple[Tensor, Tensor]:
         """The mean power of the unseen part of white images, by pixel and by frequency."""
         white = self.problem.white(256 if self.problem.exact else 8)
         left = (white - self.project(white)).T.reshape(-1, *self.problem.shape)
         spectrum = torch.fft.fftshift(torch.fft.fft2(left, norm="ortho").abs().square().mean((0, 1)), dim=(-2, -1))
-        return {
-            f"unseen by {name}: pixels": left.square().mean((0, 1)).cpu(),
-            f"unseen by {name}: frequencies": spectrum.cpu(),
-        }
+        return left.square().mean((0, 1)).cpu(), spectrum.cpu()
+
+    def _spectrum(self) -> list[tuple[Tensor, Tensor]]:
+        """Eigenvalues and their weights: all, or a quadrature for each of two random probes."""
+        if self.problem.exact:
+            values, _ = self._decompose()
+            return [(values, torch.ones_like(values))]
+        self._quadratures = self._quadratures or self._lanczos(self.problem.white(2))[0]
+        return self._quadratures
 
     def _decompose(self) -> tuple[Tensor, Tensor]:
         if self._decomposed is None:

@@ -16,7 +16,7 @@ from ei.checkpoint import load_file
 from ei.classical import Reconstruction, classical_for
 from ei.datasets import image_of, simulate
 from ei.errors import InputError, MissingFileError
-from ei.experiment import SPLIT, TASKS, image_shape, images_for, load_for_test
+from ei.experiment import TASKS, image_shape, images_for, load_for_test, split_beside
 from ei.logger import new_run_folder
 from ei.metrics import cal_psnr, psnr, ssim
 from ei.models import Reconstructor
@@ -139,8 +139,7 @@ def run_test_script(task: str, prog: str, description: str, data_of: Callable[[s
     state = load_file(path, "checkpoint")
     data = given.get("data", data_of(given.get("dataset_name", dataset_name)))
     options = dict(state.get("config", {})) if isinstance(state, Mapping) else {}
-    beside = Path(path).with_name(SPLIT)
-    options |= {"split": given["split"]} if "split" in given else {"split": str(beside)} if beside.exists() else {}
+    options |= {"split": given["split"]} if "split" in given else split_beside(path)
     images = images_for(task, data, "test", options)
     samples = given.get("sample_to_show", [min(shown, len(images) - 1)])
     for sample in samples:

@@ -5,6 +5,7 @@ A new task is one more entry of `TASKS`, a new method one more of `METHODS`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,7 +182,9 @@ TASKS: dict[str, Task] = {
 }
 
 METHODS: dict[str, Callable[[Options, tuple[int, int, int]], Closure]] = {
-    "ei": lambda options, shape: EIClosure(options["ei_alpha"], mc_domain=options["mc_domain"]),
+    "ei": lambda options, shape: EIClosure(
+        options["ei_alpha"], options["stop_gradient"], mc_domain=options["mc_domain"]
+    ),
     "mc": lambda options, shape: MCClosure(mc_domain=options["mc_domain"]),
     "sup": lambda options, shape: SupervisedClosure(),
     "ei_sup": lambda options, shape: SupervisedEIClosure(options["ei_alpha"]),
@@ -200,6 +203,7 @@ COMMON_DEFAULTS: dict[str, Any] = {
     "cos": False,
     "one_cycle": False,
     "mc_domain": "measurement",
+    "stop_gradient": False,
     "measurements": None,
     "noise_sigma": 0.0,
     "crop": None,
@@ -220,9 +224,10 @@ COMMON_DEFAULTS: dict[str, Any] = {
     "max_steps": None,
 }
 
-# Where a run is kept and computed does not change what it computes: left out of checkpoints and of contradictions.
 # In the run folder: which of one's own images were left for testing.
 SPLIT = "split.txt"
+
+# Where a run is kept and computed does not change what it computes: left out of checkpoints and of contradictions.
 NOT_OF_THE_RUN = (
     "out",
     "resume",
@@ -236,6 +241,13 @@ NOT_OF_THE_RUN = (
     "split",
     "tensorboard",
 )
+
+
+def split_beside(checkpoint: str | os.PathLike) -> dict[str, str]:
+    """The option ``split`` of a run that wrote its list of test images beside its checkpoints: images that came into
+    the folder since must not change what is tested."""
+    beside = Path(checkpoint).with_name(SPLIT)
+    return {"split": str(beside)} if beside.exists() else {}
 
 
 def images_for(task: str, data: str, mode: str, options: Options) -> Any:
@@ -343,9 +355,8 @@ def build_training(
         shape = task.measured_shape(found.item_shape, options)
         held_out = DataLoader(Indexed(rest, measured=True), batch_size=1)
     else:
-        beside = Path(options.get("resume") or "").with_name(SPLIT) if options.get("resume") else None
-        if options["split"] is None and beside is not None and beside.exists():
-            options = {**options, "split": str(beside)}  # images that came since must not change what is tested
+        if options["split"] is None and options.get("resume"):
+            options = {**options, **split_beside(options["resume"])}
         images = images_for(options["task"], options["data"], "train", options)
         if isinstance(getattr(images, "dataset", images), ImageTree):
             tests = task.images(options["data"], "test", options).names

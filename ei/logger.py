@@ -169,14 +169,9 @@ class TrainingLog:
 
 
 class TensorBoard:
-    """The log's rows once more, for TensorBoard, in ``<run folder>/tensorboard``.
-
-    Raises:
-        MissingExtraError: if TensorBoard is not installed.
-    """
+    """The log's rows once more, for TensorBoard, in ``<run folder>/tensorboard``; see `check_tensorboard`."""
 
     def __init__(self, folder: Path, epoch: int) -> None:
-        check_tensorboard()
         from torch.utils.tensorboard import SummaryWriter
 
         # What an interrupted run wrote after the checkpoint it continues from is dropped.

@@ -22,24 +22,30 @@ def new_figure(**options: Any) -> Figure:
     return Figure(layout="constrained", **options)
 
 
-def loss_curves(log: Path, path: Path) -> None:
-    """Draw the columns of a ``training_loss.csv`` against the epoch: losses (logarithmic) and PSNR."""
+def _read_log(log: Path) -> dict[str, list[float]]:
+    """The columns of a ``training_loss.csv``; none where there are no rows."""
     with open(log, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    if not rows:
+    return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
+
+
+def loss_curves(log: Path, path: Path) -> None:
+    """Draw the columns of a ``training_loss.csv`` against the epoch: losses (logarithmic) and PSNR."""
+    columns = _read_log(log)
+    if not columns:
         return
-    names = [name for name in rows[0] if name not in ("epoch", "psnr")]
-    epochs = [int(row["epoch"]) for row in rows]
-    with_psnr = "psnr" in rows[0]
+    names = [name for name in columns if name not in ("epoch", "psnr")]
+    epochs = columns["epoch"]
+    with_psnr = "psnr" in columns
     figure = new_figure(figsize=(10 if with_psnr else 5.5, 4))
     axes = figure.subplots(1, 2 if with_psnr else 1, squeeze=False)[0]
-    marker = "." if len(rows) < 30 else None
+    marker = "." if len(epochs) < 30 else None
     for name in names:
-        axes[0].plot(epochs, [float(row[name]) for row in rows], label=name, marker=marker)
+        axes[0].plot(epochs, columns[name], label=name, marker=marker)
     axes[0].set(xlabel="epoch", yscale="log", title="losses, mean over the epoch")
     axes[0].legend()
     if with_psnr:
-        axes[1].plot(epochs, [float(row["psnr"]) for row in rows], color="black", marker=marker)
+        axes[1].plot(epochs, columns["psnr"], color="black", marker=marker)
         axes[1].set(xlabel="epoch", ylabel="dB", title="paper PSNR of the training batches")
     for ax in axes:
         ax.grid(alpha=0.3)
@@ -55,13 +61,12 @@ def curves(logs: Mapping[str, Path], spent: Mapping[str, Mapping[str, float]], p
         spent: for each panel's axis ("steps", "minutes") what each title's whole run took; epochs are taken as equal.
         path: the figure.
     """
+    psnr = {title: _read_log(log)["psnr"] for title, log in logs.items()}
     figure = new_figure(figsize=(5.5 * len(spent), 4))
     axes = figure.subplots(1, len(spent), squeeze=False, sharey=True)[0]
     for ax, (unit, totals) in zip(axes, spent.items(), strict=True):
-        for title, log in logs.items():
-            with open(log, newline="", encoding="utf-8") as file:
-                values = [float(row["psnr"]) for row in csv.DictReader(file)]
-            places = [totals[title] * (k + 1) / max(len(values), 1) for k in range(len(values))]
+        for title, values in psnr.items():
+            places = [totals[title] * (k + 1) / len(values) for k in range(len(values))]
             ax.plot(places, values, label=title, marker="." if len(values) < 30 else None)
         ax.set(xlabel=unit, ylabel="dB", title="paper PSNR of the training batches")
         ax.grid(alpha=0.3)

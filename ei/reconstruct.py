@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import ei.models
-from ei.checkpoint import TEMPORARY, generator_weights, load_file, load_weights, writing
+from ei.checkpoint import TEMPORARY, complete_folder, generator_weights, load_file, load_weights, writing
 from ei.datasets import Measurements
 from ei.describe import rebuild
 from ei.errors import InputError
@@ -97,14 +97,12 @@ def write_pngs(images: np.ndarray, folder: Path) -> None:
         raise InputError(f"{folder} is there already; move it away, or choose another --output")
     if images.ndim == 4 and images.shape[1] not in (1, 3):
         raise InputError(f"--png writes gray or RGB images, not {images.shape[1]} channels")
-    temporary = folder.with_name(f".{folder.name}{TEMPORARY}")
-    with writing(folder):
-        temporary.mkdir(exist_ok=True)
-        for number_, image in enumerate(images):
-            bytes_ = (image.clip(0, 1) * 255).round().astype(np.uint8)
-            bytes_ = bytes_ if bytes_.ndim == 2 else np.moveaxis(bytes_, 0, -1).squeeze()
-            Image.fromarray(bytes_).save(temporary / f"{number_:05d}.png")
-        temporary.replace(folder)
+    with complete_folder(folder) as unfinished:
+        for index, image in enumerate(images):
+            pixels = (image.clip(0, 1) * 255).round().astype(np.uint8)
+            if pixels.ndim == 3:
+                pixels = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
+            Image.fromarray(pixels).save(unfinished / f"{index:05d}.png")
 
 
 def _load(state: Any, path: str, given: Mapping[str, Any], y: Measurements, device: torch.device) -> Reconstructor:

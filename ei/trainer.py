@@ -157,7 +157,6 @@ class Trainer:
         self.epoch, self.batch, self.step = 0, 0, 0
         self.tally = Tally(self.processes)
         self.history: list[dict[str, float]] = []
-        self.judged_by = ""  # the column of the held-out total
         self.continues = False
         self._rolled_at: tuple[int, int] | None = None
         self._drawn = 0
@@ -296,8 +295,6 @@ class Trainer:
                     losses = self.closure(self.f, self.physics, self.transform, y, x)
                     count += len(y)
                     for column, key in self._loss_columns(losses).items():
-                        if key == "total":
-                            self.judged_by = f"held_out_{column}"
                         sums[column] = sums.get(column, 0.0) + len(y) * float(losses[key])
         finally:
             self.f.train()
@@ -317,15 +314,19 @@ class Trainer:
             self.log.append(row)
             if self.board is not None:
                 self.board.append(row)
-        if self.judged_by and self.folder is not None:
-            best = min(past[self.judged_by] for past in self.history)
-            if row[self.judged_by] == best:
-                self._save(ended, self.folder / BEST)
+        if self.folder is not None and self._is_best(row):
+            self._save(ended, self.folder / BEST)
         if ended % self.ckp_interval == 0 or self.epoch == self.epochs:
             if self.folder is not None:
                 self._save(ended, self.folder / f"ckp_{ended}.pth.tar")
             self._save_rolling(ended)
         return means
+
+    def _is_best(self, row: Mapping[str, float]) -> bool:
+        """Whether no epoch had a lower total on the held-out batches; never where there are none."""
+        totals = (f"held_out_{c}" for c, key in self._loss_columns(["total"]).items() if key == "total")
+        judged_by = [column for column in totals if column in row]
+        return bool(judged_by) and all(row[c] == min(past[c] for past in self.history) for c in judged_by)
 
     def _division(self, loader: Iterable) -> Callable[[int], Part | None]:
         """Which part of an epoch's batches ``loader`` gives this process, by their number."""
@@ -372,7 +373,7 @@ class Trainer:
         finally:
             self.physics.noise = noise
 
-    def _loss_columns(self, losses: Mapping[str, Tensor]) -> Mapping[str, str]:
+    def _loss_columns(self, losses: Iterable[str]) -> Mapping[str, str]:
         named = getattr(self.closure, "columns", None)
         return named or {f"loss_{key}": key for key in losses if key != "x1"}
 

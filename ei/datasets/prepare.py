@@ -13,7 +13,6 @@ import functools
 import importlib
 import io
 import re
-import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ei.checkpoint import TEMPORARY, write_atomically, writing
+from ei.checkpoint import complete_folder, write_atomically, writing
 from ei.datasets.ctdb import KEY
 from ei.errors import InputError, MissingExtraError, MissingFileError
 from ei.options import Parser, named, run_script
@@ -154,29 +153,24 @@ def prepare_urban100(source: Path, out: Path) -> None:
     """
     if out.exists():
         raise InputError(f"{out} is there already; move it away, or give another --out")
-    temporary = out.with_name(f".{out.name}{TEMPORARY}")
     with files_of(source, (".png",)) as files:
         numbers = {name: int(found[1]) for name in files if (found := re.match(r"img_(\d+)", name))}
         if sorted(numbers.values()) != list(range(1, 101)):
             raise InputError(
                 f"{source} is not Urban100: one file each img_001*.png to img_100*.png is needed, it has {len(numbers)}"
             )
-        try:
-            with writing(out):
-                for name, number in tqdm(numbers.items(), unit="image"):
-                    content = files[name]()
-                    try:
-                        with Image.open(io.BytesIO(content)) as image:
-                            image.load()
-                    except (OSError, ValueError, SyntaxError) as error:
-                        raise InputError(f"{name} in {source} cannot be opened ({error}); get it again") from error
-                    mode = "train" if number <= 90 else "test"
-                    folder = temporary / mode / mode
-                    folder.mkdir(parents=True, exist_ok=True)
-                    (folder / f"img_{number:03d}.png").write_bytes(content)
-                temporary.replace(out)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with complete_folder(out) as unfinished:
+            for name, number in tqdm(numbers.items(), unit="image"):
+                content = files[name]()
+                try:
+                    with Image.open(io.BytesIO(content)) as image:
+                        image.load()
+                except (OSError, ValueError, SyntaxError) as error:
+                    raise InputError(f"{name} in {source} cannot be opened ({error}); get it again") from error
+                mode = "train" if number <= 90 else "test"
+                folder = unfinished / mode / mode
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f"img_{number:03d}.png").write_bytes(content)
 
 
 def main() -> None:

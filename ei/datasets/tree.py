@@ -12,12 +12,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ei.datasets.cvdb import read_image
 from ei.errors import InputError, MissingFileError
 from ei.seeding import generator
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pgm", ".ppm")
 
 
 def find_images(folder: str | os.PathLike) -> list[str]:
@@ -31,7 +30,7 @@ def find_images(folder: str | os.PathLike) -> list[str]:
         raise MissingFileError(f"there is no folder of images {folder}; check the path")
     found = list(_images_in(folder))
     if not found:
-        raise MissingFileError(f"there are no images in {folder}: no file in it ends in {', '.join(SUFFIXES)}")
+        raise MissingFileError(f"there are no images in {folder}: no file in it ends in {', '.join(IMG_EXTENSIONS)}")
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
@@ -41,7 +40,7 @@ def holds_images(folder: str | os.PathLike) -> bool:
 
 
 def _images_in(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return (path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
 
 
 def split_images(folder: str | os.PathLike, test: float | str | os.PathLike = 0.1) -> dict[str, list[str]]:

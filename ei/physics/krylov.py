@@ -34,10 +34,16 @@ def adjoint_of(physics: Any, image_shape: Sequence[int] | None = None) -> Callab
             "attribute image_shape = (C, H, W), or write A_adjoint"
         )
 
-    def adjoint(y: Tensor) -> Tensor:
-        return _Adjoint.apply(y, physics.A, (len(y), *(shape if len(shape) == 3 else (y.shape[1], *shape))))
+    return lambda y: transposed(physics.A, y, (len(y), *(shape if len(shape) == 3 else (y.shape[1], *shape))))
 
-    return adjoint
+
+def transposed(A: Callable[[Tensor], Tensor], y: Tensor, shape: Sequence[int]) -> Tensor:
+    """``A^T y`` for any linear ``A`` of real tensors of this shape, from its derivative; differentiable in ``y``.
+
+    Raises:
+        InputError: if A is not made of differentiable torch operations.
+    """
+    return _Adjoint.apply(y, A, tuple(shape))
 
 
 class _Adjoint(torch.autograd.Function):
@@ -46,9 +52,8 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, A: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:
         ctx.A = A
-        dtype = torch.zeros((), dtype=y.dtype).real.dtype if y.is_complex() else y.dtype
         with torch.enable_grad():
-            x = torch.zeros(shape, dtype=dtype, device=y.device, requires_grad=True)
+            x = torch.zeros(shape, dtype=y.real.dtype, device=y.device, requires_grad=True)
             measured = A(x)
             if not measured.requires_grad:
                 raise InputError(
@@ -115,7 +120,5 @@ def _squared_norm(tensor: Tensor) -> Tensor:
 
 
 def _times(factor: Tensor, tensor: Tensor) -> Tensor:
-    return (
-        factor.view(-1, *[1] * (tensor.dim() - 1)).to(tensor.real.dtype if tensor.is_complex() else tensor.dtype)
-        * tensor
-    )
+    """Every entry along the first axis times its own factor."""
+    return factor.view(-1, *[1] * (tensor.dim() - 1)) * tensor
