@@ -19,7 +19,7 @@ from stress.kill import stress
 from test_datasets import write_mat
 from test_trainer import loader, make, rows
 
-from ei.checkpoint import load_file, newest_checkpoint, save_file, write_atomically
+from ei.checkpoint import complete_folder, load_file, newest_checkpoint, save_file, write_atomically
 from ei.closure import EIClosure, MCClosure
 from ei.errors import StorageError, TrainingDivergedError, TrainingStoppedError
 from ei.logger import RunLock
@@ -36,6 +36,20 @@ def ct(tmp_path: Path) -> tuple:
 
 def bytes_of(folder: Path, *names: str) -> list[bytes]:
     return [(folder / name).read_bytes() for name in names]
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), complete_folder(tmp_path / "pngs") as unfinished:
+        (unfinished / "1.png").write_bytes(b"half")
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+    with complete_folder(tmp_path / "pngs") as unfinished:
+        (unfinished / "1.png").write_bytes(b"whole")
+        assert not (tmp_path / "pngs").exists()
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["pngs", "pngs/1.png"]
+    (tmp_path / "full").write_bytes(b"a file")
+    with pytest.raises(StorageError), complete_folder(tmp_path / "full" / "pngs"):
+        pass
 
 
 # ---- signals ------------------------------------------------------------------------------------------------------

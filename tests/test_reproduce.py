@@ -43,6 +43,14 @@ def test_budgets_are_options_and_no_others(budget: Path) -> None:
     assert not set(options) & {"task", "method", "data", "ct_views", "mask_rate", "mask", "ei_alpha", "batch_size"}
 
 
+@pytest.mark.parametrize("recipe", sorted((ROOT / "configs" / "recipe").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_are_options_and_not_the_papers(recipe: Path) -> None:
+    """A recipe changes how is trained, whatever the cell and however long."""
+    options = vars(PARSER.parse_yaml(str(recipe)))
+    assert not set(options) & {"task", "method", "data", "epochs", "max_steps", "base_channels", "precision"}
+    assert any(value != COMMON_DEFAULTS.get(option) for option, value in options.items())
+
+
 def test_least_squares_solves() -> None:
     """Enough steps give the solution of least norm, as numpy's dense solver does."""
     physics = CT(6, 5)

@@ -120,6 +120,18 @@ def test_config_files(script: Script, ct: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a" / "ckp_0.pth.tar").read_bytes() == (tmp_path / "b" / "ckp_0.pth.tar").read_bytes()
 
 
+def test_the_gradient_is_stopped(script: Script, ct: Path, tmp_path: Path) -> None:
+    """The first losses are the same; what the network learns from them is not."""
+    for name, more in (("plain", []), ("stopped", ["--stop-gradient"])):
+        arguments = ("--task", "ct", "--ct-views", 5, "-b", 9, "--epochs", 1, *SMALL, *more, "--out", name)
+        assert script("demo_train.py", *arguments).code == 0
+    assert log_of(tmp_path / "plain") == log_of(tmp_path / "stopped")
+    states = [load_file(tmp_path / name / "ckp_last.pth.tar") for name in ("plain", "stopped")]
+    assert [state["config"]["stop_gradient"] for state in states] == [False, True]
+    first, second = (torch.cat([w.flatten().float() for w in state["state_dict"].values()]) for state in states)
+    assert not torch.equal(first, second)
+
+
 def test_resume(script: Script, ct: Path, tmp_path: Path) -> None:
     common = ("--task", "ct", "--epochs", 3, *SMALL)
     script("demo_train.py", *common, "--out", "whole")
