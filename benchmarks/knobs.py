@@ -54,6 +54,7 @@ class Knobs:
 
 IMAGE: dict[str, Any] = {"mc_domain": "image", "alpha": 1.0}
 ONE_CYCLE: dict[str, Any] = {"lr": 3e-3, "rise": 0.3}
+STOPPED: dict[str, Any] = IMAGE | {"stop_gradient": True, "alpha": 10.0}
 
 TRIALS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -92,11 +93,6 @@ TRIALS: dict[str, dict[str, Any]] = {
     "image_mc_trans1": IMAGE | {"n_trans": 1},
     "image_mc_trans5": IMAGE | {"n_trans": 5},
     "image_mc_batch1": IMAGE | {"batch_size": 1},
-    "image_mc_stop": IMAGE | {"stop_gradient": True},
-    "image_mc_stop_a10": IMAGE | {"stop_gradient": True, "alpha": 10.0},
-    "image_mc_stop_a30": IMAGE | {"stop_gradient": True, "alpha": 30.0},
-    "image_mc_stop_a100": IMAGE | {"stop_gradient": True, "alpha": 100.0},
-    "image_mc_stop_a10_onecycle": IMAGE | ONE_CYCLE | {"stop_gradient": True, "alpha": 10.0},
     "image_mc_circle": IMAGE | {"circle": True},
     "image_mc_fp32": IMAGE | {"precision": "fp32"},
     "image_mc_lr3e-3": IMAGE | {"lr": 3e-3},
@@ -106,6 +102,17 @@ TRIALS: dict[str, dict[str, Any]] = {
     "image_mc_onecycle_cg10": IMAGE | ONE_CYCLE | {"input_steps": 10},
     "image_mc_onecycle_batch1": IMAGE | ONE_CYCLE | {"batch_size": 1},
     "image_mc_onecycle_clip": IMAGE | ONE_CYCLE | {"clip": 0.01},
+    "image_mc_stop": STOPPED | {"alpha": 1.0},
+    "image_mc_stop_a10": STOPPED,
+    "image_mc_stop_a100": STOPPED | {"alpha": 100.0},
+    "image_mc_stop_a10_onecycle": STOPPED | ONE_CYCLE,
+    "image_mc_stop_a10_trans1": STOPPED | {"n_trans": 1},
+    "image_mc_stop_a10_trans5": STOPPED | {"n_trans": 5},
+    "image_mc_stop_a10_batch1": STOPPED | {"batch_size": 1},
+    "image_mc_stop_a10_batch4": STOPPED | {"batch_size": 4},
+    "image_mc_stop_a10_clip": STOPPED | {"clip": 0.01},
+    "image_mc_stop_a10_circle": STOPPED | {"circle": True},
+    "image_mc_stop_a10_lr3e-3": STOPPED | {"lr": 3e-3},
 }
 
 

@@ -15,8 +15,9 @@ class EIClosure(Closure):
 
     Args:
         alpha: weight of the equivariance loss; tied to the units of A.
-        stop_gradient: treat x2 as data: no gradient flows through it. Not the paper's; super-resolution with `Scale`
-            needs it (Scanvic et al., 2023).
+        stop_gradient: treat x2 as data: no gradient flows through it. Not the paper's. Otherwise the loss also falls
+            by an x1 with less of what A does not see once it is transformed. Super-resolution with `Scale` needs it
+            (Scanvic et al., 2023), and short trainings on CT profit (RESULTS.md).
         mc_domain: where measurement consistency is measured, see `ei.closure.base.Consistency`.
     """
 
