@@ -61,7 +61,7 @@ def curves(logs: Mapping[str, Path], spent: Mapping[str, Mapping[str, float]], p
         spent: for each panel's axis ("steps", "minutes") what each title's whole run took; epochs are taken as equal.
         path: the figure.
     """
-    psnr = {title: _read_log(log)["psnr"] for title, log in logs.items()}
+    psnr = {title: _read_log(log).get("psnr", []) for title, log in logs.items()}  # none before an epoch has ended
     figure = new_figure(figsize=(5.5 * len(spent), 4))
     axes = figure.subplots(1, len(spent), squeeze=False, sharey=True)[0]
     for ax, (unit, totals) in zip(axes, spent.items(), strict=True):
