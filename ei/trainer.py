@@ -324,9 +324,8 @@ class Trainer:
 
     def _is_best(self, row: Mapping[str, float]) -> bool:
         """Whether no epoch had a lower total on the held-out batches; never where there are none."""
-        totals = (f"held_out_{c}" for c, key in self._loss_columns(["total"]).items() if key == "total")
-        judged_by = [column for column in totals if column in row]
-        return bool(judged_by) and all(row[c] == min(past[c] for past in self.history) for c in judged_by)
+        total = next((f"held_out_{c}" for c, key in self._loss_columns(["total"]).items() if key == "total"), "")
+        return total in row and row[total] == min(past[total] for past in self.history)
 
     def _division(self, loader: Iterable) -> Callable[[int], Part | None]:
         """Which part of an epoch's batches ``loader`` gives this process, by their number."""

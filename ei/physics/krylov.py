@@ -121,4 +121,4 @@ def _squared_norm(tensor: Tensor) -> Tensor:
 
 def _times(factor: Tensor, tensor: Tensor) -> Tensor:
     """Every entry along the first axis times its own factor."""
-    return factor.view(-1, *[1] * (tensor.dim() - 1)) * tensor
+    return factor.view(-1, *[1] * (tensor.dim() - 1)).to(tensor.real.dtype) * tensor
