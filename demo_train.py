@@ -88,6 +88,10 @@ def make_parser() -> Parser:
         "A_dagger A x1 with A_dagger y, whose --ei-alpha is about 1; not the paper's")  # fmt: skip
     add("--stop-gradient", action="store_true", help="ei: the transformed image is data, no gradient flows through it; "
         "not the paper's")  # fmt: skip
+    add("--clip-norm", type=number(above=0), metavar="N", help="scale a gradient of a larger norm down to N; not the "
+        "paper's")  # fmt: skip
+    add("--average", type=number(above=0, below=1), metavar="D", help="keep, and evaluate, a moving average of the "
+        "network, of decay D a step; not the paper's")  # fmt: skip
     add("--adv_beta", "--adv-beta", type=number(least=0), help="weight of the adversarial loss (default: 1e-8)")
     add("--ct-views", type=number(int, least=1), metavar="N", help="CT: views (default: 50)")
     add("--mask-rate", type=number(least=0, below=1), help="inpainting: fraction of pixels removed (default: 0.3)")

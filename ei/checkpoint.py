@@ -23,6 +23,7 @@ from ei.errors import InputError, MissingFileError, StorageError
 
 LAST, LAST_BUT_ONE, BEST = "ckp_last.pth.tar", "ckp_last-1.pth.tar", "ckp_best.pth.tar"
 TEMPORARY = ".tmp"
+AVERAGED = "state_dict_averaged"
 FIFTH_LEVEL = ("Conv5.", "Up5.", "Up_conv5.")
 
 
@@ -267,12 +268,13 @@ def _plain(content: Any, strings: dict[str, str]) -> Any:
 
 
 def generator_weights(checkpoint: Any, path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """The weights of the reconstruction network in a checkpoint of ours or of the authors.
+    """The weights of the reconstruction network in a checkpoint of ours or of the authors; their moving average, if the
+    run kept one.
 
     Raises:
         InputError: if there is neither ``state_dict`` nor ``state_dict_G``.
     """
-    for key in ("state_dict", "state_dict_G"):
+    for key in (AVERAGED, "state_dict", "state_dict_G"):
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
             return dict(checkpoint[key])
     raise InputError(f"{path} is no checkpoint: it has neither 'state_dict' nor 'state_dict_G'")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.checkpoint import load_file
+from ei.checkpoint import AVERAGED, load_file
 from ei.classical import Reconstruction, classical_for
 from ei.datasets import image_of, simulate
 from ei.errors import InputError, MissingFileError
@@ -157,7 +157,8 @@ def run_test_script(task: str, prog: str, description: str, data_of: Callable[[s
             "trained with: give the authors' with --mask mask_random0.3.pt"
         )
     rows = evaluate(f, physics, images)
-    print(f"{path} on {len(rows)} test images of {data}, one at a time")
+    weights = " (averaged weights)" if AVERAGED in state else ""
+    print(f"{path}{weights} on {len(rows)} test images of {data}, one at a time")
     print(summary(rows, {"pinv": "A_dagger y", "net": name}))
     write_metrics(rows, folder / "metrics.csv")
     for sample in samples:

@@ -24,9 +24,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import ei
 from ei.checkpoint import (
+    AVERAGED,
     BEST,
     LAST,
     LAST_BUT_ONE,
@@ -97,6 +99,9 @@ class Trainer:
         ckp_interval: epochs between the checkpoints that are kept.
         save_every: minutes between the rolling checkpoints ``ckp_last``, ``ckp_last-1``; fractions allowed.
         max_steps: stop after so many steps in all.
+        clip_norm: the largest Euclidean norm an optimiser's gradient may have; a larger one is scaled down to it.
+        average: keep an exponential moving average of the network, weights and BatchNorm statistics, of this decay a
+            step (0.99, say). It is in the checkpoints as ``state_dict_averaged``, and evaluation takes it from there.
         report_psnr: log PSNR and MSE of the training batches (needs the loader to give images).
         held_out: a loader of batches to judge by after every epoch: the closure's losses on them, in evaluation mode
             and under the same group elements every time, are logged as ``held_out_<loss>``, and ``ckp_best.pth.tar``
@@ -125,6 +130,8 @@ class Trainer:
         ckp_interval: int | None = None,
         save_every: float = 5.0,
         max_steps: int | None = None,
+        clip_norm: float | None = None,
+        average: float | None = None,
         report_psnr: bool = True,
         held_out: Iterable | None = None,
         config: Mapping[str, Any] | None = None,
@@ -139,11 +146,20 @@ class Trainer:
         if epochs < 1 or (ckp_interval is not None and ckp_interval < 1):
             raise InputError(f"epochs and ckp_interval must be at least 1, not {epochs} and {ckp_interval}")
         self.f, self.physics, self.transform, self.closure = f, physics, transform, closure
+        if clip_norm is not None and not clip_norm > 0:
+            raise InputError(f"clip_norm must be above 0, not {clip_norm}; None for no limit")
+        if average is not None and not 0 < average < 1:
+            raise InputError(f"average must be between 0 and 1, not {average}; None for none")
         self.optimizers = dict(optimizers)
         self.networks = dict(networks) if networks is not None else self._default_networks()
         if self.networks.keys() != self.optimizers.keys():
             raise InputError(f"optimizers for {list(self.optimizers)} but networks for {list(self.networks)}")
         self.epochs, self.max_steps, self.seed = epochs, max_steps, seed
+        self.clip_norm = clip_norm
+        self.averaged: AveragedModel | None = None
+        if average is not None:
+            mean = get_ema_multi_avg_fn(average)
+            self.averaged = AveragedModel(self.networks["total"], multi_avg_fn=mean, use_buffers=True)
         self.schedule: LearningRate = schedule or step_schedule()
         self.base_lr = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
         self.out, self.ckp_interval, self.save_every = out, ckp_interval or epochs, save_every
@@ -263,9 +279,14 @@ class Trainer:
         # Gradients are averaged over the processes; what counts is the mean over the images of the batch.
         scale = part.weight * self.processes.count
         for key, optimizer in self.optimizers.items():
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
             optimizer.zero_grad()
-            (losses[key] * scale).backward(inputs=[p for group in optimizer.param_groups for p in group["params"]])
+            (losses[key] * scale).backward(inputs=parameters)
+            if self.clip_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, self.clip_norm)
             optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.networks["total"])
         self.batch, self.step = self.batch + 1, self.step + 1
         shown = {column: losses[key] for column, key in self._loss_columns(losses).items()}
         truth = (losses["x1"], x, part.size) if self.report_psnr and x is not None else None
@@ -281,24 +302,34 @@ class Trainer:
             return x, simulate(self.physics, x, batch["index"] if isinstance(batch, dict) else None, self.seed)
 
     def _judge(self) -> dict[str, float]:
-        """The closure's losses on the held-out batches."""
+        """The closure's losses on the held-out batches, of the network that evaluation will take."""
         if self.held_out is None:
             return {}
         sums: dict[str, float] = {}
         count = 0
+        with self._as_evaluated(), torch.no_grad():
+            for number, batch in enumerate(self.held_out):
+                torch.manual_seed(derive_seed(self.seed, "held out", number))
+                x, y = self._measured(batch)
+                losses = self.closure(self.f, self.physics, self.transform, y, x)
+                count += len(y)
+                for column, key in self._loss_columns(losses).items():
+                    sums[column] = sums.get(column, 0.0) + len(y) * float(losses[key])
+        return {f"held_out_{column}": total / count for column, total in sums.items()}
+
+    @contextlib.contextmanager
+    def _as_evaluated(self) -> Iterator[None]:
+        """``f`` in evaluation mode, with the averaged network if there is one."""
+        held = getattr(self.f, "net", None)
+        if self.averaged is not None:
+            self.f.net = self.averaged.module
         self.f.eval()
         try:
-            with torch.no_grad():
-                for number, batch in enumerate(self.held_out):
-                    torch.manual_seed(derive_seed(self.seed, "held out", number))
-                    x, y = self._measured(batch)
-                    losses = self.closure(self.f, self.physics, self.transform, y, x)
-                    count += len(y)
-                    for column, key in self._loss_columns(losses).items():
-                        sums[column] = sums.get(column, 0.0) + len(y) * float(losses[key])
+            yield
         finally:
+            if self.averaged is not None:
+                self.f.net = held
             self.f.train()
-        return {f"held_out_{column}": total / count for column, total in sums.items()}
 
     def _end_epoch(self) -> dict[str, float]:
         if self.batch == 0:
@@ -466,6 +497,8 @@ class Trainer:
             suffix = self._suffix(key)
             state[f"state_dict{suffix}"] = network.state_dict()
             state[f"optimizer{suffix}"] = self.optimizers[key].state_dict()
+        if self.averaged is not None:
+            state[AVERAGED] = self.averaged.module.state_dict()
         mask = getattr(self.physics, "mask", None)
         return state | {
             "config": dict(self.config),
@@ -494,6 +527,9 @@ class Trainer:
                 raise InputError("the checkpoint is not of this kind of run: it cannot be continued")
             load_weights(network, weights, "given")
             _load_optimizer(self.optimizers[key], optimizer)
+        if self.averaged is not None and isinstance(state.get(AVERAGED), Mapping):
+            load_weights(self.averaged.module, state[AVERAGED], "given")
+            self.averaged.n_averaged.fill_(state["step"])  # at 0 it would begin anew from the weights
         self.epoch, self.batch, self.step = state["next_epoch"], state["next_batch"], state["step"]
         self.tally.sums, self.tally.steps = dict(state["sums"]), self.batch
         self.history = [dict(row) for row in state["history"]]

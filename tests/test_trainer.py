@@ -14,7 +14,7 @@ from conftest import SmallNet, fill
 from torch.optim import Adam
 from torch.utils.data import DataLoader
 
-from ei.checkpoint import load_file
+from ei.checkpoint import generator_weights, load_file
 from ei.closure import AdversarialEIClosure, DIPClosure, EIClosure, MCClosure, SupervisedClosure, SupervisedEIClosure
 from ei.datasets import make_loader
 from ei.models import Discriminator, Reconstructor
@@ -164,7 +164,8 @@ CLOSURES: list[Any] = [
 @pytest.mark.parametrize("steps", [2, 5])
 @pytest.mark.parametrize("closure", CLOSURES)
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path: Path, closure: Any, steps: int) -> None:
-    options: dict[str, Any] = {"schedule": cosine_schedule(4), "epochs": 4, "noise": GaussianNoise(0.05)}
+    options: dict[str, Any] = {"schedule": cosine_schedule(4), "epochs": 4, "noise": GaussianNoise(0.05),
+                               "clip_norm": 0.05, "average": 0.9}  # fmt: skip
     make(tmp_path / "whole", closure(), **options).fit(loader(4))
     make(tmp_path / "parts", closure(), max_steps=steps, **options).fit(loader(4))  # 2 steps an epoch
     state = load_file(tmp_path / "parts" / "ckp_last.pth.tar")
@@ -176,6 +177,63 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path: Path, closure: 
     for name in ("ckp_3.pth.tar", "ckp_last.pth.tar", "training_loss.csv"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
     assert (tmp_path / "parts" / "ckp_last-1.pth.tar").exists()
+
+
+def flat(net: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().clone().flatten() for p in net.parameters()])
+
+
+def test_gradients_are_clipped(tmp_path: Path) -> None:
+    """Plain gradient descent shows them: a step of lr 1 moves the weights by the gradient. Twice the limit, twice the
+    way; a limit above the norm changes nothing."""
+    ways = []
+    for limit in (1e-3, 2e-3, 1e3, None):
+        trainer = make(False, epochs=1, max_steps=1, clip_norm=limit)
+        net = trainer.networks["total"]
+        trainer.optimizers["total"] = torch.optim.SGD(net.parameters(), lr=1.0)
+        trainer.base_lr["total"] = [1.0]
+        before = flat(net)
+        trainer.fit(loader(7))
+        ways.append(flat(net) - before)
+    assert [float(way.norm()) for way in ways[:2]] == pytest.approx([1e-3, 2e-3], rel=1e-3)
+    torch.testing.assert_close(2 * ways[0], ways[1], rtol=1e-3, atol=1e-6)
+    assert torch.equal(ways[2], ways[3]) and float(ways[3].norm()) > 4e-3
+    with pytest.raises(ValueError, match="clip_norm"):
+        make(False, clip_norm=0.0)
+
+
+def test_the_moving_average(tmp_path: Path) -> None:
+    """Weights and statistics, from the first step on: a_1 = w_1, a_n = d a_(n-1) + (1 - d) w_n."""
+    decay, seen = 0.75, []
+    net = torch.nn.Sequential(fill(SmallNet(3)), torch.nn.BatchNorm2d(3))
+    optimizer = Adam(net.parameters(), lr=1e-2)
+    optimizer.register_step_post_hook(lambda *_: seen.append({k: v.clone() for k, v in net.state_dict().items()}))
+    physics = Inpainting(16, 16)
+    trainer = Trainer(Reconstructor(net, physics), physics, Shift(2), EIClosure(1.0), {"total": optimizer}, epochs=2,
+                      out=tmp_path, progress=False, average=decay)  # fmt: skip
+    trainer.fit(loader(4))
+    assert len(seen) == 4
+    state = load_file(tmp_path / "ckp_last.pth.tar")
+    for name in ("0.a.weight", "0.b.bias", "1.weight", "1.running_mean", "1.running_var"):
+        expected = seen[0][name]
+        for later in seen[1:]:
+            expected = decay * expected + (1 - decay) * later[name]
+        torch.testing.assert_close(state["state_dict_averaged"][name], expected)
+        assert torch.equal(state["state_dict"][name], seen[-1][name])
+        assert torch.equal(generator_weights(state, "it")[name], state["state_dict_averaged"][name])
+    with pytest.raises(ValueError, match="average"):
+        make(False, average=1.0)
+
+
+def test_held_out_batches_judge_the_moving_average(tmp_path: Path) -> None:
+    judged = list(torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
+    trainer = make(tmp_path, MCClosure(), epochs=2, lr=1e-2, average=0.9, held_out=make_loader(judged, 1, seed=5))
+    trainer.fit(loader())
+    f = Reconstructor(trainer.averaged.module, trainer.physics).eval()
+    with torch.no_grad():
+        losses = [float(MCClosure()(f, f.physics, None, f.physics.A(x[None]))["total"]) for x in judged]
+    assert trainer.history[-1]["held_out_loss_fc"] == pytest.approx(sum(losses) / 3, rel=1e-5)
+    assert trainer.f.net is trainer.networks["total"]
 
 
 def test_resume_refuses_another_kind_of_run(tmp_path: Path) -> None:
