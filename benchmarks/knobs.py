@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ei.closure import EIClosure, MCClosure, SupervisedClosure
 from ei.closure.base import Closure
@@ -44,7 +43,7 @@ class Knobs:
     batch_size: int = 2
     lr: float = 1e-3
     rise: float = 0.0
-    clip: float = 0.0
+    clip: float | None = None
     input_steps: int = 0
     mc_domain: str = "measurement"
     circle: bool = False
@@ -182,18 +181,15 @@ def run_trial(name: str, seed: int, given: argparse.Namespace) -> list[dict[str,
         net = UNet(1, 1, base_channels=given.base_channels)
     f = Reconstructor(net, KrylovInput(physics, knobs.input_steps) if knobs.input_steps else physics, knobs.precision)
     optimizer = torch.optim.Adam(net.parameters(), lr=knobs.lr, weight_decay=1e-8)
-    if knobs.clip:
-        optimizer.register_step_pre_hook(
-            lambda *_: torch.nn.utils.clip_grad_norm_(net.parameters(), knobs.clip) and None)  # fmt: skip
-    averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
-    optimizer.register_step_post_hook(lambda *_: averaged.update_parameters(net))
     steps = -(-len(train) // knobs.batch_size)
     # The same number of steps for every trial, whatever its batch size.
     epochs = given.epochs * 40 // steps
     every = max(1, given.every * 40 // steps)
     schedule = one_cycle_schedule(epochs, knobs.rise) if knobs.rise else cosine_schedule(epochs)
     trainer = Trainer(f, physics, Rotate(knobs.n_trans), closure_of(knobs, given.size), {"total": optimizer},
-                      epochs=epochs, seed=seed, schedule=schedule, out=False, progress=False)  # fmt: skip
+                      epochs=epochs, seed=seed, schedule=schedule, out=False, progress=False,
+                      clip_norm=knobs.clip, average=0.99)  # fmt: skip
+    assert trainer.averaged is not None
     loader = make_loader(train, knobs.batch_size, seed=seed)
     rows: list[dict[str, Any]] = []
     spent = 0.0
@@ -204,7 +200,7 @@ def run_trial(name: str, seed: int, given: argparse.Namespace) -> list[dict[str,
         spent += time.process_time() - began
         row: dict[str, Any] = {"trial": name, "seed": seed, "step": trainer.step, "cpu_seconds": round(spent, 1)}
         row["psnr"] = round(validate(net, f, physics, judge), 3)
-        row["psnr_ema"] = round(validate(averaged.module, f, physics, judge), 3)
+        row["psnr_ema"] = round(validate(trainer.averaged.module, f, physics, judge), 3)
         rows.append(row | {"psnr_bn": ""})
     # BatchNorm's statistics once more, as plain means over the training set, with the weights at rest.
     torch.optim.swa_utils.update_bn((physics.A(image_of(train[i])) for i in range(len(train))), f)

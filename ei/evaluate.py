@@ -16,7 +16,7 @@ from ei.checkpoint import AVERAGED, load_file
 from ei.classical import Reconstruction, classical_for
 from ei.datasets import image_of, simulate
 from ei.errors import InputError, MissingFileError
-from ei.experiment import TASKS, image_shape, images_for, load_for_test, split_beside
+from ei.experiment import TASKS, image_shape, images_for, load_for_test, sample_of_the_paper, split_beside
 from ei.logger import new_run_folder
 from ei.metrics import cal_psnr, psnr, ssim
 from ei.models import Reconstructor
@@ -141,7 +141,7 @@ def run_test_script(task: str, prog: str, description: str, data_of: Callable[[s
     options = dict(state.get("config", {})) if isinstance(state, Mapping) else {}
     options |= {"split": given["split"]} if "split" in given else split_beside(path)
     images = images_for(task, data, "test", options)
-    samples = given.get("sample_to_show", [min(shown, len(images) - 1)])
+    samples = given.get("sample_to_show", [sample_of_the_paper(task, images)])
     for sample in samples:
         if sample >= len(images):
             raise InputError(

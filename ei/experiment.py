@@ -259,6 +259,12 @@ def images_for(task: str, data: str, mode: str, options: Options) -> Any:
     return FixedCrops(images, patch, options.get("patches") or 1) if patch else images
 
 
+def sample_of_the_paper(task: str, images: Any) -> int:
+    """Which of the test ``images`` the paper's figure shows (its first patch, where they are patches); the last one if
+    there are too few."""
+    return min(TASKS[task].sample_to_show * getattr(images, "per_image", 1), len(images) - 1)
+
+
 def image_shape(images: Any) -> tuple[int, int, int]:
     """(C, H, W) of a data set's images."""
     channels, height, width = image_of(images[0]).shape[1:]

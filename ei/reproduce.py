@@ -29,7 +29,7 @@ from ei.classical import classical_for
 from ei.datasets import image_of
 from ei.errors import InputError
 from ei.evaluate import evaluate, mean_and_std, reconstruct_all, write_metrics
-from ei.experiment import TASKS, image_shape, images_for, load_for_test
+from ei.experiment import image_shape, images_for, load_for_test, sample_of_the_paper
 from ei.logger import LOG
 from ei.metrics import cal_psnr
 from ei.options import Parser, add_device_options, choose_device, read_yaml, run_script
@@ -92,7 +92,7 @@ def evaluate_cell(run: Path, task: str, data: str, device: torch.device, classic
     f, physics = load_for_test(state, str(path), task, {}, image_shape(images), device)
     more = classical_for(physics) if classical else {}
     rows = evaluate(f, physics, images, more)
-    shown = min(TASKS[task].sample_to_show, len(images) - 1)
+    shown = sample_of_the_paper(task, images)
     return {"rows": rows, "steps": state["step"], "classical": list(more),
             "shown": reconstruct_all(f, physics, image_of(images[shown]).to(device), shown)}  # fmt: skip
 
