@@ -12,8 +12,8 @@ import torch
 from conftest import ROOT, subprocess_run
 
 from ei.classical import _divergence, _gradient, least_squares, total_variation
-from ei.datasets import EllipsePhantoms
-from ei.experiment import COMMON_DEFAULTS, TASKS, WITHOUT_TRANSFORM
+from ei.datasets import EllipsePhantoms, FixedCrops
+from ei.experiment import COMMON_DEFAULTS, TASKS, WITHOUT_TRANSFORM, sample_of_the_paper
 from ei.metrics import psnr
 from ei.physics import CT
 
@@ -49,6 +49,13 @@ def test_recipes_are_options_and_not_the_papers(recipe: Path) -> None:
     options = vars(PARSER.parse_yaml(str(recipe)))
     assert not set(options) & {"task", "method", "data", "epochs", "max_steps", "base_channels", "precision"}
     assert any(value != COMMON_DEFAULTS.get(option) for option, value in options.items())
+
+
+def test_the_pictures_show_the_papers_images() -> None:
+    images = torch.zeros(10, 3, 8, 8)
+    assert sample_of_the_paper("ct", images) == 4 and sample_of_the_paper("inpainting", images) == 6
+    assert sample_of_the_paper("inpainting", FixedCrops(images, 4, per_image=2)) == 12
+    assert sample_of_the_paper("inpainting", images[:3]) == 2
 
 
 def test_least_squares_solves() -> None:

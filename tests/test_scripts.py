@@ -132,6 +132,28 @@ def test_the_gradient_is_stopped(script: Script, ct: Path, tmp_path: Path) -> No
     assert not torch.equal(first, second)
 
 
+def test_clipping_and_averaging(script: Script, ct: Path, tmp_path: Path) -> None:
+    """What is evaluated is the average, which the report says; averaging does not change the training."""
+    states = {}
+    for name, more in (("plain", []), ("averaged", ["--average", 0.5]), ("clipped", ["--clip-norm", 1e-3])):
+        assert script("demo_train.py", "--task", "ct", "--epochs", 1, *SMALL, *more, "--out", name).code == 0
+        states[name] = load_file(tmp_path / name / "ckp_last.pth.tar")
+    weights = {name: state["state_dict"]["Conv_1x1.weight"] for name, state in states.items()}
+    assert torch.equal(weights["plain"], weights["averaged"]) and not torch.equal(weights["plain"], weights["clipped"])
+    assert not torch.equal(states["averaged"]["state_dict_averaged"]["Conv_1x1.weight"], weights["averaged"])
+    tests = {name: script("demo_test_ct.py", "--ckp", f"{name}/ckp_last.pth.tar") for name in ("plain", "averaged")}
+    assert all(done.code == 0 for done in tests.values()), tests
+    assert "(averaged weights)" in tests["averaged"].out and "averaged" not in tests["plain"].out
+    ei = {name: next(line for line in done.out.splitlines() if line.startswith("EI ")) for name, done in tests.items()}
+    assert ei["plain"] != ei["averaged"]
+
+    done = script("demo_train.py", "--resume", "plain/ckp_last.pth.tar", "--epochs", 2, "--average", 0.5)
+    assert done.code == 0 and "continues with --average 0.5" in done.out
+    for wrong in (("--average", 1), ("--clip-norm", 0)):
+        done = script("demo_train.py", "--task", "ct", *wrong)
+        assert done.code == 2 and wrong[0] in done.err and done.err.count("\n") == 1
+
+
 def test_resume(script: Script, ct: Path, tmp_path: Path) -> None:
     common = ("--task", "ct", "--epochs", 3, *SMALL)
     script("demo_train.py", *common, "--out", "whole")
