@@ -24,7 +24,8 @@ f = Reconstructor(UNet(3, 3, base_channels=16), physics)  # f(y) = net(A_dagger 
 closure = EIClosure(alpha=1)  # ||A x1 - y||^2 + alpha ||f(A T x1) - T x1||^2, x1 = f(y): no ground truth in it
 optimizer = torch.optim.Adam(f.net.parameters(), lr=5e-3)
 schedule = cosine_schedule(epochs)
-trainer = Trainer(f, physics, transform, closure, {"total": optimizer}, epochs=epochs, schedule=schedule, task="demo")
+trainer = Trainer(f, physics, transform, closure, {"total": optimizer}, epochs=epochs, schedule=schedule, task="demo",
+                  clip_norm=0.01)  # fmt: skip
 
 trainer.fit(make_loader(train, batch_size=1))
 report(f, physics, test, trainer.folder)
