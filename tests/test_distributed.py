@@ -28,7 +28,7 @@ from ei.physics import GaussianNoise, Inpainting
 from ei.trainer import Trainer
 from ei.transforms import Shift
 
-CASES = ("ei", "adversarial", "sync_bn")
+CASES = ("ei", "adversarial", "sync_bn", "clipped")
 
 
 class SignalToTheLast(EIClosure):
@@ -52,13 +52,14 @@ def train(case: str, out: Path) -> None:
         synchronize_batch_norm(net.double(), torch.device("cpu"))  # normalisation magnifies rounding: see it clearly
     closure: Any = EIClosure(1.0)
     # Plain gradient descent: Adam divides by the gradient's size and so magnifies what rounding does to tiny ones.
-    optimizers = {"total": SGD(net.parameters(), lr=1e-4 if case == "sync_bn" else 1e-2)}
+    optimizers = {"total": SGD(net.parameters(), lr={"sync_bn": 1e-4, "clipped": 1.0}.get(case, 1e-2))}
+    more: Any = {"clip_norm": 1e-3, "average": 0.5} if case == "clipped" else {}
     if case == "adversarial":
         discriminator = fill(nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 3)))
         closure = AdversarialEIClosure(discriminator, 1.0, 0.1)
         optimizers["D"] = SGD(discriminator.parameters(), lr=1e-2)
     f = Reconstructor(net, physics)
-    trainer = Trainer(f, physics, Shift(2), closure, optimizers, epochs=4, out=out, progress=False)
+    trainer = Trainer(f, physics, Shift(2), closure, optimizers, epochs=4, out=out, progress=False, **more)
     trainer.fit(make_loader(images, batch_size=2))
     assert f.net is net
 
