@@ -29,7 +29,7 @@ from ei.checkpoint import is_run_state, load_to_resume, newest_checkpoint
 from ei.closure.base import DOMAINS
 from ei.distributed import joined
 from ei.errors import InputError
-from ei.experiment import COMMON_DEFAULTS, METHODS, NOT_OF_THE_RUN, TASKS, build_training
+from ei.experiment import COMMON_DEFAULTS, METHODS, NOT_OF_THE_RUN, OF_SOME_METHODS, TASKS, build_training
 from ei.logger import check_run_folder
 from ei.memory import keep_freed_memory
 from ei.models.reconstructor import PRECISIONS
@@ -124,13 +124,18 @@ def with_defaults(given: Mapping[str, Any], resumed: Mapping[str, Any]) -> dict[
         raise InputError(f"--task is needed: one of {', '.join(TASKS)}")
     if "measurements" in given and "data" in given:
         raise InputError("--measurements are instead of the images of --data: give one of them")
-    defaults = TASKS[options["task"]].defaults
+    own = TASKS[options["task"]].defaults
     everywhere = {option for task in TASKS.values() for option in task.defaults}
-    for option in sorted(everywhere - set(defaults)):
+    for option in sorted(everywhere - set(own)):
         if option in given:
             print(f"note: --{option.replace('_', '-')} has no effect on --task {options['task']}")
             options.pop(option)
-    return {**COMMON_DEFAULTS, **defaults, **options}
+    defaults = {**COMMON_DEFAULTS, **own}
+    method = options.get("method", defaults["method"])
+    for option in sorted(OF_SOME_METHODS - set(METHODS[method].options)):
+        if given.get(option, defaults[option]) != defaults[option]:
+            print(f"note: --{option.replace('_', '-')} has no effect on --method {method}")
+    return {**defaults, **options}
 
 
 def check_same_run(given: Mapping[str, Any], state: Mapping[str, Any], path: str) -> None:

@@ -181,19 +181,40 @@ TASKS: dict[str, Task] = {
     ),
 }
 
-METHODS: dict[str, Callable[[Options, tuple[int, int, int]], Closure]] = {
-    "ei": lambda options, shape: EIClosure(
-        options["ei_alpha"], options["stop_gradient"], mc_domain=options["mc_domain"]
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train.
+
+    Attributes:
+        closure: from options and the image shape (C, H, W) to what a step computes.
+        options: those that mean something to it and not to every method; one with ``ei_trans`` has a group.
+        needs_truth: whether it learns from images.
+    """
+
+    closure: Callable[[Options, tuple[int, int, int]], Closure]
+    options: tuple[str, ...] = ()
+    needs_truth: bool = False
+
+
+METHODS: dict[str, Method] = {
+    "ei": Method(
+        lambda options, shape: EIClosure(options["ei_alpha"], options["stop_gradient"], mc_domain=options["mc_domain"]),
+        options=("ei_trans", "ei_alpha", "stop_gradient", "mc_domain"),
     ),
-    "mc": lambda options, shape: MCClosure(mc_domain=options["mc_domain"]),
-    "sup": lambda options, shape: SupervisedClosure(),
-    "ei_sup": lambda options, shape: SupervisedEIClosure(options["ei_alpha"]),
-    "ei_adv": lambda options, shape: AdversarialEIClosure(
-        Discriminator(shape), options["ei_alpha"], options["adv_beta"]
+    "mc": Method(lambda options, shape: MCClosure(mc_domain=options["mc_domain"]), options=("mc_domain",)),
+    "sup": Method(lambda options, shape: SupervisedClosure(), needs_truth=True),
+    "ei_sup": Method(
+        lambda options, shape: SupervisedEIClosure(options["ei_alpha"]),
+        options=("ei_trans", "ei_alpha"),
+        needs_truth=True,
+    ),
+    "ei_adv": Method(
+        lambda options, shape: AdversarialEIClosure(Discriminator(shape), options["ei_alpha"], options["adv_beta"]),
+        options=("ei_trans", "ei_alpha", "adv_beta", "lr_d"),
     ),
 }
-WITHOUT_TRANSFORM = ("mc", "sup")
-WITH_TRUTH = ("sup", "ei_sup")
+OF_SOME_METHODS = frozenset(option for method in METHODS.values() for option in method.options)
 
 COMMON_DEFAULTS: dict[str, Any] = {
     "method": "ei",
@@ -350,11 +371,11 @@ def build_training(
     Raises:
         InputError: for what does not fit together.
     """
-    task = TASKS[options["task"]]
+    task, method = TASKS[options["task"]], METHODS[options["method"]]
     held_out: Iterable | None = None
     files: dict[str, str] = {}
     if options["measurements"] is not None:
-        if options["method"] in WITH_TRUTH:
+        if method.needs_truth:
             raise InputError(f"--method {options['method']} learns from images; --measurements have none: use ei or mc")
         found = Measurements(options["measurements"])
         numbers, what = range(len(found)), f"the measurements of {options['measurements']}"
@@ -379,7 +400,7 @@ def build_training(
         physics = task.physics(options, shape, device)
     _set_noise(physics, options)
     transform: Transform | None = None
-    if options["method"] not in WITHOUT_TRANSFORM:
+    if "ei_trans" in method.options:
         transform = task.transform(options["ei_trans"])
         transform.sample(torch.empty(1, *shape))  # raises now if the group has too few elements
     loader = make_loader(
@@ -392,7 +413,7 @@ def build_training(
         net.check_size(*shape[1:])
         batches = (len(images), options["batch_size"], options["sync_bn"])
         check_batch_statistics(shape, net.compact - 1, *batches)
-        closure = METHODS[options["method"]](options, shape)
+        closure = method.closure(options, shape)
     net.to(device)
     if options["sync_bn"]:
         synchronize_batch_norm(net, device)

@@ -13,7 +13,7 @@ from conftest import ROOT, subprocess_run
 
 from ei.classical import _divergence, _gradient, least_squares, total_variation
 from ei.datasets import EllipsePhantoms, FixedCrops
-from ei.experiment import COMMON_DEFAULTS, TASKS, WITHOUT_TRANSFORM, sample_of_the_paper
+from ei.experiment import COMMON_DEFAULTS, METHODS, TASKS, sample_of_the_paper
 from ei.metrics import psnr
 from ei.physics import CT
 
@@ -33,7 +33,7 @@ def test_configurations_are_the_papers(cell: str) -> None:
     defaults = {**COMMON_DEFAULTS, **TASKS[task].defaults}
     assert options == {option: defaults[option] for option in options}
     wanted = {"epochs", "lr", "wd", "batch_size", "schedule", "data"}
-    assert wanted | (set() if method in WITHOUT_TRANSFORM else {"ei_trans", "ei_alpha"}) <= set(options)
+    assert wanted | ({"ei_trans", "ei_alpha"} & set(METHODS[method].options)) <= set(options)
 
 
 @pytest.mark.parametrize("budget", sorted((ROOT / "configs" / "budget").glob("*.yaml")), ids=lambda path: path.stem)

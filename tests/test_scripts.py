@@ -483,6 +483,21 @@ def test_odd_but_possible_input(script: Script, ct: Path, tmp_path: Path, argume
     assert done.err.startswith(wide) if "wide.mat" in arguments else not done.err
 
 
+def test_options_of_other_methods(script: Script, ct: Path) -> None:
+    given = ("--ei-alpha", 5, "--stop-gradient", "--lr-d", 1e-4, "--mc-domain", "image", "--adv-beta", 1e-3)
+    without = {
+        "ei": {"--lr-d", "--adv-beta"},
+        "mc": {"--ei-alpha", "--stop-gradient", "--lr-d", "--adv-beta"},
+        "sup": {"--ei-alpha", "--stop-gradient", "--lr-d", "--mc-domain", "--adv-beta"},
+        "ei_adv": {"--stop-gradient", "--mc-domain"},
+    }
+    for method, expected in without.items():
+        done = script(*CT_TRAIN, "--method", method, *given, "-b", 9, "--max-steps", 1, "--out", method, *SMALL)
+        assert done.code == 0, done.err
+        noted = {option for option in given if f"note: {option} has no effect on --method {method}" in done.out}
+        assert noted == expected, method
+
+
 def test_wrong_input_as_a_subprocess(tmp_path: Path) -> None:
     done = subprocess_run("python", ROOT / "demo_train.py", "--task", "ct", cwd=tmp_path)
     assert done.code == 2 and done.err.count("\n") == 1 and "dataset/CT/CT100_128x128.mat" in done.err
