@@ -183,7 +183,7 @@ def flat(net: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().clone().flatten() for p in net.parameters()])
 
 
-def test_gradients_are_clipped(tmp_path: Path) -> None:
+def test_gradients_are_clipped() -> None:
     """Plain gradient descent shows them: a step of lr 1 moves the weights by the gradient. Twice the limit, twice the
     way; a limit above the norm changes nothing."""
     ways = []
