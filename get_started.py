@@ -4,10 +4,10 @@ import torch
 
 from ei.closure import EIClosure
 from ei.datasets import DeadLeaves, make_loader
-from ei.evaluate import report
+from ei.evaluation import report
 from ei.models import Reconstructor, UNet
 from ei.physics import Inpainting
-from ei.trainer import Trainer, cosine_schedule
+from ei.training import Trainer, cosine_schedule
 from ei.transforms import Shift
 
 torch.manual_seed(0)

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from ei.closure import EIClosure, MCClosure, SupervisedClosure
 from ei.closure.base import Closure
+from ei.common.seeds import derive_seed
 from ei.datasets import CTData, image_of, make_loader
 from ei.metrics import psnr
 from ei.models import Reconstructor, UNet
 from ei.physics import CT
 from ei.physics.krylov import pinv_cg
-from ei.seeding import derive_seed
-from ei.trainer import Trainer, cosine_schedule, one_cycle_schedule
+from ei.training import Trainer, cosine_schedule, one_cycle_schedule
 from ei.transforms import Rotate
 
 

@@ -29,8 +29,8 @@ import torch
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 import peers  # noqa: E402
 
+from ei.common.memory import keep_freed_memory  # noqa: E402
 from ei.datasets import EllipsePhantoms  # noqa: E402
-from ei.memory import keep_freed_memory  # noqa: E402
 from ei.models import UNet  # noqa: E402
 from ei.physics import CT, AstraCT  # noqa: E402
 from ei.physics.ct import back_projection_map, radon_map  # noqa: E402

@@ -23,12 +23,12 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 import peers  # noqa: E402
 
 from ei.closure import EIClosure  # noqa: E402
+from ei.common.memory import keep_freed_memory  # noqa: E402
 from ei.datasets import CTData, make_loader  # noqa: E402
-from ei.memory import keep_freed_memory  # noqa: E402
 from ei.metrics import psnr  # noqa: E402
 from ei.models import Reconstructor, UNet  # noqa: E402
 from ei.physics import CT  # noqa: E402
-from ei.trainer import cosine_schedule  # noqa: E402
+from ei.training import cosine_schedule  # noqa: E402
 from ei.transforms import Rotate  # noqa: E402
 
 N, V = 128, 50

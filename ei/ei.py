@@ -4,21 +4,20 @@
     ei.train_ei(dataloader, physics, transform, epochs=5000, lr={"G": 5e-4, "WD": 1e-8}, alpha={"ei": 100},
                 ckp_interval=1000, schedule=[2000, 3000, 4000])
 
-Thin aliases over `ei.trainer.Trainer`; new code may as well use that.
+Thin aliases over `ei.training.Trainer`; new code may as well use that.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.optim import Adam
 from torch.utils.data import DataLoader
 
-from ei.checkpoint import generator_weights, load_file, load_weights
 from ei.closure import (
     AdversarialEIClosure,
     Closure,
@@ -27,11 +26,65 @@ from ei.closure import (
     SupervisedClosure,
     SupervisedEIClosure,
 )
+from ei.common.files import load_file
+from ei.common.seeds import derive_seed
 from ei.datasets.batches import Indexed
 from ei.errors import InputError
 from ei.models import Discriminator, Reconstructor, UNet
-from ei.seeding import derive_seed
-from ei.trainer import Trainer, cosine_schedule, step_schedule
+from ei.models.weights import generator_weights, load_weights
+from ei.training import Trainer, cosine_schedule, step_schedule
+
+
+def _with_group(
+    method: str, doc: str, make: Callable[[EI, Mapping[str, float], str], Closure]
+) -> Callable[..., Trainer]:
+    def train(
+        self: EI,
+        dataloader: Iterable,
+        physics: Any,
+        transform: Any,
+        epochs: int,
+        lr: Mapping[str, float],
+        alpha: Mapping[str, float],
+        ckp_interval: int,
+        schedule: Sequence[int],
+        residual: bool = True,
+        pretrained: str | None = None,
+        task: str = "",
+        loss_type: str = "l2",
+        cat: bool = True,
+        report_psnr: bool = False,
+        lr_cos: bool = False,
+    ) -> Trainer:
+        return self._train(method, make(self, alpha, loss_type), dataloader, physics, transform, epochs, lr,
+                           ckp_interval, schedule, residual, pretrained, task, cat, report_psnr, lr_cos)  # fmt: skip
+
+    train.__doc__ = doc
+    return train
+
+
+def _without_group(method: str, doc: str, make: Callable[[str], Closure]) -> Callable[..., Trainer]:
+    def train(
+        self: EI,
+        dataloader: Iterable,
+        physics: Any,
+        epochs: int,
+        lr: Mapping[str, float],
+        ckp_interval: int,
+        schedule: Sequence[int],
+        residual: bool = True,
+        pretrained: str | None = None,
+        task: str = "",
+        loss_type: str = "l2",
+        cat: bool = True,
+        report_psnr: bool = False,
+        lr_cos: bool = False,
+    ) -> Trainer:
+        return self._train(method, make(loss_type), dataloader, physics, None, epochs, lr, ckp_interval, schedule,
+                           residual, pretrained, task, cat, report_psnr, lr_cos)  # fmt: skip
+
+    train.__doc__ = doc
+    return train
 
 
 class EI:
@@ -81,119 +134,25 @@ class EI:
         self.img_width, self.img_height = img_width, img_height
         self.dtype, self.device = dtype, torch.device(device)
 
-    def train_ei(
-        self,
-        dataloader: Iterable,
-        physics: Any,
-        transform: Any,
-        epochs: int,
-        lr: Mapping[str, float],
-        alpha: Mapping[str, float],
-        ckp_interval: int,
-        schedule: Sequence[int],
-        residual: bool = True,
-        pretrained: str | None = None,
-        task: str = "",
-        loss_type: str = "l2",
-        cat: bool = True,
-        report_psnr: bool = False,
-        lr_cos: bool = False,
-    ) -> Trainer:
-        """Equivariant imaging."""
-        closure = EIClosure(_entry(alpha, "alpha", "ei"), criterion=loss_type)
-        return self._train("ei", closure, dataloader, physics, transform, epochs, lr, ckp_interval, schedule,
-                           residual, pretrained, task, cat, report_psnr, lr_cos)  # fmt: skip
+    train_ei = _with_group(
+        "ei", "Equivariant imaging.", lambda ei, alpha, loss: EIClosure(_entry(alpha, "alpha", "ei"), criterion=loss)
+    )
+    train_ei_adv = _with_group(
+        "ei_adv", "Adversarial equivariant imaging.", lambda ei, alpha, loss: ei._adversarial(alpha, loss)
+    )
+    train_supervised_ei = _with_group(
+        "ei_sup",
+        "Supervised learning with the equivariance loss.",
+        lambda ei, alpha, loss: SupervisedEIClosure(_entry(alpha, "alpha", "ei"), criterion=loss),
+    )
+    train_supervised = _without_group("sup", "Supervised learning.", lambda loss: SupervisedClosure(criterion=loss))
+    train_mc = _without_group("mc", "Measurement consistency alone.", lambda loss: MCClosure(criterion=loss))
 
-    def train_ei_adv(
-        self,
-        dataloader: Iterable,
-        physics: Any,
-        transform: Any,
-        epochs: int,
-        lr: Mapping[str, float],
-        alpha: Mapping[str, float],
-        ckp_interval: int,
-        schedule: Sequence[int],
-        residual: bool = True,
-        pretrained: str | None = None,
-        task: str = "",
-        loss_type: str = "l2",
-        cat: bool = True,
-        report_psnr: bool = False,
-        lr_cos: bool = False,
-    ) -> Trainer:
-        """Adversarial equivariant imaging."""
+    def _adversarial(self, alpha: Mapping[str, float], loss_type: str) -> AdversarialEIClosure:
         with _seeded("discriminator"):
             discriminator = Discriminator((self.out_channels, self.img_height, self.img_width))
         weights = _entry(alpha, "alpha", "ei"), _entry(alpha, "alpha", "adv")
-        closure = AdversarialEIClosure(discriminator.to(self.device, self.dtype), *weights, criterion=loss_type)
-        return self._train("ei_adv", closure, dataloader, physics, transform, epochs, lr, ckp_interval, schedule,
-                           residual, pretrained, task, cat, report_psnr, lr_cos)  # fmt: skip
-
-    def train_supervised_ei(
-        self,
-        dataloader: Iterable,
-        physics: Any,
-        transform: Any,
-        epochs: int,
-        lr: Mapping[str, float],
-        alpha: Mapping[str, float],
-        ckp_interval: int,
-        schedule: Sequence[int],
-        residual: bool = True,
-        pretrained: str | None = None,
-        task: str = "",
-        loss_type: str = "l2",
-        cat: bool = True,
-        report_psnr: bool = False,
-        lr_cos: bool = False,
-    ) -> Trainer:
-        """Supervised learning with the equivariance loss."""
-        closure = SupervisedEIClosure(_entry(alpha, "alpha", "ei"), criterion=loss_type)
-        return self._train("ei_sup", closure, dataloader, physics, transform, epochs, lr, ckp_interval, schedule,
-                           residual, pretrained, task, cat, report_psnr, lr_cos)  # fmt: skip
-
-    def train_supervised(
-        self,
-        dataloader: Iterable,
-        physics: Any,
-        epochs: int,
-        lr: Mapping[str, float],
-        ckp_interval: int,
-        schedule: Sequence[int],
-        residual: bool = True,
-        pretrained: str | None = None,
-        task: str = "",
-        loss_type: str = "l2",
-        cat: bool = True,
-        report_psnr: bool = False,
-        lr_cos: bool = False,
-    ) -> Trainer:
-        """Supervised learning."""
-        closure = SupervisedClosure(criterion=loss_type)
-        return self._train("sup", closure, dataloader, physics, None, epochs, lr, ckp_interval, schedule,
-                           residual, pretrained, task, cat, report_psnr, lr_cos)  # fmt: skip
-
-    def train_mc(
-        self,
-        dataloader: Iterable,
-        physics: Any,
-        epochs: int,
-        lr: Mapping[str, float],
-        ckp_interval: int,
-        schedule: Sequence[int],
-        residual: bool = True,
-        pretrained: str | None = None,
-        task: str = "",
-        loss_type: str = "l2",
-        cat: bool = True,
-        report_psnr: bool = False,
-        lr_cos: bool = False,
-    ) -> Trainer:
-        """Measurement consistency alone."""
-        closure = MCClosure(criterion=loss_type)
-        return self._train("mc", closure, dataloader, physics, None, epochs, lr, ckp_interval, schedule,
-                           residual, pretrained, task, cat, report_psnr, lr_cos)  # fmt: skip
+        return AdversarialEIClosure(discriminator.to(self.device, self.dtype), *weights, criterion=loss_type)
 
     def _train(
         self,

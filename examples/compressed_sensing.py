@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from ei.closure import Closure, EIClosure, MCClosure
+from ei.commands.parser import number, run_script
+from ei.common.drawing import image_grid
 from ei.datasets import make_loader
 from ei.errors import InputError, MissingExtraError
-from ei.evaluate import evaluate, reconstruct_all, summary
+from ei.evaluation import evaluate, reconstruct_all, summary
 from ei.models import Reconstructor
 from ei.models.unet import Block, Up
-from ei.options import number, run_script
 from ei.physics import Physics
-from ei.plot import image_grid
-from ei.trainer import Trainer
+from ei.training import Trainer
 from ei.transforms import Shift
 
 SIDE, MEASUREMENTS = 16, 64

@@ -2,7 +2,7 @@
 
     python examples/own_physics.py [--epochs N]
 
-Prints whether EI can work for it (`ei.diagnose`), trains, and writes a table and figures into the run folder.
+Prints whether EI can work for it (`ei.evaluation.diagnose`), trains, and writes table and figures into the run folder.
 """
 
 import argparse
@@ -12,10 +12,9 @@ from torch import Tensor
 
 from ei.closure import EIClosure
 from ei.datasets import EllipsePhantoms, make_loader
-from ei.diagnose import diagnose
-from ei.evaluate import report
+from ei.evaluation import diagnose, report
 from ei.models import Reconstructor, UNet
-from ei.trainer import Trainer, cosine_schedule
+from ei.training import Trainer, cosine_schedule
 from ei.transforms import Rotate
 
 

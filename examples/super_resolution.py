@@ -16,10 +16,9 @@ from torch.nn import functional
 
 from ei.closure import EIClosure
 from ei.datasets import DeadLeaves, make_loader
-from ei.diagnose import diagnose
-from ei.evaluate import evaluate, summary
+from ei.evaluation import diagnose, evaluate, summary
 from ei.models import Reconstructor
-from ei.trainer import Trainer, cosine_schedule
+from ei.training import Trainer, cosine_schedule
 from ei.transforms import Scale, Shift, Transform
 
 SIZE = 64

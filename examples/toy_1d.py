@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ei.closure import Closure, EIClosure, MCClosure
+from ei.common.drawing import new_figure
 from ei.datasets import make_loader
 from ei.models import Reconstructor
-from ei.plot import new_figure
-from ei.trainer import Trainer, cosine_schedule
+from ei.training import Trainer, cosine_schedule
 from ei.transforms import Shift1D
 
 LENGTH = 64

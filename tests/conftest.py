@@ -85,16 +85,17 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., Result]:
-    """Runs a script of the project as ``python <name> <arguments>`` would in an empty folder, in this process: what a
-    subprocess costs is mostly the import of torch."""
+    """Runs a script of the project as ``python <name> <arguments>`` would in an empty folder, or a command ("ei test"),
+    in this process: what a subprocess costs is mostly the import of torch."""
     monkeypatch.chdir(tmp_path)
 
     def run(name: str, *arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        words = name.split()  # "ei train" is ``python -m ei train``
+        monkeypatch.setattr(sys, "argv", [*words, *map(str, arguments)])
         capsys.readouterr()
         code = 0
         try:
-            runpy.run_path(str(ROOT / name), run_name="__main__")
+            runpy.run_path(str(ROOT / ("ei/__main__.py" if words[0] == "ei" else name)), run_name="__main__")
         except SystemExit as exit_:
             code = exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
         captured = capsys.readouterr()

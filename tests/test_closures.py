@@ -21,7 +21,7 @@ from ei.closure import (
 )
 from ei.models import Discriminator, Reconstructor
 from ei.physics import CT, GaussianNoise, Inpainting
-from ei.trainer import Trainer, step_schedule
+from ei.training import Trainer, step_schedule
 from ei.transforms import Rotate, Shift
 
 

@@ -12,8 +12,9 @@ from conftest import ROOT, subprocess_run
 from torch import Tensor
 from torch.nn import functional
 
-from ei.diagnose import CANNOT, HOLDS, NOTHING, Diagnosis, diagnose
 from ei.errors import InputError
+from ei.evaluation import Diagnosis, diagnose
+from ei.evaluation.diagnosis import CANNOT, HOLDS, NOTHING
 from ei.physics import CT, Inpainting
 from ei.transforms import Rotate, Rotate90, Shift
 
@@ -57,7 +58,7 @@ def test_random_probes_agree_with_matrices(monkeypatch: pytest.MonkeyPatch) -> N
     problems: list[tuple[Any, Any]] = [(Inpainting(24, 24, mask_rate=0.5), Shift(2)), (CT(24, 10), Rotate(2))]
     for physics, transform in problems:
         exact = diagnose(physics, transform, (1, 24, 24), max_elements=4, n_shown=2)
-        monkeypatch.setattr("ei.diagnose.EXACT", 0)
+        monkeypatch.setattr("ei.evaluation.views.EXACT", 0)
         probed = diagnose(physics, transform, (1, 24, 24), max_elements=4, n_shown=2)
         monkeypatch.undo()
         assert exact.exact and not probed.exact
@@ -151,9 +152,9 @@ def test_wrong_input(A: Callable, shape: tuple[int, ...], message: str) -> None:
 def test_command(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("task: inpainting\ndata: synthetic\nmask_rate: 0.4\n")
     done = subprocess_run(
-        "python", "-m", "ei.diagnose", "--config", "my.yaml", "--max-elements", "4", "--out", "d.png", cwd=tmp_path
+        "python", "-m", "ei", "diagnose", "--config", "my.yaml", "--max-elements", "4", "--out", "d.png", cwd=tmp_path
     )
     assert done.code == 0, done.err
     assert done.out.startswith(CANNOT) and (tmp_path / "d.png").stat().st_size > 1000  # four shifts are too few
-    wrong = subprocess_run("python", "-m", "ei.diagnose", "--config", str(ROOT / "Makefile"), cwd=tmp_path)
+    wrong = subprocess_run("python", "-m", "ei", "diagnose", "--config", str(ROOT / "Makefile"), cwd=tmp_path)
     assert wrong.code == 2 and len(wrong.err.splitlines()) == 1

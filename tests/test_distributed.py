@@ -17,15 +17,17 @@ from test_datasets import write_mat
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from ei.checkpoint import load_file
 from ei.closure import AdversarialEIClosure, EIClosure
+from ei.common.files import load_file
+from ei.common.processes import Part, Processes, check_division, joined
 from ei.datasets import make_loader
 from ei.datasets.batches import Divided
-from ei.distributed import NoiseOfPart, Part, Processes, check_division, joined, synchronize_batch_norm
 from ei.errors import TrainingStoppedError
 from ei.models import Reconstructor, UNet
+from ei.models.sync_bn import synchronize_batch_norm
 from ei.physics import GaussianNoise, Inpainting
-from ei.trainer import Trainer
+from ei.training import Trainer
+from ei.training.parallel import NoiseOfPart
 from ei.transforms import Shift
 
 CASES = ("ei", "adversarial", "sync_bn", "clipped")

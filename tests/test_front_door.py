@@ -10,7 +10,7 @@ from conftest import ROOT, subprocess_run
 from test_datasets import write_folder, write_mat
 from torch.utils.data import DataLoader
 
-from ei.checkpoint import load_file
+from ei.common.files import load_file
 from ei.ei import EI
 from ei.physics import CT, GaussianNoise, Inpainting
 from ei.transforms import Rotate, Shift

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import runpy
 from typing import Any
 
 import numpy as np
@@ -16,16 +15,18 @@ import pytest
 import scipy.io
 import torch
 import yaml
-from conftest import ROOT
 from PIL import Image
 from test_datasets import write_mat
 
-from ei.checkpoint import generator_weights, load_file, load_weights, save_file
+from ei.commands.settings import parser_of, resolve
+from ei.commands.train import build_training
+from ei.common.files import load_file, save_file
 from ei.datasets.ctdb import read_mat
 from ei.datasets.cvdb import read_image
 from ei.errors import InputError
-from ei.experiment import COMMON_DEFAULTS, TASKS, build_training
 from ei.models import UNet
+from ei.models.weights import generator_weights, load_weights
+from ei.training.state import is_run_state
 
 hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
@@ -118,7 +119,7 @@ def test_matlab_files(content: bytes, tmp_path_factory: pytest.TempPathFactory) 
         assert "fuzz.mat" in str(error)
 
 
-PARSER = runpy.run_path(str(ROOT / "demo_train.py"))["make_parser"]()
+PARSER = parser_of("train", "ei train", None)
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 10**20), st.floats(), st.text(max_size=8), st.dates(),
     st.lists(st.one_of(st.integers(-3, 9), st.text(max_size=3), st.none()), max_size=3),
@@ -151,10 +152,10 @@ def run_state(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict]:
     """Options of a training, and the content of a checkpoint of it."""
     folder = tmp_path_factory.mktemp("run")
     options = {
-        **COMMON_DEFAULTS, **TASKS["ct"].defaults, "task": "ct", "data": str(write_mat(folder / "ct.mat", n=10)),
-        "base_channels": 2, "ct_views": 3, "out": str(folder / "run"), "max_steps": 1,
+        "task": "ct", "data": str(write_mat(folder / "ct.mat", n=10)), "base_channels": 2, "ct_views": 3,
+        "out": str(folder / "run"), "max_steps": 1,
     }  # fmt: skip
-    trainer, loader = build_training(options, torch.device("cpu"))
+    trainer, loader = build_training(resolve(options), torch.device("cpu"))
     with contextlib.redirect_stdout(io.StringIO()):
         trainer.fit(loader)
     return options, load_file(folder / "run" / "ckp_last.pth.tar")
@@ -189,7 +190,8 @@ def test_checkpoints(data: Any, run_state: tuple[dict, dict], tmp_path_factory: 
     try:
         loaded = load_file(path, "checkpoint")
         load_weights(UNet(1, 1, base_channels=2), generator_weights(loaded, path), path)
-        build_training({**options, "resume": str(path)}, torch.device("cpu"), loaded)
+        state = loaded if is_run_state(loaded, path) else None
+        build_training(resolve({**options, "resume": str(path)}), torch.device("cpu"), state)
     except InputError:
         return
     weights = run_state[1]["state_dict"]

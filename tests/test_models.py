@@ -7,9 +7,9 @@ import torch
 from conftest import SmallNet, fill, filled, reference, state_dict_shapes
 from torch import nn
 
-from ei.checkpoint import load_weights
 from ei.models import Discriminator, Reconstructor, UNet
 from ei.models.unet import Up
+from ei.models.weights import load_weights
 from ei.physics import CT, Inpainting
 
 AUTHORS = state_dict_shapes("unet_state_dict_rgb")

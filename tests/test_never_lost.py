@@ -19,10 +19,11 @@ from stress.kill import stress
 from test_datasets import write_mat
 from test_trainer import loader, make, rows
 
-from ei.checkpoint import complete_folder, load_file, newest_checkpoint, save_file, write_atomically
 from ei.closure import EIClosure, MCClosure
+from ei.common.files import complete_folder, load_file, save_file, write_atomically
 from ei.errors import StorageError, TrainingDivergedError, TrainingStoppedError
-from ei.logger import RunLock
+from ei.training.folder import RunLock
+from ei.training.state import newest_checkpoint
 
 Script = Callable[..., Result]
 
@@ -178,7 +179,9 @@ def test_a_folder_in_use_and_a_killed_run(script: Script, tmp_path: Path, ct: tu
 
 def test_a_lock_is_of_this_process_alone(tmp_path: Path) -> None:
     lock = RunLock(tmp_path)
-    other = f"from ei.logger import RunLock; from pathlib import Path; RunLock(Path({str(tmp_path)!r})).release()"
+    other = (
+        f"from ei.training.folder import RunLock; from pathlib import Path; RunLock(Path({str(tmp_path)!r})).release()"
+    )
     assert "in use by process" in subprocess_run("python", "-c", other, cwd=tmp_path).err
     lock.release()
     assert subprocess_run("python", "-c", other, cwd=tmp_path).code == 0
@@ -254,7 +257,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ei.checkpoint.os.fsync", full)
+    monkeypatch.setattr("ei.common.files.os.fsync", full)
     with pytest.raises(StorageError, match=r"ckp_last.pth.tar could not be written: No space left on device"):
         save_file({"step": 3}, path, previous=previous)
     monkeypatch.undo()
@@ -266,7 +269,7 @@ def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def refused(*_: object) -> None:
         raise OSError(1, "Operation not permitted")
 
-    monkeypatch.setattr("ei.checkpoint.os.link", refused)
+    monkeypatch.setattr("ei.common.files.os.link", refused)
     for content in (b"1", b"2"):
         write_atomically(tmp_path / "new", content, previous=tmp_path / "old")
     assert bytes_of(tmp_path, "new", "old") == [b"2", b"1"]

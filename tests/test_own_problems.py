@@ -20,11 +20,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ei.checkpoint import load_file
-from ei.classical import least_squares
+import ei
+from ei.common.files import load_file
 from ei.datasets import FixedCrops, ImageTree, Measurements, make_loader, split_images
 from ei.datasets.prepare import imresize_matrix
 from ei.errors import InputError, MissingFileError
+from ei.evaluation.classical import least_squares
 from ei.physics import CT, Inpainting, pinv_cg
 from ei.physics.krylov import adjoint_of
 
@@ -173,15 +174,12 @@ def test_held_out_losses_choose_the_best(runs: Path) -> None:
 
 def test_reconstruct(runs: Path) -> None:
     arguments = ["--ckp", "alone/ckp_best.pth.tar", "--input", "y.npy", "--output", "new.npy"]
-    done = subprocess_run("python", "-m", "ei.reconstruct", *arguments, "--png", "-b", 5, cwd=runs)
+    done = subprocess_run("python", "-m", "ei", "reconstruct", *arguments, "--png", "-b", 5, cwd=runs)
     assert done.code == 0 and "images a second" in done.out, done.err
     images = np.load(runs / "new.npy")
     assert images.shape == (12, 16, 16) and images.dtype == np.float32
     assert len(list((runs / "new").glob("*.png"))) == 12 and Image.open(runs / "new" / "00000.png").mode == "L"
-    state = load_file(runs / "alone" / "ckp_best.pth.tar")
-    from ei.experiment import load_for_test
-
-    f, _ = load_for_test(state, "", "ct", {}, (1, 16, 16), torch.device("cpu"))
+    f = ei.load(runs / "alone" / "ckp_best.pth.tar")
     with torch.no_grad():
         expected = f(torch.from_numpy(np.load(runs / "y.npy"))[:, None])[:, 0]
     np.testing.assert_allclose(images, expected.numpy(), atol=1e-5)
@@ -193,7 +191,7 @@ def test_nothing_under_its_name_before_it_is_complete(runs: Path) -> None:
     y = np.load(runs / "y.npy")
     y[9] = np.nan
     np.save(runs / "bad.npy", y)
-    done = subprocess_run("python", "-m", "ei.reconstruct", "--ckp", "alone/ckp_last.pth.tar", "--input", "bad.npy",
+    done = subprocess_run("python", "-m", "ei", "reconstruct", "--ckp", "alone/ckp_last.pth.tar", "--input", "bad.npy",
                           "--output", "never.npy", "-b", 2, cwd=runs)  # fmt: skip
     assert done.code == 2 and "measurement 9" in done.err
     assert not [path for path in runs.iterdir() if "never" in path.name]
@@ -208,9 +206,9 @@ WRONG = {
     "both": (["demo_train.py", "--task", "ct", "--measurements", "y.npy", "--data", "x.mat"], "one of them"),
     "mask": (["demo_train.py", "--task", "inpainting", "--measurements", "y.npy"], "--mask"),
     "missing": (["demo_train.py", "--task", "ct", "--measurements", "z.npy"], "no measurements"),
-    "output": (["ei/reconstruct.py", "--ckp", "a", "--input", "y.npy", "--output", "x.png"], ".npy"),
-    "needed": (["ei/reconstruct.py", "--ckp", "a", "--output", "x.npy"], "--input is needed"),
-    "checkpoint": (["ei/reconstruct.py", "--ckp", "y.npy", "--input", "y.npy", "--output", "x.npy"], "checkpoint"),
+    "output": (["ei reconstruct", "--ckp", "a", "--input", "y.npy", "--output", "x.png"], ".npy"),
+    "needed": (["ei reconstruct", "--ckp", "a", "--output", "x.npy"], "--input is needed"),
+    "checkpoint": (["ei reconstruct", "--ckp", "y.npy", "--input", "y.npy", "--output", "x.npy"], "checkpoint"),
 }
 
 
@@ -357,7 +355,7 @@ def test_a_deepinv_physics_works_as_it_is() -> None:
     deepinv = pytest.importorskip("deepinv")
     from ei.closure import EIClosure
     from ei.models import Reconstructor, UNet
-    from ei.trainer import Trainer
+    from ei.training import Trainer
     from ei.transforms import Shift
 
     mask = Inpainting(16, 16, mask_rate=0.4).mask
@@ -412,7 +410,7 @@ def test_prepare_ct100(tmp_path: Path) -> None:
         for number in range(100):
             pixels = rng.integers(-1000, 2000, (16, 16)).repeat(16, 0).repeat(16, 1)
             archive.writestr(f"dicom/ID_{number:04d}_AGE_0060_CONTRAST_1_CT.dcm", dicom(pixels))
-    prepare = ["python", "-m", "ei.datasets.prepare", "ct100", "--dicom"]
+    prepare = ["python", "-m", "ei", "prepare", "ct100", "--dicom"]
     done = subprocess_run(*prepare, "slices.zip", cwd=tmp_path)
     assert done.code == 0 and "dB" in done.out, done.err
     images = scipy.io.loadmat(tmp_path / "dataset" / "CT" / "CT100_128x128.mat")["DATA"]
@@ -437,7 +435,7 @@ def test_prepare_urban100(tmp_path: Path) -> None:
     (tmp_path / "source" / "deep").mkdir(parents=True)
     for number in range(1, 101):
         Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / "source" / "deep" / f"img_{number:03d}.png")
-    prepare = ["python", "-m", "ei.datasets.prepare", "urban100", "--source"]
+    prepare = ["python", "-m", "ei", "prepare", "urban100", "--source"]
     done = subprocess_run(*prepare, "source", cwd=tmp_path)
     assert done.code == 0, done.err
     root = tmp_path / "dataset" / "Urban100"

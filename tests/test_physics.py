@@ -13,8 +13,8 @@ from conftest import ROOT, reference, subprocess_run
 from torch.nn import functional
 
 import ei.physics
+from ei.common.describe import describe, rebuild
 from ei.datasets import EllipsePhantoms
-from ei.describe import describe, rebuild
 from ei.physics import CT, AstraCT, GaussianNoise, Inpainting
 from ei.physics.ct import back_projection_map, radon_map
 
@@ -262,11 +262,12 @@ def test_instances_do_not_touch_each_other() -> None:
 
 
 def test_matrices_are_made_once_and_are_small() -> None:
-    CT(128, 50)
-    built = radon_map.cache_info().misses, back_projection_map.cache_info().misses
-    CT(128, 50)
-    assert (radon_map.cache_info().misses, back_projection_map.cache_info().misses) == built
+    first = CT(128, 50)
     key = (128, 50, True, False, torch.device("cpu"), torch.float32)
+    built = radon_map(*key), back_projection_map(*key)
+    second = CT(128, 50)
+    assert (radon_map(*key), back_projection_map(*key)) == built
+    assert second.projection(*key[-2:]) is first.projection(*key[-2:]) is built[0]
     assert radon_map(*key).nbytes + back_projection_map(*key).nbytes < 100e6
     assert 1.6e6 < len(radon_map(*key).matrix.values) < 2e6
 

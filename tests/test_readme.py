@@ -30,13 +30,13 @@ COMMANDS = list(
     )
 )
 # Run by tests of their own: the paper's two trainings and its table, and the examples.
-ELSEWHERE = re.compile(r"bash train_paper_bash.sh|python examples/|python -m ei.reproduce")
+ELSEWHERE = re.compile(r"bash train_paper_bash.sh|python examples/|python -m ei reproduce")
 SMALL_TRAINING = "--epochs 1 --batch-size 2 --base-channels 2 --ei-trans 1 --schedule"
 # What makes a command small, by a pattern of the command; the last option given wins.
 SMALLER = {
     r"demo_train.py (?!--resume)": SMALL_TRAINING,
     r"--out ckp/mine$": "--out ckp/mine_again",
-    r"ei.diagnose": "--size 16 --max-elements 2",
+    r"ei diagnose": "--size 16 --max-elements 2",
     r"prepare ct100": "--out prepared.mat",
     r"prepare urban100": "--out prepared",
 }
@@ -93,8 +93,8 @@ def test_command(workspace: Path, command: str, script: Callable[..., Result], m
         assert program == "python"
         name, *arguments = arguments
         if name == "-m":
-            module, *arguments = arguments
-            name = module.replace(".", "/") + ".py"
+            assert arguments[0] == "ei"
+            name, arguments = f"ei {arguments[1]}", arguments[2:]
         monkeypatch.chdir(workspace)
         done = script(name, *arguments)
     assert done.code == 0, f"{command}\n{done.err}"

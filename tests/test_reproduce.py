@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,16 @@ import pytest
 import torch
 from conftest import ROOT, subprocess_run
 
-from ei.classical import _divergence, _gradient, least_squares, total_variation
+from ei.commands.options import OPTIONS
+from ei.commands.parts import sample_of_the_paper
+from ei.commands.settings import defaults_for, parser_of
 from ei.datasets import EllipsePhantoms, FixedCrops
-from ei.experiment import COMMON_DEFAULTS, METHODS, TASKS, sample_of_the_paper
+from ei.evaluation.classical import _divergence, _gradient, least_squares, total_variation
 from ei.metrics import psnr
 from ei.physics import CT
 
 CELLS = [f"{task}_{method}" for task in ("ct", "inpainting") for method in ("ei", "mc", "sup", "ei_adv", "ei_sup")]
-PARSER = runpy.run_path(str(ROOT / "demo_train.py"))["make_parser"]()
+PARSER = parser_of("train", "ei train", None)
 
 
 def test_there_is_a_configuration_for_each_cell() -> None:
@@ -30,10 +31,10 @@ def test_configurations_are_the_papers(cell: str) -> None:
     task, method = cell.split("_", 1)
     options = vars(PARSER.parse_yaml(str(ROOT / "configs" / f"{cell}.yaml")))
     assert (options.pop("task"), options.pop("method")) == (task, method)
-    defaults = {**COMMON_DEFAULTS, **TASKS[task].defaults}
+    defaults = defaults_for(task)
     assert options == {option: defaults[option] for option in options}
     wanted = {"epochs", "lr", "wd", "batch_size", "schedule", "data"}
-    assert wanted | ({"ei_trans", "ei_alpha"} & set(METHODS[method].options)) <= set(options)
+    assert wanted | {name for name in ("ei_trans", "ei_alpha") if method in OPTIONS[name].methods} <= set(options)
 
 
 @pytest.mark.parametrize("budget", sorted((ROOT / "configs" / "budget").glob("*.yaml")), ids=lambda path: path.stem)
@@ -48,7 +49,8 @@ def test_recipes_are_options_and_not_the_papers(recipe: Path) -> None:
     """A recipe changes how is trained, whatever the cell and however long."""
     options = vars(PARSER.parse_yaml(str(recipe)))
     assert not set(options) & {"task", "method", "data", "epochs", "max_steps", "base_channels", "precision"}
-    assert any(value != COMMON_DEFAULTS.get(option) for option, value in options.items())
+    for task in ("ct", "inpainting"):
+        assert any(value != defaults_for(task)[option] for option, value in options.items())
 
 
 def test_the_pictures_show_the_papers_images() -> None:
@@ -101,7 +103,7 @@ def test_classical_reconstructions_beat_the_fbp_on_phantoms() -> None:
 
 
 def test_the_table_is_made_and_continued(tmp_path: Path) -> None:
-    command = ("python", "-m", "ei.reproduce", "--cells", "ct_mc", "inpainting_ei", "--budget", "smoke",
+    command = ("python", "-m", "ei", "reproduce", "--cells", "ct_mc", "inpainting_ei", "--budget", "smoke",
                "--ct-data", "synthetic", "--urban-data", "synthetic", "--out", "table", "--device", "cpu")  # fmt: skip
     first = subprocess_run(*command, cwd=tmp_path)
     assert first.code == 0, first.err
@@ -118,5 +120,5 @@ def test_the_table_is_made_and_continued(tmp_path: Path) -> None:
     assert again.code == 0, again.err
     assert (out / "inpainting_ei" / "ckp_last.pth.tar").stat().st_mtime_ns == weights
 
-    wrong = subprocess_run(*command[:3], "--cells", "ct_magic", "--budget", "smoke", cwd=tmp_path)
+    wrong = subprocess_run(*command[:4], "--cells", "ct_magic", "--budget", "smoke", cwd=tmp_path)
     assert wrong.code == 2 and "ct_magic" in wrong.err and wrong.err.count("\n") == 1

@@ -16,7 +16,7 @@ import yaml
 from conftest import ROOT, Result, subprocess_run
 from test_datasets import write_folder, write_mat
 
-from ei.checkpoint import load_file
+from ei.common.files import load_file
 from ei.models import UNet
 
 Script = Callable[..., Result]

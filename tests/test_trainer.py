@@ -14,12 +14,13 @@ from conftest import SmallNet, fill
 from torch.optim import Adam
 from torch.utils.data import DataLoader
 
-from ei.checkpoint import generator_weights, load_file
 from ei.closure import AdversarialEIClosure, DIPClosure, EIClosure, MCClosure, SupervisedClosure, SupervisedEIClosure
+from ei.common.files import load_file
 from ei.datasets import make_loader
 from ei.models import Discriminator, Reconstructor
+from ei.models.weights import generator_weights
 from ei.physics import GaussianNoise, Inpainting
-from ei.trainer import Trainer, TrainingDivergedError, cosine_schedule, step_schedule
+from ei.training import Trainer, TrainingDivergedError, cosine_schedule, step_schedule
 from ei.transforms import Shift
 
 IMAGES = list(torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
@@ -270,7 +271,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 
 def test_two_runs_never_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ei.logger.time.strftime", lambda _: "2026-01-01_00-00-00")
+    monkeypatch.setattr("ei.training.folder.time.strftime", lambda _: "2026-01-01_00-00-00")
     folders = []
     for _ in range(3):
         trainer = make(None, epochs=1, method="ei", task="inpainting")

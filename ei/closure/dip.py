@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ei.closure.base import Closure, Criterion
+from ei.common.seeds import generator
 from ei.errors import InputError
-from ei.seeding import generator
 
 
 class DIPClosure(Closure):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ei.distributed import Part, Processes, check_division
+from ei.common.processes import Part, Processes, check_division
+from ei.common.seeds import derive_seed, generator
+from ei.common.signals import outlive_the_step
 from ei.errors import InputError
-from ei.seeding import generator
-from ei.signals import outlive_the_step
 
 
 class Indexed(Dataset):
@@ -71,11 +72,46 @@ class Divided(Sampler[list[int]]):
             yield batch[part.start : part.stop]
 
 
+class Batches:
+    """Batches of a data set, as `make_loader` makes them. The processes that load items stay from epoch to epoch;
+    `close` ends them.
+
+    Args:
+        dataset: gives the items.
+        batch_sampler: gives the indices of every batch, a new order for every epoch.
+        workers: processes that load items; 0 loads them in this one.
+    """
+
+    def __init__(self, dataset: Dataset, batch_sampler: Divided, workers: int) -> None:
+        self.dataset, self.batch_sampler, self.workers = dataset, batch_sampler, workers
+        self._loader: DataLoader | None = None
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._loader is None:
+            self._loader = DataLoader(
+                self.dataset,
+                batch_sampler=self.batch_sampler,
+                num_workers=self.workers,
+                worker_init_fn=outlive_the_step,
+                persistent_workers=self.workers > 0,
+                pin_memory=torch.cuda.is_available(),
+            )
+        return iter(self._loader)
+
+    def close(self) -> None:
+        """End the processes that load data; new ones start when batches are asked for again. Left to the end of the
+        program, they would be waited for."""
+        self._loader = None
+
+
 def make_loader(
     dataset: Any, batch_size: int, shuffle: bool = True, workers: int = 0, seed: int = 0, measured: bool = False
-) -> DataLoader:
-    """Batches of a data set of images, with their numbers. With several processes (`ei.distributed`), each gets its
-    part of every batch.
+) -> Batches:
+    """Batches of a data set of images, with their numbers. With several processes (`ei.common.processes`), each gets
+    its part of every batch.
 
     Args:
         dataset: items are images ``[H, W]`` or ``[C, H, W]``, or lists that begin with one.
@@ -95,21 +131,26 @@ def make_loader(
         )
     check_division(batch_size, Processes.current())
     order = Shuffled(len(dataset), seed) if shuffle else range(len(dataset))
-    return DataLoader(
-        Indexed(dataset, measured),
-        batch_sampler=Divided(order, batch_size),
-        num_workers=workers,
-        worker_init_fn=outlive_the_step,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
+    return Batches(Indexed(dataset, measured), Divided(order, batch_size), workers)
 
 
-def release_workers(loader: Any) -> None:
-    """End the processes that load data for ``loader``; it starts new ones when it is used again. Left to the end of the
-    program, they would be waited for."""
-    if isinstance(loader, DataLoader) and loader.persistent_workers:
-        loader._iterator = None  # the only reference: what it does when it is collected ends them in order
+def seeded_batches(loader: Iterable, seed: int, epoch: int, first: int) -> Generator:
+    """An epoch's batches from number ``first`` on. Each fetch is seeded, so that the order of the epoch, and what a
+    data set draws for an item, do not depend on where a run was interrupted."""
+    for sampler in (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
+        if sampler is not None and hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+    torch.manual_seed(derive_seed(seed, "epoch", epoch))
+    iterator = iter(loader)
+    for number in itertools.count():
+        if number > 0:  # at the first fetch torch's own samplers still draw the order of the epoch
+            torch.manual_seed(derive_seed(seed, "fetch", epoch, number))
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        if number >= first:
+            yield batch
 
 
 def images_of(batch: Any) -> Tensor:
@@ -144,3 +185,13 @@ def simulate(physics: Any, x: Tensor, indices: Sequence[int] | None, seed: int) 
     if indices is None:
         raise InputError("noise is drawn once per image, by its index: make the batches with ei.datasets.make_loader")
     return torch.cat([noise(y[i : i + 1], generator=generator(seed, "noise", int(n))) for i, n in enumerate(indices)])
+
+
+def measured(batch: Any, physics: Any, like: Tensor, seed: int) -> tuple[Tensor | None, Tensor]:
+    """The images and the measurements of a batch, on the device of ``like`` (images in its dtype, too); None for the
+    images where there are only measurements."""
+    if isinstance(batch, dict) and "y" in batch:
+        return None, batch["y"].to(like.device, non_blocking=True)
+    x = images_of(batch).to(like.device, like.dtype, non_blocking=True)
+    with torch.no_grad():
+        return x, simulate(physics, x, batch["index"] if isinstance(batch, dict) else None, seed)

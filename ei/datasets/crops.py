@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ei.common.seeds import generator
 from ei.datasets.batches import image_of
 from ei.errors import InputError
-from ei.seeding import generator
 
 
 class FixedCrops(Dataset):

@@ -28,12 +28,13 @@ class Measurements(Dataset):
         path: a ``.npy``, ``.npz``, ``.pt``, ``.mat`` or ``.h5`` file, or a folder of them (in the order of their
             names). Files of several arrays must name this one "y", "measurements", "sinograms" or "DATA". NumPy's,
             torch's and HDF5's (Matlab 7.3's too) arrays are read piece by piece; ``.npz`` and older ``.mat`` as wholes.
-        measurement_shape: the shape of one channel of a measurement, as ``physics.measurement_shape`` ((D, V) for CT);
-            two axes of any length if None. Arrays are ``[n, *shape]`` or ``[n, C, *shape]``; in a folder, an array of
-            just that shape is one measurement.
+        shape: the shape of one measurement, as the operator gives it without the batch axis; a leading axis of length
+            one may be missing in the files. If None, measurements have two axes of any length, with or without a
+            channel axis before them: arrays are ``[n, h, w]`` or ``[n, C, h, w]``. In a folder, an array without the
+            axis n is one measurement.
 
     Attributes:
-        channels: whether the files have a channel axis; without one, items get a single channel.
+        channels: whether the files have all axes of a measurement; without, items get a leading axis of length one.
 
     Raises:
         MissingFileError: if there is no such file, or no such files in the folder.
@@ -42,7 +43,7 @@ class Measurements(Dataset):
             not finite.
     """
 
-    def __init__(self, path: str | Path, measurement_shape: Sequence[int] | None = None) -> None:
+    def __init__(self, path: str | Path, shape: Sequence[int] | None = None) -> None:
         path = Path(path)
         if not path.exists():
             raise MissingFileError(f"there are no measurements at {path}; check the path")
@@ -51,29 +52,29 @@ class Measurements(Dataset):
             files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
             if not files:
                 raise MissingFileError(f"there are no measurements in {path}: no file ends in {', '.join(SUFFIXES)}")
-        self.path, self.shape = path, None if measurement_shape is None else tuple(measurement_shape)
-        axes = 2 if self.shape is None else len(self.shape)
+        self.path = path
         self._arrays = [_Array(file) for file in files]
-        counts, kinds = [], set()
+        counts, kinds, first = [], set(), self._arrays[0].shape
         for array in self._arrays:
-            extra = len(array.shape) - axes
-            if extra not in (0, 1, 2) or (extra == 0 and not path.is_dir()) or 0 in array.shape:
-                wanted = "two axes" if self.shape is None else f"the axes {list(self.shape)}"
+            whole, bare = (_axes(array.shape, shape, channels, path.is_dir()) for channels in (True, False))
+            axes = whole if whole is not None else bare
+            if axes is None or 0 in array.shape:
+                wanted = f"of the shape {list(shape)}" if shape is not None else "[n, C, ...] with two axes behind"
                 raise InputError(
-                    f"{array.path}: measurements must be [n, ...] or [n, C, ...] with {wanted} behind; not "
-                    f"{list(array.shape)}"
+                    f"{array.path} holds an array of the shape {list(array.shape)}; measurements must be [n, ...] or "
+                    f"{wanted}" + ("" if shape is None else " each: that was expected")
                 )
-            if array.shape[-axes:] != (self.shape or self._arrays[0].shape[-axes:]):
+            if shape is None and array.shape[-2:] != first[-2:]:
                 raise InputError(
-                    f"{array.path} holds measurements of the shape {list(array.shape[-axes:])}; "
-                    f"{list(self.shape or self._arrays[0].shape[-axes:])} was expected"
+                    f"{array.path} holds measurements of the shape {list(array.shape[-2:])}; {list(first[-2:])} was "
+                    "expected"
                 )
-            kinds.add(array.shape[1] if extra == 2 else None)
-            counts.append(array.shape[0] if extra else 1)
+            kinds.add((whole is not None, array.shape[-3] if shape is None and whole is not None else None))
+            counts.append(1 if len(array.shape) == axes else array.shape[0])
+            self._axes = axes
         if len(kinds) > 1:
             raise InputError(f"the files in {path} differ in their channels")
-        self.channels = kinds != {None}
-        self._axes = axes
+        self.channels = kinds.pop()[0]
         self._ends = list(accumulate(counts))
 
     def __len__(self) -> int:
@@ -97,6 +98,19 @@ class Measurements(Dataset):
     def item_shape(self) -> tuple[int, ...]:
         """(C, ...) of a measurement."""
         return tuple(self[0].shape)
+
+
+def _axes(array: tuple[int, ...], shape: Sequence[int] | None, channels: bool, alone: bool) -> int | None:
+    """How many axes of an array are one measurement's, with its ``channels`` or without; None if it does not fit.
+    An array may hold one measurement ``alone``, without the axis that counts them."""
+    if shape is None:
+        axes = 3 if channels else 2
+        fits = [axes + 1] if channels or not alone else [axes, axes + 1]
+        return axes if len(array) in fits else None
+    one = tuple(shape) if channels else tuple(shape[1:]) if shape[:1] == (1,) or shape[:1] == [1] else None
+    if one is None or (array[1:] != one and not (alone and array == one)):
+        return None
+    return len(one)
 
 
 class _Array:

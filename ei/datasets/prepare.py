@@ -1,11 +1,4 @@
-"""Lay out the paper's data from what can be fetched by hand (the README says from where):
-
-    python -m ei.datasets.prepare ct100 --dicom CT100_dicom.zip            writes dataset/CT/CT100_128x128.mat
-    python -m ei.datasets.prepare urban100 --source Urban100.zip           writes dataset/Urban100/{train,test}/...
-
-Both take a folder or a ZIP file. CT100 needs the extra ``dicom``. Its recipe is reconstructed: it gives the paper's FBP
-figures, not the authors' bytes.
-"""
+"""The paper's data from what can be fetched by hand: 100 DICOM slices, and Urban100's images."""
 
 from __future__ import annotations
 
@@ -13,7 +6,6 @@ import functools
 import importlib
 import io
 import re
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,10 +16,11 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ei.checkpoint import complete_folder, write_atomically, writing
+from ei.common.files import complete_folder, write_atomically, writing
 from ei.datasets.ctdb import KEY
 from ei.errors import InputError, MissingExtraError, MissingFileError
-from ei.options import Parser, named, run_script
+from ei.metrics import psnr
+from ei.physics import CT
 
 Read = Callable[[], bytes]
 SIDE = 128
@@ -133,14 +126,7 @@ def prepare_ct100(source: Path, out: Path) -> float:
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, buffer.getvalue())
-    return _fbp_psnr(torch.from_numpy(images[90:]))
-
-
-def _fbp_psnr(images: torch.Tensor) -> float:
-    from ei.metrics import psnr
-    from ei.physics import CT
-
-    physics, x = CT(SIDE, 50), images[:, None]
+    physics, x = CT(SIDE, 50), torch.from_numpy(images[90:])[:, None]
     return float(psnr(physics.A_dagger(physics.A(x)), x).mean())
 
 
@@ -171,28 +157,3 @@ def prepare_urban100(source: Path, out: Path) -> None:
                 folder = unfinished / mode / mode
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / f"img_{number:03d}.png").write_bytes(content)
-
-
-def main() -> None:
-    parser = Parser(prog="python -m ei.datasets.prepare", description=__doc__)
-    parser.add_argument("what", choices=("ct100", "urban100"))
-    parser.add_argument("--dicom", type=named, metavar="PATH", help="ct100: the folder or ZIP of DICOM files")
-    parser.add_argument("--source", type=named, metavar="PATH", help="urban100: the folder or ZIP of images")
-    parser.add_argument("--out", type=named, metavar="PATH", help="where it goes, if not below dataset/")
-    given = vars(parser.parse(sys.argv[1:]))
-    option = "dicom" if given["what"] == "ct100" else "source"
-    if option not in given:
-        raise InputError(f"{given['what']} needs --{option}, a folder or ZIP file")
-    source = Path(given[option])
-    if given["what"] == "ct100":
-        out = Path(given.get("out", "dataset/CT/CT100_128x128.mat"))
-        value = prepare_ct100(source, out)
-        print(f"{out}: 100 slices; FBP of 50 views on the 10 test slices: {value:.2f} dB (the paper's: 30.24)")
-    else:
-        out = Path(given.get("out", "dataset/Urban100"))
-        prepare_urban100(source, out)
-        print(f"{out}: 90 training and 10 test images, each of which opens")
-
-
-if __name__ == "__main__":
-    run_script("python -m ei.datasets.prepare", main)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ei.common.seeds import derive_seed
 from ei.datasets.ctdb import split
 from ei.errors import InputError
-from ei.seeding import derive_seed
 
 
 class _Generated(Dataset):

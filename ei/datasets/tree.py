@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ei.common.seeds import generator
 from ei.datasets.cvdb import read_image
 from ei.errors import InputError, MissingFileError
-from ei.seeding import generator
 
 
 def find_images(folder: str | os.PathLike) -> list[str]:

@@ -4,7 +4,7 @@ from ei.physics.astra_ct import AstraCT
 from ei.physics.base import Physics
 from ei.physics.ct import CT
 from ei.physics.inpainting import Inpainting
-from ei.physics.krylov import pinv_cg
-from ei.physics.noise import GaussianNoise
+from ei.physics.krylov import WithPseudoInverse, pinv_cg
+from ei.physics.noise import GaussianNoise, noise_of
 
-__all__ = ["CT", "AstraCT", "GaussianNoise", "Inpainting", "Physics", "pinv_cg"]
+__all__ = ["CT", "AstraCT", "GaussianNoise", "Inpainting", "Physics", "WithPseudoInverse", "noise_of", "pinv_cg"]

@@ -1,6 +1,7 @@
 """Parallel-beam CT by ASTRA: an independent projector, and one that needs no matrix on a GPU.
 
-Needs the extra ``astra``: pip install 'equivariant-imaging[astra]' (wheels for Linux x86-64 and Windows).
+Needs the extra ``astra``: pip install 'equivariant-imaging[astra]' (wheels for Linux x86-64 and Windows). Experimental
+on CUDA: that path (`_OnTheFly`) has never run.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import weakref
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from torch import Tensor
 from ei.errors import InputError, MissingExtraError
 from ei.physics.base import NoiseModel
 from ei.physics.ct import ParallelBeam, fbp_scale, n_detectors_of, padding_before, view_degrees, views_last
-from ei.physics.linear_map import LinearMap, SparseMap, check_matrix_size
+from ei.physics.linear_map import LinearMap, SparseMap, check_matrix_size, shared
 
 # Entries of the matrix for each pixel and view, measured at N = 64 to 256.
 PROJECTORS = {"linear": 1.81, "strip": 3.2, "line": 1.28}
@@ -28,9 +30,10 @@ class AstraCT(ParallelBeam):
     """CT with ASTRA's projectors, in the geometry and layout of `CT`: images ``[B, C, N, N]``, sinograms
     ``[B, C, D, V]``.
 
-    On the CPU, `A` is ASTRA's projection matrix and `A_adjoint` its exact transpose. On CUDA, ASTRA projects torch's
-    memory in place, without a matrix; its back-projector serves as `A_adjoint` and in the backward pass, and is a
-    transpose only approximately. `A_dagger` is the ramp filter of `CT` and then `A_adjoint`, at the scale of `CT`.
+    On the CPU, `A` is ASTRA's projection matrix and `A_adjoint` its exact transpose. On CUDA (experimental: never run),
+    ASTRA projects torch's memory in place, without a matrix; its back-projector serves as `A_adjoint` and in the
+    backward pass, and is a transpose only approximately. `A_dagger` is the ramp filter of `CT` and then
+    `A_adjoint`, at the scale of `CT`.
 
     Args:
         img_width: N, the side of the square images in pixels.
@@ -75,7 +78,7 @@ class AstraCT(ParallelBeam):
             if self.projector != "linear":
                 raise InputError(f"on CUDA, ASTRA has the projector 'linear' only, not {self.projector!r}")
             return _OnTheFly(*geometry)
-        return _matrix_map(*geometry, self.projector, device, dtype)
+        return self.held(_matrix_map, *geometry, self.projector, device, dtype)
 
     def back_projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
         scale = torch.from_numpy(fbp_scale(self.img_width, self.radon_view, self.circle))
@@ -113,7 +116,7 @@ def _angles(radon_view: int, uniform: bool) -> np.ndarray:
     return np.deg2rad(view_degrees(radon_view, uniform))
 
 
-@functools.cache
+@shared
 def _matrix_map(
     img_width: int,
     radon_view: int,
@@ -157,7 +160,7 @@ class _OnTheFly(LinearMap):
         experimental = _astra().experimental
         img_width, radon_view, _, circle = self.geometry
         n_detectors, slices = n_detectors_of(img_width, circle), vectors.shape[1]
-        identifier = _projector_3d(*self.geometry, slices)
+        identifier = _projector_3d(*self.geometry, slices).identifier
         given = vectors.t().float()
         if self.transposed:
             # columns are ordered (detector, view), ASTRA's projections (slice, view, detector)
@@ -175,7 +178,7 @@ class _OnTheFly(LinearMap):
 
 
 @functools.lru_cache(maxsize=16)
-def _projector_3d(img_width: int, radon_view: int, uniform: bool, circle: bool, slices: int) -> int:
+def _projector_3d(img_width: int, radon_view: int, uniform: bool, circle: bool, slices: int) -> _Projector:
     astra = _astra()
     n_detectors = n_detectors_of(img_width, circle)
     off = _off_axis(img_width, n_detectors)
@@ -188,4 +191,12 @@ def _projector_3d(img_width: int, radon_view: int, uniform: bool, circle: bool, 
         ]
     )
     rays = astra.create_proj_geom("parallel3d_vec", slices, n_detectors, vectors)
-    return astra.create_projector("cuda3d", rays, astra.create_vol_geom(img_width, img_width, slices))
+    return _Projector(astra.create_projector("cuda3d", rays, astra.create_vol_geom(img_width, img_width, slices)))
+
+
+class _Projector:
+    """A projector in ASTRA's memory, given back when nobody holds it."""
+
+    def __init__(self, identifier: int) -> None:
+        self.identifier = identifier
+        weakref.finalize(self, _astra().projector.delete, identifier)

@@ -5,8 +5,8 @@ Both are fixed linear maps, so each is computed once as a sparse matrix and appl
 
 from __future__ import annotations
 
-import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ei.errors import InputError
 from ei.physics.base import NoiseModel, Physics, check_shape
-from ei.physics.linear_map import DenseMap, LinearMap, SparseMap, check_matrix_size
+from ei.physics.linear_map import DenseMap, LinearMap, SparseMap, check_matrix_size, shared
 
 
 class ParallelBeam(Physics):
@@ -34,6 +34,18 @@ class ParallelBeam(Physics):
         self.img_width, self.radon_view = int(img_width), int(radon_view)
         self.uniform, self.circle = bool(uniform), bool(circle)
         self.n_detectors = n_detectors_of(self.img_width, self.circle)
+        self._maps: dict[tuple, LinearMap] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": {}}  # a copy finds them again, or makes them
+
+    def held(self, find: Callable[..., LinearMap], *arguments: Any) -> LinearMap:
+        """What ``find(*arguments)`` gives, kept as long as this operator is there: it is freed with the last operator
+        of its geometry."""
+        key = (find, *arguments)
+        if key not in self._maps:
+            self._maps[key] = find(*arguments)
+        return self._maps[key]
 
     def projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
         """The matrix of `A`, ``[D*V, N*N]``."""
@@ -81,7 +93,7 @@ class ParallelBeam(Physics):
         check_shape(y, self.measurement_shape, "sinograms for CT")
         dtype = _compute_dtype(y)
         back_projection = self.back_projection(y.device, dtype)
-        ramp = ramp_filter(self.n_detectors, y.device, dtype)
+        ramp = self.held(ramp_filter, self.n_detectors, y.device, dtype)
         batch, channels = y.shape[:2]
         columns = _to_columns(y.to(dtype))
         filtered = ramp(columns.view(self.n_detectors, -1)).view_as(columns)
@@ -130,11 +142,11 @@ class CT(ParallelBeam):
         self.projection(device, torch.float32)
         self.back_projection(device, torch.float32)
 
-    def projection(self, device: torch.device, dtype: torch.dtype) -> SparseMap:
-        return radon_map(self.img_width, self.radon_view, self.uniform, self.circle, device, dtype)
+    def projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
+        return self.held(radon_map, self.img_width, self.radon_view, self.uniform, self.circle, device, dtype)
 
-    def back_projection(self, device: torch.device, dtype: torch.dtype) -> SparseMap:
-        return back_projection_map(self.img_width, self.radon_view, self.uniform, self.circle, device, dtype)
+    def back_projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
+        return self.held(back_projection_map, self.img_width, self.radon_view, self.uniform, self.circle, device, dtype)
 
 
 def _compute_dtype(tensor: Tensor) -> torch.dtype:
@@ -172,23 +184,23 @@ def padding_before(img_width: int, n_detectors: int) -> int:
     return n_detectors // 2 - img_width // 2
 
 
-@functools.cache
+@shared
 def radon_map(
     img_width: int, radon_view: int, uniform: bool, circle: bool, device: torch.device, dtype: torch.dtype
 ) -> SparseMap:
-    """The matrix of `CT.A`, ``[D*V, N*N]``; made once per geometry, device and dtype."""
+    """The matrix of `CT.A`, ``[D*V, N*N]``; one for all operators of a geometry, device and dtype."""
     return SparseMap.from_scipy(_radon_matrix(img_width, radon_view, uniform, circle), device, dtype)
 
 
-@functools.cache
+@shared
 def back_projection_map(
     img_width: int, radon_view: int, uniform: bool, circle: bool, device: torch.device, dtype: torch.dtype
 ) -> SparseMap:
-    """The matrix of the back-projection inside `CT.A_dagger`, ``[N*N, D*V]``; made once like `radon_map`."""
+    """The matrix of the back-projection inside `CT.A_dagger`, ``[N*N, D*V]``; shared like `radon_map`."""
     return SparseMap.from_scipy(_back_projection_matrix(img_width, radon_view, uniform, circle), device, dtype)
 
 
-@functools.cache
+@shared
 def ramp_filter(n_detectors: int, device: torch.device, dtype: torch.dtype) -> DenseMap:
     """The ramp filter along the detectors as a ``[D, D]`` Toeplitz matrix.
 

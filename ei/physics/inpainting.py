@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.checkpoint import load_file
+from ei.common.files import load_file
 from ei.errors import InputError
 from ei.physics.base import NoiseModel, Physics, check_shape
 

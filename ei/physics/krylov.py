@@ -122,3 +122,30 @@ def _squared_norm(tensor: Tensor) -> Tensor:
 def _times(factor: Tensor, tensor: Tensor) -> Tensor:
     """Every entry along the first axis times its own factor."""
     return factor.view(-1, *[1] * (tensor.dim() - 1)).to(tensor.real.dtype) * tensor
+
+
+class WithPseudoInverse:
+    """An operator without ``A_dagger``, and conjugate gradients (`pinv_cg`) in its place; all else is the operator's.
+
+    Args:
+        physics: has ``A``, and ``A_adjoint`` or an ``image_shape``.
+        steps: of the conjugate gradients.
+
+    Raises:
+        InputError: if there is no adjoint to be had.
+    """
+
+    def __init__(self, physics: Any, steps: int = 20) -> None:
+        adjoint_of(physics)  # raises now if there is none
+        self.physics, self.steps = physics, steps
+
+    def A(self, x: Tensor) -> Tensor:
+        return self.physics.A(x)
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        return pinv_cg(self.physics, y, self.steps)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "physics":  # not there yet, as in a copy that is being made
+            raise AttributeError(name)
+        return getattr(self.physics, name)

@@ -7,11 +7,14 @@ dict.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import scipy.sparse
@@ -129,6 +132,23 @@ class _Multiply(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
         return _Multiply.apply(tangent, ctx.linear_map)
+
+
+Map = TypeVar("Map", bound=LinearMap)
+
+
+def shared(make: Callable[..., Map]) -> Callable[..., Map]:
+    """Equal arguments give one and the same linear map as long as anybody holds it; when nobody does, it is freed."""
+    held: WeakValueDictionary[tuple, Map] = WeakValueDictionary()
+
+    @functools.wraps(make)
+    def find(*arguments: Any) -> Map:
+        found = held.get(arguments)
+        if found is None:
+            held[arguments] = found = make(*arguments)
+        return found
+
+    return find
 
 
 def check_matrix_size(name: str, kept: float, needed: float, entries: float) -> None:

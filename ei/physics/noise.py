@@ -29,3 +29,18 @@ class GaussianNoise:
 
     def __repr__(self) -> str:
         return f"GaussianNoise(sigma={self.sigma})"
+
+
+def noise_of(text: str) -> GaussianNoise:
+    """The noise model of a text as ``gaussian:0.1``: its name, and its arguments behind a colon.
+
+    Raises:
+        InputError: for another name or arguments that do not fit.
+    """
+    name, _, argument = str(text).partition(":")
+    try:
+        if name == "gaussian":
+            return GaussianNoise(float(argument))
+    except ValueError as error:
+        raise InputError(f"noise {text!r} cannot be read: {error}; write gaussian:SIGMA, as gaussian:0.1") from error
+    raise InputError(f"there is no noise {text!r}; write gaussian:SIGMA, as gaussian:0.1")

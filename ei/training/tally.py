@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ei.distributed import Processes
+from ei.common.processes import Processes
 from ei.errors import TrainingDivergedError
 
 

@@ -1,4 +1,4 @@
-"""Files of tensors: written atomically, read without ever running code from them."""
+"""Files: written atomically, read without ever running code from them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import pickle
 import re
 import shutil
-import sys
 import tempfile
 import warnings
 import zipfile
@@ -17,14 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+import yaml
 
 from ei.errors import InputError, MissingFileError, StorageError
 
-LAST, LAST_BUT_ONE, BEST = "ckp_last.pth.tar", "ckp_last-1.pth.tar", "ckp_best.pth.tar"
 TEMPORARY = ".tmp"
-AVERAGED = "state_dict_averaged"
-FIFTH_LEVEL = ("Conv5.", "Up5.", "Up_conv5.")
 
 
 def load_file(path: str | os.PathLike, what: str = "file", device: torch.device | str = "cpu") -> Any:
@@ -170,87 +166,6 @@ def remove_temporaries(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-RUN_STATE: dict[str, type | tuple[type, ...]] = {
-    "config": Mapping,
-    "physics": (Mapping, type(None)),
-    "network": (Mapping, type(None)),
-    "mask": (torch.Tensor, type(None)),
-    "seed": int,
-    "step": int,
-    "next_epoch": int,
-    "next_batch": int,
-    "sums": Mapping,
-    "history": list,
-}
-
-
-def is_run_state(state: Any, path: str | os.PathLike) -> bool:
-    """Whether a checkpoint's content is one of ours, from which a run can be continued.
-
-    Raises:
-        InputError: if it is one of ours, but with parts missing or of the wrong kind.
-    """
-    if not isinstance(state, Mapping) or "next_epoch" not in state:
-        return False
-    for key, kind in RUN_STATE.items():
-        if key not in state or not isinstance(state[key], kind) or (kind is int and state[key] < 0):
-            raise InputError(f"the checkpoint {path} cannot be continued: its {key!r} is missing or wrong")
-    for row in (state["sums"], *state["history"]):
-        if not isinstance(row, Mapping) or not all(isinstance(value, int | float) for value in row.values()):
-            raise InputError(f"the checkpoint {path} cannot be continued: its 'sums' or 'history' hold no numbers")
-    return True
-
-
-def newest_checkpoint(folder: str | os.PathLike) -> tuple[Path, Any] | None:
-    """The undamaged checkpoint of a run folder that is furthest in its run, with its content; None if the folder has no
-    checkpoints. Damaged ones are reported on stderr.
-
-    Raises:
-        InputError: if there are checkpoints and none can be loaded.
-    """
-    folder = Path(folder)
-    kept = [path for path in folder.glob("ckp_*.pth.tar") if re.fullmatch(r"ckp_\d+\.pth\.tar", path.name)]
-    kept.sort(key=lambda path: int(path.name.split("_")[1].split(".")[0]), reverse=True)
-    rolling = [path for path in (folder / LAST, folder / LAST_BUT_ONE) if path.exists()]
-    good: list[tuple[Path, Any]] = []
-    for path in [*rolling, *kept]:
-        if path in kept and good and good[-1][0] in kept:
-            break  # older ones cannot be newer than this
-        try:
-            state = load_file(path, "checkpoint")
-            if is_run_state(state, path):
-                good.append((path, state))
-        except InputError as error:
-            print(f"warning: {error}; looking for another one", file=sys.stderr)
-    if not good and (rolling or kept):
-        raise InputError(f"no checkpoint in {folder} can be used; move them away, or choose another --out")
-    # Of equals the first one: the rolling one.
-    return max(good, key=lambda found: found[1]["step"]) if good else None
-
-
-def load_to_resume(path: str | os.PathLike) -> tuple[Path, Any]:
-    """The checkpoint ``path`` and its content. If it is the newest one of a run (``ckp_last.pth.tar``) and damaged, or
-    missing beside an older one, that is reported on stderr, and the newest good one of the run is used.
-
-    Raises:
-        InputError: if it cannot be loaded.
-    """
-    path = Path(path)
-    try:
-        return path, load_file(path, "checkpoint")
-    except InputError as error:
-        others = path.name == LAST and path.parent.is_dir()
-        found = newest_checkpoint(path.parent) if others and (path.parent / LAST_BUT_ONE).exists() else None
-        if found is None and any(path.parent.glob("ckp_*.pth.tar")) and path.name.startswith("ckp_"):
-            raise InputError(
-                f"{error}, or look for another one of the run: --resume auto --out {path.parent}"
-            ) from error
-        if found is None:
-            raise
-        print(f"warning: {path} cannot be used; continuing from {found[0]}", file=sys.stderr)
-        return found
-
-
 def _plain(content: Any, strings: dict[str, str]) -> Any:
     """A copy in which containers are fresh and equal strings are one object, because pickle writes a second reference
     to an object differently from an equal one."""
@@ -267,45 +182,22 @@ def _plain(content: Any, strings: dict[str, str]) -> Any:
     raise TypeError(f"a checkpoint may not hold a {type(content).__name__}: it could not be loaded safely")
 
 
-def generator_weights(checkpoint: Any, path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """The weights of the reconstruction network in a checkpoint of ours or of the authors; their moving average, if the
-    run kept one.
+def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
+    """A YAML file's mapping.
 
     Raises:
-        InputError: if there is neither ``state_dict`` nor ``state_dict_G``.
+        InputError: if it cannot be read or holds something else.
     """
-    for key in (AVERAGED, "state_dict", "state_dict_G"):
-        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
-            return dict(checkpoint[key])
-    raise InputError(f"{path} is no checkpoint: it has neither 'state_dict' nor 'state_dict_G'")
-
-
-def load_weights(net: nn.Module, weights: Mapping[str, torch.Tensor], path: str | os.PathLike) -> None:
-    """Load ``weights`` into ``net``, exactly.
-
-    The authors' files carry a fifth UNet level that a network of four levels never uses: exactly those keys are
-    dropped for such a network.
-
-    Raises:
-        InputError: for any other difference in names or shapes, naming the first of them.
-    """
-    if getattr(net, "compact", None) == 4:
-        weights = {name: value for name, value in weights.items() if not name.startswith(FIFTH_LEVEL)}
-    own = net.state_dict()
-    missing = [name for name in own if name not in weights]
-    unexpected = [name for name in weights if name not in own]
-    reshaped = [
-        f"{name} is {list(weights[name].shape)} in the file and {list(own[name].shape)} in the network"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
-    difference = (
-        reshaped
-        or [f"{name} is not in the file" for name in missing]
-        or [f"{name} is not in the network" for name in unexpected]
-    )
-    if difference:
-        raise InputError(
-            f"the checkpoint {path} is of another network: {difference[0]} (check task and network options)"
-        )
-    net.load_state_dict(dict(weights))
+    if not Path(path).exists():
+        raise MissingFileError(f"there is no configuration file {path}; check the path")
+    if Path(path).is_dir():
+        raise InputError(f"the configuration file {path} is a folder; give the path of a file in it")
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, OSError, ValueError) as error:
+        raise InputError(f"the configuration file {path} cannot be read: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"the configuration file {path} must hold lines 'option: value'")
+    return content

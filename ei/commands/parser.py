@@ -1,4 +1,4 @@
-"""Command-line options of the scripts: types that check ranges, YAML files, errors of one line."""
+"""The command line: types that check ranges, options from YAML files, devices, errors of one line."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 import torch
-import yaml
 
-from ei.errors import InputError, MissingFileError, RunError, TrainingStoppedError
+from ei.common.files import read_yaml
+from ei.common.processes import launched
+from ei.errors import InputError, RunError, TrainingStoppedError
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,6 +31,9 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self.add_argument("-h", "--help", "--h", action="help", help="show this help and exit")
+        # For YAML files: options that may be mappings, and those whose value may be none.
+        self.mappings: set[str] = set()
+        self.optional: set[str] = set()
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
@@ -40,60 +43,50 @@ class Parser(argparse.ArgumentParser):
         values, unknown = self.parse_known_args(arguments, namespace)
         if unknown:
             known = [name for action in self._actions for name in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
-            raise InputError(
-                f"unknown argument {unknown[0]}"
-                + (f"; did you mean {near[0]}?" if near else "; --help lists the options")
-            )
+            near = nearest(unknown[0].split("=")[0], known)
+            raise InputError(f"unknown argument {unknown[0]}{near or '; --help lists the options'}")
         return values
 
     def parse_yaml(self, path: str, ignored: Sequence[str] = ()) -> argparse.Namespace:
-        """Read options from a YAML file: keys are the long option names with ``_`` for ``-``."""
+        """Read options from a YAML file: keys are the long option names with ``_`` for ``-``. A key without a value
+        (null) says nothing, or "none" where that is a value."""
         content = read_yaml(path)
         actions = {action.dest: action for action in self._actions if action.dest not in ("help", "config")}
         arguments: list[str] = []
+        plain: dict[str, Any] = {}
         for key, value in content.items():
-            if key in ignored or value is None:
+            if key in ignored:
                 continue
             if key not in actions:
-                near = difflib.get_close_matches(str(key), actions, n=1)
-                raise InputError(f"{path}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+                raise InputError(f"{path}: unknown key {key!r}{nearest(str(key), actions, quoted=True)}")
             option = max(actions[key].option_strings, key=len)
-            if actions[key].nargs == 0:
+            if value is None:
+                if key in self.optional:
+                    plain[key] = None
+            elif actions[key].nargs == 0:
                 if not isinstance(value, bool):
                     raise InputError(f"{path}: {key} must be true or false, not {value!r}")
-                arguments += [option] if value else []
+                plain[key] = value
             elif isinstance(value, list) and actions[key].nargs is not None:
                 arguments += [option, *(str(entry) for entry in value)]
+            elif isinstance(value, dict) and key in self.mappings:
+                plain[key] = value
             elif isinstance(value, str | int | float) and not isinstance(value, bool):
                 arguments.append(f"{option}={value}")
             else:
                 raise InputError(f"{path}: {key} cannot be {value!r}")
         try:
-            return self.parse(arguments)
+            found = self.parse(arguments)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+        vars(found).update(plain)
+        return found
 
 
-def read_yaml(path: str) -> dict[str, Any]:
-    """A YAML file's mapping.
-
-    Raises:
-        InputError: if it cannot be read or holds something else.
-    """
-    if not Path(path).exists():
-        raise MissingFileError(f"there is no configuration file {path}; check the path")
-    if Path(path).is_dir():
-        raise InputError(f"the configuration file {path} is a folder; give the path of a file in it")
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the configuration file {path} cannot be read: {' '.join(str(error).split())}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise InputError(f"the configuration file {path} must hold lines 'option: value'")
-    return content
+def nearest(word: str, known: Iterable[str], quoted: bool = False) -> str:
+    """What may have been meant by an unknown word, as the end of a message; empty if nothing is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {repr(near[0]) if quoted else near[0]}?" if near else ""
 
 
 def number(
@@ -134,11 +127,6 @@ def named(text: str) -> str:
     return text
 
 
-def add_device_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", metavar="{auto,cpu,cuda:N}", help="where to compute (default: auto)")
-    parser.add_argument("--gpu", type=number(int, least=0), metavar="N", help="the same as --device cuda:N")
-
-
 def choose_device(device: str | None, gpu: int | None) -> torch.device:
     """The device that ``--device`` and ``--gpu`` ask for.
 
@@ -175,8 +163,6 @@ def run_script(name: str, main: Callable[[], None]) -> NoReturn:
     """Run a script's ``main``; an error of the user's is one line on stderr and exit code 2, a failed run is one line
     and exit code 1, a run stopped by a signal one line and 128 + its number. Everything else is a bug and keeps its
     traceback."""
-    from ei.distributed import launched
-
     processes = launched()
     if processes.count > 1:
         name = f"{name} (process {processes.rank} of {processes.count})"

@@ -1,4 +1,4 @@
-"""Several processes, one run: ``torchrun --nproc_per_node=K demo_train.py ...``.
+"""Several processes, one run: ``torchrun --nproc_per_node=K -m ei train ...``.
 
 Each process takes its part of every batch, all apply the same group elements, `DistributedDataParallel` averages the
 gradients, and process 0 alone writes. So a network without BatchNorm learns what it would in one process, to rounding.
@@ -86,26 +86,6 @@ class Part:
         return cls(start, stop, size, (stop - start) / size) if stop > start else cls(0, 1, size, 0.0)
 
 
-class NoiseOfPart:
-    """Noise for a part of a batch, as it would be drawn for the whole of it.
-
-    Noise is drawn after the group acted, so measurements come transform-major: ``[n_trans * images of the part, ...]``.
-    """
-
-    def __init__(self, noise: Any, part: Part) -> None:
-        self.noise, self.part = noise, part
-
-    def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        if generator is not None:  # seeded by the image: no matter which process draws it
-            return self.noise(y, generator=generator)
-        part = self.part
-        ours = torch.arange(part.start, part.stop, device=y.device)
-        y = y.reshape(-1, len(ours), *y.shape[1:])
-        whole = y.new_zeros(len(y), part.size, *y.shape[2:]).index_copy(1, ours, y)
-        noisy = self.noise(whole.flatten(0, 1)).view_as(whole)
-        return noisy.index_select(1, ours).flatten(0, 1)
-
-
 def launched() -> Processes:
     """The processes that a launcher (``torchrun``) started, from its environment; this one alone without one."""
     return Processes(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
@@ -124,57 +104,6 @@ def joined(device: torch.device) -> Iterator[Processes]:
         yield Processes.current()
     finally:
         dist.destroy_process_group()
-
-
-def synchronize_batch_norm(network: nn.Module, device: torch.device) -> None:
-    """Let every BatchNorm inside ``network`` take its statistics over the parts of all processes. Names and values of
-    the state dict stay as they are."""
-    if Processes.current().count == 1:
-        return
-    if device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # replaces the children of network
-        return
-    for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = _SyncBatchNorm2d  # torch's SyncBatchNorm works on accelerators only
-
-
-class _SyncBatchNorm2d(nn.BatchNorm2d):
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(input)
-        x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
-        count = _SumOverProcesses.apply(x.new_tensor(x.numel() / x.shape[1]))
-        mean = _SumOverProcesses.apply(x.sum(dim=(0, 2, 3))) / count
-        centred = x - mean[:, None, None]
-        variance = _SumOverProcesses.apply(centred.square().sum(dim=(0, 2, 3))) / count
-        if self.track_running_stats:
-            assert self.running_mean is not None and self.running_var is not None
-            assert self.num_batches_tracked is not None
-            with torch.no_grad():
-                self.num_batches_tracked += 1
-                momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-                self.running_mean.lerp_(mean, momentum)
-                self.running_var.lerp_(variance * count / (count - 1), momentum)
-        scale = (variance + self.eps).rsqrt()
-        if not self.affine:
-            return (centred * scale[:, None, None]).to(input.dtype)
-        return (centred * (scale * self.weight)[:, None, None] + self.bias[:, None, None]).to(input.dtype)
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        values = values.clone()
-        dist.all_reduce(values)
-        return values
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        # What every process makes of the sum depends on every process's addend.
-        grad = grad.clone()
-        dist.all_reduce(grad)
-        return grad
 
 
 def check_division(batch_size: int, processes: Processes) -> None:

@@ -1,18 +1,19 @@
-"""Reconstruct new measurements with a trained network (from anywhere):
+"""Reconstruct new measurements with a trained network:
 
-    python -m ei.reconstruct --ckp RUN/ckp_last.pth.tar --input y.npy --output x.npy
-    python -m ei.reconstruct --ckp RUN/ckp_best.pth.tar --input folder/ --output x.npy --png
+    {prog} --ckp RUN/ckp_last.pth.tar --input y.npy --output x.npy
+    {prog} --ckp RUN/ckp_best.pth.tar --input folder/ --output x.npy --png
+    {prog} --ckp RUN/ckp_best.pth.tar --physics blur.py:Blur --input y.npy --output x.npy
 
-Operator, mask and network come from the checkpoint. ``--input`` is what `ei.datasets.Measurements` reads, any number of
-measurements; they go through batch by batch. The output, ``[n, C, H, W]`` (``[n, H, W]`` where the input has no channel
-axis), appears under its name when it is complete.
+Operator, mask and network come from the checkpoint; an operator of your own is named again, because code is never run
+for what a file says. ``--input`` is what `ei.datasets.Measurements` reads, any number of measurements; they go through
+batch by batch. The output, ``[n, C, H, W]`` (``[n, H, W]`` where the input has no channel axis), appears under its name
+when it is complete.
 """
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,15 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import ei.models
-from ei.checkpoint import TEMPORARY, complete_folder, generator_weights, load_file, load_weights, writing
+from ei.commands.parser import choose_device
+from ei.commands.parts import check_contradictions, known_physics, measurements_for
+from ei.commands.presets import TASKS
+from ei.commands.settings import parser_of, read_options, resolve
+from ei.common.files import TEMPORARY, complete_folder, load_file, writing
 from ei.datasets import Measurements
-from ei.describe import rebuild
 from ei.errors import InputError
-from ei.experiment import TASKS, load_for_test, rebuild_physics
-from ei.models import Reconstructor
-from ei.options import Parser, add_device_options, choose_device, named, number, run_script
+from ei.evaluation.load import function_of
+from ei.models import Reconstructor, UNet
 
 
 def reconstruct_file(
@@ -105,32 +107,8 @@ def write_pngs(images: np.ndarray, folder: Path) -> None:
             Image.fromarray(pixels).save(unfinished / f"{index:05d}.png")
 
 
-def _load(state: Any, path: str, given: Mapping[str, Any], y: Measurements, device: torch.device) -> Reconstructor:
-    """The reconstruction function of a checkpoint, for measurements like ``y``."""
-    if isinstance(state, Mapping) and "physics" in state:
-        net = rebuild(state.get("network"), ei.models)
-        load_weights(net, generator_weights(state, path), path)
-        return Reconstructor(net.to(device), rebuild_physics(state, device))
-    if "task" not in given:
-        raise InputError(f"the checkpoint {path} does not say its operator: give --task, and --ct-views or --mask")
-    task = TASKS[given["task"]]
-    shape = task.measured_shape(y.item_shape, {**task.defaults, **given})
-    return load_for_test(state, path, given["task"], given, shape, device)[0]
-
-
-def main() -> None:
-    parser = Parser(prog="python -m ei.reconstruct", description=__doc__)
-    add = parser.add_argument
-    add("--ckp", type=named, metavar="PATH", help="the checkpoint (needed)")
-    add("--input", type=named, metavar="PATH", help="the measurements: a file or a folder (needed)")
-    add("--output", type=named, metavar="X.npy", help="where the images go (needed)")
-    add("--png", action="store_true", help="write a folder of PNG files beside the output, too")
-    add("-b", "--batch-size", type=number(int, least=1), metavar="N", help="measurements at a time (default: 8)")
-    add("--task", choices=list(TASKS), help="of a checkpoint that does not say it (the authors')")
-    add("--ct-views", type=number(int, least=1), metavar="N", help="CT: of such a checkpoint (default: 50)")
-    add("--mask", metavar="PATH", help="inpainting: of such a checkpoint")
-    add_device_options(parser)
-    given = vars(parser.parse(sys.argv[1:]))
+def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
+    given = read_options(parser_of("reconstruct", prog, (__doc__ or "").format(prog=prog)), arguments)
     for option in ("ckp", "input", "output"):
         if option not in given:
             raise InputError(f"--{option} is needed; --help lists the options")
@@ -143,16 +121,25 @@ def main() -> None:
     if given.get("png") and folder.exists():
         raise InputError(f"--png would write into {folder}, which is there already; choose another --output")
     device = choose_device(given.get("device"), given.get("gpu"))
-    measurements = Measurements(given["input"])
     state = load_file(given["ckp"], "checkpoint")
-    f = _load(state, given["ckp"], given, measurements, device)
+    physics = known_physics(given.get("physics"), state, device)
+    task = given.get("task") or (state.get("config") or {}).get("task") if isinstance(state, dict) else None
+    net = None
+    if physics is None:
+        if task not in TASKS:
+            raise InputError(f"the checkpoint {given['ckp']} does not say its operator: give --task, and --ct-views or "
+                             "--mask; or --physics")  # fmt: skip
+        options = resolve({"task": task, **{key: value for key, value in given.items() if key in ("ct_views", "mask")}})
+        measurements, shape = measurements_for(given["input"], options, None)
+        physics = TASKS[task].physics(options, shape, device)
+        net = None if isinstance(state.get("network"), dict) else UNet(shape[0], shape[0])
+    else:
+        check_contradictions(state, given, task if task in TASKS else None, physics)
+        measurements, _ = measurements_for(given["input"], None, physics)
+    f = function_of(state, given["ckp"], physics, net, device)
     rate = reconstruct_file(f, measurements, output, batch_size=given.get("batch_size", 8), device=device)
     images = np.load(output, mmap_mode="r")
     print(f"{output}: {list(images.shape)} float32, {rate:.1f} images a second")
     if given.get("png"):
         write_pngs(images, folder)
         print(f"{folder}: {len(images)} PNG files")
-
-
-if __name__ == "__main__":
-    run_script("python -m ei.reconstruct", main)

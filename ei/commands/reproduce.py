@@ -1,7 +1,7 @@
 """Train and evaluate cells of the paper's table under a stated budget (from a clone of the project):
 
-    python -m ei.reproduce --cells ct_ei ct_mc ct_sup --budget small --ct-data CT100_128x128.mat
-    python -m ei.reproduce --cells inpainting_ei --budget paper --urban-data dataset/Urban100 --mask mask_random0.3.pt
+    {prog} --cells ct_ei ct_mc ct_sup --budget small --ct-data CT100_128x128.mat
+    {prog} --cells inpainting_ei --budget paper --urban-data dataset/Urban100 --mask mask_random0.3.pt
 
 A cell is a file of ``configs/``, a budget one of ``configs/budget/``, a recipe, where one is given, one of
 ``configs/recipe/``: settings that are not the paper's. Run again, it continues: each training where it
@@ -24,24 +24,22 @@ from typing import Any
 
 import torch
 
-from ei.checkpoint import LAST, load_file
-from ei.classical import classical_for
+from ei.commands.parser import choose_device
+from ei.commands.parts import image_shape, images_for, known_physics, sample_of_the_paper
+from ei.commands.presets import METHODS, TASKS
+from ei.commands.settings import parser_of
+from ei.commands.test import function_for, options_of
+from ei.common.drawing import curves, image_grid
+from ei.common.files import load_file, read_yaml
 from ei.datasets import image_of
 from ei.errors import InputError
-from ei.evaluate import evaluate, mean_and_std, reconstruct_all, write_metrics
-from ei.experiment import image_shape, images_for, load_for_test, sample_of_the_paper
-from ei.logger import LOG
+from ei.evaluation.classical import classical_for
+from ei.evaluation.evaluate import evaluate, mean_and_std, reconstruct_all, write_metrics
 from ei.metrics import cal_psnr
-from ei.options import Parser, add_device_options, choose_device, read_yaml, run_script
-from ei.plot import curves, image_grid
+from ei.training.folder import LAST
+from ei.training.log import LOG
 
-ROOT = Path(__file__).resolve().parent.parent
-TITLES = {"ei": "EI", "mc": "MC", "sup": "Sup", "ei_adv": "EI_adv", "ei_sup": "EI_sup"}
-# The paper's PSNR at the paper's budget, as quoted (from memory) in the project's design.
-PAPER = {
-    "ct": {"pinv": 30.24, "mc": 30.83, "ei": 36.94, "ei_adv": 36.96, "sup": 38.17, "ei_sup": 38.79},
-    "inpainting": {"pinv": 5.84, "mc": 5.84, "ei": 25.14, "ei_adv": 23.26, "sup": 26.51, "ei_sup": 26.75},
-}
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def cells() -> list[str]:
@@ -61,7 +59,9 @@ def train_cell(cell: str, configurations: Sequence[str], out: Path, more: Sequen
         InputError: if the training cannot run or is stopped.
     """
     command = [
-        "demo_train.py",
+        "-m",
+        "ei",
+        "train",
         "--config",
         f"configs/{cell}.yaml",
         *configurations,
@@ -88,13 +88,15 @@ def evaluate_cell(run: Path, task: str, data: str, device: torch.device, classic
     tells of its run."""
     path = run / LAST
     state = load_file(path, "checkpoint")
-    images = images_for(task, data, "test", state["config"])
-    f, physics = load_for_test(state, str(path), task, {}, image_shape(images), device)
-    more = classical_for(physics) if classical else {}
-    rows = evaluate(f, physics, images, more)
+    given = {"ckp": str(path), "task": task, "data": data}
+    options = options_of(state, given)
+    images = images_for(options, "test")
+    f = function_for(state, given, options, known_physics(None, state, device), image_shape(images), device)
+    more = classical_for(f.physics) if classical else {}
+    rows = evaluate(f, f.physics, images, more)
     shown = sample_of_the_paper(task, images)
     return {"rows": rows, "steps": state["step"], "classical": list(more),
-            "shown": reconstruct_all(f, physics, image_of(images[shown]).to(device), shown)}  # fmt: skip
+            "shown": reconstruct_all(f, f.physics, image_of(images[shown]).to(device), shown)}  # fmt: skip
 
 
 def table(task: str, results: Mapping[str, dict[str, Any]], minutes: Mapping[str, float]) -> str:
@@ -106,12 +108,14 @@ def table(task: str, results: Mapping[str, dict[str, Any]], minutes: Mapping[str
         return "| " + " | ".join([title, *mean_and_std(rows, name), *rest]) + " |"
 
     first = next(iter(results.values()))
-    lines.append(line("A_dagger y", first["rows"], "pinv", "-", "-", f"{PAPER[task]['pinv']:.2f}"))
+    lines.append(line("A_dagger y", first["rows"], "pinv", "-", "-", f"{TASKS[task].papers['pinv']:.2f}"))
     for name in first["classical"]:
         lines.append(line(f"{name} (no learning)", first["rows"], name, "-", "-", "-"))
     for method, result in results.items():
-        paper = f"{PAPER[task][method]:.2f}"
-        lines.append(line(TITLES[method], result["rows"], "net", str(result["steps"]), f"{minutes[method]:.0f}", paper))
+        paper = f"{TASKS[task].papers[method]:.2f}"
+        lines.append(
+            line(METHODS[method].title, result["rows"], "net", str(result["steps"]), f"{minutes[method]:.0f}", paper)
+        )
     return "\n".join(lines)
 
 
@@ -143,31 +147,22 @@ def report(
     print("\n".join(text))
     x = first["shown"]["x"]
     order = [method for method in ("mc", "ei", "ei_adv", "sup", "ei_sup") if method in results]
-    row = {"A_dagger y": first["shown"]["pinv"][0]} | {TITLES[m]: results[m]["shown"]["net"][0] for m in order}
+    row = {"A_dagger y": first["shown"]["pinv"][0]} | {METHODS[m].title: results[m]["shown"]["net"][0] for m in order}
     captions = {name: f"{float(cal_psnr(image[None], x)):.2f} dB" for name, image in row.items()}
     image_grid([{**row, "truth": x[0]}], out / f"{task}.png", [captions])
     spent = {
-        "steps": {TITLES[m]: results[m]["steps"] for m in order},
-        "minutes": {TITLES[m]: minutes[m] for m in order},
+        "steps": {METHODS[m].title: results[m]["steps"] for m in order},
+        "minutes": {METHODS[m].title: minutes[m] for m in order},
     }
-    curves({TITLES[m]: out / f"{task}_{m}" / LOG for m in order}, spent, out / f"{task}_curves.png")
+    curves({METHODS[m].title: out / f"{task}_{m}" / LOG for m in order}, spent, out / f"{task}_curves.png")
 
 
-def main() -> None:
-    parser = Parser(prog="python -m ei.reproduce", description=__doc__)
-    add = parser.add_argument
+def main(arguments: Sequence[str], prog: str = "ei reproduce") -> None:
     budgets, recipes = overlays("budget"), overlays("recipe")
     if not budgets:
-        raise InputError("python -m ei.reproduce needs a clone of the project: configs/ is not beside the package")
-    add("--cells", nargs="+", choices=cells(), metavar="CELL", help=f"of: {', '.join(cells())}")
-    add("--budget", choices=budgets, help=f"one of {', '.join(budgets)} (needed)")
-    add("--recipe", choices=recipes, help=f"settings that are not the paper's: one of {', '.join(recipes)}")
-    add("--ct-data", metavar="PATH", help="instead of dataset/CT/CT100_128x128.mat; or 'synthetic'")
-    add("--urban-data", metavar="PATH", help="instead of dataset/Urban100; or 'synthetic'")
-    add("--mask", metavar="PATH", help="inpainting: a saved mask, as the authors' mask_random0.3.pt")
-    add("--out", metavar="DIR", help="(default: reproduction/<budget>, with -<recipe> if one is given)")
-    add_device_options(parser)
-    given = vars(parser.parse(sys.argv[1:]))
+        raise InputError(f"{prog} needs a clone of the project: configs/ is not beside the package")
+    choices = {"cells": cells(), "budget": budgets, "recipe": recipes}
+    given = vars(parser_of("reproduce", prog, (__doc__ or "").format(prog=prog), choices).parse(arguments))
     for option in ("cells", "budget"):
         if option not in given:
             raise InputError(f"--{option} is needed; --help lists them")
@@ -198,7 +193,3 @@ def main() -> None:
     for task in results:
         report(task, configurations, out, results[task], commands[task])
     print(f"files: {out}")
-
-
-if __name__ == "__main__":
-    run_script("python -m ei.reproduce", main)

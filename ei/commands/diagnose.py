@@ -1,0 +1,70 @@
+"""Can EI work for an operator and a group? The necessary conditions, before any training.
+
+    {prog} --config configs/ct_ei.yaml --size 32             a configuration of a training
+    {prog} --task ct --ct-views 20 --size 32                 a task of the paper, small, so that the answer is exact
+    {prog} --physics blur.py:Blur --group rotate             an operator of your own
+
+Prints a verdict with its figures, and draws what stays unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ei.commands.options import OPTIONS, Options
+from ei.commands.parser import choose_device
+from ei.commands.parts import image_shape, images_for, measurements_for, named_group, named_physics
+from ei.commands.presets import TASKS, Shape, task_of
+from ei.commands.settings import parser_of, read_options, resolve
+from ei.errors import InputError
+from ei.evaluation.diagnosis import diagnose
+
+
+def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
+    parser = parser_of("diagnose", prog, (__doc__ or "").format(prog=prog))
+    trained = parser_of("train", prog, None)
+    parser.parse_yaml = trained.parse_yaml  # type: ignore[method-assign]
+    given = read_options(parser, arguments)
+    if given.get("task") is None and given.get("physics") is None:
+        raise InputError("--config, --task or --physics is needed: what to diagnose; --help has examples")
+    device = choose_device(given.get("device", "cpu" if "gpu" not in given else None), given.get("gpu"))
+    no_data = given.get("measurements") is None and OPTIONS["data"].default_for(given.get("task")) is None
+    options = resolve({"data": "synthetic", **given} if no_data else given)
+    physics = None if options.physics is None else named_physics(options.physics, device)
+    shape = _shape(options, given, physics)
+    if physics is None:
+        assert options.task is not None
+        physics = TASKS[options.task].physics(options, shape, device)
+    found = diagnose(
+        physics,
+        named_group(options.group, options.ei_trans),
+        shape,
+        tol=options.tol,
+        max_elements=options.max_elements,
+        device=device,
+    )
+    print(found)
+    out = options.out or "diagnosis.png"
+    found.save_figure(Path(out))
+    print(f"\nfigure: {out}")
+
+
+def _shape(options: Options, given: dict[str, Any], physics: Any) -> Shape:
+    """(C, H, W): what the operator tells, --size, or that of the data."""
+    task = task_of(options.task)
+    told = tuple(getattr(physics, "image_shape", None) or ())
+    if "size" in given:
+        if told and told[-2:] != (given["size"],) * 2:
+            raise InputError(f"--size {given['size']} contradicts the operator, which is for images of "
+                             f"{told[-2]} x {told[-1]}; leave it out")  # fmt: skip
+        return (task.channels if task else 1), given["size"], given["size"]
+    if told and "data" not in given and options.measurements is None:
+        channels, height, width = told if len(told) == 3 else (1, *told)
+        return channels, height, width
+    if options.measurements is not None:
+        return measurements_for(options.measurements, options, physics)[1]
+    if physics is not None and not told and "data" not in given:
+        raise InputError("what images is the operator for? Give it an attribute image_shape = (C, H, W), or --size")
+    return image_shape(images_for(options, "train", told))

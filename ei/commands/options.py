@@ -1,0 +1,285 @@
+"""The one table of options. An option is one entry of `Options`: its name, type, defaults, help, to what it means
+something, and whether it belongs to the run. The parsers, the keys of YAML files, ``config.yaml``, the notes on options
+without effect, the checks of a resumed run and the README's list read it. To add an option, add an entry and use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from ei.closure.base import DOMAINS
+from ei.commands.parser import Parser, named, number
+from ei.models.reconstructor import PRECISIONS
+
+Scope = Literal["run", "machine", "call"]
+ALL = ("train", "test", "reconstruct", "diagnose")
+
+
+@dataclass(frozen=True)
+class Option:
+    """What there is to know of an option, beside its name and Python type.
+
+    Attributes:
+        help: what it is; by command where that differs.
+        kind: turns text into a value; None for a flag.
+        default: where no task has one of its own.
+        presets: the paper's value for each task that has one.
+        commands: which have it.
+        methods: to which methods it means something; None for all.
+        tasks: to which tasks it means something; None for all.
+        scope: "run" if it changes what is computed, so that it is kept in checkpoints; "machine" if it says where and
+            how, so that it is written to ``config.yaml`` alone; "call" if it is of one call of a command.
+        flags: names beside ``--<name with - for _>``.
+        mapping: whether a YAML file may hold a mapping for it.
+        nargs, choices, metavar: as argparse has them.
+    """
+
+    help: str | Mapping[str, str]
+    kind: Callable[[str], Any] | None = str
+    default: Any = None
+    presets: Mapping[str, Any] = field(default_factory=dict)
+    commands: tuple[str, ...] = ("train",)
+    methods: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] | None = None
+    scope: Scope = "run"
+    flags: tuple[str, ...] = ()
+    mapping: bool = False
+    nargs: str | None = None
+    choices: tuple[str, ...] | None = None
+    metavar: str | None = None
+
+    def default_for(self, task: str | None) -> Any:
+        return self.presets.get(task, self.default) if task is not None else self.default
+
+
+def option(
+    help: str | Mapping[str, str], kind: Callable[[str], Any] | None = str, default: Any = None, **more: Any
+) -> Any:
+    return field(default=None, metadata={"option": Option(help, kind, default, **more)})
+
+
+def of_call(command: str, help: str, kind: Callable[[str], Any] | None = str, default: Any = None, **more: Any) -> Any:
+    return option(help, kind, default, commands=(command,), scope="call", **more)
+
+
+def papers(ct: Any, inpainting: Any) -> dict[str, Any]:
+    return {"ct": ct, "inpainting": inpainting}
+
+
+COUNT = number(int, least=1)
+GROUPED = ("ei", "ei_sup", "ei_adv")  # the methods with a group
+OF_A_CHECKPOINT = "of a checkpoint that does not say it"
+
+
+# fmt: off
+@dataclass
+class Options:
+    # What is trained.
+    task: str | None = option("a problem of the paper: its operator, group, data and settings", commands=ALL)
+    method: str = option("what to train with", default="ei")
+    physics: Any = option(
+        "the operator, instead of the task's: FILE.yaml (name: a class of ei.physics, its arguments, noise), or "
+        "FILE.py:NAME, one of your own",
+        named, commands=ALL, mapping=True, metavar="FILE")
+    group: str = option(
+        "what images are invariant to: shift, rotate, reflect, rotate90, scale, several with commas; or FILE.py:NAME",
+        named, "shift", presets=papers("rotate", "shift"), commands=("train", "diagnose"), methods=GROUPED,
+        metavar="NAME")
+    # From what.
+    data: str | None = option(
+        {"train": "a .mat file of images, a folder of images (with train/ and test/, or any), or 'synthetic'",
+         "test": "the test images (default: the task's; of a run of yours, the run's)",
+         "diagnose": "images, of which only the size matters"},
+        presets=papers("dataset/CT/CT100_128x128.mat", "dataset/Urban100"), commands=("train", "test", "diagnose"),
+        metavar="PATH")
+    measurements: str | None = option(
+        "train from measurements alone: an array (.npy .npz .pt .mat .h5) or a folder of them; nine tenths train, the "
+        "rest judges (ckp_best)",
+        commands=("train", "diagnose"), metavar="PATH")
+    crop: int | None = option("own images: a square of N pixels about the centre", COUNT)
+    resize: int | None = option("own images: to a shorter side of N, after --crop", COUNT)
+    gray: bool = option("own images: make colour gray", None, False)
+    patch: int | None = option("train on patches of N x N at fixed random places", COUNT)
+    patches: int = option("how many an image", COUNT, 1)
+    split: str | None = option(
+        "own images: a list of the test images, one path a line (split.txt of a run)",
+        commands=("train", "test"), scope="machine", metavar="FILE")
+    test_fraction: float | None = option("own images: drawn for testing, 0.1 if not given", number(above=0, below=1))
+    noise_sigma: float = option(
+        "Gaussian noise of the measurements, in their units; drawn once an image of --data", number(least=0), 0.0)
+    ct_views: int = option(
+        {"train": "views", "diagnose": "views", "test": OF_A_CHECKPOINT, "reconstruct": OF_A_CHECKPOINT},
+        COUNT, 50, tasks=("ct",), commands=ALL)
+    mask_rate: float = option("fraction of pixels removed", number(least=0, below=1), 0.3, tasks=("inpainting",),
+                              commands=("train", "diagnose"))
+    mask: str | None = option(
+        {"train": "a saved mask (.pt), instead of a random one of --mask-rate", "test": OF_A_CHECKPOINT,
+         "diagnose": "a saved mask (.pt), instead of a random one of --mask-rate", "reconstruct": OF_A_CHECKPOINT,
+         "reproduce": "a saved mask, as the authors' mask_random0.3.pt"},
+        tasks=("inpainting",), commands=(*ALL, "reproduce"), metavar="PATH")
+    # For how long, and how.
+    epochs: int = option("how often to go through the data", COUNT, 50, presets=papers(5000, 2000))
+    max_steps: int | None = option("stop after N optimiser steps in all", COUNT, scope="machine")
+    batch_size: int = option(
+        {"train": "images a step, over all processes", "reconstruct": "measurements at a time (default: 8)"},
+        COUNT, 2, presets=papers(2, 1), commands=("train", "reconstruct"), flags=("-b",))
+    lr: float = option("learning rate", number(above=0), 1e-3, presets=papers(5e-4, 1e-3))
+    lr_d: float | None = option("learning rate of the discriminator, --lr if not given", number(above=0),
+                                methods=("ei_adv",))
+    wd: float = option("weight decay", number(least=0), 1e-8)
+    schedule: list[int] = option(
+        "epochs, counted from 0, at which the learning rate drops to a tenth", number(int, least=0), (),
+        presets=papers((2000, 3000, 4000), (500, 1000, 1500)), nargs="*", metavar="EPOCH")
+    cos: bool = option("cosine learning rate instead of --schedule", None, True, presets=papers(False, False))
+    one_cycle: bool = option(
+        "learning rate that climbs to --lr over 30 %% of the epochs, then falls as a cosine, instead of --schedule and "
+        "--cos; not the paper's", None, False)
+    ei_trans: int = option("transforms a step", COUNT, 2, presets=papers(5, 3), methods=GROUPED,
+                           commands=("train", "diagnose"))
+    ei_alpha: float = option("weight of the equivariance loss", number(least=0), 1.0, presets=papers(100.0, 1.0),
+                             methods=GROUPED)
+    mc_domain: str = option(
+        "measurement consistency of A x1 with y (measurement), or of A_dagger A x1 with A_dagger y (image), whose "
+        "--ei-alpha is about 1; not the paper's", default="measurement", choices=DOMAINS, methods=("ei", "mc"))
+    stop_gradient: bool = option(
+        "the transformed image is data, no gradient flows through it; not the paper's", None, False, methods=("ei",))
+    adv_beta: float = option("weight of the adversarial loss", number(least=0), 1e-8, methods=("ei_adv",),
+                             flags=("--adv_beta",))
+    clip_norm: float | None = option("scale a gradient of a larger norm down to N; not the paper's", number(above=0),
+                                     0.01, presets=papers(None, None), metavar="N")
+    average: float | None = option("keep, and evaluate, a moving average of the network, of decay D a step; not the "
+                                   "paper's", number(above=0, below=1), metavar="D")
+    # The network.
+    base_channels: int = option("of the UNet's first level", COUNT, 16, presets=papers(64, 64))
+    precision: str = option("of the network; bf16 is faster, and not the paper's", default="fp32", choices=PRECISIONS)
+    weights: str | None = option("begin with the weights of a checkpoint", named, scope="machine", metavar="PATH")
+    seed: int = option("of everything random in the run", number(int, least=0), 0)
+    # Where, and what is kept.
+    config: list[str] = option(
+        "options from files: long names with _ for -; a later file wins over an earlier one, the command line over all",
+        nargs="+", scope="call", metavar="FILE.yaml", commands=("train", "diagnose"))
+    out: str | None = option(
+        {"train": "the run folder itself (default: ckp/<time>_<method>_<task>)",
+         "test": "folder for metrics.csv and figures (default: evaluations/<time>_<name>_<task>)",
+         "diagnose": "the figure (default: diagnosis.png)",
+         "reproduce": "(default: reproduction/<budget>, with -<recipe> if one is given)",
+         "prepare": "where it goes, if not below dataset/"},
+        named, scope="call", metavar="PATH", commands=("train", "test", "diagnose", "reproduce", "prepare"))
+    resume: str | None = option(
+        "continue from a checkpoint of ours (auto: the newest good one in --out, or begin); of another one, take the "
+        "weights", scope="call", metavar="PATH|auto")
+    device: str | None = option("where to compute (default: auto)", scope="machine", metavar="{auto,cpu,cuda:N}",
+                                commands=(*ALL, "reproduce"))
+    gpu: int | None = option("the same as --device cuda:N", number(int, least=0), scope="call",
+                             commands=(*ALL, "reproduce"), metavar="N")
+    ckp_interval: int = option("epochs between the checkpoints that are kept", COUNT, 50, presets=papers(1000, 500))
+    save_every: float = option("between the rolling checkpoints ckp_last, ckp_last-1", number(above=0), 5.0,
+                               scope="machine", metavar="MINUTES")
+    workers: int = option("processes that load data", number(int, least=0), 0, scope="machine", metavar="N")
+    compile: bool = option("run the network through torch.compile (CUDA; experimental, never run)", None, False,
+                           scope="machine")
+    sync_bn: bool = option("several processes: BatchNorm over all of them, not in each its own", None, False)
+    tensorboard: bool = option("log for TensorBoard, too (pip install tensorboard)", None, False, scope="machine")
+    # Of single commands.
+    ckp: str = option({"test": "the checkpoint, the authors' (default: ckp/<task>/ckp_ei_final.pth.tar) or yours",
+                       "reconstruct": "the checkpoint (needed)"},
+                      named, commands=("test", "reconstruct"), scope="call", metavar="PATH")
+    dataset_name: str = of_call("test", "look for the task's data under this name", metavar="NAME")
+    model_name: str = of_call("test", "what to call the network in table and figures (default: EI)", metavar="NAME")
+    sample_to_show: list[int] = of_call("test", "test images to draw, counted from 0 (default: the paper's)",
+                                        number(int, least=0), nargs="*", metavar="I")
+    network_compact: int | None = of_call("test", "levels of the network, if the checkpoint does not say (4)",
+                                          number(int), metavar="N")
+    input: str = of_call("reconstruct", "the measurements: a file or a folder (needed)", named, metavar="PATH")
+    output: str = of_call("reconstruct", "where the images go (needed)", named, metavar="X.npy")
+    png: bool = of_call("reconstruct", "write a folder of PNG files beside the output, too", None, False)
+    size: int | None = of_call("diagnose", "images of N x N, instead of any data", number(int, least=4), metavar="N")
+    tol: float = of_call("diagnose", "singular values below TOL of the largest are null (default: 0.01)",
+                         number(above=0, below=1), 1e-2)
+    max_elements: int = of_call("diagnose", "group elements stacked at most (default: 64)", COUNT, 64)
+    cells: list[str] = of_call("reproduce", "cells of the paper's table: the files of configs/ (needed)", nargs="+",
+                               metavar="CELL")
+    budget: str = of_call("reproduce", "how long to train: one of configs/budget (needed)")
+    recipe: str | None = of_call("reproduce", "settings that are not the paper's: one of configs/recipe")
+    ct_data: str | None = of_call("reproduce", "instead of dataset/CT/CT100_128x128.mat; or 'synthetic'",
+                                  metavar="PATH")
+    urban_data: str | None = of_call("reproduce", "instead of dataset/Urban100; or 'synthetic'", metavar="PATH")
+    dicom: str | None = of_call("prepare", "ct100: the folder or ZIP of DICOM files", named, metavar="PATH")
+    source: str | None = of_call("prepare", "urban100: the folder or ZIP of images", named, metavar="PATH")
+# fmt: on
+
+
+OPTIONS: dict[str, Option] = {entry.name: entry.metadata["option"] for entry in fields(Options)}
+
+
+def flag(name: str) -> str:
+    """How an option is written on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def described_default(entry: Option, command: str = "train") -> str:
+    """The defaults of an option in words; empty where there is none, or the help says it."""
+    shown = {task: value for task, value in entry.presets.items() if value is not None}
+    if command != "train" or (not shown and entry.default in (None, False)):
+        return ""
+    if not shown:
+        return f"default: {_word(entry.default)}"
+    without = "" if entry.default is None else f"; without --task {_word(entry.default)}"
+    if len(set(map(str, shown.values()))) == 1 and len(shown) == len(entry.presets):
+        return f"default: {_word(next(iter(shown.values())))}{without}"
+    return "default: " + ", ".join(f"{task} {_word(value)}" for task, value in shown.items()) + without
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return (
+        {True: "yes", False: "no"}[value]
+        if isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def add_options(parser: Parser, command: str, choices: Mapping[str, Any] | None = None) -> Parser:
+    """Give ``parser`` the options of a command.
+
+    Args:
+        parser: the parser.
+        command: which one.
+        choices: of options whose values are registered elsewhere (tasks, methods, cells).
+    """
+    for name, entry in OPTIONS.items():
+        if command not in entry.commands:
+            continue
+        text = entry.help if isinstance(entry.help, str) else entry.help[command]
+        only = "" if entry.tasks is None else f"{', '.join(entry.tasks)}: "
+        default = described_default(entry, command)
+        more: dict[str, Any] = {"help": only + text + (f" ({default})" if default else ""), "dest": name}
+        if entry.kind is None:
+            more["action"] = "store_true"
+        else:
+            metavar = entry.metavar or ("N" if entry.kind is COUNT else None)
+            more |= {"type": entry.kind, "nargs": entry.nargs, "metavar": metavar}
+            more["choices"] = entry.choices or (choices or {}).get(name)
+        parser.add_argument(*entry.flags, flag(name), **more)
+        if entry.mapping:
+            parser.mappings.add(name)
+        if entry.default is None or None in entry.presets.values():
+            parser.optional.add(name)
+    return parser
+
+
+def markdown() -> str:
+    """The options of a training as the README lists them."""
+    lines = ["| option | default | what |", "|---|---|---|"]
+    for name, entry in OPTIONS.items():
+        if "train" in entry.commands:
+            text = entry.help if isinstance(entry.help, str) else entry.help["train"]
+            only = "" if entry.tasks is None else f"{', '.join(entry.tasks)}: "
+            default = described_default(entry).removeprefix("default: ")
+            lines.append(f"| `{flag(name)}` | {default} | {only}{text.replace('%%', '%').replace('|', ',')} |")
+    return "\n".join(lines)

@@ -1,0 +1,129 @@
+"""The paper's tasks and methods by name. A task of your own is one more entry of `TASKS`, a method of `METHODS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ei.closure import AdversarialEIClosure, Closure, EIClosure, MCClosure, SupervisedClosure, SupervisedEIClosure
+from ei.commands.options import Options
+from ei.datasets import CVDB, CTData, DeadLeaves, EllipsePhantoms
+from ei.errors import InputError
+from ei.models import Discriminator
+from ei.physics import CT, Inpainting
+from ei.physics.ct import n_detectors_of
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Task:
+    """An inverse problem by name: its operator, and where its data lies. Its settings are in the table of options
+    (`ei.commands.options`), under its name; its group is the default of ``--group`` there.
+
+    Attributes:
+        physics: from options, the image shape (C, H, W) and a device to the forward operator.
+        images: from a path and "train" or "test" to the data set in the layout of this task.
+        generated: the data set of ``--data synthetic``, from "train" or "test".
+        channels: of its images.
+        physics_options: the options that the physics depends on, and what they are in its ``config``.
+        measured_shape: from the shape of measurements (C, ...) and options to the image shape; None where the physics
+            is asked.
+        place: where the data of a name lies, as ``dataset/{}``.
+        dataset_name: the name of the paper's data.
+        sample_to_show: the test image of the paper's figure.
+        papers: the paper's PSNR at its budget, for A_dagger y ("pinv") and each method (from memory).
+        defaults: of options, for tasks that the table does not know.
+    """
+
+    physics: Callable[[Options, tuple[int, ...], torch.device], Any]
+    images: Callable[[str, str], Any]
+    generated: Callable[[str], Any]
+    channels: int = 1
+    physics_options: Mapping[str, str] = field(default_factory=dict)
+    measured_shape: Callable[[tuple[int, ...], Options], Shape] | None = None
+    place: str = "dataset/{}"
+    dataset_name: str = ""
+    sample_to_show: int = 0
+    papers: Mapping[str, float] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _ct(options: Options, shape: tuple[int, ...], device: torch.device) -> CT:
+    if shape[-1] != shape[-2]:
+        raise InputError(f"CT needs square images, not {shape[-2]} x {shape[-1]}")
+    return CT(shape[-1], options.ct_views, device=device)
+
+
+def _ct_shape(shape: tuple[int, ...], options: Options) -> Shape:
+    channels, detectors, views = shape
+    if views != options.ct_views:
+        raise InputError(f"the sinograms have {views} views, not {options.ct_views}: give --ct-views {views}")
+    side = next((n for n in range(1, detectors + 1) if n_detectors_of(n, circle=False) == detectors), None)
+    if side is None:
+        raise InputError(f"sinograms [n, detectors, views] of {detectors} detectors belong to no image size: CT has "
+                         "ceil(sqrt(2) N) detectors")  # fmt: skip
+    return channels, side, side
+
+
+def _inpainting(options: Options, shape: tuple[int, ...], device: torch.device) -> Inpainting:
+    # The mask belongs to the problem, not to the run: it does not change with --seed.
+    return Inpainting(*shape[-2:], mask_rate=options.mask_rate, mask=options.mask, seed=0, device=device)
+
+
+def _inpainting_shape(shape: tuple[int, ...], options: Options) -> Shape:
+    if options.mask is None:
+        raise InputError("--measurements of inpainting need the mask they were made with: give --mask")
+    channels, height, width = shape
+    return channels, height, width
+
+
+TASKS: dict[str, Task] = {
+    "ct": Task(
+        physics=_ct,
+        images=lambda data, mode: CTData(mode, data),
+        generated=EllipsePhantoms,
+        physics_options={"ct_views": "radon_view"},
+        measured_shape=_ct_shape,
+        place="dataset/CT/{}_128x128.mat",
+        dataset_name="CT100",
+        sample_to_show=4,
+        papers={"pinv": 30.24, "mc": 30.83, "ei": 36.94, "ei_adv": 36.96, "sup": 38.17, "ei_sup": 38.79},
+    ),
+    "inpainting": Task(
+        physics=_inpainting,
+        images=CVDB,
+        generated=DeadLeaves,
+        channels=3,
+        physics_options={"mask_rate": "mask_rate"},
+        measured_shape=_inpainting_shape,
+        dataset_name="Urban100",
+        sample_to_show=6,
+        papers={"pinv": 5.84, "mc": 5.84, "ei": 25.14, "ei_adv": 23.26, "sup": 26.51, "ei_sup": 26.75},
+    ),
+}
+
+
+def task_of(name: str | None) -> Task | None:
+    return None if name is None else TASKS[name]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train: from options and the image shape (C, H, W) to the closure, and its title in tables. What options
+    mean something to it, and whether it has a group, is in the table of options."""
+
+    closure: Callable[[Options, Shape], Closure]
+    title: str
+
+
+METHODS: dict[str, Method] = {
+    "ei": Method(lambda o, shape: EIClosure(o.ei_alpha, o.stop_gradient, mc_domain=o.mc_domain), "EI"),
+    "mc": Method(lambda o, shape: MCClosure(mc_domain=o.mc_domain), "MC"),
+    "sup": Method(lambda o, shape: SupervisedClosure(), "Sup"),
+    "ei_sup": Method(lambda o, shape: SupervisedEIClosure(o.ei_alpha), "EI_sup"),
+    "ei_adv": Method(lambda o, shape: AdversarialEIClosure(Discriminator(shape), o.ei_alpha, o.adv_beta), "EI_adv"),
+}

@@ -1,0 +1,148 @@
+"""From what was typed and what files say to the options of a run; and from there to ``config.yaml``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ei.commands.options import GROUPED, OPTIONS, Option, Options, add_options, flag
+from ei.commands.parser import Parser
+from ei.commands.parts import code_needed, read_physics_file
+from ei.commands.presets import METHODS, TASKS
+from ei.common.own_code import absolute, names_own_code
+from ei.errors import InputError
+
+SCHEDULES = ("schedule", "cos", "one_cycle")
+
+
+def parser_of(command: str, prog: str, description: str | None, choices: Mapping[str, Any] | None = None) -> Parser:
+    """The parser of a command: its options from the table."""
+    parser = Parser(prog=prog, description=description)
+    return add_options(parser, command, {"task": list(TASKS), "method": list(METHODS), **(choices or {})})
+
+
+def read_options(parser: Parser, arguments: Sequence[str]) -> dict[str, Any]:
+    """The options that were given: those of the --config files, overridden by the command line's."""
+    flags = vars(parser.parse(arguments))
+    from_file: dict[str, Any] = {}
+    for path in flags.get("config", []):
+        from_file |= vars(parser.parse_yaml(path, ignored=("versions",)))
+    instead = {"device": "gpu", "gpu": "device", "data": "measurements", "measurements": "data"}
+    for option, other in instead.items():  # what the command line says replaces the file's, under either name
+        if option in flags and other not in flags:
+            from_file.pop(other, None)
+    if from_file.get("measurements") is not None:  # run folders of before wrote the default --data, too
+        from_file.pop("data", None)
+    given = {**from_file, **flags}
+    for name in ("physics", "group"):
+        if names_own_code(given.get(name)):
+            given[name] = absolute(given[name])
+    if isinstance(given.get("physics"), str) and not names_own_code(given["physics"]):
+        given["physics"] = read_physics_file(given["physics"])
+    return given
+
+
+def defaults_for(task: str | None) -> dict[str, Any]:
+    """The defaults of a task (None: of a small run without one) for all options of the table."""
+    values = {name: entry.default_for(task) for name, entry in OPTIONS.items()}
+    values |= TASKS[task].defaults if task is not None else {}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def resolve(given: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) -> Options:
+    """All options: what was given, over the resumed run's, over the defaults. Says which given ones have no effect.
+
+    Raises:
+        InputError: for options that exclude each other, or that are missing.
+    """
+    resumed = resumed or {}
+    chosen = {**{name: value for name, value in resumed.items() if name in OPTIONS}, **given}
+    for option, other in (("data", "measurements"), ("measurements", "data")):
+        if given.get(option) is not None and given.get(other) is None:
+            chosen.pop(other, None)
+    task, physics = chosen.get("task"), chosen.get("physics")
+    if task is None and physics is None:
+        raise InputError(f"--task is needed: one of {', '.join(TASKS)}; or --physics, for an operator of your own")
+    if given.get("measurements") is not None and given.get("data") is not None:
+        raise InputError("--measurements are instead of the images of --data: give one of them")
+    defaults = defaults_for(task)
+    method = chosen.get("method", defaults["method"])
+    for name, entry in OPTIONS.items():
+        if given.get(name, defaults[name]) == defaults[name] and name not in _of_other_tasks(given, task):
+            continue
+        if entry.tasks is not None and task not in entry.tasks:
+            print(f"note: {flag(name)} has no effect on --task {task}" if task else _not_with_physics(name))
+            chosen.pop(name)
+        elif entry.tasks is not None and physics is not None:
+            print(_not_with_physics(name))
+            chosen.pop(name)
+        elif entry.methods is not None and method not in entry.methods:
+            print(f"note: {flag(name)} has no effect on --method {method}")
+    if "schedule" in chosen or any(
+        chosen.get(name) for name in SCHEDULES
+    ):  # a schedule that was chosen replaces the one that was not
+        defaults |= {name: [] if name == "schedule" else False for name in SCHEDULES}
+    options = Options(**{**defaults, **chosen})
+    if options.measurements is not None:
+        options.data = None
+    if options.data is None and options.measurements is None:
+        raise InputError("--data (images to simulate measurements of) or --measurements are needed without --task")
+    return options
+
+
+def _of_other_tasks(given: Mapping[str, Any], task: str | None) -> set[str]:
+    return {name for name in given if given[name] is not None and task not in (OPTIONS[name].tasks or (task,))}
+
+
+def _not_with_physics(name: str) -> str:
+    return f"note: {flag(name)} has no effect on an operator of --physics"
+
+
+def run_config(options: Options) -> dict[str, Any]:
+    """What a checkpoint keeps, and ``config.yaml`` begins with: the options that change what is computed."""
+    return {name: value for name, value in _means_something(options).items() if OPTIONS[name].scope == "run"}
+
+
+def machine_config(options: Options) -> dict[str, Any]:
+    """What ``config.yaml`` holds beside it."""
+    return {name: value for name, value in _means_something(options).items() if OPTIONS[name].scope == "machine"}
+
+
+def _means_something(options: Options) -> dict[str, Any]:
+    def holds(entry: Option) -> bool:
+        return entry.tasks is None or (options.task in entry.tasks and options.physics is None)
+
+    return {
+        name: getattr(options, name) for name, entry in OPTIONS.items() if "train" in entry.commands and holds(entry)
+    }
+
+
+def check_same_run(given: Mapping[str, Any], state: Mapping[str, Any], path: str) -> None:
+    """Raise if ``given`` contradicts what the checkpoint's run is; say what else changes."""
+    config = state["config"]
+    for name, before in config.items():
+        now = given.get(name, before)
+        if now == before or name not in OPTIONS or OPTIONS[name].scope != "run" or OPTIONS[name].tasks is not None:
+            continue  # what the task's physics depends on is compared when that is built
+        if name in ("task", "method", "base_channels"):
+            raise InputError(f"{flag(name)} {now} contradicts the checkpoint {path}, whose run has {before}")
+        if name == "batch_size" and state["next_batch"]:
+            raise InputError(
+                f"{flag(name)} {now} contradicts the checkpoint {path}, which is in the middle of an epoch of batches "
+                f"of {before}"
+            )
+        if name == "physics" and isinstance(now, Mapping) and isinstance(before, Mapping):
+            continue  # compared when it is built, too
+        if name == "physics" and not (names_own_code(now) and names_own_code(before)):
+            raise InputError(f"{flag(name)} {now} contradicts the checkpoint {path}, whose run has {before}")
+        print(f"note: the run continues with {flag(name)} {now}; it had {before}")
+        kinds = {"one_cycle": "one-cycle", "cos": "cosine"}
+        kind = next((word for key, word in kinds.items() if given.get(key, config.get(key))), None)
+        if name == "epochs" and kind is not None:
+            print(f"warning: the {kind} schedule depends on --epochs: the learning rates so far were those of "
+                  f"{before} epochs, those to come are of {now}", file=sys.stderr)  # fmt: skip
+    for name in ("physics", "group"):
+        before = config.get(name) if name == "physics" or config["method"] in GROUPED else None
+        if names_own_code(before) and given.get(name) is None:
+            raise InputError(code_needed(f"run of {path}", str(before), flag(name)))

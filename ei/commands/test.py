@@ -1,0 +1,148 @@
+"""Evaluate a checkpoint on test images, one at a time.
+
+    {prog} --ckp PATH                                        the authors' (with --task), or a run of yours
+    {prog} --ckp PATH --data PATH --sample-to-show 0 4       on other images; what to draw
+    {prog} --ckp PATH --physics blur.py:Blur                 a run with an operator of your own
+
+The authors' inpainting checkpoint needs their mask: --mask mask_random0.3.pt. Prints mean and standard deviation of
+both PSNR definitions and of SSIM for A_dagger y and the network; writes metrics.csv and a figure for each sample that
+is to be shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ei.commands.options import Options
+from ei.commands.parser import choose_device
+from ei.commands.parts import (
+    check_contradictions,
+    check_size,
+    image_shape,
+    images_for,
+    known_physics,
+    sample_of_the_paper,
+    split_beside,
+)
+from ei.commands.presets import TASKS
+from ei.commands.settings import parser_of, read_options, resolve
+from ei.common.drawing import show_if_screen
+from ei.common.files import load_file
+from ei.datasets import image_of
+from ei.errors import InputError, MissingFileError
+from ei.evaluation.evaluate import comparison, evaluate, summary, write_metrics
+from ei.evaluation.load import function_of
+from ei.models import Reconstructor, UNet
+from ei.models.weights import AVERAGED
+from ei.training.folder import new_run_folder
+
+
+def main(arguments: Sequence[str], prog: str = "ei test") -> None:
+    given = read_options(parser_of("test", prog, (__doc__ or "").format(prog=prog)), arguments)
+    device = choose_device(given.get("device"), given.get("gpu"))
+    if "ckp" not in given:
+        if "task" not in given:
+            raise InputError("--ckp, the checkpoint, is needed; or --task, for the authors' in ckp/<task>")
+        given["ckp"] = f"./ckp/{given['task']}/ckp_ei_final.pth.tar"
+        if not Path(given["ckp"]).exists():
+            raise MissingFileError(
+                f"there is no checkpoint {given['ckp']}: put the authors' download there (see the README), or give one "
+                "with --ckp"
+            )
+    state = load_file(given["ckp"], "checkpoint")
+    options = options_of(state, given)
+    physics = known_physics(given.get("physics"), state, device)
+    images = images_for(options, "test", getattr(physics, "image_shape", None))
+    samples = given.get("sample_to_show", [sample_of_the_paper(options.task, images)])
+    for sample in samples:
+        if sample >= len(images):
+            raise InputError(
+                f"--sample-to-show {sample} is not among the {len(images)} test images (0 to {len(images) - 1})"
+            )
+    f = function_for(state, given, options, physics, image_shape(images), device)
+    name = given.get("model_name", "EI")
+    folder = _folder(given.get("out"), name, options.task or "")
+
+    if options.task == "inpainting" and physics is None and "mask" not in given:
+        print(
+            "note: the checkpoint carries no mask; a random one of rate 0.3 is used, which is not the one it was "
+            "trained with: give the authors' with --mask mask_random0.3.pt"
+        )
+    rows = evaluate(f, f.physics, images)
+    weights = " (averaged weights)" if AVERAGED in state else ""
+    print(f"{given['ckp']}{weights} on {len(rows)} test images of {options.data}, one at a time")
+    print(summary(rows, {"pinv": "A_dagger y", "net": name}))
+    write_metrics(rows, folder / "metrics.csv")
+    for sample in samples:
+        figure = folder / f"sample_{sample}.png"
+        comparison(f, f.physics, image_of(images[sample]).to(device), figure, name, sample)
+        show_if_screen(figure)
+    print(f"paper PSNR: one norm over the channels, peak max|x|; usual PSNR: peak 1. Files: {folder}")
+
+
+def options_of(state: Any, given: Mapping[str, Any]) -> Options:
+    """The options of a run to test: those in its checkpoint, with the data, split and task that are ``given``; those of
+    the task, on the task's data, where the checkpoint is not one of ours."""
+    config = dict(state.get("config") or {}) if isinstance(state, Mapping) else {}
+    if given.get("task") and config.get("task") not in (None, given["task"]):
+        raise InputError(f"the checkpoint was trained for the task {config['task']}, not for {given['task']}")
+    if not config and "task" not in given:
+        raise InputError(
+            f"the checkpoint {given['ckp']} does not say its task: give --task (and --physics, if it is of an operator "
+            "of your own)"
+        )
+    named = {key: given[key] for key in ("task", "physics", "ct_views", "mask") if key in given}
+    if config:  # what it carries is compared with what was given when the operator is built
+        named = {key: value for key, value in named.items() if key == "task"}
+    data = given.get("data")
+    if data is None and given.get("dataset_name") and (given.get("task") or config.get("task")):
+        data = TASKS[given.get("task") or config["task"]].place.format(given["dataset_name"])
+    if data is not None:
+        named["data"] = data
+    options = resolve(named, config)
+    split = {"split": given["split"]} if "split" in given else split_beside(given["ckp"])
+    return replace(options, **split)
+
+
+def function_for(
+    state: Any, given: Mapping[str, Any], options: Options, physics: Any, shape: tuple[int, int, int], device: Any
+) -> Reconstructor:
+    """The reconstruction function of a checkpoint, of ours or of the authors, for test images of ``shape`` (C, H, W).
+
+    Raises:
+        InputError: if it does not fit the data or the options ``given``.
+    """
+    described = state.get("network") if isinstance(state, Mapping) else None
+    compact = given.get("network_compact")
+    if compact is not None and described and compact != described.get("compact"):
+        raise InputError(
+            f"--network-compact {compact} contradicts the checkpoint, whose network has {described.get('compact')} "
+            "levels; leave the option out"
+        )
+    if physics is None:
+        assert options.task is not None
+        physics = TASKS[options.task].physics(options, shape, device)
+    else:
+        check_contradictions(state, given, options.task, physics)
+    check_size(physics, shape)
+    net = None if described or "next_epoch" in state else UNet(shape[0], shape[0], compact=compact or 4)
+    f = function_of(state, given.get("ckp", "given"), physics, net, device)
+    if isinstance(f.net, UNet):
+        f.net.check_size(*shape[1:])
+    return f
+
+
+def _folder(out: str | None, name: str, task: str) -> Path:
+    if out is None:
+        return new_run_folder(
+            "".join(c if c.isalnum() or c in "-_." else "-" for c in name), task, parent="evaluations"
+        )
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder {folder} cannot be made: {error.strerror or error}") from error
+    return folder

@@ -1,0 +1,280 @@
+"""Train a reconstruction function: one of the paper's problems, or one of your own.
+
+    {prog} --task inpainting                              the paper's inpainting run (Urban100 in dataset/)
+    {prog} --task ct                                      the paper's CT run (CT100 in dataset/)
+    {prog} --task ct --method sup                         a baseline: mc, sup, ei_sup, ei_adv
+    {prog} --task ct --data synthetic                     no data at hand: generated images
+    {prog} --task ct --measurements y.npy                 your own sinograms [n, D, V]: no image is needed
+    {prog} --physics blur.py:Blur --group shift --measurements y.npy      an operator of your own
+    {prog} --config configs/ct_ei.yaml                    a cell of the paper's table; see also the command reproduce
+    {prog} --config RUN/config.yaml --out AGAIN           the same run again; options given here win
+    {prog} --resume ckp/RUN/ckp_last.pth.tar              continue a run in its folder
+    {prog} --task ct --out RUN --resume auto              begin a run, or continue it where it stopped
+    torchrun --nproc_per_node=4 -m ei train --task ct -b 8      several processes (GPUs), one run
+
+Every run has a folder of its own (--out, or ckp/<time>_<method>_<task>) with config.yaml, training_loss.csv, loss.png
+and checkpoints; Ctrl-C, SIGTERM and SIGUSR1 save and stop it. PSNR in the log is the paper's, of training batches in
+training mode: not comparable with test tables. Without --task, defaults suit a small run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Adam
+from torch.utils.data import DataLoader, Subset
+
+from ei.closure import AdversarialEIClosure
+from ei.commands.options import GROUPED, Options
+from ei.commands.parser import choose_device
+from ei.commands.parts import (
+    SPLIT,
+    check_contradictions,
+    check_size,
+    image_shape,
+    images_for,
+    known_physics,
+    measurements_for,
+    named_group,
+    probe,
+    split_beside,
+)
+from ei.commands.presets import METHODS, TASKS, Shape
+from ei.commands.settings import check_same_run, machine_config, parser_of, read_options, resolve, run_config
+from ei.common.files import load_file
+from ei.common.memory import keep_freed_memory
+from ei.common.processes import Processes, joined
+from ei.common.seeds import derive_seed
+from ei.datasets import ImageTree, make_loader
+from ei.datasets.batches import Indexed
+from ei.datasets.ctdb import split
+from ei.errors import InputError
+from ei.models import Reconstructor, UNet
+from ei.models.sync_bn import synchronize_batch_norm
+from ei.models.weights import generator_weights, load_weights
+from ei.physics import GaussianNoise
+from ei.training import RunFolder, Trainer, cosine_schedule, one_cycle_schedule, step_schedule
+from ei.training.folder import check_run_folder
+from ei.training.state import is_run_state, load_to_resume, newest_checkpoint
+
+
+def main(arguments: Sequence[str], prog: str = "ei train") -> None:
+    given = read_options(parser_of("train", prog, (__doc__ or "").format(prog=prog)), arguments)
+    device = choose_device(given.get("device"), given.get("gpu"))
+    if given.get("compile") and device.type != "cuda":
+        raise InputError("--compile is for CUDA devices: on a CPU it takes minutes and gains nothing; leave it out")
+    with joined(device) as processes, open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
+        if not processes.first:
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        train(given, device)
+
+
+def train(given: Mapping[str, Any], device: torch.device) -> None:
+    """Train, or continue, the run that the options ``given`` describe."""
+    path, state = checkpoint_to_resume(given)
+    resumed: Mapping[str, Any] = {}
+    out = given.get("out")
+    if path is not None and state is not None:
+        if is_run_state(state, path):
+            resumed = state["config"]
+            check_same_run(given, state, path)
+            out = out or str(Path(path).parent)
+        else:
+            given = {"weights": str(Path(path).resolve()), **given}
+    continues = bool(resumed) and path is not None and Path(out or "").resolve() == Path(path).parent.resolve()
+    begins = given.get("resume") == "auto" and state is None
+    if out is not None and not continues:
+        check_run_folder(Path(out), begun=begins)
+    options = resolve({**given, "resume": path, "out": out}, resumed)
+    trainer, loader = build_training(options, device, state if resumed else None, given)
+    trainer.run_folder.continues = continues or begins
+    if state is not None and not resumed:
+        print(f"{path} is not a checkpoint of ours: its weights are taken, the run is new")
+    if resumed:
+        if trainer.epoch >= trainer.epochs:
+            if given["resume"] == "auto":
+                print(f"{path} is finished: all {trainer.epochs} epochs are done, nothing is left to do")
+                return
+            raise InputError(f"{path} is finished: all {trainer.epochs} epochs are done; give more --epochs")
+        print(f"continuing {path} at epoch {trainer.epoch + 1}, step {trainer.step}")
+    if device.type == "cpu":
+        keep_freed_memory()
+    trainer.fit(loader)
+    print(f"run folder: {trainer.folder}")
+
+
+def checkpoint_to_resume(given: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any] | None]:
+    """The checkpoint that ``--resume`` asks for, and its content; None where there is nothing to continue."""
+    if "resume" not in given:
+        return None, None
+    if given["resume"] == "auto":
+        if "out" not in given:
+            raise InputError("--resume auto needs --out, the run folder to continue or to begin")
+        found = newest_checkpoint(given["out"])
+    else:
+        found = load_to_resume(given["resume"])
+    return (None, None) if found is None else (str(found[0]), found[1])
+
+
+def build_training(
+    options: Options,
+    device: torch.device,
+    state: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> tuple[Trainer, Any]:
+    """A trainer and its loader. Everything a user can get wrong is checked here, before a run folder is made.
+
+    Args:
+        options: resolved.
+        device: where to train.
+        state: the content of a checkpoint of ours to continue from.
+        given: the options the user gave, checked against the checkpoint's.
+
+    Raises:
+        InputError: for what does not fit together.
+    """
+    method = METHODS[options.method]
+    given = given or {}
+    # What a checkpoint carries is taken from there, so that a run continues where its files are no more.
+    physics = known_physics(options.physics if state is None else given.get("physics"), state, device)
+    data = _Data(options, physics if options.physics is not None else None)
+    if physics is None:
+        assert options.task is not None
+        physics = TASKS[options.task].physics(options, data.shape, device)
+    elif state is not None:
+        check_contradictions(state, given, options.task, physics)
+    check_size(physics, data.shape)
+    if options.noise_sigma:
+        physics.noise = GaussianNoise(options.noise_sigma)
+    transform = None
+    if options.method in GROUPED:
+        transform = named_group(options.group, options.ei_trans)
+        sample = getattr(transform, "sample", None)
+        if callable(sample):
+            sample(torch.empty(1, *data.shape))  # raises now if the group has too few elements
+    loader = make_loader(
+        data.train, options.batch_size, workers=options.workers, seed=options.seed, measured=data.held_out is not None
+    )
+
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(options.seed, "weights"))
+        net = UNet(data.shape[0], data.shape[0], base_channels=options.base_channels)
+        net.check_size(*data.shape[1:])
+        batches = (len(data.train), options.batch_size, options.sync_bn)
+        check_batch_statistics(data.shape, net.compact - 1, *batches)
+        closure = method.closure(options, data.shape)
+    if closure.needs_truth and data.held_out is not None:
+        raise InputError(f"--method {options.method} learns from images; --measurements have none: use ei or mc")
+    net.to(device)
+    if options.sync_bn:
+        synchronize_batch_norm(net, device)
+    f = Reconstructor(net, physics, options.precision, options.compile)
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "total": Adam(net.parameters(), lr=options.lr, weight_decay=options.wd)
+    }
+    if isinstance(closure, AdversarialEIClosure):
+        check_batch_statistics(data.shape, 4, *batches)
+        closure.discriminator.to(device)
+        if options.sync_bn:
+            synchronize_batch_norm(closure.discriminator, device)
+        lr_d = options.lr if options.lr_d is None else options.lr_d
+        optimizers["D"] = Adam(closure.discriminator.parameters(), lr=lr_d, weight_decay=0)
+    if options.weights is not None and state is None:
+        content = load_file(options.weights, "checkpoint")
+        load_weights(net, generator_weights(content, options.weights), options.weights)
+
+    trainer = Trainer(
+        f,
+        physics,
+        transform,
+        closure,
+        optimizers,
+        epochs=options.epochs,
+        schedule=_schedule(options),
+        seed=options.seed,
+        out=RunFolder(
+            options.out,
+            environment={**machine_config(options), "device": str(device)},
+            files=data.files,
+            tensorboard=options.tensorboard,
+        ),
+        ckp_interval=options.ckp_interval,
+        save_every=options.save_every,
+        max_steps=options.max_steps,
+        clip_norm=options.clip_norm,
+        average=options.average,
+        report_psnr=data.held_out is None,
+        held_out=data.held_out,
+        config=run_config(options),
+        method=options.method,
+        task=options.task or "",
+    )
+    if state is not None:
+        trainer.resume(state)
+    return trainer, loader
+
+
+class _Data:
+    """What a run trains on: ``train`` (images, or measurements alone), ``shape`` (C, H, W) of its images, ``held_out``
+    batches of measurements to judge by, and ``files`` for the run folder.
+
+    Args:
+        options: of the run.
+        physics: the operator of ``--physics``, if there is one.
+    """
+
+    train: Any
+    shape: Shape
+
+    def __init__(self, options: Options, physics: Any) -> None:
+        self.held_out: DataLoader | None = None
+        self.files: dict[str, str] = {}
+        if options.measurements is not None:
+            found, self.shape = measurements_for(options.measurements, options, physics)
+            what = f"the measurements of {options.measurements}"
+            rest, self.train = (Subset(found, split(range(len(found)), mode, what)) for mode in ("test", "train"))
+            self.held_out = DataLoader(Indexed(rest, measured=True), batch_size=1)
+            return
+        if options.split is None and options.resume is not None:
+            options.split = split_beside(options.resume).get("split")
+        told = getattr(physics, "image_shape", None)
+        self.train = images_for(options, "train", told)
+        self.shape = image_shape(self.train)
+        images = getattr(self.train, "dataset", self.train)
+        if isinstance(images, ImageTree):
+            tests = images_for(options, "test", told, patches=False).names
+            self.files[SPLIT] = "".join(f"{name}\n" for name in tests)
+        if physics is not None and told is None:
+            x = torch.zeros(1, *self.shape)
+            back = probe(physics, "A_dagger", probe(physics, "A", x))
+            if back.shape != x.shape:
+                raise InputError(f"A_dagger A of images {list(x.shape)} must have their shape, not {list(back.shape)}")
+
+
+def check_batch_statistics(shape: Shape, halvings: int, n_images: int, batch_size: int, sync_bn: bool = False) -> None:
+    """Raise if BatchNorm would see a single value per channel, which has no variance, after ``halvings`` of the sides;
+    or if BatchNorm over all processes had one without an image."""
+    processes = Processes.current()
+    smallest = n_images % batch_size or batch_size
+    if sync_bn and smallest < processes.count:
+        raise InputError(
+            f"--sync-bn needs an image in every process, but the last batch of an epoch has {smallest} for "
+            f"{processes.count} processes; choose another --batch-size"
+        )
+    smallest = smallest if sync_bn else max(1, smallest // processes.count)
+    if smallest * -(-shape[1] // 2**halvings) * -(-shape[2] // 2**halvings) < 2:
+        raise InputError(
+            f"images of {shape[1]} x {shape[2]} in a batch of {smallest} leave BatchNorm one value per channel at the "
+            "deepest level of the network; use larger images or batches"
+        )
+
+
+def _schedule(options: Options) -> Callable[[int], float]:
+    if options.one_cycle:
+        return one_cycle_schedule(options.epochs)
+    return cosine_schedule(options.epochs) if options.cos else step_schedule(options.schedule)

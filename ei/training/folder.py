@@ -1,0 +1,248 @@
+"""The run folder: its name, its lock, and the files that a training keeps in it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ei import __version__
+from ei.common.drawing import loss_curves
+from ei.common.files import TEMPORARY, remove_temporaries, save_file, write_atomically, writing
+from ei.errors import InputError
+from ei.training.log import LOG, TensorBoard, TrainingLog, check_tensorboard
+
+LOCK = ".lock"
+CONFIG = "config.yaml"
+LAST, LAST_BUT_ONE, BEST = "ckp_last.pth.tar", "ckp_last-1.pth.tar", "ckp_best.pth.tar"
+
+
+class RunFolder:
+    """Where a training keeps its files: ``config.yaml``, ``training_loss.csv``, ``loss.png``, checkpoints.
+
+    Args:
+        out: the folder; None makes ``ckp/<time>_<method>_<task>`` when the training begins, False keeps nothing.
+        environment: what to write to ``config.yaml`` beside the configuration: what does not change the result.
+        files: what else to write: names and texts.
+        tensorboard: log for TensorBoard, too (if it is installed).
+
+    Attributes:
+        path: the folder, once it is there.
+        continues: whether ``out`` may hold the run already.
+    """
+
+    def __init__(
+        self,
+        out: str | os.PathLike | bool | None,
+        *,
+        environment: Mapping[str, Any] | None = None,
+        files: Mapping[str, str] | None = None,
+        tensorboard: bool = False,
+    ) -> None:
+        if tensorboard:
+            check_tensorboard()
+        self.out, self.environment, self.files = out, dict(environment or {}), dict(files or {})
+        self.path: Path | None = None
+        self.continues = False
+        self._tensorboard = tensorboard
+        self._board: TensorBoard | None = None
+        self._log: TrainingLog | None = None
+        self._drawn = 0
+
+    @contextlib.contextmanager
+    def held(
+        self, name: tuple[str, str], config: Mapping[str, Any], columns: Sequence[str], history: Sequence[Mapping]
+    ) -> Iterator[None]:
+        """Have the folder, and keep it to this process in a ``with`` block.
+
+        Args:
+            name: method and task, which name the default folder.
+            config: what to write to ``config.yaml``.
+            columns: of the log, if they are known before the first epoch ends.
+            history: the log's rows so far.
+
+        Raises:
+            InputError: if the folder cannot be had.
+        """
+        if self.out is False:
+            yield
+            return
+        if self.path is None:
+            if self.out is None:
+                self.path = new_run_folder(*name)
+            else:
+                out = Path(str(self.out))
+                self.path = out if self.continues else claim_run_folder(out)
+                with writing(self.path):
+                    self.path.mkdir(parents=True, exist_ok=True)
+        lock = RunLock(self.path)
+        try:
+            remove_temporaries(self.path)
+            versions = {"ei": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
+            content = {**config, **self.environment, "versions": versions}
+            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+            for file, written in {CONFIG: text, **self.files}.items():
+                write_atomically(self.path / file, written.encode())
+            columns = [c for c in history[0] if c != "epoch"] if history else columns
+            self._log = TrainingLog(self.path / LOG, columns, history) if columns else None
+            self._board = TensorBoard(self.path, len(history)) if self._tensorboard else None
+            yield
+        finally:
+            if self._board is not None:
+                self._board.close()
+            lock.release()
+
+    def append(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Add the newest row of ``history`` to the log."""
+        if self.path is None:
+            return
+        row = history[-1]
+        if self._log is None:
+            self._log = TrainingLog(self.path / LOG, [column for column in row if column != "epoch"], history[:-1])
+        self._log.append(row)
+        if self._board is not None:
+            self._board.append(row)
+
+    def save(self, state: Mapping[str, Any], name: str) -> None:
+        """Write a checkpoint. What was ``ckp_last.pth.tar`` before stays as ``ckp_last-1.pth.tar``."""
+        if self.path is not None:
+            save_file(state, self.path / name, previous=self.path / LAST_BUT_ONE if name == LAST else None)
+
+    def draw_curves(self, rows: int) -> None:
+        """Draw ``loss.png`` if the log, of ``rows`` rows, has grown."""
+        if self.path is not None and rows > self._drawn:
+            self._drawn = rows
+            with writing(self.path / "loss.png"):
+                loss_curves(self.path / LOG, self.path / "loss.png")
+
+
+def new_run_folder(method: str, task: str, parent: str | os.PathLike = "ckp") -> Path:
+    """Make ``<parent>/<time>_<method>_<task>``, never one that is there already (``-2``, ``-3``, ... follow)."""
+    name = "_".join(part for part in (time.strftime("%Y-%m-%d_%H-%M-%S"), method, task) if part)
+    number = 1
+    while True:
+        folder = Path(parent) / (name if number == 1 else f"{name}-{number}")
+        try:
+            _make(folder, exist_ok=False)
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def claim_run_folder(out: str | os.PathLike) -> Path:
+    """Make ``out`` and return it.
+
+    Raises:
+        InputError: if it is a file, cannot be written, or holds a run already.
+    """
+    folder = Path(out)
+    check_run_folder(folder)
+    _make(folder, exist_ok=True)
+    return folder
+
+
+def check_run_folder(folder: Path, begun: bool = False) -> None:
+    """Raise if ``folder`` cannot become a run folder; makes nothing. It may hold a run that has ``begun`` without a
+    checkpoint, if that is given."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"the run folder {folder} is a file; choose another --out")
+    if folder.is_dir() and not begun:
+        held = sorted(p.name for p in folder.iterdir() if p.name in (LOG, CONFIG) or p.name.startswith("ckp_"))
+        if held:
+            raise InputError(
+                f"the run folder {folder} already holds a run ({held[0]}): choose another --out, or continue it with "
+                f"--resume {folder}/ckp_last.pth.tar"
+            )
+    nearest = folder
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise InputError(f"the run folder {folder} cannot be made: {nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"the run folder {folder} cannot be written: no permission in {nearest}")
+
+
+def _make(folder: Path, exist_ok: bool) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise InputError(f"the run folder {folder} cannot be made: {error.strerror or error}") from error
+
+
+class RunLock:
+    """Keeps a run folder to one living process. The system releases it when the process dies, however it dies.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        InputError: if another process holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOCK
+        while True:
+            try:
+                self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115
+            except OSError as error:
+                raise InputError(f"the run folder {folder} cannot be written: {error.strerror or error}") from error
+            if not _lock(self._file):
+                self._file.seek(0)
+                holder = self._file.read().strip() or "another process"
+                self._file.close()
+                raise InputError(
+                    f"the run folder {folder} is in use by {holder}; wait for its end, or choose another --out"
+                )
+            # Between our opening and locking it, the one that held it may have removed it.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path)):
+                    break
+            self._file.close()
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {platform.node()}")
+        self._file.flush()
+
+    def release(self) -> None:
+        # The name goes while the lock is held, so that nobody locks a file that is about to vanish. Windows neither
+        # renames nor removes an open file: there the file is closed first, and stays if another process has opened it.
+        path = self.path
+        with contextlib.suppress(OSError):
+            path = path.replace(path.with_name(f"{LOCK}{TEMPORARY}"))
+        self._file.close()
+        with contextlib.suppress(PermissionError):
+            path.unlink(missing_ok=True)
+
+
+def _lock(file: Any) -> bool:
+    """Take the lock on a file, or say that another process has it. POSIX record locks, because a forked process that
+    loads data must not inherit it."""
+    try:
+        if os.name == "posix":
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            return False
+        print(
+            f"warning: {file.name} cannot be locked ({error.strerror or error}): see to it that no other run uses its "
+            "folder",
+            file=sys.stderr,
+        )
+    return True

@@ -1,0 +1,71 @@
+"""What is logged of a step, and how held-out batches judge an epoch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ei.common.seeds import derive_seed
+from ei.datasets.batches import measured
+
+if TYPE_CHECKING:
+    from ei.training.trainer import Trainer
+
+
+def columns_of(closure: Any, losses: Iterable[str]) -> Mapping[str, str]:
+    """The columns of the log, and the losses they show."""
+    return getattr(closure, "columns", None) or {f"loss_{key}": key for key in losses if key != "x1"}
+
+
+def known_columns(trainer: Trainer) -> list[str]:
+    """All columns of the log; none where only the first step tells the closure's losses."""
+    columns = list(getattr(trainer.closure, "columns", None) or {})
+    if not columns:
+        return []
+    held_out = [f"held_out_{column}" for column in columns] if trainer.held_out is not None else []
+    return [*columns, *(["psnr", "mse"] if trainer.report_psnr else []), *held_out]
+
+
+def judged(trainer: Trainer) -> dict[str, float]:
+    """The closure's losses on the held-out batches, of the network that evaluation will take."""
+    if trainer.held_out is None:
+        return {}
+    sums: dict[str, float] = {}
+    count = 0
+    with as_evaluated(trainer), torch.no_grad():
+        for number, batch in enumerate(trainer.held_out):
+            torch.manual_seed(derive_seed(trainer.seed, "held out", number))
+            like = next(trainer.networks["total"].parameters())
+            x, y = measured(batch, trainer.physics, like=like, seed=trainer.seed)
+            losses = trainer.closure(trainer.f, trainer.physics, trainer.transform, y, x)
+            count += len(y)
+            for column, key in columns_of(trainer.closure, losses).items():
+                sums[column] = sums.get(column, 0.0) + len(y) * float(losses[key])
+    return {f"held_out_{column}": total / count for column, total in sums.items()}
+
+
+def is_best(trainer: Trainer) -> bool:
+    """Whether no epoch had a lower total on the held-out batches; never where there are none."""
+    columns = columns_of(trainer.closure, ["total"])
+    total = next((f"held_out_{column}" for column, key in columns.items() if key == "total"), "")
+    newest = trainer.history[-1]
+    return total in newest and newest[total] == min(row[total] for row in trainer.history)
+
+
+@contextlib.contextmanager
+def as_evaluated(trainer: Trainer) -> Iterator[None]:
+    """``f`` in evaluation mode in a ``with`` block, with the averaged network if there is one."""
+    f, averaged = trainer.f, trainer.averaged
+    held = getattr(f, "net", None)
+    if averaged is not None:
+        f.net = averaged.module
+    f.eval()
+    try:
+        yield
+    finally:
+        if averaged is not None:
+            f.net = held
+        f.train()

@@ -1,0 +1,110 @@
+"""The log of the losses, and what the user sees while training."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ei.common.files import write_atomically, writing
+from ei.errors import MissingExtraError
+
+LOG = "training_loss.csv"
+
+
+class TrainingLog:
+    """``training_loss.csv``: one row an epoch (counted from 1), on the disk as soon as the epoch ends."""
+
+    def __init__(self, path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.path, self.columns = path, ["epoch", *columns]
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(path, text.getvalue().encode())
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        with writing(self.path), open(self.path, "a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class TensorBoard:
+    """The log's rows once more, for TensorBoard, in ``<run folder>/tensorboard``; see `check_tensorboard`."""
+
+    def __init__(self, folder: Path, epoch: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # What an interrupted run wrote after the checkpoint it continues from is dropped.
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch + 1)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        for column, value in row.items():
+            if column != "epoch":
+                self.writer.add_scalar(column, value, row["epoch"])
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def check_tensorboard() -> None:
+    """Raise unless TensorBoard is installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise MissingExtraError("--tensorboard needs TensorBoard: pip install tensorboard")
+
+
+class Progress:
+    """One tqdm bar over all epochs on a terminal; elsewhere a plain line at the end of an epoch, every few seconds."""
+
+    def __init__(self, epochs: int, steps_per_epoch: int | None, first_step: int, show: bool) -> None:
+        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
+        self.first_step, self.step = first_step, first_step
+        self.began = time.monotonic()
+        self.last_line = -math.inf
+        self.lines = show and not (sys.stdout.isatty() and sys.stderr.isatty())
+        total = None if steps_per_epoch is None else epochs * steps_per_epoch
+        self.bar = tqdm(
+            total=total, initial=first_step, unit="step", disable=not show or self.lines, dynamic_ncols=True
+        )
+
+    def advance(self) -> None:
+        self.step += 1
+        self.bar.update()
+
+    def losses(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Show the losses of a step on the bar."""
+        self.bar.set_description(f"epoch {epoch + 1}/{self.epochs}", refresh=False)
+        self.bar.set_postfix_str(_format(values), refresh=False)
+
+    def epoch_ended(self, epoch: int, values: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        last = epoch + 1 == self.epochs
+        if self.lines and (now - self.last_line >= 5 or last):
+            self.last_line = now
+            seconds = (now - self.began) / max(1, self.step - self.first_step)
+            left = "" if self.steps_per_epoch is None else self._left(seconds)
+            print(f"epoch {epoch + 1}/{self.epochs}  {_format(values)}  {seconds:.3g} s/step{left}", flush=True)
+
+    def _left(self, seconds_per_step: float) -> str:
+        steps = self.epochs * (self.steps_per_epoch or 0) - self.step
+        return f"  {tqdm.format_interval(max(0, round(seconds_per_step * steps)))} left"
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def _format(values: Mapping[str, float]) -> str:
+    return "  ".join(
+        f"{name} {value:.2f}" if name == "psnr" else f"{name} {value:.3e}" for name, value in values.items()
+    )

@@ -1,0 +1,89 @@
+"""What several processes change in a training: parts of batches, averaged gradients, noise of the whole batch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ei.common.processes import Part, Processes
+from ei.errors import InputError
+
+
+def division(loader: Iterable, transform: Any, processes: Processes) -> Callable[[int], Part | None]:
+    """Which part of an epoch's batches ``loader`` gives this process, by their number.
+
+    Raises:
+        InputError: for a loader that does not divide its batches, or a group that draws for every image.
+    """
+    if processes.count == 1:
+        return lambda number: None
+    if getattr(transform, "per_image", False):
+        raise InputError("per_image=True draws for the images of one process only; with several, leave it out")
+    part_of = getattr(getattr(loader, "batch_sampler", None), "part", None)
+    if part_of is None:
+        raise InputError("several processes need a loader that divides its batches: ei.datasets.make_loader")
+    return part_of
+
+
+@contextlib.contextmanager
+def replicated(f: Any, closure: Any, networks: Mapping[str, nn.Module], processes: Processes) -> Iterator[None]:
+    """With several processes, networks whose gradients are averaged stand in for the plain ones.
+
+    Raises:
+        InputError: if a network is neither ``f.net`` nor the closure's discriminator.
+    """
+    if processes.count == 1:
+        yield
+        return
+    places = [(holder, name, getattr(holder, name, None)) for holder, name in
+              ((f, "net"), (closure, "discriminator"))]  # fmt: skip
+    for network in networks.values():
+        if not any(network is held for _, _, held in places):
+            raise InputError("several processes need the networks to be f.net and the closure's discriminator")
+    try:
+        for holder, name, held in places:
+            if held is not None:
+                setattr(holder, name, processes.replicated(held))
+        yield
+    finally:
+        for holder, name, held in places:
+            if held is not None:
+                setattr(holder, name, held)
+
+
+@contextlib.contextmanager
+def noise_of_part(physics: Any, part: Part, processes: Processes) -> Iterator[None]:
+    """With several processes, noise that a closure draws is this part of the whole batch's."""
+    noise = getattr(physics, "noise", None)
+    if processes.count == 1 or noise is None:
+        yield
+        return
+    physics.noise = NoiseOfPart(noise, part)
+    try:
+        yield
+    finally:
+        physics.noise = noise
+
+
+class NoiseOfPart:
+    """Noise for a part of a batch, as it would be drawn for the whole of it.
+
+    Noise is drawn after the group acted, so measurements come transform-major: ``[n_trans * images of the part, ...]``.
+    """
+
+    def __init__(self, noise: Any, part: Part) -> None:
+        self.noise, self.part = noise, part
+
+    def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        if generator is not None:  # seeded by the image: no matter which process draws it
+            return self.noise(y, generator=generator)
+        part = self.part
+        ours = torch.arange(part.start, part.stop, device=y.device)
+        y = y.reshape(-1, len(ours), *y.shape[1:])
+        whole = y.new_zeros(len(y), part.size, *y.shape[2:]).index_copy(1, ours, y)
+        noisy = self.noise(whole.flatten(0, 1)).view_as(whole)
+        return noisy.index_select(1, ours).flatten(0, 1)

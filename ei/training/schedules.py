@@ -1,0 +1,40 @@
+"""Learning rates: a schedule is a function that gives the factor of the learning rate.
+
+It is called with the epoch, counted from 0; a function of the step is marked by `by_step`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+LearningRate = Callable[[int], float]
+
+
+def by_step(schedule: LearningRate) -> LearningRate:
+    """A schedule that is called with the optimiser step, counted from 0, instead of the epoch."""
+
+    def factor(step: int) -> float:
+        return schedule(step)
+
+    factor.of_step = True  # type: ignore[attr-defined]
+    return factor
+
+
+def step_schedule(milestones: Iterable[int] = ()) -> LearningRate:
+    """The learning rate's factor: x0.1 at each milestone (epochs counted from 0)."""
+    drops = sorted(milestones)
+    return lambda epoch: 0.1 ** sum(epoch >= drop for drop in drops)
+
+
+def cosine_schedule(epochs: int) -> LearningRate:
+    """The learning rate's factor ``(1 + cos(pi * epoch / epochs)) / 2``."""
+    return lambda epoch: (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def one_cycle_schedule(epochs: int, rise: float = 0.3) -> LearningRate:
+    """The learning rate's factor that climbs linearly over the first ``rise`` of the epochs and then falls as a cosine
+    (Smith & Topin, "Super-convergence", 2018): it allows a higher peak than a schedule that begins there."""
+    top = max(1, round(rise * epochs)) if epochs > 1 else 0
+    fall = cosine_schedule(max(1, epochs - top))
+    return lambda epoch: (epoch + 1) / (top + 1) if epoch < top else fall(epoch - top)

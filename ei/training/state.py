@@ -1,0 +1,180 @@
+"""The state of a run: what a checkpoint holds, how a run continues from one, and which one is the newest."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ei.common.describe import describe
+from ei.common.files import load_file
+from ei.errors import InputError, TrainingDivergedError
+from ei.models.weights import AVERAGED, load_weights
+from ei.training.folder import LAST, LAST_BUT_ONE
+
+if TYPE_CHECKING:
+    from ei.training.trainer import Trainer
+
+
+def state_of(trainer: Trainer, epoch: int) -> dict[str, Any]:
+    """Everything to continue from here: 2021's keys, and ours. ``epoch`` is the epoch the file is named after.
+
+    Raises:
+        TrainingDivergedError: if a weight is not finite. The losses are of the weights before the last step: that step
+            itself may have gone wrong.
+    """
+    state: dict[str, Any] = {"epoch": epoch}
+    for key, network in trainer.networks.items():
+        weights = network.state_dict()
+        for name, value in weights.items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise TrainingDivergedError(
+                    f"{name} became NaN or infinite in epoch {trainer.epoch + 1}, by step {trainer.step}, while the "
+                    "losses were finite: lower the learning rate"
+                )
+        state[f"state_dict{_suffix(trainer, key)}"] = weights
+        state[f"optimizer{_suffix(trainer, key)}"] = trainer.optimizers[key].state_dict()
+    if trainer.averaged is not None:
+        state[AVERAGED] = trainer.averaged.module.state_dict()
+    mask = getattr(trainer.physics, "mask", None)
+    return state | {
+        "config": dict(trainer.config),
+        "physics": describe(trainer.physics),
+        "network": describe(trainer.networks["total"]),
+        "mask": mask.cpu() if isinstance(mask, torch.Tensor) else None,
+        "seed": trainer.seed,
+        "step": trainer.step,
+        "next_epoch": trainer.epoch,
+        "next_batch": trainer.batch,
+        "sums": dict(trainer.tally.sums),
+        "history": [dict(row) for row in trainer.history],
+    }
+
+
+def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Put a trainer where a checkpoint's content says.
+
+    Raises:
+        InputError: if it is no full checkpoint of this kind of run.
+    """
+    if not is_run_state(state, "given"):
+        raise InputError("the checkpoint is not of this kind of run: it cannot be continued")
+    for key, network in trainer.networks.items():
+        weights, optimizer = (state.get(f"{part}{_suffix(trainer, key)}") for part in ("state_dict", "optimizer"))
+        if not isinstance(weights, Mapping) or not isinstance(optimizer, Mapping):
+            raise InputError("the checkpoint is not of this kind of run: it cannot be continued")
+        load_weights(network, weights, "given")
+        _load_optimizer(trainer.optimizers[key], optimizer)
+    if trainer.averaged is not None and isinstance(state.get(AVERAGED), Mapping):
+        load_weights(trainer.averaged.module, state[AVERAGED], "given")
+        trainer.averaged.n_averaged.fill_(state["step"])  # at 0 it would begin anew from the weights
+    trainer.epoch, trainer.batch, trainer.step = state["next_epoch"], state["next_batch"], state["step"]
+    trainer.tally.sums, trainer.tally.steps = dict(state["sums"]), trainer.batch
+    trainer.history = [dict(row) for row in state["history"]]
+
+
+def _suffix(trainer: Trainer, key: str) -> str:
+    """What 2021 appended to "state_dict" and "optimizer": nothing, or _G and _D where there are two networks."""
+    return "" if len(trainer.networks) == 1 else "_G" if key == "total" else f"_{key}"
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load what the optimiser has gathered; its settings (weight decay, ...) stay those it was made with."""
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    shapes = [[list(p.shape) for p in group["params"]] for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(dict(state))
+        for group, own, sizes in zip(optimizer.param_groups, settings, shapes, strict=True):
+            group.update(own)
+            for parameter, size in zip(group["params"], sizes, strict=True):
+                for name, value in optimizer.state.get(parameter, {}).items():
+                    if isinstance(value, torch.Tensor) and value.dim() and list(value.shape) != size:
+                        raise ValueError(f"{name} has the shape {list(value.shape)}")
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise InputError(f"the optimiser's state in the checkpoint does not fit: {error}") from error
+
+
+RUN_STATE: dict[str, type | tuple[type, ...]] = {
+    "config": Mapping,
+    "physics": (Mapping, type(None)),
+    "network": (Mapping, type(None)),
+    "mask": (torch.Tensor, type(None)),
+    "seed": int,
+    "step": int,
+    "next_epoch": int,
+    "next_batch": int,
+    "sums": Mapping,
+    "history": list,
+}
+
+
+def is_run_state(state: Any, path: str | os.PathLike) -> bool:
+    """Whether a checkpoint's content is one of ours, from which a run can be continued.
+
+    Raises:
+        InputError: if it is one of ours, but with parts missing or of the wrong kind.
+    """
+    if not isinstance(state, Mapping) or "next_epoch" not in state:
+        return False
+    for key, kind in RUN_STATE.items():
+        if key not in state or not isinstance(state[key], kind) or (kind is int and state[key] < 0):
+            raise InputError(f"the checkpoint {path} cannot be continued: its {key!r} is missing or wrong")
+    for row in (state["sums"], *state["history"]):
+        if not isinstance(row, Mapping) or not all(isinstance(value, int | float) for value in row.values()):
+            raise InputError(f"the checkpoint {path} cannot be continued: its 'sums' or 'history' hold no numbers")
+    return True
+
+
+def newest_checkpoint(folder: str | os.PathLike) -> tuple[Path, Any] | None:
+    """The undamaged checkpoint of a run folder that is furthest in its run, with its content; None if the folder has no
+    checkpoints. Damaged ones are reported on stderr.
+
+    Raises:
+        InputError: if there are checkpoints and none can be loaded.
+    """
+    folder = Path(folder)
+    kept = [path for path in folder.glob("ckp_*.pth.tar") if re.fullmatch(r"ckp_\d+\.pth\.tar", path.name)]
+    kept.sort(key=lambda path: int(path.name.split("_")[1].split(".")[0]), reverse=True)
+    rolling = [path for path in (folder / LAST, folder / LAST_BUT_ONE) if path.exists()]
+    good: list[tuple[Path, Any]] = []
+    for path in [*rolling, *kept]:
+        if path in kept and good and good[-1][0] in kept:
+            break  # older ones cannot be newer than this
+        try:
+            state = load_file(path, "checkpoint")
+            if is_run_state(state, path):
+                good.append((path, state))
+        except InputError as error:
+            print(f"warning: {error}; looking for another one", file=sys.stderr)
+    if not good and (rolling or kept):
+        raise InputError(f"no checkpoint in {folder} can be used; move them away, or choose another --out")
+    # Of equals the first one: the rolling one.
+    return max(good, key=lambda found: found[1]["step"]) if good else None
+
+
+def load_to_resume(path: str | os.PathLike) -> tuple[Path, Any]:
+    """The checkpoint ``path`` and its content. If it is the newest one of a run (``ckp_last.pth.tar``) and damaged, or
+    missing beside an older one, that is reported on stderr, and the newest good one of the run is used.
+
+    Raises:
+        InputError: if it cannot be loaded.
+    """
+    path = Path(path)
+    try:
+        return path, load_file(path, "checkpoint")
+    except InputError as error:
+        others = path.name == LAST and path.parent.is_dir()
+        found = newest_checkpoint(path.parent) if others and (path.parent / LAST_BUT_ONE).exists() else None
+        if found is None and any(path.parent.glob("ckp_*.pth.tar")) and path.name.startswith("ckp_"):
+            raise InputError(
+                f"{error}, or look for another one of the run: --resume auto --out {path.parent}"
+            ) from error
+        if found is None:
+            raise
+        print(f"warning: {path} cannot be used; continuing from {found[0]}", file=sys.stderr)
+        return found

@@ -1,0 +1,270 @@
+"""The training loop. There is one; methods, problems and groups are what it is given.
+
+    f = Reconstructor(UNet(3, 3), physics)
+    trainer = Trainer(f, physics, Shift(3), EIClosure(alpha=1), {"total": Adam(f.net.parameters())}, epochs=100)
+    trainer.fit(make_loader(images, batch_size=2))
+
+An epoch goes through the loader once. A step measures a batch of images, calls the closure, and steps each optimiser
+on its loss. Everything random is seeded by (seed, epoch) or (seed, step), so a run continues exactly where its newest
+checkpoint stands (`Trainer.resume`). Beside this file: the run folder, the log and its tally, a run's state, and what
+several processes change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sized
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ei.common.processes import Part, Processes
+from ei.common.seeds import derive_seed
+from ei.common.signals import StopRequest
+from ei.datasets.batches import Batches, measured, seeded_batches
+from ei.errors import InputError, TrainingStoppedError
+from ei.training.folder import BEST, LAST, RunFolder
+from ei.training.judging import columns_of, is_best, judged, known_columns
+from ei.training.log import Progress
+from ei.training.parallel import division, noise_of_part, replicated
+from ei.training.schedules import LearningRate, step_schedule
+from ei.training.state import restore, state_of
+from ei.training.tally import Tally
+
+
+class Trainer:
+    """Trains a reconstruction function.
+
+    Args:
+        f: the reconstruction function (a `Reconstructor`), on the device to train on.
+        physics: the forward operator that measures and that the closure uses.
+        transform: the group, or None for closures that use none.
+        closure: what a step computes (`ei.closure`).
+        optimizers: which optimiser steps on which loss of the closure, as in ``{"total": opt_G, "D": opt_D}``.
+        epochs: how often to go through the data.
+        schedule: the learning rate's factor of an epoch (or, with `by_step`, of a step); 1 if not given.
+        seed: of everything random.
+        out: the run folder; None makes ``ckp/<time>_<method>_<task>``, False keeps no files. Or a `RunFolder`.
+        ckp_interval: epochs between the checkpoints that are kept.
+        save_every: minutes between the rolling checkpoints ``ckp_last``, ``ckp_last-1``; fractions allowed.
+        max_steps: stop after so many steps in all.
+        clip_norm: the largest Euclidean norm an optimiser's gradient may have; a larger one is scaled down to it.
+        average: keep an exponential moving average of the network, weights and BatchNorm statistics, of this decay a
+            step (0.99, say). It is in the checkpoints as ``state_dict_averaged``, and evaluation takes it from there.
+        report_psnr: log PSNR and MSE of the training batches (needs the loader to give images).
+        held_out: a loader of batches to judge by after every epoch: the closure's losses on them, in evaluation mode
+            and under the same group elements every time, are logged as ``held_out_<loss>``, and ``ckp_best.pth.tar``
+            is the checkpoint of the epoch with the lowest total. For runs without ground truth.
+        config: what to write to ``config.yaml`` and into the checkpoints (plain values).
+        networks: what is saved for each optimiser; by default ``{"total": f.net}`` and the closure's discriminator.
+        method, task: name the default run folder.
+        progress: show a bar, or lines.
+        on_epoch_end: called with the trainer after every epoch, when its row is in ``history`` and on the disk.
+    """
+
+    def __init__(
+        self,
+        f: Any,
+        physics: Any,
+        transform: Any,
+        closure: Any,
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        *,
+        epochs: int,
+        schedule: LearningRate | None = None,
+        seed: int = 0,
+        out: RunFolder | str | os.PathLike | bool | None = None,
+        ckp_interval: int | None = None,
+        save_every: float = 5.0,
+        max_steps: int | None = None,
+        clip_norm: float | None = None,
+        average: float | None = None,
+        report_psnr: bool = True,
+        held_out: Iterable | None = None,
+        config: Mapping[str, Any] | None = None,
+        networks: Mapping[str, nn.Module] | None = None,
+        method: str = "",
+        task: str = "",
+        progress: bool = True,
+        on_epoch_end: Callable[[Trainer], None] | None = None,
+    ) -> None:
+        if epochs < 1 or (ckp_interval is not None and ckp_interval < 1):
+            raise InputError(f"epochs and ckp_interval must be at least 1, not {epochs} and {ckp_interval}")
+        if clip_norm is not None and not clip_norm > 0:
+            raise InputError(f"clip_norm must be above 0, not {clip_norm}; None for no limit")
+        if average is not None and not 0 < average < 1:
+            raise InputError(f"average must be between 0 and 1, not {average}; None for none")
+        self.f, self.physics, self.transform, self.closure = f, physics, transform, closure
+        self.optimizers = dict(optimizers)
+        discriminator = {"D": closure.discriminator} if "D" in optimizers else {}
+        self.networks = dict(networks) if networks is not None else {"total": f.net, **discriminator}
+        if self.networks.keys() != self.optimizers.keys():
+            raise InputError(f"optimizers for {list(self.optimizers)} but networks for {list(self.networks)}")
+        self.averaged: AveragedModel | None = None
+        if average is not None:
+            mean = get_ema_multi_avg_fn(average)
+            self.averaged = AveragedModel(self.networks["total"], multi_avg_fn=mean, use_buffers=True)
+        self.epochs, self.max_steps, self.seed, self.clip_norm = epochs, max_steps, seed, clip_norm
+        self.schedule: LearningRate = schedule or step_schedule()
+        self.base_lr = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
+        self.run_folder = out if isinstance(out, RunFolder) else RunFolder(out)
+        self.ckp_interval, self.save_every = ckp_interval or epochs, save_every
+        self.report_psnr, self.held_out, self.progress = report_psnr, held_out, progress
+        self.method, self.task = method or type(closure).__name__.removesuffix("Closure").lower(), task
+        self.config = dict(config or {"method": self.method, "task": task, "epochs": epochs, "seed": seed})
+        self.on_epoch_end = on_epoch_end
+
+        # The state of a run, besides weights and optimisers: where it is, and the open epoch's sums.
+        self.processes = Processes.current()
+        self.epoch, self.batch, self.step = 0, 0, 0
+        self.tally = Tally(self.processes)
+        self.history: list[dict[str, float]] = []
+        self._saved_at: tuple[int, int] | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The run folder, once it is there."""
+        return self.run_folder.path
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint's content (from `ei.common.files.load_file`), in the folder that it is in.
+
+        Raises:
+            InputError: if it is no full checkpoint of this kind of run.
+        """
+        restore(self, state)
+        self.run_folder.continues = True
+        self._saved_at = (self.epoch, self.step)  # what it came from is on the disk
+
+    def fit(self, loader: Iterable) -> list[dict[str, float]]:
+        """Train on the batches of ``loader`` (see `ei.datasets.images_of`) up to the last epoch or ``max_steps``.
+
+        Returns:
+            The log: a dict of means for every finished epoch.
+
+        Raises:
+            TrainingDivergedError: if a loss or a weight is NaN or infinite; no checkpoint is written after it.
+            TrainingStoppedError: after SIGINT, SIGTERM or SIGUSR1, when the step is finished and the state saved. A
+                second signal ends the process at once.
+            StorageError: if a file cannot be written; those written before are whole.
+            InputError: for batches, or a run folder, that cannot be used.
+        """
+        steps = len(loader) if isinstance(loader, Sized) else None
+        if steps == 0:
+            raise InputError("the loader gives no batches")
+        part_of = division(loader, self.transform, self.processes)
+        columns = known_columns(self)
+        with contextlib.ExitStack() as stack:
+            # Before anything is written: a signal must find a run that can be saved.
+            stop = stack.enter_context(StopRequest(grace=2.0 if self.processes.count > 1 else 0.0))
+            if self.processes.first:
+                stack.enter_context(self.run_folder.held((self.method, self.task), self.config, columns, self.history))
+            stack.enter_context(replicated(self.f, self.closure, self.networks, self.processes))
+            # Seeding per step must not disturb the random numbers of the program that calls us.
+            devices = [self._device] if self._device.type == "cuda" else []
+            stack.enter_context(torch.random.fork_rng(devices=devices))
+            self._train(loader, steps, part_of, stop)
+        return self.history
+
+    def _train(
+        self, loader: Iterable, steps: int | None, part_of: Callable[[int], Part | None], stop: StopRequest
+    ) -> None:
+        progress = Progress(self.epochs, steps, self.step, self.progress and self.processes.first)
+        for network in (self.f, *self.networks.values()):
+            network.train()
+        saved, signal = time.monotonic(), 0
+        try:
+            while self.epoch < self.epochs and not self._enough() and not signal:
+                with contextlib.closing(seeded_batches(loader, self.seed, self.epoch, self.batch)) as batches:
+                    for batch in batches:
+                        self._step(batch, part_of(self.batch))
+                        progress.advance()
+                        if self._device.type == "cpu" or self.step % 20 == 0:
+                            progress.losses(self.epoch, self.tally.read())
+                        due = time.monotonic() - saved > 60 * self.save_every
+                        # The same decision in all processes: which signal to stop for (0: none), and whether to save.
+                        signal, save = self.processes.largest(torch.tensor([stop.received, int(due)])).tolist()
+                        if self._enough() or signal:
+                            break
+                        if save:
+                            self._save_rolling(self.epoch)
+                            saved = time.monotonic()
+                if not (self._enough() or signal) or self.batch == steps:
+                    progress.epoch_ended(self.epoch, self._end_epoch())
+        finally:
+            progress.close()
+            if isinstance(loader, Batches):
+                loader.close()
+        self._save_rolling(max(self.epoch - (self.batch == 0), 0))
+        if signal and self.epoch < self.epochs and not self._enough():
+            message = f"stopped by {Signals(signal).name} after step {self.step}, in epoch {self.epoch + 1}"
+            where = "" if self.folder is None else f"; continue with --resume {self.folder / LAST}"
+            raise TrainingStoppedError(message + where, signal)
+
+    def _step(self, batch: Any, part: Part | None) -> None:
+        """One optimisation step; with several processes, on this one's ``part`` of a batch."""
+        factor = self.schedule(self.step if getattr(self.schedule, "of_step", False) else self.epoch)
+        for key, optimizer in self.optimizers.items():
+            for group, lr in zip(optimizer.param_groups, self.base_lr[key], strict=True):
+                group["lr"] = lr * factor
+        torch.manual_seed(derive_seed(self.seed, "step", self.step))
+        x, y = measured(batch, self.physics, like=next(self.networks["total"].parameters()), seed=self.seed)
+        part = part or Part.of(len(y), Processes())
+        with noise_of_part(self.physics, part, self.processes):
+            losses = self.closure(self.f, self.physics, self.transform, y, x)
+        # Gradients are averaged over the processes; what counts is the mean over the images of the batch.
+        scale = part.weight * self.processes.count
+        for key, optimizer in self.optimizers.items():
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            optimizer.zero_grad()
+            (losses[key] * scale).backward(inputs=parameters)
+            if self.clip_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+            optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.networks["total"])
+        self.batch, self.step = self.batch + 1, self.step + 1
+        shown = {column: losses[key] for column, key in columns_of(self.closure, losses).items()}
+        truth = (losses["x1"], x, part.size) if self.report_psnr and x is not None else None
+        with torch.no_grad():
+            self.tally.note(self.epoch, self.step, shown, part.weight, truth)
+
+    def _end_epoch(self) -> dict[str, float]:
+        if self.batch == 0:
+            raise InputError("the loader gives no batches")
+        means = {**self.tally.close(), **judged(self)}
+        self.history.append({"epoch": self.epoch + 1, **means})
+        ended = self.epoch
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.run_folder.append(self.history)
+        if self.folder is not None and is_best(self):
+            self.run_folder.save(state_of(self, ended), BEST)
+        if ended % self.ckp_interval == 0 or self.epoch == self.epochs:
+            if self.folder is not None:
+                self.run_folder.save(state_of(self, ended), f"ckp_{ended}.pth.tar")
+            self._save_rolling(ended)
+        if self.on_epoch_end is not None:
+            self.on_epoch_end(self)
+        return means
+
+    def _save_rolling(self, epoch: int) -> None:
+        if self._saved_at == (self.epoch, self.step):
+            return
+        self._saved_at = (self.epoch, self.step)
+        self.tally.read()  # a loss that is not finite must not reach the disk
+        if self.folder is not None:
+            self.run_folder.save(state_of(self, epoch), LAST)
+            self.run_folder.draw_curves(len(self.history))
+
+    def _enough(self) -> bool:
+        return self.max_steps is not None and self.step >= self.max_steps
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.networks["total"].parameters()).device
