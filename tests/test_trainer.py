@@ -20,7 +20,8 @@ from ei.datasets import make_loader
 from ei.models import Discriminator, Reconstructor
 from ei.models.weights import generator_weights
 from ei.physics import GaussianNoise, Inpainting
-from ei.training import Trainer, TrainingDivergedError, cosine_schedule, step_schedule
+from ei.training import Trainer, TrainingDivergedError, by_step, cosine_schedule, step_schedule
+from ei.training.judging import as_evaluated
 from ei.transforms import Shift
 
 IMAGES = list(torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
@@ -73,6 +74,31 @@ def test_learning_rates_are_set() -> None:
     trainer = make(False, Watch(), schedule=step_schedule([1]), lr=1e-2)
     trainer.fit(loader(7))
     assert [lr for (lr,) in seen] == pytest.approx([1e-2, 1e-3, 1e-3])
+
+
+def test_a_schedule_may_be_a_function_of_the_step() -> None:
+    seen = []
+
+    class Watch(MCClosure):
+        def __call__(self, *args: Any) -> dict:
+            seen.append(trainer.optimizers["total"].param_groups[0]["lr"])
+            return super().__call__(*args)
+
+    trainer = make(False, Watch(), epochs=2, schedule=by_step(lambda step: 1 / (step + 1)), lr=1.0)
+    trainer.fit(loader())  # 4 steps an epoch
+    assert seen == pytest.approx([1 / (step + 1) for step in range(8)])
+
+
+def test_the_hook_sees_every_finished_epoch(tmp_path: Path) -> None:
+    seen = []
+
+    def look(trainer: Trainer) -> None:
+        written = len(rows(tmp_path))
+        with as_evaluated(trainer):
+            seen.append((trainer.epoch, trainer.step, len(trainer.history), written, trainer.f.training))
+
+    make(tmp_path, epochs=3, average=0.5, on_epoch_end=look).fit(loader())
+    assert seen == [(1, 4, 1, 1, False), (2, 8, 2, 2, False), (3, 12, 3, 3, False)]
 
 
 def test_run_folder(tmp_path: Path) -> None:

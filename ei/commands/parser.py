@@ -178,6 +178,9 @@ def run_script(name: str, main: Callable[[], None]) -> NoReturn:
     except RunError as error:
         print(f"{name}: training stopped: {error}", file=sys.stderr)
         sys.exit(1)
+    except BrokenPipeError:  # who read the output has enough of it, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -80,14 +80,15 @@ def named_physics(setting: Mapping[str, Any] | str, device: torch.device) -> Any
     """
     if isinstance(setting, Mapping):
         arguments = {name: value for name, value in setting.items() if name != "noise"}
-        physics = rebuild(arguments, ei.physics, where="the file of --physics", device=device)
-        if not isinstance(physics, ei.physics.Physics):
+        found = getattr(ei.physics, str(setting.get("name")), ei.physics.Physics)
+        if not (isinstance(found, type) and issubclass(found, ei.physics.Physics)):
             raise InputError(f"the file of --physics names {setting['name']}, which is no operator")
+        physics = rebuild(arguments, ei.physics, where="the file of --physics", device=device)
         physics.noise = noise_in({"physics": setting})
         return physics
     thing = made(import_own(setting), setting)
     if not callable(getattr(thing, "A", None)):
-        raise InputError(f"{setting} is no operator: it is a {type(thing).__name__} without A(x)")
+        raise InputError(f"{setting} is no operator: it is of type {type(thing).__name__}, without A(x)")
     if isinstance(thing, torch.nn.Module):
         thing = thing.to(device)
     if not callable(getattr(thing, "A_dagger", None)):
@@ -158,7 +159,7 @@ def named_group(text: str, n_trans: int) -> Any:
     if names_own_code(text):
         group = made(import_own(text), text, n_trans=n_trans)
         if not callable(getattr(group, "apply", None)):
-            raise InputError(f"{text} is no group: it is a {type(group).__name__} without apply(x)")
+            raise InputError(f"{text} is no group: it is of type {type(group).__name__}, without apply(x)")
         return group
     names = [name.strip() for name in text.split(",")]
     for name in names:

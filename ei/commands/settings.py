@@ -79,6 +79,7 @@ def resolve(given: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) 
             chosen.pop(name)
         elif entry.methods is not None and method not in entry.methods:
             print(f"note: {flag(name)} has no effect on --method {method}")
+            chosen.pop(name)
     if "schedule" in chosen or any(
         chosen.get(name) for name in SCHEDULES
     ):  # a schedule that was chosen replaces the one that was not
@@ -121,10 +122,16 @@ def _means_something(options: Options) -> dict[str, Any]:
 def check_same_run(given: Mapping[str, Any], state: Mapping[str, Any], path: str) -> None:
     """Raise if ``given`` contradicts what the checkpoint's run is; say what else changes."""
     config = state["config"]
+    for name in ("physics", "group"):
+        before = config.get(name) if name == "physics" or config.get("method") in GROUPED else None
+        if names_own_code(before) and given.get(name) is None:
+            raise InputError(code_needed(f"run of {path}", str(before), flag(name)))
     for name, before in config.items():
         now = given.get(name, before)
         if now == before or name not in OPTIONS or OPTIONS[name].scope != "run" or OPTIONS[name].tasks is not None:
             continue  # what the task's physics depends on is compared when that is built
+        if config.get("method") not in (OPTIONS[name].methods or (config.get("method"),)):
+            continue
         if name in ("task", "method", "base_channels"):
             raise InputError(f"{flag(name)} {now} contradicts the checkpoint {path}, whose run has {before}")
         if name == "batch_size" and state["next_batch"]:
@@ -142,7 +149,3 @@ def check_same_run(given: Mapping[str, Any], state: Mapping[str, Any], path: str
         if name == "epochs" and kind is not None:
             print(f"warning: the {kind} schedule depends on --epochs: the learning rates so far were those of "
                   f"{before} epochs, those to come are of {now}", file=sys.stderr)  # fmt: skip
-    for name in ("physics", "group"):
-        before = config.get(name) if name == "physics" or config["method"] in GROUPED else None
-        if names_own_code(before) and given.get(name) is None:
-            raise InputError(code_needed(f"run of {path}", str(before), flag(name)))

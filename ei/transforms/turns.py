@@ -60,4 +60,6 @@ class Reflect(Transform):
 
 def _at_most_three(n_trans: int, what: str) -> None:
     if n_trans > 3:
-        raise InputError(f"there are only three {what} besides the identity: n_trans may be at most 3, not {n_trans}")
+        raise InputError(
+            f"there are only three {what} besides the identity: n_trans (--ei-trans) may be at most 3, not {n_trans}"
+        )

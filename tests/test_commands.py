@@ -1,0 +1,441 @@
+"""The commands: operators and groups of one's own, runs that are repeated from their configuration, runs of before."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+import yaml
+from conftest import ROOT, Result, subprocess_run
+from PIL import Image
+
+import ei
+from ei.commands import COMMANDS
+from ei.commands.options import OPTIONS
+from ei.commands.presets import TASKS, Task
+from ei.common.files import load_file, save_file
+from ei.datasets import CTData, EllipsePhantoms
+from ei.errors import InputError
+from ei.models import UNet
+from ei.physics import CT, Inpainting
+
+Script = Callable[..., Result]
+OLD_RUNS = Path(__file__).resolve().parent / "old_runs"
+SMALL = ("--base-channels", 2, "--epochs", 2, "-b", 3, "--ei-trans", 1)
+
+OWN = '''
+import torch
+from beside import KEPT
+
+ran = open("ran.txt", "a").write("x")
+
+class Rows:
+    """Every second row; its pseudo-inverse is left to conjugate gradients."""
+    image_shape = (1, 16, 16)
+
+    def A(self, x):
+        return x[..., ::KEPT, :]
+
+class Vector:
+    """Measurements that are no pictures."""
+    image_shape = (16, 16)
+
+    def __init__(self):
+        self.matrix = torch.randn(100, 256, generator=torch.Generator().manual_seed(0)) / 16
+
+    def A(self, x):
+        return x.flatten(1) @ self.matrix.T
+
+    def A_adjoint(self, y):
+        return (y @ self.matrix).view(-1, 1, 16, 16)
+
+    def A_dagger(self, y):
+        return self.A_adjoint(y)
+
+def made():
+    return Vector()
+
+class Transpose:
+    def apply(self, x, elements=None):
+        return x.transpose(-1, -2)
+
+def rolls(n_trans):
+    from ei.transforms import Shift
+    return Shift(n_trans, max_offset=3)
+
+class Broken:
+    def A(self, x):
+        return x @ torch.ones(3, 3)
+
+    A_dagger = A
+
+class Costly:
+    def __init__(self, size):
+        pass
+
+number = 3
+'''
+
+
+def pictures(n: int = 9) -> torch.Tensor:
+    return torch.stack([EllipsePhantoms("train", 16, n_images=20)[i] for i in range(n)])[:, None]
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A file with operators and groups, and measurements by them."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "mine.py").write_text(OWN)
+    (tmp_path / "code" / "beside.py").write_text("KEPT = 2\n")
+    x = pictures()
+    matrix = torch.randn(100, 256, generator=torch.Generator().manual_seed(0)) / 16
+    np.save(tmp_path / "rows.npy", x[:, 0, ::2].numpy())
+    np.save(tmp_path / "vectors.npy", (x.flatten(1) @ matrix.T).numpy())
+    scipy.io.savemat(tmp_path / "x.mat", {"DATA": x[:, 0].numpy()})
+    return tmp_path
+
+
+# ---- parts from outside -------------------------------------------------------------------------------------------
+
+
+def test_an_operator_of_ones_own_by_commands_alone(script: Script, own: Path) -> None:
+    mine = ("--physics", "code/mine.py:Rows")
+    done = script("ei train", *mine, "--group", "rotate90", "--measurements", "rows.npy", *SMALL, "--out", "run")
+    assert done.code == 0 and "has no A_dagger: 20 steps of conjugate gradients" in done.out, done.err
+    done = script("ei reconstruct", "--ckp", "run/ckp_best.pth.tar", *mine, "--input", "rows.npy", "--output", "x.npy")
+    assert done.code == 0 and np.load(own / "x.npy").shape == (9, 16, 16), done.err
+    f = ei.load(own / "run" / "ckp_best.pth.tar", physics=_rows())
+    with torch.no_grad():
+        expected = f(torch.from_numpy(np.load(own / "rows.npy"))[:, None])[:, 0]
+    np.testing.assert_allclose(np.load(own / "x.npy"), expected.numpy(), atol=1e-5)
+    done = script("ei test", "--ckp", "run/ckp_last.pth.tar", *mine, "--data", "x.mat", "--out", "test")
+    assert done.code == 0 and "1 test images of x.mat" in done.out and (own / "test" / "sample_0.png").exists(), (
+        done.err
+    )
+    done = script("ei diagnose", *mine, "--group", "shift", "--max-elements", 4)
+    assert done.code == 0 and "rank 128 = 0.5000 n" in done.out and (own / "diagnosis.png").exists(), done.err
+
+
+def _rows() -> Any:
+    class Rows:
+        def A(self, x: torch.Tensor) -> torch.Tensor:
+            return x[..., ::2, :]
+
+        def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
+            x = torch.zeros(*y.shape[:-2], 16, 16)
+            x[..., ::2, :] = y
+            return x
+
+    return Rows()
+
+
+def test_measurements_that_are_no_pictures_and_a_group_of_ones_own(script: Script, own: Path) -> None:
+    parts = ("--physics", "code/mine.py:made", "--group", "code/mine.py:Transpose")
+    done = script("ei train", *parts, "--measurements", "vectors.npy", *SMALL, "--max-steps", 4, "--out", "run")
+    assert done.code == 0, done.err
+    (own / "code" / "mine.py").rename(own / "moved.py")
+    (own / "code" / "beside.py").rename(own / "beside.py")
+    done = script(
+        "ei train", "--resume", "run/ckp_last.pth.tar", "--physics", "moved.py:made", "--group", "moved.py:rolls"
+    )
+    assert done.code == 0 and "continues with --physics" in done.out and "continuing" in done.out, done.err
+    done = script("ei reconstruct", "--ckp", "run/ckp_last.pth.tar", "--physics", "moved.py:Vector", "--input",
+                  "vectors.npy", "--output", "x.npy")  # fmt: skip
+    assert done.code == 0 and np.load(own / "x.npy").shape == (9, 1, 16, 16), done.err
+
+
+def test_code_that_a_checkpoint_names_is_never_run(script: Script, own: Path) -> None:
+    parts = ("--physics", "code/mine.py:made", "--group", "code/mine.py:rolls")
+    assert script("ei train", *parts, "--data", "x.mat", *SMALL, "--max-steps", 2, "--out", "run").code == 0
+    before = (own / "ran.txt").read_text()
+    ckp = ("--ckp", "run/ckp_last.pth.tar")
+    for command in (
+        ("ei train", "--resume", "run/ckp_last.pth.tar"),
+        ("ei train", "--resume", "auto", "--out", "run"),
+        ("ei train", "--resume", "run/ckp_last.pth.tar", "--physics", "code/other.py:made"),
+        ("ei test", *ckp),
+        ("ei reconstruct", *ckp, "--input", "vectors.npy", "--output", "x.npy"),
+        ("ei reconstruct", *ckp, "--input", "vectors.npy", "--output", "x.npy", "--task", "ct"),
+    ):
+        done = script(*command)
+        assert done.code == 2 and done.err.count("\n") == 1, done
+        assert "not run because a file names it" in done.err and "code/mine.py:" in done.err
+    assert (own / "ran.txt").read_text() == before
+    with pytest.raises(InputError, match="does not carry its operator"):
+        ei.load("run/ckp_last.pth.tar")
+    assert (own / "ran.txt").read_text() == before
+
+
+def test_a_physics_file(script: Script, own: Path) -> None:
+    """Paths in it are relative to it; a checkpoint carries it completely."""
+    (own / "files").mkdir()
+    mask = (torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) > 0.3).float()
+    torch.save(mask, own / "files" / "mask.pt")
+    (own / "files" / "mask.yaml").write_text(
+        "name: Inpainting\nimg_height: 16\nimg_width: 16\nmask: mask.pt\nnoise: gaussian:0.1\n"
+    )
+    given = ("--physics", "files/mask.yaml", "--group", "shift,reflect")
+    done = script("ei train", *given, "--data", "x.mat", *SMALL, "--max-steps", 4, "--out", "run")
+    assert done.code == 0, done.err
+    config = yaml.safe_load((own / "run" / "config.yaml").read_text())
+    assert config["physics"]["mask"] == str((own / "files" / "mask.pt").resolve())
+    shutil.rmtree(own / "files")
+    f = ei.load("run/ckp_last.pth.tar")
+    assert torch.equal(f.physics.mask, mask) and f.physics.noise.sigma == 0.1
+    assert script("ei test", "--ckp", "run/ckp_last.pth.tar").code == 0
+    assert script("ei train", "--resume", "run/ckp_last.pth.tar").code == 0
+    (own / "other.yaml").write_text("name: Inpainting\nimg_height: 16\nimg_width: 16\n")
+    done = script("ei test", "--ckp", "run/ckp_last.pth.tar", "--physics", "other.yaml")
+    assert done.code == 2 and "trained for" in done.err
+
+
+WRONG: dict[str, tuple[tuple, list[str]]] = {
+    "no operator": (("--physics", "code/mine.py:number", "--data", "x.mat"), ["number", "without A(x)"]),
+    "no such name": (("--physics", "code/mine.py:Row", "--data", "x.mat"), ["nothing called Row", "Rows"]),
+    "no such file": (("--physics", "code/none.py:Rows", "--data", "x.mat"), ["code/none.py"]),
+    "neither": (("--physics", "code/mine.txt"), ["FILE.yaml or FILE.py:NAME"]),
+    "arguments": (("--physics", "code/mine.py:Costly", "--data", "x.mat"), ["Costly could not be made", "size"]),
+    "own bug": (("--physics", "code/mine.py:Broken", "--data", "x.mat"), ["A of the operator", "[1, 1, 16, 16]"]),
+    "own error": (("--physics", "bad.py:X", "--data", "x.mat"), ["bad.py", "ZeroDivisionError", "line 2"]),
+    "shape": (("--physics", "code/mine.py:Rows", "--measurements", "vectors.npy"), ["[9, 100]", "[1, 8, 16]"]),
+    "size": (("--physics", "code/mine.py:Rows", "--data", "x24.mat"), ["1 x 16 x 16", "1 x 24 x 24"]),
+    "no data": (("--physics", "code/mine.py:Rows"), ["--data", "--measurements"]),
+    "no class": (("--physics", "no.yaml"), ["no.yaml", "'name'"]),
+    "unknown class": (("--physics", "unknown.yaml", "--data", "x.mat"), ["Inpaintin ", "did you mean Inpainting"]),
+    "unknown key": (("--physics", "key.yaml", "--data", "x.mat"), ["colour"]),
+    "no physics": (("--physics", "noise.yaml", "--data", "x.mat"), ["GaussianNoise", "no operator"]),
+    "noise": (("--physics", "badnoise.yaml", "--data", "x.mat"), ["salt", "gaussian:SIGMA"]),
+    "group": (("--physics", "code/mine.py:Rows", "--data", "x.mat", "--group", "spin"), ["spin", "rotate90"]),
+    "own group": (
+        ("--physics", "code/mine.py:Rows", "--data", "x.mat", "--group", "code/mine.py:number"),
+        ["no group"],
+    ),
+    "group's limit": (("--task", "ct", "--data", "x.mat", "--group", "rotate90"), ["at most 3", "--ei-trans"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_parts_are_one_line(script: Script, own: Path, case: str) -> None:
+    scipy.io.savemat(own / "x24.mat", {"DATA": np.random.rand(9, 24, 24)})
+    (own / "bad.py").write_text("a = 1\nb = a / 0\n")
+    for name, text in {
+        "no": "img_height: 16", "unknown": "name: Inpaintin", "noise": "name: GaussianNoise\nsigma: 1",
+        "key": "name: CT\nimg_width: 16\nradon_view: 5\ncolour: red",
+        "badnoise": "name: CT\nimg_width: 16\nradon_view: 5\nnoise: salt:1",
+    }.items():  # fmt: skip
+        (own / f"{name}.yaml").write_text(text + "\n")
+    arguments, names = WRONG[case]
+    done = script("ei train", *arguments)
+    assert done.code == 2 and done.err.count("\n") == 1 and done.err.startswith("ei train: error: "), done
+    assert all(name in done.err for name in names), done.err
+    assert not (own / "ckp").exists()
+
+
+def test_the_commands_are_listed(script: Script, tmp_path: Path) -> None:
+    done = subprocess_run("python", "-m", "ei", "--help", cwd=tmp_path)
+    assert done.code == 0 and all(f"  {name} " in done.out for name in COMMANDS)
+    done = script("ei", "trian")
+    assert done.code == 2 and "did you mean train" in done.err
+    for command in COMMANDS:
+        done = script(f"ei {command}", "--help")
+        assert done.code == 0 and f"usage: ei {command}" in done.out, command
+        for name, entry in OPTIONS.items():
+            assert (f"--{name.replace('_', '-')}" in done.out.replace("\n", " ")) or command not in entry.commands
+    assert "default: ct 5000, inpainting 2000; without --task 50" in " ".join(script("ei train", "--help").out.split())
+
+
+# ---- a run again from its configuration ---------------------------------------------------------------------------
+
+
+def runs(folder: Path) -> dict[str, tuple]:
+    """Options of small trainings of every kind."""
+    images = ("--task", "ct", "--data", "x.mat", "--ct-views", 5)
+    photos = ("--task", "inpainting", "--data", "photos", "--crop", 16)
+    return {
+        **{method: (*images, "--method", method) for method in ("ei", "mc", "sup", "ei_sup")},
+        "measurements": ("--task", "ct", "--measurements", "y.npy", "--ct-views", 5, "--average", 0.5, "--lr", 1e-2),
+        "masked measurements": ("--task", "inpainting", "--measurements", "masked.npy", "--mask", "mask.pt"),
+        "own images": (*photos, "--test-fraction", 0.4, "--gray", "--one-cycle", "--clip-norm", 0.1),
+        "patches": (*photos, "--split", "list.txt", "--patch", 8, "--patches", 2, "--cos"),
+        "noise": (*images, "--noise-sigma", 0.5, "--stop-gradient", "--mc-domain", "image"),
+        "generated": ("--task", "inpainting", "--data", "synthetic", "--patch", 8, "-b", 30, "--mask-rate", 0.5),
+        "own operator": ("--physics", "code/mine.py:Rows", "--group", "reflect", "--data", "x.mat"),
+        "own operator, measured": ("--physics", "code/mine.py:made", "--measurements", "vectors.npy"),
+        "own group": (*images, "--group", "code/mine.py:rolls"),
+        "physics file": ("--physics", "mask.yaml", "--group", "shift,rotate90", "--data", "x.mat", "--schedule"),
+        "task and physics": ("--task", "ct", "--physics", "mask.yaml", "--data", "x.mat", "--precision", "bf16"),
+        "weights": (*images, "--resume", "theirs.pth.tar", "--seed", 3),
+    }
+
+
+KINDS = list(runs(Path()))
+
+
+@pytest.fixture
+def workspace(own: Path) -> Path:
+    x = pictures()
+    np.save(own / "y.npy", CT(16, 5).A(x)[:, 0].numpy())
+    mask = Inpainting(16, 16).mask
+    torch.save(mask, own / "mask.pt")
+    np.save(own / "masked.npy", (x * mask)[:, 0].numpy())
+    (own / "photos").mkdir()
+    for k in range(6):
+        Image.fromarray(np.random.default_rng(k).integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(
+            own / f"photos/{k}.png"
+        )
+    (own / "list.txt").write_text("1.png\n4.png\n")
+    (own / "mask.yaml").write_text("name: Inpainting\nimg_height: 16\nimg_width: 16\nmask: mask.pt\n")
+    torch.save({"epoch": 1, "state_dict": UNet(1, 1, base_channels=2).state_dict()}, own / "theirs.pth.tar")
+    return own
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_configuration_repeats_its_run(script: Script, workspace: Path, kind: str) -> None:
+    """The same weights, whatever the run was of; and a repeated run's configuration is the same again."""
+    small = [*SMALL, *runs(workspace)[kind]]
+    done = script("ei train", *small, "--out", "run")
+    assert done.code == 0, done.err
+    done = script("ei train", "--config", "run/config.yaml", "--out", "again")
+    assert done.code == 0, done.err
+    assert "no effect" not in done.out
+    for name in ("ckp_last.pth.tar", "training_loss.csv", "config.yaml"):
+        assert (workspace / "run" / name).read_bytes() == (workspace / "again" / name).read_bytes(), name
+
+
+def test_files_and_flags(script: Script, workspace: Path) -> None:
+    """What the command line says replaces what a file says: data and measurements, too; a schedule another one."""
+    measured = ("--task", "ct", "--measurements", "y.npy", "--ct-views", 5, *SMALL, "--max-steps", 1)
+    assert script("ei train", *measured, "--out", "run").code == 0
+    again = ("ei train", "--config", "run/config.yaml")
+    assert script(*again, "--data", "x.mat", "--cos", "--out", "images").code == 0
+    config = yaml.safe_load((workspace / "images" / "config.yaml").read_text())
+    assert config["data"] == "x.mat" and config["measurements"] is None and config["cos"] is True
+    done = script(*again, "--data", "x.mat", "--measurements", "y.npy")
+    assert done.code == 2 and "one of them" in done.err
+    without = ("ei train", "--physics", "mask.yaml", "--data", "x.mat", *SMALL, "--max-steps", 1)
+    for name, more, cos in (
+        ("default", (), True),
+        ("steps", ("--schedule", 1), False),
+        ("none", ("--schedule",), False),
+    ):
+        assert script(*without, *more, "--out", name).code == 0
+        assert yaml.safe_load((workspace / name / "config.yaml").read_text())["cos"] is cos
+    done = script(*without, "--ct-views", 9, "--mask-rate", 0.5, "--out", "noted")
+    assert done.code == 0 and done.out.count("has no effect on an operator of --physics") == 2
+
+
+# ---- runs of before the redesign ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data of tests/old_runs, made as it was, and the run folders. They were stopped in their second epoch."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    images = rng.random((10, 16, 16)).astype(np.float32)
+    scipy.io.savemat("ct.mat", {"DATA": images})
+    np.save("y.npy", CT(16, 5).A(torch.from_numpy(images)[:, None])[:, 0].numpy())
+    os.mkdir("photos")
+    for k in range(6):
+        Image.fromarray(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(f"photos/{k}.png")
+    for kind in OLD_RUNS.iterdir():
+        shutil.copytree(kind, tmp_path / kind.name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", sorted(path.name for path in OLD_RUNS.iterdir()))
+def test_runs_of_before(script: Script, old: Path, kind: str) -> None:
+    """They resume to the weights that the old code ended with (to the rounding of another machine), and their files
+    are still tested and reconstructed with. Adversarial ones weigh 57 MB and are not here."""
+    done = script("ei train", "--resume", f"{kind}/ckp_last.pth.tar", "--max-steps", 100)
+    assert done.code == 0 and "continuing" in done.out and "note" not in done.out, done
+    final = torch.load(old / kind / "final_weights.pt", weights_only=True)
+    for name, value in load_file(old / kind / "ckp_last.pth.tar")["state_dict"].items():
+        torch.testing.assert_close(value, final[name], rtol=1e-3, atol=1e-4)
+    shutil.copy(OLD_RUNS / kind / "ckp_last.pth.tar", old / kind / "ckp_last.pth.tar")
+    if kind != "measurements":
+        done = script("ei test", "--ckp", f"{kind}/ckp_last.pth.tar", "--out", "test")
+        assert done.code == 0, done.err
+    assert kind != "own_images" or "2 test images of photos" in done.out
+    f = ei.load(old / kind / "ckp_last.pth.tar")
+    assert not f.training and (kind != "patches" or f.physics.noise.sigma == 0.1)
+    if kind in ("images", "measurements"):
+        done = script("ei reconstruct", "--ckp", f"{kind}/ckp_last.pth.tar", "--input", "y.npy", "--output", "x.npy")
+        assert done.code == 0 and np.load("x.npy").shape == (10, 16, 16), done.err
+
+
+def test_a_configuration_of_before(script: Script, old: Path) -> None:
+    """It repeated the default --data beside --measurements, and stopped at max_steps."""
+    done = script("ei train", "--config", "measurements/config.yaml", "--out", "again")
+    assert done.code == 0, done.err
+    before, now = (load_file(old / name / "ckp_last.pth.tar")["state_dict"] for name in ("measurements", "again"))
+    for name, value in now.items():
+        torch.testing.assert_close(value, before[name], rtol=1e-3, atol=1e-4)
+    done = script("ei diagnose", "--config", "measurements/config.yaml", "--max-elements", 2)
+    assert done.code == 0, done.err
+
+
+# ---- in Python ----------------------------------------------------------------------------------------------------
+
+
+def test_load(script: Script, workspace: Path) -> None:
+    """Any checkpoint, with the moving average where there is one."""
+    run = ("ei train", "--task", "ct", "--data", "x.mat", "--ct-views", 5, *SMALL, "--average", 0.5, "--out", "run")
+    assert script(*run).code == 0
+    state = load_file("run/ckp_last.pth.tar")
+    f = ei.load("run/ckp_last.pth.tar")
+    for name, value in f.net.state_dict().items():
+        assert torch.equal(value, state["state_dict_averaged"][name])
+    theirs = UNet(3, 3, compact=5)
+    torch.save({"epoch": 1, "state_dict": theirs.state_dict()}, "inpainting.pth.tar")
+    with pytest.raises(InputError, match="give it as physics"):
+        ei.load("inpainting.pth.tar")
+    f, y = ei.load("inpainting.pth.tar", Inpainting(16, 16)), torch.rand(1, 3, 16, 16)
+    assert f(y).shape == y.shape and f.net.compact == 4
+    net = torch.nn.Conv2d(1, 1, 3, padding=1)
+    save_file({**state, "network": None, "state_dict_averaged": net.state_dict()}, "mine.pth.tar")
+    with pytest.raises(InputError, match="give it as net"):
+        ei.load("mine.pth.tar")
+    other = torch.nn.Conv2d(1, 1, 3, padding=1)
+    assert torch.equal(ei.load("mine.pth.tar", net=other).net.weight, net.weight)
+
+
+class Halved(Inpainting):
+    """A class of somebody else's that inherits from one of ours: a checkpoint must not take it for ours."""
+
+    def A(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * super().A(x)
+
+
+def test_a_task_of_ones_own_resumes(script: Script, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task(
+        physics=lambda options, shape, device: Halved(*shape[-2:]),
+        images=lambda data, mode: CTData(mode, data),
+        generated=EllipsePhantoms,
+        defaults={"data": "x.mat", "epochs": 3, "group": "rotate90", "ei_trans": 1, "base_channels": 2},
+    )
+    monkeypatch.setitem(TASKS, "halved", task)
+    assert script("ei train", "--task", "halved", "--out", "whole").code == 0
+    assert script("ei train", "--task", "halved", "--out", "parts", "--max-steps", 6).code == 0
+    assert load_file("parts/ckp_last.pth.tar")["physics"] is None
+    done = script("ei train", "--resume", "parts/ckp_last.pth.tar")
+    assert done.code == 0 and "continuing" in done.out, done.err
+    for name in ("ckp_2.pth.tar", "training_loss.csv"):
+        assert (workspace / "whole" / name).read_bytes() == (workspace / "parts" / name).read_bytes()
+    done = script("ei test", "--ckp", "whole/ckp_last.pth.tar")
+    assert done.code == 0, done.err
+
+
+def test_the_readme_lists_the_options() -> None:
+    from ei.commands.options import markdown
+
+    assert markdown() in (ROOT / "README.md").read_text(encoding="utf-8"), (
+        "python -c 'from ei.commands.options import *; print(markdown())'"
+    )
