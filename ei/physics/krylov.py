@@ -77,13 +77,15 @@ def pinv_cg(
             def A(self, x): ...
             def A_dagger(self, y): return pinv_cg(self, y)
 
-    Differentiable with respect to ``y`` (through the steps).
+    Differentiable with respect to ``y`` (through the steps). An image without a gradient at all (y = 0) has the
+    derivative zero.
 
     Args:
         physics: has ``A``, and ``A_adjoint`` or an ``image_shape`` (see `adjoint_of`).
         y: measurements ``[B, ...]``, real or complex.
         steps: at most so many iterations, of one ``A`` and one adjoint each.
-        tol: an image is finished when ``||A^T (y - A x)|| <= tol * ||A^T y||``.
+        tol: an image is finished when ``||A^T (y - A x)|| <= tol * ||A^T y||``. With 0, for training, the number of
+            steps is fixed and nothing waits for the device; an image is then finished at the level of rounding.
         image_shape: see `adjoint_of`.
 
     Returns:
@@ -99,14 +101,20 @@ def pinv_cg(
     gradient = adjoint(residual)
     direction, x = gradient, torch.zeros_like(gradient)
     squared = _squared_norm(gradient)
-    enough = tol**2 * squared.detach()
-    for _ in range(steps):
+    # Below this a gradient is rounding noise, and the quotients of such norms, and their derivatives, mean nothing.
+    rounding = 8 * torch.finfo(squared.dtype).eps
+    enough = max(tol, rounding) ** 2 * squared.detach()
+    for step in range(1, steps + 1):
         open_ = squared.detach() > enough  # finished images (and those with y = 0) take steps of length zero
-        if not bool(open_.any()):
+        if tol > 0 and not bool(open_.any()):
             break
         measured = physics.A(direction)
-        length = torch.where(open_, squared, 0) / torch.where(open_, _squared_norm(measured), 1)
+        curvature = _squared_norm(measured)
+        open_ = open_ & (curvature.detach() > 0)
+        length = torch.where(open_, squared, 0) / torch.where(open_, curvature, 1)
         x = x + _times(length, direction)
+        if step == steps:
+            break
         residual = residual - _times(length, measured)
         gradient = adjoint(residual)
         before, squared = squared, torch.where(open_, _squared_norm(gradient), squared)
@@ -116,7 +124,9 @@ def pinv_cg(
 
 def _squared_norm(tensor: Tensor) -> Tensor:
     """The squared norm of every entry along the first axis, ``[B]``."""
-    return tensor.abs().square().flatten(1).sum(1)
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return tensor.flatten(1).square().sum(1)
 
 
 def _times(factor: Tensor, tensor: Tensor) -> Tensor:
