@@ -8,8 +8,7 @@ its regularisation weight: the few steps regularise.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -107,21 +106,24 @@ class Unrolled(ReconstructionFunction):
         with outside_autocast(y):
             return x + pinv_cg(self.physics, y - self.physics.A(x), self.cg_steps, tol=0)
 
-    def _recomputation(self) -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
+    def _recomputation(self) -> tuple[AbstractContextManager, AbstractContextManager]:
         """The contexts of an iteration's two computations."""
-        return contextlib.nullcontext(), _keep_running_statistics(self.net)
+        return nullcontext(), _RunningStatisticsKept(self.net)
 
 
-@contextlib.contextmanager
-def _keep_running_statistics(net: nn.Module) -> Iterator[None]:
-    """BatchNorm counts a batch that is computed twice only once."""
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        # A step of length zero. The statistics have to take part in it: checkpointing insists on the same operations.
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, kept, strict=True):
+class _RunningStatisticsKept:
+    """A context in which BatchNorm computes as always, but its running statistics stay: a batch that is computed
+    again has been counted. It can be entered again, as a graph that is retained is recomputed more than once."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+
+    def __enter__(self) -> None:
+        self.kept = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
+        for norm in self.norms:
+            # A step of length zero; without statistics the operations would not be those of the first computation.
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+
+    def __exit__(self, *_: object) -> None:
+        for norm, (momentum, count) in zip(self.norms, self.kept, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, count

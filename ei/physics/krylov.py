@@ -46,13 +46,18 @@ def transposed(A: Callable[[Tensor], Tensor], y: Tensor, shape: Sequence[int]) -
     return _Adjoint.apply(y, A, tuple(shape))
 
 
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 class _Adjoint(torch.autograd.Function):
     """``A^T y`` as the derivative of ``<A x, y>`` by x. Its own derivative is A."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, A: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:
         ctx.A = A
-        with torch.enable_grad():
+        # What this small graph keeps is its own affair: inside a checkpoint, whose hooks would recompute it, too.
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
             x = torch.zeros(shape, dtype=y.real.dtype, device=y.device, requires_grad=True)
             measured = A(x)
             if not measured.requires_grad:
@@ -101,9 +106,11 @@ def pinv_cg(
     gradient = adjoint(residual)
     direction, x = gradient, torch.zeros_like(gradient)
     squared = _squared_norm(gradient)
-    # Below this a gradient is rounding noise, and the quotients of such norms, and their derivatives, mean nothing.
-    rounding = 8 * torch.finfo(squared.dtype).eps
-    enough = max(tol, rounding) ** 2 * squared.detach()
+    # A gradient is rounding noise below a part of the first one, and below eps ||A|| ||residual|| (data that no image
+    # explains). Quotients of the norms of noise mean nothing, nor do their derivatives, and steps by them blow up.
+    eps = torch.finfo(squared.dtype).eps
+    enough = max(tol, 8 * eps) ** 2 * squared.detach()
+    noise: Tensor | None = None  # (eps ||A||)^2, with the Rayleigh quotient of the first step for ||A||^2
     for step in range(1, steps + 1):
         open_ = squared.detach() > enough  # finished images (and those with y = 0) take steps of length zero
         if tol > 0 and not bool(open_.any()):
@@ -117,6 +124,9 @@ def pinv_cg(
             break
         residual = residual - _times(length, measured)
         gradient = adjoint(residual)
+        if noise is None:
+            noise = eps**2 * torch.where(open_, curvature, 0).detach() / torch.where(open_, squared, 1).detach()
+        enough = torch.maximum(enough, noise * _squared_norm(residual.detach()))
         before, squared = squared, torch.where(open_, _squared_norm(gradient), squared)
         direction = gradient + _times(squared / torch.where(before > 0, before, 1), direction)
     return x
