@@ -90,7 +90,7 @@ class Unrolled(ReconstructionFunction):
         y = y.to(dtype.to_complex() if y.is_complex() else dtype)
         with outside_autocast(y):
             # Where y needs no gradient, neither does this x: autograd keeps nothing of its steps.
-            x = pinv_cg(self.physics, y, 2 * self.cg_steps, tol=0)
+            x = self._pinv(y, 2 * self.cg_steps)
         for k in range(1, self.iterations + 1):
             towards_data = k < self.iterations or self.last == "data"
             if self.recompute and torch.is_grad_enabled():
@@ -104,7 +104,10 @@ class Unrolled(ReconstructionFunction):
         if not towards_data:
             return x
         with outside_autocast(y):
-            return x + pinv_cg(self.physics, y - self.physics.A(x), self.cg_steps, tol=0)
+            return x + self._pinv(y - self.physics.A(x), self.cg_steps)
+
+    def _pinv(self, y: Tensor, steps: int) -> Tensor:
+        return pinv_cg(self.physics, y, steps, tol=0, orthogonal=True)
 
     def _recomputation(self) -> tuple[AbstractContextManager, AbstractContextManager]:
         """The contexts of an iteration's two computations."""

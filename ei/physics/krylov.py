@@ -72,7 +72,13 @@ class _Adjoint(torch.autograd.Function):
 
 
 def pinv_cg(
-    physics: Any, y: Tensor, steps: int = 20, tol: float = 1e-6, image_shape: Sequence[int] | None = None
+    physics: Any,
+    y: Tensor,
+    steps: int = 20,
+    tol: float = 1e-6,
+    image_shape: Sequence[int] | None = None,
+    *,
+    orthogonal: bool = False,
 ) -> Tensor:
     """An approximate pseudo-inverse for any linear physics: conjugate gradients on ``A^T A x = A^T y`` from x = 0
     (CGLS; Hestenes & Stiefel 1952), stopped early. Every image of the batch is a problem of its own.
@@ -92,6 +98,10 @@ def pinv_cg(
         tol: an image is finished when ``||A^T (y - A x)|| <= tol * ||A^T y||``. With 0, for training, the number of
             steps is fixed and nothing waits for the device; an image is then finished at the level of rounding.
         image_shape: see `adjoint_of`.
+        orthogonal: make each gradient orthogonal to all before, as in exact arithmetic they are. Rounding spoils that
+            quickly where one singular value is far above the others, as the mean of an image is for CT: of 10 steps on
+            CT(128, 50) in float32 the result is 1e-2 off without and 1e-6 with it. Takes memory for an image a step,
+            and time that grows with the square of the steps (2 % for 10 steps there).
 
     Returns:
         Images ``[B, C, H, W]``, in the range of ``A^T``: nothing is invented in the null space.
@@ -110,6 +120,7 @@ def pinv_cg(
     # explains). Quotients of the norms of noise mean nothing, nor do their derivatives, and steps by them blow up.
     eps = torch.finfo(squared.dtype).eps
     enough = max(tol, 8 * eps) ** 2 * squared.detach()
+    basis: list[Tensor] = []
     noise: Tensor | None = None  # (eps ||A||)^2, with the Rayleigh quotient of the first step for ||A||^2
     for step in range(1, steps + 1):
         open_ = squared.detach() > enough  # finished images (and those with y = 0) take steps of length zero
@@ -123,7 +134,10 @@ def pinv_cg(
         if step == steps:
             break
         residual = residual - _times(length, measured)
-        gradient = adjoint(residual)
+        if orthogonal:
+            size = torch.where(open_, squared, 1).detach().rsqrt()
+            basis.append(_times(torch.where(open_, size, 0), gradient))
+        gradient = _orthogonal_to(basis, adjoint(residual))
         if noise is None:
             noise = eps**2 * torch.where(open_, curvature, 0).detach() / torch.where(open_, squared, 1).detach()
         enough = torch.maximum(enough, noise * _squared_norm(residual.detach()))
@@ -132,11 +146,27 @@ def pinv_cg(
     return x
 
 
+def _orthogonal_to(basis: list[Tensor], images: Tensor) -> Tensor:
+    """Each of the ``images`` ``[B, ...]`` without its part along its own vectors of the orthonormal ``basis``, also
+    ``[B, ...]``. That part is nothing but rounding, so for autograd only its coefficients vary, not what they multiply.
+    """
+    if not basis:
+        return images
+    rows = torch.stack([_rows(vector) for vector in basis], dim=1)
+    image = _rows(images)[:, None]
+    with torch.autocast(images.device.type, enabled=False):
+        image = torch.baddbmm(image, image @ rows.mT, rows.detach(), alpha=-1)
+    return image.view_as(images) if not images.is_complex() else torch.view_as_complex(image.view(*images.shape, 2))
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """``[B, n]``, real: what every entry along the first axis holds."""
+    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).flatten(1)
+
+
 def _squared_norm(tensor: Tensor) -> Tensor:
     """The squared norm of every entry along the first axis, ``[B]``."""
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.resolve_conj())
-    return tensor.flatten(1).square().sum(1)
+    return _rows(tensor).square().sum(1)
 
 
 def _times(factor: Tensor, tensor: Tensor) -> Tensor:
