@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import ROOT, SmallNet, subprocess_run
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from ei.models import GroupAverage, Reconstructor, UNet, Unrolled, average_over
 from ei.physics import CT, Inpainting, pinv_cg
@@ -163,7 +164,8 @@ def test_gradients_are_finite_differences(physics: Any, recompute: bool) -> None
     assert torch.autograd.gradcheck(lambda y, *_: f(y), (y, *weights), **fast)
 
 
-def test_nothing_blows_up_where_conjugate_gradients_have_converged() -> None:
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_nothing_blows_up_where_conjugate_gradients_have_converged(orthogonal: bool) -> None:
     """Residuals of rounding noise, or of data that no image explains: more steps change neither value nor gradient."""
     torch.manual_seed(0)
     rows = torch.linalg.qr(torch.randn(64, 64, dtype=torch.float64))[0][:20]
@@ -181,14 +183,51 @@ def test_nothing_blows_up_where_conjugate_gradients_have_converged() -> None:
     inverse = torch.cat([rows, rows]).T / 2
     for size in (0.0, 1.0, 1e3):
         y = torch.cat([same + size * noise, same - size * noise], dim=1).requires_grad_()
-        x = pinv_cg(Twice(), y, steps=40, tol=0)
+        x = pinv_cg(Twice(), y, steps=40, tol=0, orthogonal=orthogonal)
         torch.testing.assert_close(x.flatten(1), y @ inverse.float().T, rtol=1e-4, atol=1e-5 * max(size, 1))
         weights = torch.randn_like(x)
         (gradient,) = torch.autograd.grad((x * weights).sum(), y)
         exact = weights.flatten(1) @ inverse.float()
         torch.testing.assert_close(gradient, exact, rtol=1e-3, atol=1e-2 if size == 1e3 else 1e-5)
-    x = pinv_cg(Twice(), torch.zeros_like(y).requires_grad_(), steps=5, tol=0)
-    assert not x.any() and x.sum().backward() is None
+    zero = torch.zeros_like(y).requires_grad_()
+    x = pinv_cg(Twice(), zero, steps=5, tol=0, orthogonal=orthogonal)
+    assert not x.any() and not torch.autograd.grad(x.sum(), zero)[0].any()
+
+
+def test_float32_follows_exact_arithmetic() -> None:
+    """The mean of an image stands out among the singular values of CT: plain recursions are off within ten steps."""
+    physics = CT(32, 16)
+    x = torch.nn.functional.avg_pool2d(images(2, 1, 96, 96, dtype=torch.float64), 3)
+    y = physics.A(x).requires_grad_()
+    weights = images(2, 1, 32, 32, seed=1, dtype=torch.float64) - 0.5
+    results = []
+    for dtype, orthogonal in ((torch.float64, True), (torch.float32, True), (torch.float32, False)):
+        x = pinv_cg(physics, y.to(dtype), steps=10, tol=0, orthogonal=orthogonal)
+        results.append((x.detach(), torch.autograd.grad((x * weights).sum(), y)[0]))
+    exact, close, plain = ([part.double() for part in result] for result in results)
+    for k in (0, 1):  # values, gradients
+        error, without = (float((found[k] - exact[k]).norm() / exact[k].norm()) for found in (close, plain))
+        assert error < 1e-4 and error < 0.05 * without, (error, without)
+    matrix = matrix_of(physics, 1, 32, 32)
+    in_double = torch.stack([plain_cg(matrix, one, 10) for one in y.detach().flatten(1)])
+    torch.testing.assert_close(exact[0].flatten(1), in_double, rtol=0, atol=1e-6)
+
+
+def test_complex_images_stay_complex() -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(20, 12, dtype=torch.complex128)
+
+    class Complex:
+        def A(self, x: Tensor) -> Tensor:
+            return x.flatten(1) @ matrix.T
+
+        def A_adjoint(self, y: Tensor) -> Tensor:
+            return (y @ matrix.conj()).view(-1, 1, 3, 4)
+
+    y = torch.randn(2, 20, dtype=torch.complex128, requires_grad=True)
+    x = pinv_cg(Complex(), y, steps=30, tol=0, orthogonal=True)
+    torch.testing.assert_close(x.flatten(1), y @ torch.linalg.pinv(matrix).T)
+    assert torch.autograd.gradcheck(lambda y: pinv_cg(Complex(), y, steps=3, tol=0, orthogonal=True), (y,))
 
 
 def test_a_fixed_number_of_steps() -> None:
@@ -210,6 +249,17 @@ def test_a_fixed_number_of_steps() -> None:
     calls.clear()
     pinv_cg(Counted(), 0 * y, steps=7)  # with a tolerance it stops as soon as every image is finished
     assert calls == ["A_adjoint"]
+
+
+def test_nothing_waits_for_the_device() -> None:
+    """Tensors without values, as torch.compile traces with: to ask for one, as a branch would, is an error."""
+    net, physics = small_net(), WeightedWithAdjoint()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        y = torch.ones(2, 1, 8, 8)
+        Unrolled(net, physics)(y).sum().backward()
+        pinv_cg(physics, y, tol=0)
+        with pytest.raises(DataDependentOutputException):
+            pinv_cg(physics, y)
 
 
 def test_no_graph_where_none_is_needed() -> None:
@@ -250,16 +300,42 @@ def test_recomputation_changes_nothing(norm: str, precision: str) -> None:
         assert torch.equal(results[1][name], value), name
 
 
+def test_a_retained_graph_is_recomputed_again() -> None:
+    physics, net = CT(8, 5), UNet(1, 1, base_channels=2)
+    out = Unrolled(net, physics, iterations=2, recompute=True)(physics.A(images(2, 1, 8, 8))).square().sum()
+    first, second = (torch.autograd.grad(out, list(net.parameters()), retain_graph=True) for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    assert {int(value) for name, value in net.state_dict().items() if name.endswith("num_batches_tracked")} == {2}
+
+
+def test_recomputation_keeps_little() -> None:
+    """Of each iteration only what it begins with, the image and the measurements (which are there anyway)."""
+    physics, net = CT(16, 5), UNet(1, 1, base_channels=4)
+    y = physics.A(images(2, 1, 16, 16))
+    kept = [0]
+
+    def count(tensor: Tensor) -> Tensor:
+        kept[-1] += tensor.nbytes
+        return tensor
+
+    for iterations, recompute in ((4, False), (4, True), (8, True)):
+        kept.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            Unrolled(net, physics, iterations=iterations, recompute=recompute)(y)
+    _, plain, four, eight = kept
+    image = images(2, 1, 16, 16)
+    assert eight < plain / 20 and eight - four == 4 * (image.nbytes + y.nbytes)
+
+
 PEAK = """
-import resource, sys, torch
+import resource, torch
 torch.set_num_threads(1)
 from ei.models import UNet, Unrolled
 from ei.physics import CT
 physics, net = CT(128, 50), UNet(1, 1, base_channels=16, norm="none")
 y = physics.A(torch.rand(2, 1, 128, 128))
-for recompute in (True, False):  # the peak only ever rises: the smaller one first
-    Unrolled(net, physics, iterations=8, recompute=recompute)(y).square().mean().backward()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+Unrolled(net, physics, iterations=8, recompute=True)(y).square().mean().backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
@@ -267,8 +343,7 @@ for recompute in (True, False):  # the peak only ever rises: the smaller one fir
 def test_memory_with_recomputation() -> None:
     done = subprocess_run(sys.executable, "-c", PEAK, cwd=ROOT)
     assert done.code == 0, done.err
-    recomputed, kept = (int(line) * 1024 for line in done.out.split())
-    assert recomputed < 4e9 and recomputed < kept - 0.2e9, f"{recomputed / 1e9:.2f} GB, {kept / 1e9:.2f} GB"
+    assert int(done.out) * 1024 < 4e9
 
 
 def test_bf16_leaves_the_physics_in_fp32() -> None:
