@@ -10,20 +10,31 @@ from torch.nn import functional
 
 from ei.errors import InputError
 
+NORMS = ("batch", "none")
+
+
+def _norm_layer(norm: str, channels: int) -> nn.Module:
+    """BatchNorm, or an identity in its place, so that the other layers keep their places and with them their names."""
+    return nn.BatchNorm2d(channels) if norm == "batch" else nn.Identity()
+
 
 class Block(nn.Module):
-    """Twice: 3x3 convolution with bias, BatchNorm, ReLU."""
+    """Twice: 3x3 convolution with bias, BatchNorm (or, with ``norm="none"``, nothing), ReLU."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, padding_mode: Literal["zeros", "circular"] = "zeros"
+        self,
+        in_channels: int,
+        out_channels: int,
+        padding_mode: Literal["zeros", "circular"] = "zeros",
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         self.conv = nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode=padding_mode),
-            nn.BatchNorm2d(out_channels),
+            _norm_layer(norm, out_channels),
             nn.ReLU(inplace=True),
             nn.Conv2d(out_channels, out_channels, 3, padding=1),
-            nn.BatchNorm2d(out_channels),
+            _norm_layer(norm, out_channels),
             nn.ReLU(inplace=True),
         )
 
@@ -32,19 +43,19 @@ class Block(nn.Module):
 
 
 class Up(nn.Module):
-    """Nearest upsampling by two, then 3x3 convolution with bias, BatchNorm, ReLU.
+    """Nearest upsampling by two, then 3x3 convolution with bias, BatchNorm (or nothing), ReLU.
 
     Upsampling and convolution are computed as one: every output pixel sees only 2x2 different inputs, so the 3x3
     kernel, its equal inputs summed, is a transposed convolution with a 4x4 kernel and stride 2. That takes 4/9 of the
     multiplications and no memory for the upsampled features.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: str = "batch") -> None:
         super().__init__()
         self.up = nn.Sequential(
             nn.Upsample(scale_factor=2),
             nn.Conv2d(in_channels, out_channels, 3, padding=1),
-            nn.BatchNorm2d(out_channels),
+            _norm_layer(norm, out_channels),
             nn.ReLU(inplace=True),
         )
 
@@ -76,10 +87,11 @@ class UNet(nn.Module):
         cat: concatenate the encoder's features (skip first) in the decoder; without it the block that merges them
             is dropped too.
         base_channels: channels of the first level (the paper's 64); each further level doubles them.
+        norm: "batch" (the paper's), or "none" to leave BatchNorm out; the other parameters keep their names.
 
     Raises:
-        InputError: for another ``compact``, channels that do not fit, or (when called) a side that is no multiple of
-            ``2**(compact-1)``.
+        InputError: for another ``compact`` or ``norm``, channels that do not fit, or (when called) a side that is no
+            multiple of ``2**(compact-1)``.
 
     Module names are those of the authors' checkpoints.
     """
@@ -93,10 +105,15 @@ class UNet(nn.Module):
         circular_padding: bool = True,
         cat: bool = True,
         base_channels: int = 64,
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         if compact not in (4, 5):
             raise InputError(f"compact (the number of levels of the UNet) must be 4 or 5, not {compact}")
+        if norm not in NORMS:
+            raise InputError(
+                f"norm (what follows a convolution of the UNet) must be one of {', '.join(NORMS)}, not {norm!r}"
+            )
         for name, value in (
             ("in_channels", in_channels),
             ("out_channels", out_channels),
@@ -120,18 +137,19 @@ class UNet(nn.Module):
             "circular_padding": circular_padding,
             "cat": cat,
             "base_channels": base_channels,
+            "norm": norm,
         }
         widths = [base_channels * 2**level for level in range(compact)]
 
         self.pool = nn.MaxPool2d(2)
-        self.Conv1 = Block(in_channels, widths[0], "circular" if circular_padding else "zeros")
+        self.Conv1 = Block(in_channels, widths[0], "circular" if circular_padding else "zeros", norm)
         for level in range(2, compact + 1):
-            self.add_module(f"Conv{level}", Block(widths[level - 2], widths[level - 1]))
+            self.add_module(f"Conv{level}", Block(widths[level - 2], widths[level - 1], norm=norm))
         for level in range(compact, 1, -1):
             wide, narrow = widths[level - 1], widths[level - 2]
-            self.add_module(f"Up{level}", Up(wide, narrow))
+            self.add_module(f"Up{level}", Up(wide, narrow, norm))
             if cat:
-                self.add_module(f"Up_conv{level}", Block(wide, narrow))
+                self.add_module(f"Up_conv{level}", Block(wide, narrow, norm=norm))
         self.Conv_1x1 = nn.Conv2d(widths[0], out_channels, 1)
 
     def check_size(self, height: int, width: int) -> None:

@@ -46,13 +46,18 @@ def transposed(A: Callable[[Tensor], Tensor], y: Tensor, shape: Sequence[int]) -
     return _Adjoint.apply(y, A, tuple(shape))
 
 
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 class _Adjoint(torch.autograd.Function):
     """``A^T y`` as the derivative of ``<A x, y>`` by x. Its own derivative is A."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, A: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:
         ctx.A = A
-        with torch.enable_grad():
+        # What this small graph keeps is its own affair: inside a checkpoint, whose hooks would recompute it, too.
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
             x = torch.zeros(shape, dtype=y.real.dtype, device=y.device, requires_grad=True)
             measured = A(x)
             if not measured.requires_grad:
@@ -67,7 +72,13 @@ class _Adjoint(torch.autograd.Function):
 
 
 def pinv_cg(
-    physics: Any, y: Tensor, steps: int = 20, tol: float = 1e-6, image_shape: Sequence[int] | None = None
+    physics: Any,
+    y: Tensor,
+    steps: int = 20,
+    tol: float = 1e-6,
+    image_shape: Sequence[int] | None = None,
+    *,
+    orthogonal: bool = False,
 ) -> Tensor:
     """An approximate pseudo-inverse for any linear physics: conjugate gradients on ``A^T A x = A^T y`` from x = 0
     (CGLS; Hestenes & Stiefel 1952), stopped early. Every image of the batch is a problem of its own.
@@ -77,14 +88,20 @@ def pinv_cg(
             def A(self, x): ...
             def A_dagger(self, y): return pinv_cg(self, y)
 
-    Differentiable with respect to ``y`` (through the steps).
+    Differentiable with respect to ``y`` (through the steps). An image without a gradient at all (y = 0) has the
+    derivative zero.
 
     Args:
         physics: has ``A``, and ``A_adjoint`` or an ``image_shape`` (see `adjoint_of`).
         y: measurements ``[B, ...]``, real or complex.
         steps: at most so many iterations, of one ``A`` and one adjoint each.
-        tol: an image is finished when ``||A^T (y - A x)|| <= tol * ||A^T y||``.
+        tol: an image is finished when ``||A^T (y - A x)|| <= tol * ||A^T y||``. With 0, for training, the number of
+            steps is fixed and nothing waits for the device; an image is then finished at the level of rounding.
         image_shape: see `adjoint_of`.
+        orthogonal: make each gradient orthogonal to all before, as in exact arithmetic they are. Rounding spoils that
+            quickly where one singular value is far above the others, as the mean of an image is for CT: of 10 steps on
+            CT(128, 50) in float32 the result is 1e-2 off without and 1e-6 with it. Takes memory for an image a step,
+            and time that grows with the square of the steps (about 5 % more for 5 or 10 steps there).
 
     Returns:
         Images ``[B, C, H, W]``, in the range of ``A^T``: nothing is invented in the null space.
@@ -99,24 +116,57 @@ def pinv_cg(
     gradient = adjoint(residual)
     direction, x = gradient, torch.zeros_like(gradient)
     squared = _squared_norm(gradient)
-    enough = tol**2 * squared.detach()
-    for _ in range(steps):
+    # A gradient is rounding noise below a part of the first one, and below eps ||A|| ||residual|| (data that no image
+    # explains). Quotients of the norms of noise mean nothing, nor do their derivatives, and steps by them blow up.
+    eps = torch.finfo(squared.dtype).eps
+    enough = max(tol, 8 * eps) ** 2 * squared.detach()
+    basis: list[Tensor] = []
+    noise: Tensor | None = None  # (eps ||A||)^2, with the Rayleigh quotient of the first step for ||A||^2
+    for step in range(1, steps + 1):
         open_ = squared.detach() > enough  # finished images (and those with y = 0) take steps of length zero
-        if not bool(open_.any()):
+        if tol > 0 and not bool(open_.any()):
             break
         measured = physics.A(direction)
-        length = torch.where(open_, squared, 0) / torch.where(open_, _squared_norm(measured), 1)
+        curvature = _squared_norm(measured)
+        open_ = open_ & (curvature.detach() > 0)
+        length = torch.where(open_, squared, 0) / torch.where(open_, curvature, 1)
         x = x + _times(length, direction)
+        if step == steps:
+            break
         residual = residual - _times(length, measured)
-        gradient = adjoint(residual)
+        if orthogonal:
+            size = torch.where(open_, squared, 1).detach().rsqrt()
+            basis.append(_times(torch.where(open_, size, 0), gradient))
+        gradient = _orthogonal_to(basis, adjoint(residual))
+        if noise is None:
+            noise = eps**2 * torch.where(open_, curvature, 0).detach() / torch.where(open_, squared, 1).detach()
+        enough = torch.maximum(enough, noise * _squared_norm(residual.detach()))
         before, squared = squared, torch.where(open_, _squared_norm(gradient), squared)
         direction = gradient + _times(squared / torch.where(before > 0, before, 1), direction)
     return x
 
 
+def _orthogonal_to(basis: list[Tensor], images: Tensor) -> Tensor:
+    """Each of the ``images`` ``[B, ...]`` without its part along its own vectors of the orthonormal ``basis``, also
+    ``[B, ...]``. That part is nothing but rounding, so for autograd only its coefficients vary, not what they multiply.
+    """
+    if not basis:
+        return images
+    rows = torch.stack([_rows(vector) for vector in basis], dim=1)
+    image = _rows(images)[:, None]
+    with torch.autocast(images.device.type, enabled=False):
+        image = torch.baddbmm(image, image @ rows.mT, rows.detach(), alpha=-1)
+    return image.view_as(images) if not images.is_complex() else torch.view_as_complex(image.view(*images.shape, 2))
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """``[B, n]``, real: what every entry along the first axis holds."""
+    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).flatten(1)
+
+
 def _squared_norm(tensor: Tensor) -> Tensor:
     """The squared norm of every entry along the first axis, ``[B]``."""
-    return tensor.abs().square().flatten(1).sum(1)
+    return _rows(tensor).square().sum(1)
 
 
 def _times(factor: Tensor, tensor: Tensor) -> Tensor:

@@ -1,0 +1,85 @@
+"""What every reconstruction function shares: a network, an operator, and how the network is called.
+
+The only place that knows of precision, memory format and the scale of images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ei.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11
+
+PRECISIONS = ("fp32", "bf16")
+
+
+class ReconstructionFunction(nn.Module):
+    """A function f from measurements to images ``[B, C, H, W]`` that is made of one network and one operator.
+
+    Args:
+        net: from images ``[B, C, H, W]`` to images; it is put in channels-last format.
+        physics: the operator.
+        precision: "fp32", or "bf16" to run the network under ``torch.autocast``; input and output stay float32 and
+            the physics stays outside autocast.
+        image_scale: s > 0: the network sees ``x / s`` and its output is multiplied by s. 1 for images in [0, 1].
+
+    ``net``, ``physics``, ``precision`` and ``image_scale`` are public; ``net.state_dict()`` is what is saved.
+
+    Raises:
+        InputError: for another precision, or a scale that is no finite number above zero.
+    """
+
+    def __init__(self, net: nn.Module, physics: Any, precision: str = "fp32", image_scale: float = 1.0) -> None:
+        super().__init__()
+        if precision not in PRECISIONS:
+            raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+        if not _is_number(image_scale) or not math.isfinite(image_scale) or image_scale <= 0:
+            raise InputError(f"image_scale must be a finite number > 0, not {image_scale!r}")
+        self.precision, self.image_scale = precision, float(image_scale)
+        self.net = net.to(memory_format=torch.channels_last)
+        self.physics = physics
+
+    def of(self, physics: Any) -> Self:
+        """The same f with another operator: it shares the network, which is neither copied nor moved, and starts with
+        this one's settings and training mode. As cheap as a few attributes, so it may be made for every batch."""
+        other = copy.copy(self)
+        # A shallow copy would share this dictionary, and with it the physics.
+        other._modules = {name: module for name, module in self._modules.items() if name != "physics"}
+        other.__dict__.pop("physics", None)  # where an operator lies that is no module
+        other.physics = physics
+        return other
+
+    def image_dtype(self) -> torch.dtype:
+        """The dtype of images: that of the network's weights."""
+        return next((p.dtype for p in self.net.parameters()), torch.float32)
+
+    def call_net(self, x: Tensor) -> Tensor:
+        """``s * net(x / s)``, in channels-last and the chosen precision; ``x`` and the result in `image_dtype`."""
+        dtype = self.image_dtype()
+        x = x.to(dtype)
+        if self.image_scale != 1:
+            x = x / self.image_scale
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        bf16 = self.precision == "bf16"
+        with torch.autocast(x.device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
+            x = self.net(x)
+        x = x.to(dtype)
+        return x if self.image_scale == 1 else x * self.image_scale
+
+
+def outside_autocast(tensor: Tensor) -> torch.autocast:
+    """The context that operators are called in: whatever autocast is on for the device of ``tensor`` is off."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
