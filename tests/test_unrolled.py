@@ -424,10 +424,9 @@ def test_the_same_function_of_another_operator(kind: Any, first: Any, other: Any
 
 def test_config_builds_it_again() -> None:
     f = Unrolled(small_net(), CT(8, 5), iterations=2, cg_steps=4, last="net", image_scale=3.0)
-    assert f.config == {"kind": "unrolled", "iterations": 2, "cg_steps": 4, "last": "net", "image_scale": 3.0}
-    arguments = {name: value for name, value in f.config.items() if name != "kind"}
-    assert Unrolled(f.net, f.physics, **arguments).config == f.config
-    assert Reconstructor(f.net, f.physics, image_scale=2.0).config == {"kind": "direct", "image_scale": 2.0}
+    assert f.config == {"iterations": 2, "cg_steps": 4, "last": "net", "image_scale": 3.0}
+    assert Unrolled(f.net, f.physics, **f.config).config == f.config
+    assert Reconstructor(f.net, f.physics, image_scale=2.0).config == {"image_scale": 2.0}
 
 
 class NoAdjoint:

@@ -10,8 +10,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from ei.closure.base import DOMAINS
-from ei.commands.parser import Parser, named, number
-from ei.models.reconstructor import PRECISIONS
+from ei.commands.parser import Parser, named, names_of, number
+from ei.models.averaged import GROUPS as AVERAGES
+from ei.models.base import PRECISIONS
+from ei.models.unet import NORMS
+from ei.models.unrolled import LASTS
 
 Scope = Literal["run", "machine", "call"]
 ALL = ("train", "test", "reconstruct", "diagnose")
@@ -28,6 +31,7 @@ class Option:
         presets: the paper's value for each task that has one.
         commands: which have it.
         methods: to which methods it means something; None for all.
+        reconstructors: to which ``--reconstructor`` it means something; None for all.
         tasks: to which tasks it means something; None for all.
         scope: "run" if it changes what is computed, so that it is kept in checkpoints; "machine" if it says where and
             how, so that it is written to ``config.yaml`` alone; "call" if it is of one call of a command.
@@ -42,6 +46,7 @@ class Option:
     presets: Mapping[str, Any] = field(default_factory=dict)
     commands: tuple[str, ...] = ("train",)
     methods: tuple[str, ...] | None = None
+    reconstructors: tuple[str, ...] | None = None
     tasks: tuple[str, ...] | None = None
     scope: Scope = "run"
     flags: tuple[str, ...] = ()
@@ -151,8 +156,22 @@ class Options:
                                      0.01, presets=papers(None, None), metavar="N")
     average: float | None = option("keep, and evaluate, a moving average of the network, of decay D a step; not the "
                                    "paper's", number(above=0, below=1), metavar="D")
-    # The network.
+    # The reconstruction function.
+    reconstructor: str = option(
+        "direct: a network after A_dagger, the paper's; unrolled: a network between steps of conjugate gradients towards "
+        "the data", default="direct", choices=("direct", "unrolled"))
+    iterations: int = option("how many times network and data alternate", COUNT, 3, reconstructors=("unrolled",))
+    cg_steps: int = option("steps towards the data in each iteration, twice as many before the first", COUNT, 5,
+                           reconstructors=("unrolled",))
+    last: str = option("what it ends with: the data, or the net, for noisy data", default="data", choices=LASTS,
+                       reconstructors=("unrolled",))
+    recompute: bool = option("keep less for the backward pass and compute it again: less memory, more time", None,
+                             False, reconstructors=("unrolled",), scope="machine")
+    image_scale: float | None = option(
+        "the network sees images divided by this, and losses are in these units (default: 1; for measurements alone, "
+        "found from A_dagger y)", number(above=0), metavar="S")
     base_channels: int = option("of the UNet's first level", COUNT, 16, presets=papers(64, 64))
+    norm: str = option("of the UNet: BatchNorm, or none", default="batch", choices=NORMS)
     precision: str = option("of the network; bf16 is faster, and not the paper's", default="fp32", choices=PRECISIONS)
     weights: str | None = option("begin with the weights of a checkpoint", named, scope="machine", metavar="PATH")
     seed: int = option("of everything random in the run", number(int, least=0), 0)
@@ -183,6 +202,9 @@ class Options:
     sync_bn: bool = option("several processes: BatchNorm over all of them, not in each its own", None, False)
     tensorboard: bool = option("log for TensorBoard, too (pip install tensorboard)", None, False, scope="machine")
     # Of single commands.
+    average_over: list[str] | None = option(
+        "evaluate, too, the average of the network over exact groups: rotate90, reflect, or both with a comma",
+        names_of(AVERAGES), commands=("test", "reconstruct", "reproduce"), scope="call", metavar="NAME[,NAME]")
     ckp: str = option({"test": "the checkpoint, the authors' (default: ckp/<task>/ckp_ei_final.pth.tar) or yours",
                        "reconstruct": "the checkpoint (needed)"},
                       named, commands=("test", "reconstruct"), scope="call", metavar="PATH")

@@ -120,6 +120,18 @@ def number(
     return parse
 
 
+def names_of(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """An option's type: some of the ``known`` names, with commas."""
+
+    def parse(text: str) -> list[str]:
+        names = [name.strip() for name in text.split(",")]
+        if not set(names) <= set(known):
+            raise argparse.ArgumentTypeError(f"must be some of {', '.join(known)}, with commas, not {text!r}")
+        return names
+
+    return parse
+
+
 def named(text: str) -> str:
     """An option's type: a path that is not empty (as an unset shell variable makes it)."""
     if not text.strip():

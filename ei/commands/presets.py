@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ei.closure import AdversarialEIClosure, Closure, EIClosure, MCClosure, SupervisedClosure, SupervisedEIClosure
+from ei.closure.base import CRITERIA
 from ei.commands.options import Options
 from ei.datasets import CVDB, CTData, DeadLeaves, EllipsePhantoms
 from ei.errors import InputError
@@ -120,10 +121,18 @@ class Method:
     title: str
 
 
+def _in_units(options: Options) -> dict[str, Any]:
+    """Losses in units of the image scale, so that their weights, the learning rate and --clip-norm carry over."""
+    scale = options.image_scale or 1.0
+    return {} if scale == 1 else {"criterion": lambda a, b: CRITERIA["l2"](a / scale, b / scale)}
+
+
 METHODS: dict[str, Method] = {
-    "ei": Method(lambda o, shape: EIClosure(o.ei_alpha, o.stop_gradient, mc_domain=o.mc_domain), "EI"),
-    "mc": Method(lambda o, shape: MCClosure(mc_domain=o.mc_domain), "MC"),
-    "sup": Method(lambda o, shape: SupervisedClosure(), "Sup"),
-    "ei_sup": Method(lambda o, shape: SupervisedEIClosure(o.ei_alpha), "EI_sup"),
-    "ei_adv": Method(lambda o, shape: AdversarialEIClosure(Discriminator(shape), o.ei_alpha, o.adv_beta), "EI_adv"),
+    "ei": Method(lambda o, shape: EIClosure(o.ei_alpha, o.stop_gradient, mc_domain=o.mc_domain, **_in_units(o)), "EI"),
+    "mc": Method(lambda o, shape: MCClosure(mc_domain=o.mc_domain, **_in_units(o)), "MC"),
+    "sup": Method(lambda o, shape: SupervisedClosure(**_in_units(o)), "Sup"),
+    "ei_sup": Method(lambda o, shape: SupervisedEIClosure(o.ei_alpha, **_in_units(o)), "EI_sup"),
+    "ei_adv": Method(
+        lambda o, shape: AdversarialEIClosure(Discriminator(shape), o.ei_alpha, o.adv_beta, **_in_units(o)), "EI_adv"
+    ),
 }

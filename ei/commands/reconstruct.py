@@ -29,12 +29,13 @@ from ei.commands.settings import parser_of, read_options, resolve
 from ei.common.files import TEMPORARY, complete_folder, load_file, writing
 from ei.datasets import Measurements
 from ei.errors import InputError
-from ei.evaluation.load import function_of
-from ei.models import Reconstructor, UNet
+from ei.evaluation.load import averaged, function_of
+from ei.models import UNet
+from ei.models.base import ReconstructionFunction
 
 
 def reconstruct_file(
-    f: Reconstructor,
+    f: ReconstructionFunction,
     measurements: Measurements,
     output: Path,
     *,
@@ -137,6 +138,8 @@ def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
         check_contradictions(state, given, task if task in TASKS else None, physics)
         measurements, _ = measurements_for(given["input"], None, physics)
     f = function_of(state, given["ckp"], physics, net, device)
+    if given.get("average_over"):
+        f = averaged(f, given["average_over"])
     rate = reconstruct_file(f, measurements, output, batch_size=given.get("batch_size", 8), device=device)
     images = np.load(output, mmap_mode="r")
     print(f"{output}: {list(images.shape)} float32, {rate:.1f} images a second")

@@ -67,7 +67,7 @@ def resolve(given: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) 
     if given.get("measurements") is not None and given.get("data") is not None:
         raise InputError("--measurements are instead of the images of --data: give one of them")
     defaults = defaults_for(task)
-    method = chosen.get("method", defaults["method"])
+    method, reconstructor = (chosen.get(name, defaults[name]) for name in ("method", "reconstructor"))
     for name, entry in OPTIONS.items():
         if given.get(name, defaults[name]) == defaults[name] and name not in _of_other_tasks(given, task):
             continue
@@ -79,6 +79,9 @@ def resolve(given: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) 
             chosen.pop(name)
         elif entry.methods is not None and method not in entry.methods:
             print(f"note: {flag(name)} has no effect on --method {method}")
+            chosen.pop(name)
+        elif entry.reconstructors is not None and reconstructor not in entry.reconstructors:
+            print(f"note: {flag(name)} has no effect on --reconstructor {reconstructor}")
             chosen.pop(name)
     if "schedule" in chosen or any(
         chosen.get(name) for name in SCHEDULES
@@ -132,7 +135,7 @@ def check_same_run(given: Mapping[str, Any], state: Mapping[str, Any], path: str
             continue  # what the task's physics depends on is compared when that is built
         if config.get("method") not in (OPTIONS[name].methods or (config.get("method"),)):
             continue
-        if name in ("task", "method", "base_channels"):
+        if name in ("task", "method", "base_channels", "reconstructor", "norm"):
             raise InputError(f"{flag(name)} {now} contradicts the checkpoint {path}, whose run has {before}")
         if name == "batch_size" and state["next_batch"]:
             raise InputError(

@@ -34,8 +34,9 @@ from ei.common.files import load_file
 from ei.datasets import image_of
 from ei.errors import InputError, MissingFileError
 from ei.evaluation.evaluate import comparison, evaluate, summary, write_metrics
-from ei.evaluation.load import function_of
-from ei.models import Reconstructor, UNet
+from ei.evaluation.load import averaged, function_of
+from ei.models import UNet
+from ei.models.base import ReconstructionFunction
 from ei.models.weights import AVERAGED
 from ei.training.folder import new_run_folder
 
@@ -71,10 +72,15 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
             "note: the checkpoint carries no mask; a random one of rate 0.3 is used, which is not the one it was "
             "trained with: give the authors' with --mask mask_random0.3.pt"
         )
-    rows = evaluate(f, f.physics, images)
+    titles = {"pinv": "A_dagger y", "net": name}
+    more = {}
+    if given.get("average_over"):
+        mean = averaged(f, given["average_over"])
+        titles["average"], more["average"] = f"{name}, averaged", lambda physics, y: mean(y)
+    rows = evaluate(f, f.physics, images, more)
     weights = " (averaged weights)" if AVERAGED in state else ""
     print(f"{given['ckp']}{weights} on {len(rows)} test images of {options.data}, one at a time")
-    print(summary(rows, {"pinv": "A_dagger y", "net": name}))
+    print(summary(rows, titles))
     write_metrics(rows, folder / "metrics.csv")
     for sample in samples:
         figure = folder / f"sample_{sample}.png"
@@ -109,7 +115,7 @@ def options_of(state: Any, given: Mapping[str, Any]) -> Options:
 
 def function_for(
     state: Any, given: Mapping[str, Any], options: Options, physics: Any, shape: tuple[int, int, int], device: Any
-) -> Reconstructor:
+) -> ReconstructionFunction:
     """The reconstruction function of a checkpoint, of ours or of the authors, for test images of ``shape`` (C, H, W).
 
     Raises:

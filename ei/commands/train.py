@@ -20,7 +20,9 @@ training mode: not comparable with test tables. Without --task, defaults suit a 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,8 @@ from ei.datasets import ImageTree, make_loader
 from ei.datasets.batches import Indexed
 from ei.datasets.ctdb import split
 from ei.errors import InputError
-from ei.models import Reconstructor, UNet
+from ei.models import Reconstructor, UNet, Unrolled
+from ei.models.base import ReconstructionFunction
 from ei.models.sync_bn import synchronize_batch_norm
 from ei.models.weights import generator_weights, load_weights
 from ei.physics import GaussianNoise
@@ -151,6 +154,9 @@ def build_training(
     check_size(physics, data.shape)
     if options.noise_sigma:
         physics.noise = GaussianNoise(options.noise_sigma)
+    if options.image_scale is None and data.held_out is not None and state is None:
+        options.image_scale = find_image_scale(physics, data.train, device)
+        print(f"image scale: {options.image_scale:g} (from A_dagger y; losses are in units of it)")
     transform = None
     if options.method in GROUPED:
         transform = named_group(options.group, options.ei_trans)
@@ -163,17 +169,18 @@ def build_training(
 
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(options.seed, "weights"))
-        net = UNet(data.shape[0], data.shape[0], base_channels=options.base_channels)
+        net = UNet(data.shape[0], data.shape[0], base_channels=options.base_channels, norm=options.norm)
         net.check_size(*data.shape[1:])
         batches = (len(data.train), options.batch_size, options.sync_bn)
-        check_batch_statistics(data.shape, net.compact - 1, *batches)
+        if options.norm == "batch":
+            check_batch_statistics(data.shape, net.compact - 1, *batches)
         closure = method.closure(options, data.shape)
     if closure.needs_truth and data.held_out is not None:
         raise InputError(f"--method {options.method} learns from images; --measurements have none: use ei or mc")
     net.to(device)
     if options.sync_bn:
         synchronize_batch_norm(net, device)
-    f = Reconstructor(net, physics, options.precision, options.compile)
+    f = _reconstruction_function(options, net, physics)
     optimizers: dict[str, torch.optim.Optimizer] = {
         "total": Adam(net.parameters(), lr=options.lr, weight_decay=options.wd)
     }
@@ -254,6 +261,37 @@ class _Data:
             back = probe(physics, "A_dagger", probe(physics, "A", x))
             if back.shape != x.shape:
                 raise InputError(f"A_dagger A of images {list(x.shape)} must have their shape, not {list(back.shape)}")
+
+
+def _reconstruction_function(options: Options, net: UNet, physics: Any) -> ReconstructionFunction:
+    scale = options.image_scale or 1.0
+    if options.reconstructor == "direct":
+        return Reconstructor(net, physics, options.precision, options.compile, image_scale=scale)
+    if options.compile:
+        net.compile()
+    return Unrolled(
+        net,
+        physics,
+        iterations=options.iterations,
+        cg_steps=options.cg_steps,
+        last=options.last,
+        recompute=options.recompute,
+        precision=options.precision,
+        image_scale=scale,
+    )
+
+
+def find_image_scale(physics: Any, measurements: Any, device: torch.device) -> float:
+    """The largest value of ``A_dagger y``, but for its thousandth part, over a few measurements; 1 where images are in
+    about [0, 1] already."""
+    peaks = []
+    for index in range(0, len(measurements), max(1, len(measurements) // 8)):
+        x = physics.A_dagger(measurements[index][None].to(device)).abs().flatten()
+        peaks.append(float(x.kthvalue(max(1, math.ceil(0.999 * len(x)))).values))
+    scale = float(f"{statistics.median(peaks):.3g}")
+    if not scale > 0:
+        raise InputError("A_dagger of the measurements is zero: is this the operator that they were made with?")
+    return 1.0 if 1 / 3 <= scale <= 3 else scale
 
 
 def check_batch_statistics(shape: Shape, halvings: int, n_images: int, batch_size: int, sync_bn: bool = False) -> None:

@@ -16,12 +16,14 @@ from ei.common.seeds import derive_seed
 from ei.datasets import image_of, simulate
 from ei.evaluation.classical import Reconstruction, classical_for
 from ei.metrics import cal_psnr, psnr, ssim
-from ei.models import Reconstructor
+from ei.models.base import ReconstructionFunction
 
 METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr_paper": cal_psnr, "psnr": psnr, "ssim": ssim}
 
 
-def reconstruct_all(f: Reconstructor, physics: Any, x: Tensor, index: int = 0, seed: int = 0) -> dict[str, Tensor]:
+def reconstruct_all(
+    f: ReconstructionFunction, physics: Any, x: Tensor, index: int = 0, seed: int = 0
+) -> dict[str, Tensor]:
     """One image ``x`` ``[1, C, H, W]`` and what becomes of it: ``y``, ``pinv`` (A_dagger y), ``net`` (f(y)), ``x``."""
     was_training = f.training
     f.eval()
@@ -34,7 +36,7 @@ def reconstruct_all(f: Reconstructor, physics: Any, x: Tensor, index: int = 0, s
 
 
 def evaluate(
-    f: Reconstructor,
+    f: ReconstructionFunction,
     physics: Any,
     images: Any,
     more: Mapping[str, Reconstruction] | None = None,
@@ -58,7 +60,8 @@ def evaluate(
         x = image_of(images[index]).to(device)
         done = reconstruct_all(f, physics, x, index)
         outputs = {"pinv": done["pinv"], "net": done["net"]}
-        outputs |= {name: reconstruct(physics, done["y"]) for name, reconstruct in (more or {}).items()}
+        with torch.no_grad():
+            outputs |= {name: reconstruct(physics, done["y"]) for name, reconstruct in (more or {}).items()}
         row: dict[str, float] = {"index": index}
         for metric, function in METRICS.items():
             for name, output in outputs.items():
@@ -94,7 +97,9 @@ def write_metrics(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         writer.writerows(rows)
 
 
-def comparison(f: Reconstructor, physics: Any, x: Tensor, path: Path, name: str = "EI", index: int = 0) -> None:
+def comparison(
+    f: ReconstructionFunction, physics: Any, x: Tensor, path: Path, name: str = "EI", index: int = 0
+) -> None:
     """The figure ``y | A_dagger y | <name> | truth`` of one image ``[1, C, H, W]``, with the paper's PSNR."""
     done = reconstruct_all(f, physics, x, index)
     captions = {
@@ -106,7 +111,7 @@ def comparison(f: Reconstructor, physics: Any, x: Tensor, path: Path, name: str 
 
 
 def report(
-    f: Reconstructor,
+    f: ReconstructionFunction,
     physics: Any,
     images: Any,
     folder: Path | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ import ei.physics
 from ei.common.describe import rebuild
 from ei.common.files import load_file
 from ei.errors import InputError
-from ei.models import Reconstructor, UNet
+from ei.models import GroupAverage, UNet
+from ei.models.base import ReconstructionFunction
 from ei.models.weights import generator_weights, load_weights
 
 
@@ -24,7 +25,7 @@ def load(
     net: nn.Module | None = None,
     *,
     device: torch.device | str = "cpu",
-) -> Reconstructor:
+) -> ReconstructionFunction:
     """The reconstruction function of any checkpoint, in evaluation mode: ``x = ei.load("RUN/ckp_last.pth.tar")(y)``.
 
     Args:
@@ -45,6 +46,13 @@ def load(
         if physics is None:
             raise InputError(f"the checkpoint {path} does not carry its operator: give it as physics")
     return function_of(state, path, physics, net, device)
+
+
+def averaged(f: ReconstructionFunction, names: Sequence[str]) -> ReconstructionFunction:
+    """The same f with its network averaged over exact groups (`ei.models.GroupAverage`), for evaluation."""
+    other = f.of(f.physics)
+    other.net = GroupAverage(f.net, names)
+    return other
 
 
 def physics_of(state: Any, device: torch.device) -> Any:
@@ -78,7 +86,7 @@ def function_of(
     net: nn.Module | None = None,
     device: torch.device | str = "cpu",
     compact: int | None = None,
-) -> Reconstructor:
+) -> ReconstructionFunction:
     """`load` for a file's content ``state``; ``compact`` is the number of levels of a network that the file does not
     describe (the authors': 4)."""
     weights = generator_weights(state, path)
@@ -91,4 +99,6 @@ def function_of(
         channels = (1, 1) if first is None or last is None else (first.shape[1], last.shape[0])
         net = UNet(*channels, compact=compact or 4)
     load_weights(net, weights, path)
-    return Reconstructor(net.to(device), physics).eval()
+    # Checkpoints of before there was another one do not tell the reconstruction function: it is the paper's.
+    described = state.get("reconstructor") or {"name": "Reconstructor"}
+    return rebuild(described, ei.models, net=net.to(device), physics=physics).eval()

@@ -41,9 +41,8 @@ class Reconstructor(ReconstructionFunction):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the function is, as plain values: ``kind`` and the arguments that change what it computes. Precision
-        and compilation only change how."""
-        return {"kind": "direct", "image_scale": self.image_scale}
+        """The arguments that change what it computes; precision and compilation only change how."""
+        return {"image_scale": self.image_scale}
 
     def forward(self, y: Tensor) -> Tensor:
         """Measurements ``y`` to images ``[B, C, H, W]`` in the dtype of the network's weights (float32)."""

@@ -74,10 +74,8 @@ class Unrolled(ReconstructionFunction):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the function is, as plain values: ``kind`` and the arguments that change what it computes. Precision
-        and recomputation only change how."""
+        """The arguments that change what it computes; precision and recomputation only change how."""
         return {
-            "kind": "unrolled",
             "iterations": self.iterations,
             "cg_steps": self.cg_steps,
             "last": self.last,

@@ -51,6 +51,8 @@ class CSR:
         """The product with ``vectors`` ``[columns, K]``, outside autocast."""
         view = torch.sparse_csr_tensor(self.row_pointers, self.columns, self.values, self.shape, check_invariants=False)
         with torch.autocast(vectors.device.type, enabled=False):
+            if vectors.shape[1] == 1:  # twice as fast on a CPU
+                return torch.mv(view, vectors[:, 0])[:, None]
             return view @ vectors
 
     @property

@@ -46,6 +46,7 @@ def state_of(trainer: Trainer, epoch: int) -> dict[str, Any]:
         "config": dict(trainer.config),
         "physics": describe(trainer.physics),
         "network": describe(trainer.networks["total"]),
+        "reconstructor": describe(trainer.f),
         "mask": mask.cpu() if isinstance(mask, torch.Tensor) else None,
         "seed": trainer.seed,
         "step": trainer.step,
