@@ -271,6 +271,22 @@ def runs(folder: Path) -> dict[str, tuple]:
         "own group": (*images, "--group", "code/mine.py:rolls"),
         "physics file": ("--physics", "mask.yaml", "--group", "shift,rotate90", "--data", "x.mat", "--schedule"),
         "task and physics": ("--task", "ct", "--physics", "mask.yaml", "--data", "x.mat", "--precision", "bf16"),
+        "unrolled": (
+            *images,
+            "--reconstructor",
+            "unrolled",
+            "--iterations",
+            2,
+            "--cg-steps",
+            2,
+            "--norm",
+            "none",
+            "--last",
+            "net",
+            "--recompute",
+        ),
+        "unrolled, own operator": ("--physics", "code/mine.py:Rows", "--data", "x.mat", "--reconstructor", "unrolled"),
+        "other units": ("--physics", "units.yaml", "--measurements", "units.npy", "--group", "rotate90"),
         "weights": (*images, "--resume", "theirs.pth.tar", "--seed", 3),
     }
 
@@ -291,6 +307,8 @@ def workspace(own: Path) -> Path:
             own / f"photos/{k}.png"
         )
     (own / "list.txt").write_text("1.png\n4.png\n")
+    (own / "units.yaml").write_text("name: CT\nimg_width: 16\nradon_view: 5\n")
+    np.save(own / "units.npy", 1e-4 * np.load(own / "y.npy"))
     (own / "mask.yaml").write_text("name: Inpainting\nimg_height: 16\nimg_width: 16\nmask: mask.pt\n")
     torch.save({"epoch": 1, "state_dict": UNet(1, 1, base_channels=2).state_dict()}, own / "theirs.pth.tar")
     return own
@@ -307,6 +325,52 @@ def test_a_configuration_repeats_its_run(script: Script, workspace: Path, kind: 
     assert "no effect" not in done.out
     for name in ("ckp_last.pth.tar", "training_loss.csv", "config.yaml"):
         assert (workspace / "run" / name).read_bytes() == (workspace / "again" / name).read_bytes(), name
+
+
+def test_an_unrolled_run_resumes_tests_and_reconstructs(script: Script, workspace: Path) -> None:
+    run = ("ei train", "--task", "ct", "--data", "x.mat", "--ct-views", 5, *SMALL, "--reconstructor", "unrolled",
+           "--iterations", 2, "--cg-steps", 3, "--norm", "none", "--precision", "bf16")  # fmt: skip
+    assert script(*run, "--out", "whole").code == 0
+    for steps in (1, 4, 100):
+        assert script(*run, "--out", "parts", "--resume", "auto", "--max-steps", steps).code == 0
+    for name in ("ckp_1.pth.tar", "ckp_last.pth.tar", "training_loss.csv"):
+        assert (workspace / "whole" / name).read_bytes() == (workspace / "parts" / name).read_bytes()
+    f, y = ei.load("whole/ckp_last.pth.tar"), torch.from_numpy(np.load("y.npy"))[:, None]
+    assert (f.iterations, f.cg_steps, f.last, f.net.config["norm"]) == (2, 3, "data", "none")
+    with torch.no_grad():
+        assert float((f.physics.A(f(y)) - y).norm() / y.norm()) < 0.05
+    arguments = ("--ckp", "whole/ckp_last.pth.tar", "--average-over", "rotate90,reflect")
+    done = script("ei test", *arguments, "--out", "test")
+    assert done.code == 0 and "EI, averaged" in done.out, done.err
+    assert "psnr_average" in (workspace / "test" / "metrics.csv").read_text()
+    assert script("ei reconstruct", *arguments, "--input", "y.npy", "--output", "mean.npy").code == 0
+    turned = CT(16, 5)  # the average commutes with a half turn, which CT's geometry does, too
+    assert np.load("mean.npy").shape == (9, 16, 16) and turned.n_detectors == y.shape[2]
+    done = script("ei train", "--resume", "whole/ckp_last.pth.tar", "--epochs", 3, "--norm", "batch")
+    assert done.code == 2 and "contradicts" in done.err
+    done = script(
+        "ei train", "--task", "ct", "--data", "x.mat", "--iterations", 2, "--max-steps", 1, "--out", "direct", *SMALL
+    )
+    assert done.code == 0 and "--iterations has no effect on --reconstructor direct" in done.out
+    done = script("ei test", "--ckp", "whole/ckp_last.pth.tar", "--average-over", "rotate")
+    assert done.code == 2 and "rotate90, reflect" in done.err
+
+
+def test_the_scale_of_images_is_found(script: Script, workspace: Path) -> None:
+    """Measurements in other units learn what the same ones in ours do."""
+    common = ("--physics", "units.yaml", "--group", "rotate90", *SMALL, "--norm", "none", "--mc-domain", "image")
+    done = script("ei train", *common, "--measurements", "y.npy", "--out", "ours")
+    assert done.code == 0 and "image scale: 1 " in done.out, done.err
+    done = script("ei train", *common, "--measurements", "units.npy", "--out", "theirs", "--image-scale", 1e-4)
+    assert done.code == 0, done.err
+    for name in ("training_loss.csv",):
+        ours, theirs = (np.genfromtxt(workspace / run / name, delimiter=",")[1:] for run in ("ours", "theirs"))
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3)
+    done = script("ei train", *common, "--measurements", "units.npy", "--out", "found")
+    assert done.code == 0, done.err
+    scale = load_file("found/ckp_last.pth.tar")["reconstructor"]["image_scale"]
+    assert 0.5e-4 < scale < 2e-4 and f"image scale: {scale:g} " in done.out
+    assert ei.load("found/ckp_last.pth.tar").image_scale == scale
 
 
 def test_files_and_flags(script: Script, workspace: Path) -> None:

@@ -34,7 +34,7 @@ ELSEWHERE = re.compile(r"bash train_paper_bash.sh|python examples/|python -m ei 
 SMALL_TRAINING = "--epochs 1 --batch-size 2 --base-channels 2 --ei-trans 1 --schedule"
 # What makes a command small, by a pattern of the command; the last option given wins.
 SMALLER = {
-    r"demo_train.py (?!--resume)": SMALL_TRAINING,
+    r"(demo_train.py|ei train) (?!--resume)": SMALL_TRAINING,
     r"--out ckp/mine$": "--out ckp/mine_again",
     r"ei diagnose": "--size 16 --max-elements 2",
     r"prepare ct100": "--out prepared.mat",
@@ -68,6 +68,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.save({"epoch": 1, "state_dict": UNet(channels, channels).state_dict()},
                    folder / "ckp" / task / "ckp_ei_final.pth.tar")  # fmt: skip
     (folder / "my_run.yaml").write_text("task: ct\nmethod: mc\n")
+    (folder / "my_operator.py").write_text(
+        "class MyOperator:\n    image_shape = (1, 16, 16)\n\n    def A(self, x):\n        return x[..., ::2, :]\n"
+    )
+    np.save(folder / "my_y.npy", slices[:, ::2])
     with zipfile.ZipFile(folder / "CT100_dicom.zip", "w") as archive:
         for number in range(100):
             archive.writestr(f"ID_{number:04d}_CT.dcm", dicom(rng.integers(0, 99, (16, 16))))

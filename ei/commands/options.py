@@ -158,7 +158,7 @@ class Options:
                                    "paper's", number(above=0, below=1), metavar="D")
     # The reconstruction function.
     reconstructor: str = option(
-        "direct: a network after A_dagger, the paper's; unrolled: a network between steps of conjugate gradients towards "
+        "direct: a network after A_dagger, the paper's; unrolled: a network between steps of conjugate gradients to "
         "the data", default="direct", choices=("direct", "unrolled"))
     iterations: int = option("how many times network and data alternate", COUNT, 3, reconstructors=("unrolled",))
     cg_steps: int = option("steps towards the data in each iteration, twice as many before the first", COUNT, 5,
@@ -244,10 +244,10 @@ def flag(name: str) -> str:
 def described_default(entry: Option, command: str = "train") -> str:
     """The defaults of an option in words; empty where there is none, or the help says it."""
     shown = {task: value for task, value in entry.presets.items() if value is not None}
-    if command != "train" or (not shown and entry.default in (None, False)):
+    if command != "train" or (not shown and (entry.default is None or entry.default is False)):
         return ""
     if not shown:
-        return f"default: {_word(entry.default)}"
+        return f"default: {'none; without --task ' if entry.presets else ''}{_word(entry.default)}"
     without = "" if entry.default is None else f"; without --task {_word(entry.default)}"
     if len(set(map(str, shown.values()))) == 1 and len(shown) == len(entry.presets):
         return f"default: {_word(next(iter(shown.values())))}{without}"
