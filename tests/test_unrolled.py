@@ -126,8 +126,8 @@ def test_a_batch_is_its_images_one_by_one(physics: Any, dtype: torch.dtype) -> N
     rounding = 1e-4 if dtype == torch.float32 else 1e-12
     torch.testing.assert_close(whole, ones, rtol=0, atol=rounding)
     gradients = [torch.autograd.grad(out.square().sum(), list(net.parameters())) for out in (whole, ones)]
-    for one, other in zip(*gradients, strict=True):
-        assert float((one - other).norm()) <= rounding * float(other.norm())
+    for one, other in zip(*gradients, strict=True):  # a product of a single column adds in another order
+        assert float((one - other).norm()) <= 10 * rounding * float(other.norm())
 
 
 def test_image_scale() -> None:

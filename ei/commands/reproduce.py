@@ -4,10 +4,10 @@
     {prog} --cells inpainting_ei --budget paper --urban-data dataset/Urban100 --mask mask_random0.3.pt
 
 A cell is a file of ``configs/``, a budget one of ``configs/budget/``, a recipe, where one is given, one of
-``configs/recipe/``: settings that are not the paper's. Run again, it continues: each training where it
-stopped, and finished ones are only evaluated. In ``--out``: a run folder for each cell, ``<cell>.csv`` with a row for
-each test image, ``<task>.md`` with the table beside the paper's figures, ``<task>.png`` with the pictures, and
-``<task>_curves.png``.
+``configs/recipe/``: settings that are not the paper's. Run again, it continues: each training where it stopped, and
+finished ones are only evaluated. In ``--out``: a run folder for each cell, ``<cell>.csv`` with a row for each test
+image, ``<task>.json`` and ``<task>.md`` with the table beside the paper's figures, ``<task>.png`` and
+``<task>_curves.png`` with the pictures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ from ei.common.files import load_file, read_yaml
 from ei.datasets import image_of
 from ei.errors import InputError
 from ei.evaluation.classical import classical_for
-from ei.evaluation.evaluate import evaluate, mean_and_std, reconstruct_all, write_metrics
+from ei.evaluation.evaluate import evaluate, mean_and_std, read_metrics, reconstruct_all, write_metrics
+from ei.evaluation.load import averaged
 from ei.metrics import cal_psnr
 from ei.training.folder import LAST
 from ei.training.log import LOG
@@ -83,7 +84,9 @@ def train_cell(cell: str, configurations: Sequence[str], out: Path, more: Sequen
     return command
 
 
-def evaluate_cell(run: Path, task: str, data: str, device: torch.device, classical: bool) -> dict[str, Any]:
+def evaluate_cell(
+    run: Path, task: str, data: str, device: torch.device, classical: bool, average_over: Sequence[str] | None
+) -> dict[str, Any]:
     """The test images' figures for a finished cell, of classical reconstructions too if asked, and what the table
     tells of its run."""
     path = run / LAST
@@ -93,29 +96,44 @@ def evaluate_cell(run: Path, task: str, data: str, device: torch.device, classic
     images = images_for(options, "test")
     f = function_for(state, given, options, known_physics(None, state, device), image_shape(images), device)
     more = classical_for(f.physics) if classical else {}
-    rows = evaluate(f, f.physics, images, more)
+    mean = averaged(f, average_over) if average_over else None
+    rows = evaluate(f, f.physics, images, {**more, **({"average": lambda physics, y: mean(y)} if mean else {})})
     shown = sample_of_the_paper(task, images)
-    return {"rows": rows, "steps": state["step"], "classical": list(more),
-            "shown": reconstruct_all(f, f.physics, image_of(images[shown]).to(device), shown)}  # fmt: skip
+    minutes = json.loads((run / "minutes.json").read_text())
+    facts = {
+        "steps": state["step"],
+        "minutes": round(sum(minutes), 1),
+        "parameters": sum(p.numel() for p in f.net.parameters()),
+        "classical": list(more),
+        "averaged": list(average_over or []),
+    }
+    return {
+        "rows": rows,
+        "facts": facts,
+        "shown": reconstruct_all(f, f.physics, image_of(images[shown]).to(device), shown),
+    }
 
 
-def table(task: str, results: Mapping[str, dict[str, Any]], minutes: Mapping[str, float]) -> str:
-    """The table of a task in Markdown: mean and standard deviation over the test images."""
+def table(folder: Path, task: str) -> str:
+    """The table of a task in Markdown, from the files ``<task>.json`` and ``<task>_<method>.csv`` that `report` wrote:
+    mean and standard deviation over the test images."""
+    facts = json.loads((folder / f"{task}.json").read_text(encoding="utf-8"))["methods"]
+    rows = {method: read_metrics(folder / f"{task}_{method}.csv") for method in facts}
     lines = ["| | paper PSNR [dB] | usual PSNR [dB] | SSIM | steps | minutes | the paper, at its budget |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
 
-    def line(title: str, rows: Sequence[Mapping[str, float]], name: str, *rest: str) -> str:
-        return "| " + " | ".join([title, *mean_and_std(rows, name), *rest]) + " |"
+    def line(title: str, method: str, name: str, *rest: str) -> None:
+        lines.append("| " + " | ".join([title, *mean_and_std(rows[method], name), *rest]) + " |")
 
-    first = next(iter(results.values()))
-    lines.append(line("A_dagger y", first["rows"], "pinv", "-", "-", f"{TASKS[task].papers['pinv']:.2f}"))
-    for name in first["classical"]:
-        lines.append(line(f"{name} (no learning)", first["rows"], name, "-", "-", "-"))
-    for method, result in results.items():
-        paper = f"{TASKS[task].papers[method]:.2f}"
-        lines.append(
-            line(METHODS[method].title, result["rows"], "net", str(result["steps"]), f"{minutes[method]:.0f}", paper)
-        )
+    first = next(iter(facts))
+    line("A_dagger y", first, "pinv", "-", "-", f"{TASKS[task].papers['pinv']:.2f}")
+    for name in facts[first]["classical"]:
+        line(f"{name} (no learning)", first, name, "-", "-", "-")
+    for method, fact in facts.items():
+        title, spent = METHODS[method].title, (str(fact["steps"]), f"{fact['minutes']:.0f}")
+        line(title, method, "net", *spent, f"{TASKS[task].papers[method]:.2f}")
+        if fact["averaged"]:
+            line(f"{title}, averaged over {' and '.join(fact['averaged'])}", method, "average", "-", "-", "-")
     return "\n".join(lines)
 
 
@@ -131,17 +149,17 @@ def report(
 ) -> None:
     """Write the table, the per-image figures and the pictures of a task."""
     first = next(iter(results.values()))
-    minutes = {}
     for method, result in results.items():
-        run = out / f"{task}_{method}"
-        minutes[method] = sum(json.loads((run / "minutes.json").read_text()))
         write_metrics(result["rows"], out / f"{task}_{method}.csv")
+    facts = {method: result["facts"] for method, result in results.items()}
+    told = {"machine": machine(), "commands": [f"python {command}" for command in commands], "methods": facts}
+    (out / f"{task}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     settings = "\n".join((ROOT / path).read_text().strip() for path in configurations)
     named = ", ".join(f"{Path(path).parent.name} `{Path(path).stem}`" for path in configurations)
     text = [
-        f"## {task}, {named}", "", "```yaml", settings, "```", "", table(task, results, minutes), "",
+        f"## {task}, {named}", "", "```yaml", settings, "```", "", table(out, task), "",
         f"{len(first['rows'])} test images; paper PSNR: one norm over the channels, peak max|x|. {machine()}.", "",
-        *(f"    python {command}" for command in commands), "",
+        *(f"    {command}" for command in told["commands"]), "",
     ]  # fmt: skip
     (out / f"{task}.md").write_text("\n".join(text), encoding="utf-8")
     print("\n".join(text))
@@ -151,8 +169,8 @@ def report(
     captions = {name: f"{float(cal_psnr(image[None], x)):.2f} dB" for name, image in row.items()}
     image_grid([{**row, "truth": x[0]}], out / f"{task}.png", [captions])
     spent = {
-        "steps": {METHODS[m].title: results[m]["steps"] for m in order},
-        "minutes": {METHODS[m].title: minutes[m] for m in order},
+        "steps": {METHODS[m].title: facts[m]["steps"] for m in order},
+        "minutes": {METHODS[m].title: facts[m]["minutes"] for m in order},
     }
     curves({METHODS[m].title: out / f"{task}_{m}" / LOG for m in order}, spent, out / f"{task}_curves.png")
 
@@ -189,7 +207,7 @@ def main(arguments: Sequence[str], prog: str = "ei reproduce") -> None:
         command = train_cell(cell, configurations, out / cell, more)
         commands.setdefault(task, []).append(shlex.join(command))
         found = results.setdefault(task, {})
-        found[method] = evaluate_cell(out / cell, task, data, device, classical=not found)
+        found[method] = evaluate_cell(out / cell, task, data, device, not found, given.get("average_over"))
     for task in results:
         report(task, configurations, out, results[task], commands[task])
     print(f"files: {out}")

@@ -30,10 +30,10 @@ class _Generated(Dataset):
         number = self.indices[index]
         if number not in self._made:
             rng = np.random.default_rng(derive_seed(self.seed, type(self).__name__, number))
-            self._made[number] = torch.from_numpy(self.draw(rng).astype(np.float32))
+            self._made[number] = torch.from_numpy(self.paint(rng).astype(np.float32))
         return self._made[number]
 
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
+    def paint(self, rng: np.random.Generator) -> np.ndarray:
         raise NotImplementedError
 
 
@@ -51,7 +51,7 @@ class DeadLeaves(_Generated):
         seed: another seed, another set.
     """
 
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
+    def paint(self, rng: np.random.Generator) -> np.ndarray:
         size = self.img_size
         smallest, largest = min(4, size / 6), size / 3
         image = np.zeros((3, size, size))
@@ -87,7 +87,7 @@ class EllipsePhantoms(_Generated):
         seed: another seed, another set.
     """
 
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
+    def paint(self, rng: np.random.Generator) -> np.ndarray:
         size = self.img_size
         axis = (np.arange(size) - (size - 1) / 2) * (2 / size)
         x, y = axis[None, :], axis[:, None]

@@ -89,6 +89,12 @@ def summary(rows: Sequence[Mapping[str, float]], names: Mapping[str, str]) -> st
     return "\n".join(lines)
 
 
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows that `write_metrics` wrote."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
 def write_metrics(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """Write the rows as CSV."""
     with open(path, "w", newline="", encoding="utf-8") as file:

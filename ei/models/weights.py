@@ -40,6 +40,9 @@ def load_weights(net: nn.Module, weights: Mapping[str, torch.Tensor], path: str 
     if getattr(net, "compact", None) == 4:
         weights = {name: value for name, value in weights.items() if not name.startswith(FIFTH_LEVEL)}
     own = net.state_dict()
+    for name, value in weights.items():
+        if not isinstance(value, torch.Tensor):
+            raise InputError(f"the checkpoint {path} is damaged: {name} in it is no tensor, but {type(value).__name__}")
     missing = [name for name in own if name not in weights]
     unexpected = [name for name in weights if name not in own]
     reshaped = [

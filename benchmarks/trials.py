@@ -1,0 +1,99 @@
+"""Trials of settings on training images alone: a trial is a YAML overlay of the options of ``ei train``.
+
+    python benchmarks/trials.py --cell ct_ei --data CT100_128x128.mat --epochs 10 --out trials.csv \
+        configs/recipe/unrolled.yaml configs/recipe/unrolled.yaml,one_iteration.yaml
+
+Each trial is one or several overlays with commas between them (a later one wins). For CT, slices 0-89 are divided as
+any file is: 81 train, 9 judge; the test slices are never opened. For images, give a folder with --split. A row for each
+trial and seed goes to --out: steps, minutes, and means of the usual PSNR and SSIM on the judging images, of the network
+and of its average over quarter turns and flips. What is there already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import scipy.io
+
+from ei.common.files import load_file
+
+ROOT = Path(__file__).resolve().parents[1]
+COLUMNS = ("trial", "seed", "steps", "minutes", "psnr_pinv", "psnr", "psnr_average", "ssim", "ssim_average")
+
+
+def training_slices(data: Path, folder: Path) -> Path:
+    """The training slices of CT100 as a file of their own."""
+    out = folder / "training_slices.mat"
+    scipy.io.savemat(out, {"DATA": scipy.io.loadmat(data)["DATA"][:90]})
+    return out
+
+
+def run_trial(trial: str, seed: int, given: argparse.Namespace, data: Path, folder: Path) -> dict[str, object]:
+    run = folder / f"{Path(trial).stem}_{seed}"
+    command = [sys.executable, "-m", "ei"]
+    options = ["--data", str(data), *(["--split", given.split] if given.split else [])]
+    began = time.monotonic()
+    overlays = [str(Path(path).resolve()) for path in trial.split(",")]
+    subprocess.run(
+        [*command, "train", "--config", str(ROOT / "configs" / f"{given.cell}.yaml"), *overlays, *options, "--epochs",
+         str(given.epochs), "--seed", str(seed), "--out", str(run), "--resume", "auto"], check=True,
+    )  # fmt: skip
+    minutes = (time.monotonic() - began) / 60
+    tested = ["--ckp", str(run / "ckp_last.pth.tar"), "--average-over", "rotate90,reflect", "--sample-to-show", "--out"]
+    subprocess.run([*command, "test", *tested, str(run / "test"), *options], check=True)
+    with open(run / "test" / "metrics.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    means = {name: statistics.fmean(float(row[name]) for row in rows) for name in rows[0] if name != "index"}
+    figures = {
+        column: round(means[name], 4)
+        for column, name in {
+            "psnr_pinv": "psnr_pinv", "psnr": "psnr_net", "psnr_average": "psnr_average",
+            "ssim": "ssim_net", "ssim_average": "ssim_average",
+        }.items()
+    }  # fmt: skip
+    steps = load_file(run / "ckp_last.pth.tar")["step"]
+    return {"trial": trial, "seed": seed, "steps": steps, "minutes": round(minutes, 1), **figures}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trials", nargs="+", help="overlays; several of one trial with commas")
+    parser.add_argument("--cell", default="ct_ei", help="of configs/, below the overlays")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--split", help="for a folder of images: the list of those that judge")
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--runs", type=Path, help="keep the run folders here")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    done: set[tuple[str, str]] = set()
+    if given.out.exists():
+        with open(given.out, newline="", encoding="utf-8") as file:
+            done = {(row["trial"], row["seed"]) for row in csv.DictReader(file)}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.runs or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        data = training_slices(given.data, folder) if given.data.suffix == ".mat" else given.data.resolve()
+        for seed in given.seeds:
+            for trial in given.trials:
+                if (trial, str(seed)) in done:
+                    continue
+                row = run_trial(trial, seed, given, data, folder)
+                new = not given.out.exists()
+                with open(given.out, "a", newline="", encoding="utf-8") as file:
+                    writer = csv.DictWriter(file, COLUMNS)
+                    if new:
+                        writer.writeheader()
+                    writer.writerow(row)
+                print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
