@@ -60,7 +60,7 @@ DOMAINS = ("measurement", "image")
 class Consistency:
     """What measurement consistency compares: ``A x1`` and ``y`` (the paper's), or, in the domain "image",
     ``A_dagger A x1`` and ``A_dagger y``. The second is not the paper's. Where A is ill-conditioned, as in CT, it weighs
-    what A sees evenly, which few training steps profit from (RESULTS.md); its alpha is about 1 in any units of A.
+    what A sees evenly, which few training steps profit from (results/earlier.md); its alpha is about 1 in any units.
 
     Raises:
         InputError: for another domain.

@@ -17,7 +17,7 @@ class EIClosure(Closure):
         alpha: weight of the equivariance loss; tied to the units of A.
         stop_gradient: treat x2 as data: no gradient flows through it. Not the paper's. Otherwise the loss also falls
             by an x1 with less of what A does not see once it is transformed. Super-resolution with `Scale` needs it
-            (Scanvic et al., 2023), and short trainings on CT profit (RESULTS.md).
+            (Scanvic et al., 2023), and short trainings on CT profit (results/earlier.md).
         mc_domain: where measurement consistency is measured, see `ei.closure.base.Consistency`.
     """
 
