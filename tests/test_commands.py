@@ -80,6 +80,48 @@ class Costly:
     def __init__(self, size):
         pass
 
+class Described:
+    """Bears an attribute that tells the arguments of ours."""
+    image_shape = (1, 16, 16)
+    config = {"kernel": 3}
+
+    def A(self, x):
+        return x[..., ::KEPT, :]
+
+def noisy():
+    from ei.physics import CT, GaussianNoise
+    p = CT(16, 5)
+    p.noise = GaussianNoise(5.0)
+    return p
+
+def hacked():
+    from ei.physics import CT
+    p = CT(16, 5)
+    A = p.A
+    p.A = lambda x: 3 * A(x)
+    return p
+
+class Odd:
+    image_shape = "16"
+    A = A_dagger = lambda self, x: x
+
+class Numpy(Odd):
+    image_shape = (1, 16, 16)
+    A = lambda self, x: x.numpy()
+
+class Complex(Odd):
+    image_shape = (1, 16, 16)
+    A = lambda self, x: torch.fft.fft2(x)
+    A_dagger = lambda self, y: torch.fft.ifft2(y)
+
+class WithNoise(Numpy):
+    A = lambda self, x: x
+    noise = lambda self, y: y
+
+class Halves:
+    def apply(self, x, elements=None):
+        return x[..., :8]
+
 number = 3
 '''
 
@@ -197,7 +239,18 @@ def test_a_physics_file(script: Script, own: Path) -> None:
 
 
 WRONG: dict[str, tuple[tuple, list[str]]] = {
-    "no operator": (("--physics", "code/mine.py:number", "--data", "x.mat"), ["number", "without A(x)"]),
+    "odd shape": (("--physics", "code/mine.py:Odd", "--data", "x.mat"), ["image_shape of Odd", "'16'"]),
+    "numpy": (("--physics", "code/mine.py:Numpy", "--data", "x.mat"), ["must give a tensor", "ndarray"]),
+    "complex": (("--physics", "code/mine.py:Complex", "--data", "x.mat"), ["complex", "two channels"]),
+    "noise method": (("--physics", "code/mine.py:WithNoise", "--data", "x.mat"), ["noise(y, generator=None)"]),
+    "half a group": (("--task", "ct", "--data", "x.mat", "--group", "code/mine.py:Halves"), ["apply", "[1, 1, 16, 8]"]),
+    "leaves": (("--physics", "exits.py:X", "--data", "x.mat"), ["exits.py", "SystemExit"]),
+    "builtin": (("--physics", "builtin.py:X", "--data", "x.mat"), ["without a method A"]),
+    "range": (("--physics", "range.yaml", "--data", "x.mat"), ["range.yaml", "radon_view", "range"]),
+    "empty group": (("--task", "ct", "--data", "x.mat", "--group", "shift,"), ["shift,", "no group ''"]),
+    "no images": (("--physics", "code/mine.py:Rows", "--data", "nowhere"), ["no images at nowhere"]),
+    "twice noisy": (("--physics", "ctnoise.yaml", "--data", "x.mat", "--noise-sigma", 1), ["give one of them"]),
+    "no operator": (("--physics", "code/mine.py:number", "--data", "x.mat"), ["number", "without a method A"]),
     "no such name": (("--physics", "code/mine.py:Row", "--data", "x.mat"), ["nothing called Row", "Rows"]),
     "no such file": (("--physics", "code/none.py:Rows", "--data", "x.mat"), ["code/none.py"]),
     "neither": (("--physics", "code/mine.txt"), ["FILE.yaml or FILE.py:NAME"]),
@@ -215,7 +268,7 @@ WRONG: dict[str, tuple[tuple, list[str]]] = {
     "group": (("--physics", "code/mine.py:Rows", "--data", "x.mat", "--group", "spin"), ["spin", "rotate90"]),
     "own group": (
         ("--physics", "code/mine.py:Rows", "--data", "x.mat", "--group", "code/mine.py:number"),
-        ["no group"],
+        ["without a method apply"],
     ),
     "group's limit": (("--task", "ct", "--data", "x.mat", "--group", "rotate90"), ["at most 3", "--ei-trans"]),
 }
@@ -225,9 +278,13 @@ WRONG: dict[str, tuple[tuple, list[str]]] = {
 def test_wrong_parts_are_one_line(script: Script, own: Path, case: str) -> None:
     scipy.io.savemat(own / "x24.mat", {"DATA": np.random.rand(9, 24, 24)})
     (own / "bad.py").write_text("a = 1\nb = a / 0\n")
+    (own / "exits.py").write_text("import sys\nsys.exit(3)\n")
+    (own / "builtin.py").write_text("X = dict\n")
     for name, text in {
         "no": "img_height: 16", "unknown": "name: Inpaintin", "noise": "name: GaussianNoise\nsigma: 1",
         "key": "name: CT\nimg_width: 16\nradon_view: 5\ncolour: red",
+        "range": "name: CT\nimg_width: 16\nradon_view: {start: 0, step: a, count: 3}",
+        "ctnoise": "name: CT\nimg_width: 16\nradon_view: 5\nnoise: gaussian:1",
         "badnoise": "name: CT\nimg_width: 16\nradon_view: 5\nnoise: salt:1",
     }.items():  # fmt: skip
         (own / f"{name}.yaml").write_text(text + "\n")
@@ -249,6 +306,90 @@ def test_the_commands_are_listed(script: Script, tmp_path: Path) -> None:
         for name, entry in OPTIONS.items():
             assert (f"--{name.replace('_', '-')}" in done.out.replace("\n", " ")) or command not in entry.commands
     assert "default: ct 5000, inpainting 2000; without --task 50" in " ".join(script("ei train", "--help").out.split())
+
+
+def test_a_class_of_ours_out_of_ones_own_code_stays_ones_own(script: Script, workspace: Path) -> None:
+    """Its class alone is not all of it: noise that was set, a method that was replaced. Resumed to the same bytes."""
+    for name in ("noisy", "hacked"):
+        run = ("ei train", "--physics", f"code/mine.py:{name}", "--group", "rotate90", "--data", "x.mat", *SMALL)
+        assert script(*run, "--out", f"{name}_whole").code == 0
+        for steps in (2, 100):
+            assert script(*run, "--out", f"{name}_parts", "--resume", "auto", "--max-steps", steps).code == 0
+        for file in ("ckp_last.pth.tar", "training_loss.csv"):
+            whole, parts = (workspace / f"{name}_{kind}" / file for kind in ("whole", "parts"))
+            assert whole.read_bytes() == parts.read_bytes(), (name, file)
+        with pytest.raises(InputError, match="give it as physics"):
+            ei.load(f"{name}_whole/ckp_last.pth.tar")
+    arguments = ("--ckp", "noisy_whole/ckp_last.pth.tar", "--input", "y.npy", "--output", "x.npy")
+    done = script("ei reconstruct", *arguments, "--physics", "units.yaml")
+    assert done.code == 2 and "trained for" in done.err and "mine.py:noisy" in done.err
+    done = script("ei reconstruct", *arguments, "--physics", "code/mine.py:hacked")
+    assert done.code == 0 and "stands in for it" in done.out, done.err
+    run = ("ei train", "--physics", "code/mine.py:Described", "--group", "shift", "--data", "x.mat", *SMALL)
+    assert script(*run, "--max-steps", 2, "--out", "described").code == 0
+    done = script("ei train", "--resume", "described/ckp_last.pth.tar", "--physics", "code/mine.py:Described")
+    assert done.code == 0, done.err
+
+
+def test_a_checkpoint_without_a_method_runs_no_code_either(script: Script, workspace: Path) -> None:
+    run = ("ei train", "--task", "ct", "--data", "x.mat", "--ct-views", 5, *SMALL, "--max-steps", 2, "--out", "run")
+    assert script(*run).code == 0
+    state = load_file("run/ckp_last.pth.tar")
+    config = {name: value for name, value in state["config"].items() if name != "method"}
+    save_file({**state, "config": {**config, "group": "/nowhere/evil.py:G"}}, "bad.pth.tar")
+    done = script("ei train", "--resume", "bad.pth.tar", "--out", "other")
+    assert done.code == 2 and "not run because a file names it" in done.err
+    for key, wrong in {"physics": [1], "config": "text", "reconstructor": [2], "network": 3}.items():
+        save_file({**state, key: wrong}, "bad.pth.tar")
+        for command in (("ei test",), ("ei reconstruct", "--input", "y.npy", "--output", "x.npy")):
+            done = script(*command, "--ckp", "bad.pth.tar")
+            assert done.code == 2 and "damaged" in done.err and done.err.count("\n") == 1, (key, done)
+    save_file({**state, "config": {**state["config"], "task": "nope"}}, "bad.pth.tar")
+    done = script("ei test", "--ckp", "bad.pth.tar")
+    assert done.code == 2 and "nope" in done.err
+
+
+def test_noise_is_what_the_run_says(script: Script, workspace: Path) -> None:
+    """A resumed run takes the noise that is given, whichever way, and a third resume keeps it."""
+    common = ("ei train", "--task", "ct", "--data", "x.mat", "--ct-views", 5, "--method", "mc", *SMALL)
+    assert script(*common, "--noise-sigma", 5, "--out", "sigma").code == 0
+    done = script("ei train", "--resume", "sigma/ckp_last.pth.tar", "--epochs", 3, "--noise-sigma", 0)
+    assert done.code == 0 and "noise-sigma 0.0; it had 5.0" in done.out, done.err
+    losses = np.genfromtxt(workspace / "sigma" / "training_loss.csv", delimiter=",", names=True)["loss_fc"]
+    assert losses[1] > 15 and losses[2] < 8
+    assert ei.load("sigma/ckp_last.pth.tar").physics.noise is None
+    for name, sigma in (("loud", 5), ("quiet", 0.001)):
+        text = f"name: CT\nimg_width: 16\nradon_view: 5\nnoise: gaussian:{sigma}\n"
+        (workspace / f"{name}.yaml").write_text(text)
+    run = ("ei train", "--physics", "loud.yaml", "--data", "x.mat", "--method", "mc", *SMALL, "--out", "file")
+    assert script(*run).code == 0
+    for epochs, more in ((3, ("--physics", "quiet.yaml")), (4, ())):
+        done = script("ei train", "--resume", "file/ckp_last.pth.tar", "--epochs", epochs, *more)
+        assert done.code == 0 and ("continues with --physics" in done.out) == bool(more), done
+    losses = np.genfromtxt(workspace / "file" / "training_loss.csv", delimiter=",", names=True)["loss_fc"]
+    assert losses[1] > 15 and max(losses[2:]) < 8
+
+
+def test_options_without_effect_are_said(script: Script, workspace: Path) -> None:
+    measured = ("ei train", "--task", "ct", "--measurements", "y.npy", "--ct-views", 5, *SMALL, "--max-steps", 1)
+    done = script(*measured, "--patch", 8, "--crop", 8, "--norm", "none", "--sync-bn", "--out", "a")
+    assert done.code == 0, done.err
+    for option in (
+        "--patch has no effect on --measurements",
+        "--crop has no",
+        "--sync-bn has no effect on --norm none",
+    ):
+        assert option in done.out
+    own = ("--physics", "code/mine.py:Rows", "--group", "code/mine.py:Transpose", "--data", "x.mat")
+    done = script("ei train", *own, *SMALL, "--max-steps", 1, "--out", "b")
+    assert done.code == 0 and "--ei-trans has no effect on" in done.out, done.err
+
+
+def test_a_file_of_several_parts_is_run_once(script: Script, own: Path) -> None:
+    (own / "both.py").write_text(OWN.replace("from beside import KEPT", "KEPT = 2"))
+    parts = ("--physics", "both.py:Rows", "--group", "both.py:rolls", "--data", "x.mat")
+    assert script("ei train", *parts, *SMALL, "--max-steps", 1, "--out", "run").code == 0
+    assert (own / "ran.txt").read_text() == "x"
 
 
 # ---- a run again from its configuration ---------------------------------------------------------------------------

@@ -34,7 +34,9 @@ def test_configurations_are_the_papers(cell: str) -> None:
     defaults = defaults_for(task)
     assert options == {option: defaults[option] for option in options}
     wanted = {"epochs", "lr", "wd", "batch_size", "schedule", "data"}
-    assert wanted | {name for name in ("ei_trans", "ei_alpha") if method in OPTIONS[name].methods} <= set(options)
+    assert wanted | {name for name in ("ei_trans", "ei_alpha") if method in OPTIONS[name].needs["method"]} <= set(
+        options
+    )
 
 
 @pytest.mark.parametrize("budget", sorted((ROOT / "configs" / "budget").glob("*.yaml")), ids=lambda path: path.stem)

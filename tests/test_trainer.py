@@ -20,7 +20,7 @@ from ei.datasets import make_loader
 from ei.models import Discriminator, Reconstructor
 from ei.models.weights import generator_weights
 from ei.physics import GaussianNoise, Inpainting
-from ei.training import Trainer, TrainingDivergedError, by_step, cosine_schedule, step_schedule
+from ei.training import RunFolder, Trainer, TrainingDivergedError, by_step, cosine_schedule, step_schedule
 from ei.training.judging import as_evaluated
 from ei.transforms import Shift
 
@@ -99,6 +99,25 @@ def test_the_hook_sees_every_finished_epoch(tmp_path: Path) -> None:
 
     make(tmp_path, epochs=3, average=0.5, on_epoch_end=look).fit(loader())
     assert seen == [(1, 4, 1, 1, False), (2, 8, 2, 2, False), (3, 12, 3, 3, False)]
+
+
+def test_a_hook_cannot_change_the_training(tmp_path: Path) -> None:
+    make(tmp_path / "plain", noise=GaussianNoise(0.1)).fit(loader())
+
+    def meddle(trainer: Trainer) -> None:
+        torch.rand(3)
+        trainer.f.eval()
+
+    make(tmp_path / "hooked", noise=GaussianNoise(0.1), on_epoch_end=meddle).fit(loader())
+    for name in ("ckp_last.pth.tar", "training_loss.csv"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "hooked" / name).read_bytes()
+
+
+def test_a_run_folder_is_of_one_training(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", environment={"device": "cpu"})
+    make(folder, epochs=1).fit(loader())
+    with pytest.raises(ValueError, match="another one"):
+        make(folder, epochs=1)
 
 
 def test_run_folder(tmp_path: Path) -> None:

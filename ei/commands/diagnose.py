@@ -13,20 +13,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from ei.commands.operators import named_physics, probe
 from ei.commands.options import OPTIONS, Options
 from ei.commands.parser import choose_device
-from ei.commands.parts import image_shape, images_for, measurements_for, named_group, named_physics
+from ei.commands.parts import image_shape, images_for, measurements_for, named_group
 from ei.commands.presets import TASKS, Shape, task_of
 from ei.commands.settings import parser_of, read_options, resolve
+from ei.common.own_code import names_own_code
 from ei.errors import InputError
 from ei.evaluation.diagnosis import diagnose
+from ei.physics import image_shape_of
 
 
 def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
     parser = parser_of("diagnose", prog, (__doc__ or "").format(prog=prog))
-    trained = parser_of("train", prog, None)
-    parser.parse_yaml = trained.parse_yaml  # type: ignore[method-assign]
-    given = read_options(parser, arguments)
+    given = read_options(parser, arguments, yaml_parser=parser_of("train", prog, None))
     if given.get("task") is None and given.get("physics") is None:
         raise InputError("--config, --task or --physics is needed: what to diagnose; --help has examples")
     device = choose_device(given.get("device", "cpu" if "gpu" not in given else None), given.get("gpu"))
@@ -37,24 +40,31 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
     if physics is None:
         assert options.task is not None
         physics = TASKS[options.task].physics(options, shape, device)
+    if names_own_code(options.physics):
+        probe(physics, "A", torch.zeros(1, *shape))
+    group = named_group(options.group, options.ei_trans, said=given.get("ei_trans") is not None)
+    if not callable(getattr(group, "sample", None)):
+        raise InputError(f"diagnose needs a group with sample and apply(x, elements): {options.group} has no sample")
+    out = Path(options.out or "diagnosis.png")
+    if not out.parent.is_dir():
+        raise InputError(f"the folder {out.parent} of --out is not there; make it first")
     found = diagnose(
         physics,
-        named_group(options.group, options.ei_trans),
+        group,
         shape,
         tol=options.tol,
         max_elements=options.max_elements,
         device=device,
     )
     print(found)
-    out = options.out or "diagnosis.png"
-    found.save_figure(Path(out))
+    found.save_figure(out)
     print(f"\nfigure: {out}")
 
 
 def _shape(options: Options, given: dict[str, Any], physics: Any) -> Shape:
     """(C, H, W): what the operator tells, --size, or that of the data."""
     task = task_of(options.task)
-    told = tuple(getattr(physics, "image_shape", None) or ())
+    told = (None if physics is None else image_shape_of(physics)) or ()
     if "size" in given:
         if told and told[-2:] != (given["size"],) * 2:
             raise InputError(f"--size {given['size']} contradicts the operator, which is for images of "

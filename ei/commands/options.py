@@ -30,9 +30,10 @@ class Option:
         default: where no task has one of its own.
         presets: the paper's value for each task that has one.
         commands: which have it.
-        methods: to which methods it means something; None for all.
-        reconstructors: to which ``--reconstructor`` it means something; None for all.
+        needs: other options, and the values that they must have for this one to mean something.
         tasks: to which tasks it means something; None for all.
+        images: whether it means something to runs of images alone, not of measurements.
+        fixed: whether a run that is continued may not change it.
         scope: "run" if it changes what is computed, so that it is kept in checkpoints; "machine" if it says where and
             how, so that it is written to ``config.yaml`` alone; "call" if it is of one call of a command.
         flags: names beside ``--<name with - for _>``.
@@ -45,9 +46,10 @@ class Option:
     default: Any = None
     presets: Mapping[str, Any] = field(default_factory=dict)
     commands: tuple[str, ...] = ("train",)
-    methods: tuple[str, ...] | None = None
-    reconstructors: tuple[str, ...] | None = None
+    needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     tasks: tuple[str, ...] | None = None
+    images: bool = False
+    fixed: bool = False
     scope: Scope = "run"
     flags: tuple[str, ...] = ()
     mapping: bool = False
@@ -75,6 +77,7 @@ def papers(ct: Any, inpainting: Any) -> dict[str, Any]:
 
 COUNT = number(int, least=1)
 GROUPED = ("ei", "ei_sup", "ei_adv")  # the methods with a group
+WITH_GROUP, ADVERSARIAL, UNROLLED = {"method": GROUPED}, {"method": ("ei_adv",)}, {"reconstructor": ("unrolled",)}
 OF_A_CHECKPOINT = "of a checkpoint that does not say it"
 
 
@@ -82,15 +85,16 @@ OF_A_CHECKPOINT = "of a checkpoint that does not say it"
 @dataclass
 class Options:
     # What is trained.
-    task: str | None = option("a problem of the paper: its operator, group, data and settings", commands=ALL)
-    method: str = option("what to train with", default="ei")
+    task: str | None = option("a problem of the paper: its operator, group, data and settings", commands=ALL,
+                              fixed=True)
+    method: str = option("what to train with", default="ei", fixed=True)
     physics: Any = option(
         "the operator, instead of the task's: FILE.yaml (name: a class of ei.physics, its arguments, noise), or "
         "FILE.py:NAME, one of your own",
         named, commands=ALL, mapping=True, metavar="FILE")
     group: str = option(
         "what images are invariant to: shift, rotate, reflect, rotate90, scale, several with commas; or FILE.py:NAME",
-        named, "shift", presets=papers("rotate", "shift"), commands=("train", "diagnose"), methods=GROUPED,
+        named, "shift", presets=papers("rotate", "shift"), commands=("train", "diagnose"), needs=WITH_GROUP,
         metavar="NAME")
     # From what.
     data: str | None = option(
@@ -103,15 +107,16 @@ class Options:
         "train from measurements alone: an array (.npy .npz .pt .mat .h5) or a folder of them; nine tenths train, the "
         "rest judges (ckp_best)",
         commands=("train", "diagnose"), metavar="PATH")
-    crop: int | None = option("own images: a square of N pixels about the centre", COUNT)
-    resize: int | None = option("own images: to a shorter side of N, after --crop", COUNT)
-    gray: bool = option("own images: make colour gray", None, False)
-    patch: int | None = option("train on patches of N x N at fixed random places", COUNT)
-    patches: int = option("how many an image", COUNT, 1)
+    crop: int | None = option("own images: a square of N pixels about the centre", COUNT, images=True)
+    resize: int | None = option("own images: to a shorter side of N, after --crop", COUNT, images=True)
+    gray: bool = option("own images: make colour gray", None, False, images=True)
+    patch: int | None = option("train on patches of N x N at fixed random places", COUNT, images=True)
+    patches: int = option("how many an image", COUNT, 1, images=True)
     split: str | None = option(
         "own images: a list of the test images, one path a line (split.txt of a run)",
         commands=("train", "test"), scope="machine", metavar="FILE")
-    test_fraction: float | None = option("own images: drawn for testing, 0.1 if not given", number(above=0, below=1))
+    test_fraction: float | None = option("own images: drawn for testing, 0.1 if not given", number(above=0, below=1),
+                                         images=True)
     noise_sigma: float = option(
         "Gaussian noise of the measurements, in their units; drawn once an image of --data", number(least=0), 0.0)
     ct_views: int = option(
@@ -132,7 +137,7 @@ class Options:
         COUNT, 2, presets=papers(2, 1), commands=("train", "reconstruct"), flags=("-b",))
     lr: float = option("learning rate", number(above=0), 1e-3, presets=papers(5e-4, 1e-3))
     lr_d: float | None = option("learning rate of the discriminator, --lr if not given", number(above=0),
-                                methods=("ei_adv",))
+                                needs=ADVERSARIAL)
     wd: float = option("weight decay", number(least=0), 1e-8)
     schedule: list[int] = option(
         "epochs, counted from 0, at which the learning rate drops to a tenth", number(int, least=0), (),
@@ -141,16 +146,18 @@ class Options:
     one_cycle: bool = option(
         "learning rate that climbs to --lr over 30 %% of the epochs, then falls as a cosine, instead of --schedule and "
         "--cos; not the paper's", None, False)
-    ei_trans: int = option("transforms a step", COUNT, 2, presets=papers(5, 3), methods=GROUPED,
+    ei_trans: int = option("transforms a step", COUNT, 2, presets=papers(5, 3), needs=WITH_GROUP,
                            commands=("train", "diagnose"))
     ei_alpha: float = option("weight of the equivariance loss", number(least=0), 1.0, presets=papers(100.0, 1.0),
-                             methods=GROUPED)
+                             needs=WITH_GROUP)
     mc_domain: str = option(
         "measurement consistency of A x1 with y (measurement), or of A_dagger A x1 with A_dagger y (image), whose "
-        "--ei-alpha is about 1; not the paper's", default="measurement", choices=DOMAINS, methods=("ei", "mc"))
+        "--ei-alpha is about 1; not the paper's",
+        default="measurement", choices=DOMAINS, needs={"method": ("ei", "mc")})
     stop_gradient: bool = option(
-        "the transformed image is data, no gradient flows through it; not the paper's", None, False, methods=("ei",))
-    adv_beta: float = option("weight of the adversarial loss", number(least=0), 1e-8, methods=("ei_adv",),
+        "the transformed image is data, no gradient flows through it; not the paper's", None, False,
+        needs={"method": ("ei",)})
+    adv_beta: float = option("weight of the adversarial loss", number(least=0), 1e-8, needs=ADVERSARIAL,
                              flags=("--adv_beta",))
     clip_norm: float | None = option("scale a gradient of a larger norm down to N; not the paper's", number(above=0),
                                      0.01, presets=papers(None, None), metavar="N")
@@ -159,19 +166,19 @@ class Options:
     # The reconstruction function.
     reconstructor: str = option(
         "direct: a network after A_dagger, the paper's; unrolled: a network between steps of conjugate gradients to "
-        "the data", default="direct", choices=("direct", "unrolled"))
-    iterations: int = option("how many times network and data alternate", COUNT, 3, reconstructors=("unrolled",))
+        "the data", default="direct", choices=("direct", "unrolled"), fixed=True)
+    iterations: int = option("how many times network and data alternate", COUNT, 3, needs=UNROLLED)
     cg_steps: int = option("steps towards the data in each iteration, twice as many before the first", COUNT, 5,
-                           reconstructors=("unrolled",))
+                           needs=UNROLLED)
     last: str = option("what it ends with: the data, or the net, for noisy data", default="data", choices=LASTS,
-                       reconstructors=("unrolled",))
+                       needs=UNROLLED)
     recompute: bool = option("keep less for the backward pass and compute it again: less memory, more time", None,
-                             False, reconstructors=("unrolled",), scope="machine")
+                             False, needs=UNROLLED, scope="machine")
     image_scale: float | None = option(
         "the network sees images divided by this, and losses are in these units (default: 1; for measurements alone, "
         "found from A_dagger y)", number(above=0), metavar="S")
-    base_channels: int = option("of the UNet's first level", COUNT, 16, presets=papers(64, 64))
-    norm: str = option("of the UNet: BatchNorm, or none", default="batch", choices=NORMS)
+    base_channels: int = option("of the UNet's first level", COUNT, 16, presets=papers(64, 64), fixed=True)
+    norm: str = option("of the UNet: BatchNorm, or none", default="batch", choices=NORMS, fixed=True)
     precision: str = option("of the network; bf16 is faster, and not the paper's", default="fp32", choices=PRECISIONS)
     weights: str | None = option("begin with the weights of a checkpoint", named, scope="machine", metavar="PATH")
     seed: int = option("of everything random in the run", number(int, least=0), 0)
@@ -199,7 +206,8 @@ class Options:
     workers: int = option("processes that load data", number(int, least=0), 0, scope="machine", metavar="N")
     compile: bool = option("run the network through torch.compile (CUDA; experimental, never run)", None, False,
                            scope="machine")
-    sync_bn: bool = option("several processes: BatchNorm over all of them, not in each its own", None, False)
+    sync_bn: bool = option("several processes: BatchNorm over all of them, not in each its own", None, False,
+                           needs={"norm": ("batch",)})
     tensorboard: bool = option("log for TensorBoard, too (pip install tensorboard)", None, False, scope="machine")
     # Of single commands.
     average_over: list[str] | None = option(

@@ -1,20 +1,17 @@
-"""The parts of a run from options: data, operator, group; by name, or out of people's own files."""
+"""The group and the data of a run from options: by name, or out of people's own files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import ei.physics
+from ei.commands.operators import check_size, probe
 from ei.commands.options import Options
 from ei.commands.presets import TASKS, Shape, task_of
-from ei.common.describe import describe, rebuild
-from ei.common.files import read_yaml
-from ei.common.own_code import import_own, made, names_own_code
+from ei.common.own_code import import_own, made, names_own_code, takes
 from ei.datasets import (
     CTData,
     DeadLeaves,
@@ -26,9 +23,8 @@ from ei.datasets import (
     split_images,
 )
 from ei.datasets.tree import holds_images
-from ei.errors import InputError
-from ei.evaluation.load import noise_in, physics_of
-from ei.physics import Inpainting, WithPseudoInverse
+from ei.errors import InputError, MissingFileError
+from ei.physics import image_shape_of
 from ei.transforms import Compose, Reflect, Rotate, Rotate90, Scale, Shift, Transform
 
 GROUPS: dict[str, type[Transform]] = {
@@ -38,139 +34,53 @@ GROUPS: dict[str, type[Transform]] = {
     "rotate90": Rotate90,
     "scale": Scale,
 }
-# Values of a physics file with these endings are paths.
-FILES = (".pt", ".pth", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".txt", ".csv", ".png")
 
 # In the run folder: which of one's own images were left for testing.
 SPLIT = "split.txt"
 
 
-# ---- the operator -------------------------------------------------------------------------------------------------
-
-
-def read_physics_file(path: str) -> dict[str, Any]:
-    """What a physics file says: ``name`` and arguments of a class of `ei.physics`, with absolute paths and ranges
-    ``{start, step, count}`` as lists.
-
-    Raises:
-        InputError: if it cannot be read, or names no class.
-    """
-    if Path(path).suffix not in (".yaml", ".yml"):
-        raise InputError(f"--physics must be FILE.yaml or FILE.py:NAME, not {path}")
-    folder, content = Path(path).resolve().parent, read_yaml(path)
-    if "name" not in content:
-        raise InputError(f"{path}: 'name' is missing: a class of ei.physics, as name: CT")
-
-    def resolved(value: Any) -> Any:
-        if isinstance(value, str) and Path(value).suffix in FILES:
-            return str(folder / value)
-        if isinstance(value, dict) and set(value) == {"start", "step", "count"}:
-            return [value["start"] + k * value["step"] for k in range(value["count"])]
-        return value
-
-    return {key: resolved(value) for key, value in content.items()}
-
-
-def named_physics(setting: Mapping[str, Any] | str, device: torch.device) -> Any:
-    """The operator of ``--physics``: of a file's content, or ``FILE.py:NAME`` of one's own. One without ``A_dagger``
-    gets conjugate gradients, which is said.
-
-    Raises:
-        InputError: if it cannot be made, or is no operator.
-    """
-    if isinstance(setting, Mapping):
-        arguments = {name: value for name, value in setting.items() if name != "noise"}
-        found = getattr(ei.physics, str(setting.get("name")), ei.physics.Physics)
-        if not (isinstance(found, type) and issubclass(found, ei.physics.Physics)):
-            raise InputError(f"the file of --physics names {setting['name']}, which is no operator")
-        physics = rebuild(arguments, ei.physics, where="the file of --physics", device=device)
-        physics.noise = noise_in({"physics": setting})
-        return physics
-    thing = made(import_own(setting), setting)
-    if not callable(getattr(thing, "A", None)):
-        raise InputError(f"{setting} is no operator: it is of type {type(thing).__name__}, without A(x)")
-    if isinstance(thing, torch.nn.Module):
-        thing = thing.to(device)
-    if not callable(getattr(thing, "A_dagger", None)):
-        thing = WithPseudoInverse(thing)
-        print(f"note: {setting} has no A_dagger: {thing.steps} steps of conjugate gradients stand in for it")
-    return thing
-
-
-def known_physics(setting: Any, state: Any, device: torch.device) -> Any:
-    """The operator that is known before any data: of a checkpoint's content ``state`` and of ``--physics``, which may
-    repeat what the checkpoint carries; None where neither says one.
-
-    Raises:
-        InputError: if they contradict each other, or the checkpoint's is of one's own and ``--physics`` is not given.
-    """
-    carried = physics_of(state, device)
-    given = None if setting is None else named_physics(setting, device)
-    text = (state.get("config") or {}).get("physics") if isinstance(state, Mapping) else None
-    if carried is None and given is None and names_own_code(text):
-        raise InputError(code_needed("checkpoint", str(text), "--physics"))
-    if carried is None:
-        return given
-    if given is not None:
-        masks = (getattr(given, "mask", None), getattr(carried, "mask", None))
-        equal = masks[0] is masks[1] if None in masks else torch.equal(*masks)  # type: ignore[arg-type]
-        if describe(given) != describe(carried) or not equal:
-            raise InputError(f"--physics gives {given}, but the checkpoint was trained for {carried}")
-    return carried
-
-
-def code_needed(what: str, text: str, option: str) -> str:
-    return f"the {what} has code of your own, {text}, which is not run because a file names it: give {option} {text}"
-
-
-def check_size(physics: Any, shape: tuple[int, ...]) -> None:
-    """Raise unless an operator that tells its ``image_shape`` is for images of ``shape`` (C, H, W)."""
-    own = tuple(getattr(physics, "image_shape", None) or ())
-    if own and own != tuple(shape)[-len(own) :]:
-        sides, given = (" x ".join(map(str, sides)) for sides in (own, tuple(shape)[-len(own) :]))
-        raise InputError(f"the operator is for images of {sides}, but the data has {given}")
-
-
-def check_contradictions(state: Mapping[str, Any], given: Mapping[str, Any], task: str | None, physics: Any) -> None:
-    """Raise if options that were ``given`` contradict the operator that a checkpoint carries."""
-    described = state.get("physics") or {}
-    for option, name in (task_of(task).physics_options if task else {}).items():  # type: ignore[union-attr]
-        if given.get(option) is not None and name in described and given[option] != described[name]:
-            raise InputError(
-                f"--{option.replace('_', '-')} {given[option]} contradicts the checkpoint, which was trained with "
-                f"{described[name]}; leave the option out"
-            )
-    if given.get("mask") is not None and isinstance(physics, Inpainting):
-        other = Inpainting(*physics.image_shape, mask=given["mask"])
-        if not torch.equal(other.mask, physics.mask.cpu()):
-            raise InputError(f"--mask {given['mask']} contradicts the checkpoint's own mask; leave the option out")
-
-
-# ---- the group ----------------------------------------------------------------------------------------------------
-
-
-def named_group(text: str, n_trans: int) -> Any:
+def named_group(text: str, n_trans: int, said: bool = False) -> Any:
     """The group of ``--group``: names with commas (composed from left to right), or ``FILE.py:NAME`` of one's own,
-    which is given ``n_trans`` if it takes it.
+    which is given ``n_trans`` if it takes it; where that was ``said``, it is told if it does not.
 
     Raises:
         InputError: for an unknown name, or code that gives no group.
     """
     if names_own_code(text):
-        group = made(import_own(text), text, n_trans=n_trans)
-        if not callable(getattr(group, "apply", None)):
-            raise InputError(f"{text} is no group: it is of type {type(group).__name__}, without apply(x)")
+        thing = import_own(text)
+        group = made(thing, text, "apply", n_trans=n_trans)
+        if said and not takes(thing, "n_trans"):
+            print(f"note: --ei-trans has no effect on {text}, which does not take n_trans")
         return group
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in GROUPS:
-            raise InputError(f"--group {name}: there is no such group; it is one of {', '.join(GROUPS)}, several with "
-                             "commas, or FILE.py:NAME")  # fmt: skip
+            raise InputError(
+                f"--group {text}: there is no group {name!r}; it is one of {', '.join(GROUPS)}, several with commas, "
+                "or FILE.py:NAME"
+            )
     groups = [GROUPS[name](n_trans) for name in names]
     return groups[0] if len(groups) == 1 else Compose(*groups)
 
 
-# ---- the data -----------------------------------------------------------------------------------------------------
+def probe_group(group: Any, shape: Shape, text: str) -> None:
+    """Try a group of one's own on an image.
+
+    Raises:
+        InputError: telling in a line what goes wrong.
+    """
+    try:
+        with torch.no_grad():
+            turned = group.apply(torch.zeros(1, *shape))
+    except InputError:
+        raise
+    except Exception as error:  # whatever the code raises
+        raise InputError(
+            f"apply of {text} cannot take images {[1, *shape]}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(turned, Tensor) or turned.dim() != 4 or turned.shape[1:] != shape or not len(turned):
+        told = list(turned.shape) if isinstance(turned, Tensor) else type(turned).__name__
+        raise InputError(f"apply of {text} must give images [n, {', '.join(map(str, shape))}], not {told}")
 
 
 def split_beside(checkpoint: Path | str) -> dict[str, str]:
@@ -212,6 +122,8 @@ def _images(options: Options, mode: str, told: tuple[int, ...] | None) -> Any:
         return task.images(data, mode)
     if Path(data).is_dir():
         return ImageTree(Path(data) / mode)
+    if not Path(data).exists():
+        raise MissingFileError(f"there are no images at {data}: give a folder of them, or a .mat file, with --data")
     return CTData(mode, data)
 
 
@@ -275,35 +187,20 @@ def measurements_for(path: str, options: Options | None, physics: Any) -> tuple[
     if len(shape) != 3:
         raise InputError(f"A_dagger of a measurement must be images [1, C, H, W], not {[1, *shape]}")
     check_size(physics, shape)
+    again = probe(physics, "A", torch.zeros(1, *shape))
+    if again.shape[1:] != found[0].shape or again.is_complex() != found[0].is_complex():
+        kinds = ["complex" if y.is_complex() else "real" for y in (again, found[0])]
+        raise InputError(
+            f"{path} holds measurements {list(found[0].shape)} ({kinds[1]}), but A of images {list(shape)} gives "
+            f"{list(again.shape[1:])} ({kinds[0]})"
+        )
     return found, shape
 
 
 def _shape_measured(physics: Any) -> tuple[int, ...] | None:
     """The shape of one measurement where the operator tells that of its images and the two differ in axes."""
-    image = tuple(getattr(physics, "image_shape", None) or ())
-    if not image:
+    image = image_shape_of(physics)
+    if image is None:
         return None
     y = probe(physics, "A", torch.zeros(1, *(image if len(image) == 3 else (1, *image))))
     return tuple(y.shape[1:]) if y.dim() != 4 or len(image) == 3 else None
-
-
-def probe(physics: Any, name: str, tensor: Tensor) -> Tensor:
-    """``physics.<name>(tensor)`` of an operator that may be of one's own: what goes wrong in it is told in a line.
-
-    Raises:
-        InputError: if it fails, or gives no tensor.
-    """
-    device = next((t.device for t in getattr(physics, "buffers", list)()), torch.device("cpu"))
-    try:
-        with torch.no_grad():
-            found = getattr(physics, name)(tensor.to(device))
-    except InputError:
-        raise
-    except Exception as error:  # whatever the code raises
-        raise InputError(
-            f"{name} of the operator cannot take a tensor of the shape {list(tensor.shape)}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(found, Tensor):
-        raise InputError(f"{name} of the operator must give a tensor, not a {type(found).__name__}")
-    return found

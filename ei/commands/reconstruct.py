@@ -22,14 +22,15 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ei.commands.operators import check_contradictions, known_physics
 from ei.commands.parser import choose_device
-from ei.commands.parts import check_contradictions, known_physics, measurements_for
+from ei.commands.parts import measurements_for
 from ei.commands.presets import TASKS
 from ei.commands.settings import parser_of, read_options, resolve
 from ei.common.files import TEMPORARY, complete_folder, load_file, writing
 from ei.datasets import Measurements
 from ei.errors import InputError
-from ei.evaluation.load import averaged, function_of
+from ei.evaluation.load import averaged, checked, function_of
 from ei.models import UNet
 from ei.models.base import ReconstructionFunction
 
@@ -122,9 +123,9 @@ def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
     if given.get("png") and folder.exists():
         raise InputError(f"--png would write into {folder}, which is there already; choose another --output")
     device = choose_device(given.get("device"), given.get("gpu"))
-    state = load_file(given["ckp"], "checkpoint")
+    state = checked(load_file(given["ckp"], "checkpoint"), given["ckp"])
     physics = known_physics(given.get("physics"), state, device)
-    task = given.get("task") or (state.get("config") or {}).get("task") if isinstance(state, dict) else None
+    task = given.get("task") or (state.get("config") or {}).get("task")
     net = None
     if physics is None:
         if task not in TASKS:

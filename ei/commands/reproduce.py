@@ -24,8 +24,9 @@ from typing import Any
 
 import torch
 
+from ei.commands.operators import known_physics
 from ei.commands.parser import choose_device
-from ei.commands.parts import image_shape, images_for, known_physics, sample_of_the_paper
+from ei.commands.parts import image_shape, images_for, sample_of_the_paper
 from ei.commands.presets import METHODS, TASKS
 from ei.commands.settings import parser_of
 from ei.commands.test import function_for, options_of
@@ -35,7 +36,7 @@ from ei.datasets import image_of
 from ei.errors import InputError
 from ei.evaluation.classical import classical_for
 from ei.evaluation.evaluate import evaluate, mean_and_std, read_metrics, reconstruct_all, write_metrics
-from ei.evaluation.load import averaged
+from ei.evaluation.load import averaged, checked
 from ei.metrics import cal_psnr
 from ei.training.folder import LAST
 from ei.training.log import LOG
@@ -90,7 +91,7 @@ def evaluate_cell(
     """The test images' figures for a finished cell, of classical reconstructions too if asked, and what the table
     tells of its run."""
     path = run / LAST
-    state = load_file(path, "checkpoint")
+    state = checked(load_file(path, "checkpoint"), path)
     given = {"ckp": str(path), "task": task, "data": data}
     options = options_of(state, given)
     images = images_for(options, "test")

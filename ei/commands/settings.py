@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from ei.commands.options import GROUPED, OPTIONS, Option, Options, add_options, flag
+from ei.commands.operators import code_needed, read_physics_file, resolved_physics
+from ei.commands.options import OPTIONS, Option, Options, add_options, flag
 from ei.commands.parser import Parser
-from ei.commands.parts import code_needed, read_physics_file
 from ei.commands.presets import METHODS, TASKS
 from ei.common.own_code import absolute, names_own_code
 from ei.errors import InputError
@@ -22,12 +23,13 @@ def parser_of(command: str, prog: str, description: str | None, choices: Mapping
     return add_options(parser, command, {"task": list(TASKS), "method": list(METHODS), **(choices or {})})
 
 
-def read_options(parser: Parser, arguments: Sequence[str]) -> dict[str, Any]:
-    """The options that were given: those of the --config files, overridden by the command line's."""
+def read_options(parser: Parser, arguments: Sequence[str], yaml_parser: Parser | None = None) -> dict[str, Any]:
+    """The options that were given: those of the --config files, overridden by the command line's. The files are
+    ``yaml_parser``'s, if there is one."""
     flags = vars(parser.parse(arguments))
     from_file: dict[str, Any] = {}
     for path in flags.get("config", []):
-        from_file |= vars(parser.parse_yaml(path, ignored=("versions",)))
+        from_file |= vars((yaml_parser or parser).parse_yaml(path, ignored=("versions",)))
     instead = {"device": "gpu", "gpu": "device", "data": "measurements", "measurements": "data"}
     for option, other in instead.items():  # what the command line says replaces the file's, under either name
         if option in flags and other not in flags:
@@ -38,8 +40,11 @@ def read_options(parser: Parser, arguments: Sequence[str]) -> dict[str, Any]:
     for name in ("physics", "group"):
         if names_own_code(given.get(name)):
             given[name] = absolute(given[name])
-    if isinstance(given.get("physics"), str) and not names_own_code(given["physics"]):
-        given["physics"] = read_physics_file(given["physics"])
+    physics = given.get("physics")
+    if isinstance(physics, str) and not names_own_code(physics):
+        given["physics"] = read_physics_file(physics)
+    elif isinstance(physics, Mapping):
+        given["physics"] = resolved_physics(physics, Path(), "the physics of --config")
     return given
 
 
@@ -67,22 +72,22 @@ def resolve(given: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) 
     if given.get("measurements") is not None and given.get("data") is not None:
         raise InputError("--measurements are instead of the images of --data: give one of them")
     defaults = defaults_for(task)
-    method, reconstructor = (chosen.get(name, defaults[name]) for name in ("method", "reconstructor"))
-    for name, entry in OPTIONS.items():
-        if given.get(name, defaults[name]) == defaults[name] and name not in _of_other_tasks(given, task):
+    for name, value in given.items():
+        entry = OPTIONS[name]
+        if entry.tasks is not None and value is not None and (physics is not None or task not in entry.tasks):
+            lacks = "an operator of --physics" if physics is not None else f"--task {task}"
+        elif value == defaults[name]:
             continue
-        if entry.tasks is not None and task not in entry.tasks:
-            print(f"note: {flag(name)} has no effect on --task {task}" if task else _not_with_physics(name))
-            chosen.pop(name)
-        elif entry.tasks is not None and physics is not None:
-            print(_not_with_physics(name))
-            chosen.pop(name)
-        elif entry.methods is not None and method not in entry.methods:
-            print(f"note: {flag(name)} has no effect on --method {method}")
-            chosen.pop(name)
-        elif entry.reconstructors is not None and reconstructor not in entry.reconstructors:
-            print(f"note: {flag(name)} has no effect on --reconstructor {reconstructor}")
-            chosen.pop(name)
+        elif entry.images and chosen.get("measurements") is not None:
+            lacks = "--measurements"
+        else:
+            others = {other: chosen.get(other, defaults[other]) for other in entry.needs}
+            lacks = next((f"{flag(o)} {v}" for o, v in others.items() if v not in entry.needs[o]), "")
+        if lacks:
+            print(f"note: {flag(name)} has no effect on {lacks}")
+            chosen.pop(name, None)
+    if chosen.get("noise_sigma") and isinstance(physics, Mapping) and physics.get("noise") is not None:
+        raise InputError("--noise-sigma and the noise in the file of --physics contradict each other: give one of them")
     if "schedule" in chosen or any(
         chosen.get(name) for name in SCHEDULES
     ):  # a schedule that was chosen replaces the one that was not
@@ -93,14 +98,6 @@ def resolve(given: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) 
     if options.data is None and options.measurements is None:
         raise InputError("--data (images to simulate measurements of) or --measurements are needed without --task")
     return options
-
-
-def _of_other_tasks(given: Mapping[str, Any], task: str | None) -> set[str]:
-    return {name for name in given if given[name] is not None and task not in (OPTIONS[name].tasks or (task,))}
-
-
-def _not_with_physics(name: str) -> str:
-    return f"note: {flag(name)} has no effect on an operator of --physics"
 
 
 def run_config(options: Options) -> dict[str, Any]:
@@ -122,30 +119,30 @@ def _means_something(options: Options) -> dict[str, Any]:
     }
 
 
+def check_code_is_given(options: Options, given: Mapping[str, Any], path: str) -> None:
+    """Raise if ``options``, resumed from the checkpoint ``path``, name code of one's own that was not ``given`` now."""
+    for name in ("physics", "group"):
+        text = getattr(options, name)
+        if names_own_code(text) and given.get(name) is None:
+            raise InputError(code_needed(f"run of {path}", text, flag(name)))
+
+
 def check_same_run(given: Mapping[str, Any], state: Mapping[str, Any], path: str) -> None:
     """Raise if ``given`` contradicts what the checkpoint's run is; say what else changes."""
     config = state["config"]
-    for name in ("physics", "group"):
-        before = config.get(name) if name == "physics" or config.get("method") in GROUPED else None
-        if names_own_code(before) and given.get(name) is None:
-            raise InputError(code_needed(f"run of {path}", str(before), flag(name)))
     for name, before in config.items():
-        now = given.get(name, before)
-        if now == before or name not in OPTIONS or OPTIONS[name].scope != "run" or OPTIONS[name].tasks is not None:
+        entry, now = OPTIONS.get(name), given.get(name, before)
+        if entry is None or now == before or entry.scope != "run" or entry.tasks is not None:
             continue  # what the task's physics depends on is compared when that is built
-        if config.get("method") not in (OPTIONS[name].methods or (config.get("method"),)):
-            continue
-        if name in ("task", "method", "base_channels", "reconstructor", "norm"):
+        if any(config.get(other) not in values for other, values in entry.needs.items() if other in config):
+            continue  # it means nothing to this run
+        if entry.fixed or (name == "physics" and names_own_code(now) != names_own_code(before)):
             raise InputError(f"{flag(name)} {now} contradicts the checkpoint {path}, whose run has {before}")
         if name == "batch_size" and state["next_batch"]:
             raise InputError(
                 f"{flag(name)} {now} contradicts the checkpoint {path}, which is in the middle of an epoch of batches "
                 f"of {before}"
             )
-        if name == "physics" and isinstance(now, Mapping) and isinstance(before, Mapping):
-            continue  # compared when it is built, too
-        if name == "physics" and not (names_own_code(now) and names_own_code(before)):
-            raise InputError(f"{flag(name)} {now} contradicts the checkpoint {path}, whose run has {before}")
         print(f"note: the run continues with {flag(name)} {now}; it had {before}")
         kinds = {"one_cycle": "one-cycle", "cos": "cosine"}
         kind = next((word for key, word in kinds.items() if given.get(key, config.get(key))), None)

@@ -16,17 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ei.commands.operators import known_physics, operator_for
 from ei.commands.options import Options
 from ei.commands.parser import choose_device
-from ei.commands.parts import (
-    check_contradictions,
-    check_size,
-    image_shape,
-    images_for,
-    known_physics,
-    sample_of_the_paper,
-    split_beside,
-)
+from ei.commands.parts import image_shape, images_for, sample_of_the_paper, split_beside
 from ei.commands.presets import TASKS
 from ei.commands.settings import parser_of, read_options, resolve
 from ei.common.drawing import show_if_screen
@@ -34,10 +27,11 @@ from ei.common.files import load_file
 from ei.datasets import image_of
 from ei.errors import InputError, MissingFileError
 from ei.evaluation.evaluate import comparison, evaluate, summary, write_metrics
-from ei.evaluation.load import averaged, function_of
+from ei.evaluation.load import averaged, checked, function_of
 from ei.models import UNet
 from ei.models.base import ReconstructionFunction
 from ei.models.weights import AVERAGED
+from ei.physics import image_shape_of
 from ei.training.folder import new_run_folder
 
 
@@ -53,10 +47,10 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
                 f"there is no checkpoint {given['ckp']}: put the authors' download there (see the README), or give one "
                 "with --ckp"
             )
-    state = load_file(given["ckp"], "checkpoint")
+    state = checked(load_file(given["ckp"], "checkpoint"), given["ckp"])
     options = options_of(state, given)
     physics = known_physics(given.get("physics"), state, device)
-    images = images_for(options, "test", getattr(physics, "image_shape", None))
+    images = images_for(options, "test", None if physics is None else image_shape_of(physics))
     samples = given.get("sample_to_show", [sample_of_the_paper(options.task, images)])
     for sample in samples:
         if sample >= len(images):
@@ -92,7 +86,11 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
 def options_of(state: Any, given: Mapping[str, Any]) -> Options:
     """The options of a run to test: those in its checkpoint, with the data, split and task that are ``given``; those of
     the task, on the task's data, where the checkpoint is not one of ours."""
-    config = dict(state.get("config") or {}) if isinstance(state, Mapping) else {}
+    config = dict(state.get("config") or {})
+    if config.get("task") not in (None, *TASKS):
+        raise InputError(
+            f"the checkpoint is of a task {config['task']}, which is not registered here: {', '.join(TASKS)}"
+        )
     if given.get("task") and config.get("task") not in (None, given["task"]):
         raise InputError(f"the checkpoint was trained for the task {config['task']}, not for {given['task']}")
     if not config and "task" not in given:
@@ -121,19 +119,14 @@ def function_for(
     Raises:
         InputError: if it does not fit the data or the options ``given``.
     """
-    described = state.get("network") if isinstance(state, Mapping) else None
+    described = state.get("network")
     compact = given.get("network_compact")
     if compact is not None and described and compact != described.get("compact"):
         raise InputError(
             f"--network-compact {compact} contradicts the checkpoint, whose network has {described.get('compact')} "
             "levels; leave the option out"
         )
-    if physics is None:
-        assert options.task is not None
-        physics = TASKS[options.task].physics(options, shape, device)
-    else:
-        check_contradictions(state, given, options.task, physics)
-    check_size(physics, shape)
+    physics = operator_for(options, shape, device, physics, state, given)
     net = None if described or "next_epoch" in state else UNet(shape[0], shape[0], compact=compact or 4)
     f = function_of(state, given.get("ckp", "given"), physics, net, device)
     if isinstance(f.net, UNet):

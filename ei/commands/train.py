@@ -20,47 +20,41 @@ training mode: not comparable with test tables. Without --task, defaults suit a 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.optim import Adam
-from torch.utils.data import DataLoader, Subset
 
 from ei.closure import AdversarialEIClosure
+from ei.commands.data import TrainingData, find_image_scale
+from ei.commands.operators import known_physics, operator_for, probe_operator
 from ei.commands.options import GROUPED, Options
 from ei.commands.parser import choose_device
-from ei.commands.parts import (
-    SPLIT,
-    check_contradictions,
-    check_size,
-    image_shape,
-    images_for,
-    known_physics,
-    measurements_for,
-    named_group,
-    probe,
-    split_beside,
+from ei.commands.parts import named_group, probe_group
+from ei.commands.presets import METHODS, Shape
+from ei.commands.settings import (
+    check_code_is_given,
+    check_same_run,
+    machine_config,
+    parser_of,
+    read_options,
+    resolve,
+    run_config,
 )
-from ei.commands.presets import METHODS, TASKS, Shape
-from ei.commands.settings import check_same_run, machine_config, parser_of, read_options, resolve, run_config
 from ei.common.files import load_file
 from ei.common.memory import keep_freed_memory
+from ei.common.own_code import names_own_code
 from ei.common.processes import Processes, joined
 from ei.common.seeds import derive_seed
-from ei.datasets import ImageTree, make_loader
-from ei.datasets.batches import Indexed
-from ei.datasets.ctdb import split
+from ei.datasets import make_loader
 from ei.errors import InputError
 from ei.models import Reconstructor, UNet, Unrolled
 from ei.models.base import ReconstructionFunction
 from ei.models.sync_bn import synchronize_batch_norm
 from ei.models.weights import generator_weights, load_weights
-from ei.physics import GaussianNoise
 from ei.training import RunFolder, Trainer, cosine_schedule, one_cycle_schedule, step_schedule
 from ei.training.folder import check_run_folder
 from ei.training.state import is_run_state, load_to_resume, newest_checkpoint
@@ -94,6 +88,8 @@ def train(given: Mapping[str, Any], device: torch.device) -> None:
     if out is not None and not continues:
         check_run_folder(Path(out), begun=begins)
     options = resolve({**given, "resume": path, "out": out}, resumed)
+    if resumed:
+        check_code_is_given(options, given, str(path))
     trainer, loader = build_training(options, device, state if resumed else None, given)
     trainer.run_folder.continues = continues or begins
     if state is not None and not resumed:
@@ -141,28 +137,21 @@ def build_training(
     Raises:
         InputError: for what does not fit together.
     """
-    method = METHODS[options.method]
-    given = given or {}
+    method, given = METHODS[options.method], given or {}
     # What a checkpoint carries is taken from there, so that a run continues where its files are no more.
-    physics = known_physics(options.physics if state is None else given.get("physics"), state, device)
-    data = _Data(options, physics if options.physics is not None else None)
-    if physics is None:
-        assert options.task is not None
-        physics = TASKS[options.task].physics(options, data.shape, device)
-    elif state is not None:
-        check_contradictions(state, given, options.task, physics)
-    check_size(physics, data.shape)
-    if options.noise_sigma:
-        physics.noise = GaussianNoise(options.noise_sigma)
+    setting = options.physics if state is None else given.get("physics")
+    known = known_physics(setting, state or {}, device)
+    data = TrainingData(options, known if options.physics is not None else None)
+    physics = operator_for(options, data.shape, device, known, state or {}, given)
+    if names_own_code(options.physics):
+        probe_operator(physics, data.shape)
     if options.image_scale is None and data.held_out is not None and state is None:
         options.image_scale = find_image_scale(physics, data.train, device)
         print(f"image scale: {options.image_scale:g} (from A_dagger y; losses are in units of it)")
     transform = None
     if options.method in GROUPED:
-        transform = named_group(options.group, options.ei_trans)
-        sample = getattr(transform, "sample", None)
-        if callable(sample):
-            sample(torch.empty(1, *data.shape))  # raises now if the group has too few elements
+        transform = named_group(options.group, options.ei_trans, said=given.get("ei_trans") is not None)
+        probe_group(transform, data.shape, options.group)  # raises now if the group has too few elements
     loader = make_loader(
         data.train, options.batch_size, workers=options.workers, seed=options.seed, measured=data.held_out is not None
     )
@@ -226,43 +215,6 @@ def build_training(
     return trainer, loader
 
 
-class _Data:
-    """What a run trains on: ``train`` (images, or measurements alone), ``shape`` (C, H, W) of its images, ``held_out``
-    batches of measurements to judge by, and ``files`` for the run folder.
-
-    Args:
-        options: of the run.
-        physics: the operator of ``--physics``, if there is one.
-    """
-
-    train: Any
-    shape: Shape
-
-    def __init__(self, options: Options, physics: Any) -> None:
-        self.held_out: DataLoader | None = None
-        self.files: dict[str, str] = {}
-        if options.measurements is not None:
-            found, self.shape = measurements_for(options.measurements, options, physics)
-            what = f"the measurements of {options.measurements}"
-            rest, self.train = (Subset(found, split(range(len(found)), mode, what)) for mode in ("test", "train"))
-            self.held_out = DataLoader(Indexed(rest, measured=True), batch_size=1)
-            return
-        if options.split is None and options.resume is not None:
-            options.split = split_beside(options.resume).get("split")
-        told = getattr(physics, "image_shape", None)
-        self.train = images_for(options, "train", told)
-        self.shape = image_shape(self.train)
-        images = getattr(self.train, "dataset", self.train)
-        if isinstance(images, ImageTree):
-            tests = images_for(options, "test", told, patches=False).names
-            self.files[SPLIT] = "".join(f"{name}\n" for name in tests)
-        if physics is not None and told is None:
-            x = torch.zeros(1, *self.shape)
-            back = probe(physics, "A_dagger", probe(physics, "A", x))
-            if back.shape != x.shape:
-                raise InputError(f"A_dagger A of images {list(x.shape)} must have their shape, not {list(back.shape)}")
-
-
 def _reconstruction_function(options: Options, net: UNet, physics: Any) -> ReconstructionFunction:
     scale = options.image_scale or 1.0
     if options.reconstructor == "direct":
@@ -279,19 +231,6 @@ def _reconstruction_function(options: Options, net: UNet, physics: Any) -> Recon
         precision=options.precision,
         image_scale=scale,
     )
-
-
-def find_image_scale(physics: Any, measurements: Any, device: torch.device) -> float:
-    """The largest value of ``A_dagger y``, but for its thousandth part, over a few measurements; 1 where images are in
-    about [0, 1] already."""
-    peaks = []
-    for index in range(0, len(measurements), max(1, len(measurements) // 8)):
-        x = physics.A_dagger(measurements[index][None].to(device)).abs().flatten()
-        peaks.append(float(x.kthvalue(max(1, math.ceil(0.999 * len(x)))).values))
-    scale = float(f"{statistics.median(peaks):.3g}")
-    if not scale > 0:
-        raise InputError("A_dagger of the measurements is zero: is this the operator that they were made with?")
-    return 1.0 if 1 / 3 <= scale <= 3 else scale
 
 
 def check_batch_statistics(shape: Shape, halvings: int, n_images: int, batch_size: int, sync_bn: bool = False) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib.util
 import inspect
 import re
 import sys
 import traceback
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ei.errors import InputError, MissingFileError
@@ -41,42 +44,61 @@ def import_own(text: str) -> Any:
     path, name = Path(found["file"]).resolve(), found["name"]
     if not path.is_file():
         raise MissingFileError(f"there is no file {found['file']} (of {text}); check the path")
-    spec = importlib.util.spec_from_file_location(f"own_code_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # pickling looks its classes up there
-    sys.path.insert(0, str(path.parent))  # it may import what lies beside it
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the code raises
-        raise InputError(f"{found['file']} could not be run: {_in_a_line(error, path)}") from error
-    finally:
-        sys.path.remove(str(path.parent))
+    module = _module(path, path.stat().st_mtime_ns)
     if not hasattr(module, name):
-        own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == spec.name]
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
         raise InputError(f"{found['file']} holds nothing called {name}" + (f"; it has {', '.join(own)}" if own else ""))
     return getattr(module, name)
 
 
-def made(thing: Any, text: str, **arguments: Any) -> Any:
-    """``thing`` itself if it is an object, else what the class or function gives when it is called, with those of the
-    ``arguments`` whose names it knows.
+@functools.lru_cache(maxsize=8)
+def _module(path: Path, _: int) -> ModuleType:
+    """The module in a file, run once as long as the file does not change."""
+    name = f"own_code_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # pickling looks its classes up there
+    sys.path.insert(0, str(path.parent))  # it may import what lies beside it
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # whatever the code raises
+        raise InputError(f"{path} could not be run: {_in_a_line(error, path)}") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def made(thing: Any, text: str, wanted: str, **arguments: Any) -> Any:
+    """``thing`` itself if it is an object with a method ``wanted``, else what the class or function gives when it is
+    called, with those of the ``arguments`` whose names it knows.
 
     Raises:
-        InputError: if the call fails.
+        InputError: if the call fails, or what it gives has no such method.
     """
-    if not (inspect.isclass(thing) or inspect.isroutine(thing)):
+    if not inspect.isclass(thing) and callable(getattr(thing, wanted, None)):
         return thing
-    known = inspect.signature(thing).parameters
+    if callable(thing):
+        try:
+            thing = thing(**{name: value for name, value in arguments.items() if takes(thing, name)})
+        except InputError:
+            raise
+        except (Exception, SystemExit) as error:  # whatever the code raises
+            raise InputError(f"{text} could not be made: {_in_a_line(error, None)}") from error
+    if not callable(getattr(thing, wanted, None)):
+        raise InputError(f"{text} is of type {type(thing).__name__}, without a method {wanted}")
+    return thing
+
+
+def takes(thing: Any, name: str) -> bool:
+    """Whether a class or function has an argument of this name."""
     try:
-        return thing(**{name: value for name, value in arguments.items() if name in known})
-    except InputError:
-        raise
-    except Exception as error:  # whatever the code raises
-        raise InputError(f"{text} could not be made: {_in_a_line(error, None)}") from error
+        return name in inspect.signature(thing).parameters
+    except (TypeError, ValueError):  # classes of C code do not tell
+        return False
 
 
-def _in_a_line(error: Exception, path: Path | None) -> str:
+def _in_a_line(error: BaseException, path: Path | None) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     where = f", line {lines[-1]}" if lines else ""
     return f"{type(error).__name__}: {error}{where}"

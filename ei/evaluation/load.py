@@ -13,10 +13,12 @@ import ei.models
 import ei.physics
 from ei.common.describe import rebuild
 from ei.common.files import load_file
+from ei.common.own_code import names_own_code
 from ei.errors import InputError
 from ei.models import GroupAverage, UNet
 from ei.models.base import ReconstructionFunction
 from ei.models.weights import generator_weights, load_weights
+from ei.physics import with_pseudo_inverse
 
 
 def load(
@@ -39,13 +41,33 @@ def load(
     Raises:
         MissingFileError, InputError: for a file that cannot be used, or if physics or net are needed.
     """
-    state = load_file(path, "checkpoint")
-    device = torch.device(device)
+    state = checked(load_file(path, "checkpoint"), path)
     if physics is None:
-        physics = physics_of(state, device)
+        physics = physics_of(state, torch.device(device))
         if physics is None:
             raise InputError(f"the checkpoint {path} does not carry its operator: give it as physics")
-    return function_of(state, path, physics, net, device)
+        physics.noise = noise_in(state.get("config") or {})
+    return function_of(state, path, with_pseudo_inverse(physics), net, device)
+
+
+KINDS = {"config": Mapping, "physics": Mapping, "network": Mapping, "reconstructor": Mapping, "mask": torch.Tensor}
+
+
+def checked(state: Any, path: str | os.PathLike) -> dict[str, Any]:
+    """A checkpoint's content, of ours or of the authors.
+
+    Raises:
+        InputError: if it is none, or what describes its parts is of the wrong kind.
+    """
+    if not isinstance(state, Mapping):
+        raise InputError(f"{path} is no checkpoint: it has neither 'state_dict' nor 'state_dict_G'")
+    for key, kind in KINDS.items():
+        if not isinstance(state.get(key), (kind, type(None))):
+            raise InputError(f"the checkpoint {path} is damaged: its {key!r} is a {type(state[key]).__name__}")
+    sigma = (state.get("config") or {}).get("noise_sigma")
+    if not isinstance(sigma, (int, float, type(None))):
+        raise InputError(f"the checkpoint {path} is damaged: its noise_sigma is {sigma!r}")
+    return dict(state)
 
 
 def averaged(f: ReconstructionFunction, names: Sequence[str]) -> ReconstructionFunction:
@@ -55,19 +77,32 @@ def averaged(f: ReconstructionFunction, names: Sequence[str]) -> ReconstructionF
     return other
 
 
-def physics_of(state: Any, device: torch.device) -> Any:
-    """The forward operator, with its noise, that a checkpoint carries; None where it carries none.
+def physics_of(state: Mapping[str, Any], device: torch.device) -> Any:
+    """The forward operator that a checkpoint carries, without noise; None where it carries none, as of code of one's
+    own, whose name alone it has.
 
     Raises:
         InputError: if what it carries cannot be built.
     """
-    described = state.get("physics") if isinstance(state, Mapping) else None
-    if described is None or described.get("name") not in ei.physics.__all__:
+    described = state.get("physics")
+    if described is None or names_own_code((state.get("config") or {}).get("physics")):
         return None
     mask = state.get("mask")
-    physics = rebuild(described, ei.physics, device=device, **({} if mask is None else {"mask": mask}))
-    physics.noise = noise_in(state.get("config") or {})
-    return physics
+    return operator_in(described, "the checkpoint", device, **({} if mask is None else {"mask": mask}))
+
+
+def operator_in(description: Mapping[str, Any], where: str, device: torch.device, **more: Any) -> Any:
+    """The operator of `ei.physics` that a description names, with its arguments.
+
+    Raises:
+        InputError: if it names no operator, or it cannot be built.
+    """
+    name = description.get("name")
+    found = getattr(ei.physics, name, ei.physics.Physics) if isinstance(name, str) else None
+    if not (isinstance(found, type) and issubclass(found, ei.physics.Physics)):
+        raise InputError(f"{where} names {name}, which is no operator")
+    arguments = {key: value for key, value in description.items() if key != "noise"}
+    return rebuild(arguments, ei.physics, where=where, device=device, **more)
 
 
 def noise_in(config: Mapping[str, Any]) -> Any:

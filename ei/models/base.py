@@ -64,6 +64,11 @@ class ReconstructionFunction(nn.Module):
     def call_net(self, x: Tensor) -> Tensor:
         """``s * net(x / s)``, in channels-last and the chosen precision; ``x`` and the result in `image_dtype`."""
         dtype = self.image_dtype()
+        if x.is_complex():
+            raise InputError(
+                "the operator gives complex images, and networks take real ones: let A_dagger give real and imaginary "
+                "part as two channels"
+            )
         x = x.to(dtype)
         if self.image_scale != 1:
             x = x / self.image_scale

@@ -1,10 +1,21 @@
 """Forward operators. Anything with ``A(x)`` and ``A_dagger(y)`` is a physics; these are the paper's, and ASTRA's CT."""
 
 from ei.physics.astra_ct import AstraCT
-from ei.physics.base import Physics
+from ei.physics.base import Physics, image_shape_of
 from ei.physics.ct import CT
 from ei.physics.inpainting import Inpainting
-from ei.physics.krylov import WithPseudoInverse, pinv_cg
+from ei.physics.krylov import WithPseudoInverse, pinv_cg, with_pseudo_inverse
 from ei.physics.noise import GaussianNoise, noise_of
 
-__all__ = ["CT", "AstraCT", "GaussianNoise", "Inpainting", "Physics", "WithPseudoInverse", "noise_of", "pinv_cg"]
+__all__ = [
+    "CT",
+    "AstraCT",
+    "GaussianNoise",
+    "Inpainting",
+    "Physics",
+    "WithPseudoInverse",
+    "image_shape_of",
+    "noise_of",
+    "pinv_cg",
+    "with_pseudo_inverse",
+]

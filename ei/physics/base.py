@@ -7,6 +7,7 @@ measurement with noise, ``physics(x)``, in one place.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,24 @@ class Physics(nn.Module):
         """The measurement of images ``x`` as a sensor gives it: ``noise(A(x))``, with fresh noise."""
         y = self.A(x)
         return y if self.noise is None else self.noise(y)
+
+
+def image_shape_of(physics: Any) -> tuple[int, ...] | None:
+    """``physics.image_shape``, (H, W) or (C, H, W); None where an operator does not tell.
+
+    Raises:
+        InputError: if it is anything else.
+    """
+    shape = getattr(physics, "image_shape", None)
+    if shape is None:
+        return None
+    try:
+        sides = tuple(int(side) for side in shape)
+    except (TypeError, ValueError):
+        sides = ()
+    if isinstance(shape, str) or len(sides) not in (2, 3) or min(sides) < 1:
+        raise InputError(f"image_shape of {type(physics).__name__} must be (H, W) or (C, H, W), not {shape!r}")
+    return sides
 
 
 def check_shape(tensor: Tensor, expected: tuple[int, ...], what: str) -> None:

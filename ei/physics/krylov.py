@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ei.errors import InputError
+from ei.physics.base import image_shape_of
 
 
 def adjoint_of(physics: Any, image_shape: Sequence[int] | None = None) -> Callable[[Tensor], Tensor]:
@@ -27,7 +28,7 @@ def adjoint_of(physics: Any, image_shape: Sequence[int] | None = None) -> Callab
     own = getattr(physics, "A_adjoint", None)
     if callable(own):
         return own
-    shape = tuple(image_shape or getattr(physics, "image_shape", None) or ())
+    shape = tuple(image_shape or image_shape_of(physics) or ())
     if len(shape) not in (2, 3):
         raise InputError(
             f"{type(physics).__name__} has no A_adjoint, and the shape of its images is not known: give it an "
@@ -174,6 +175,11 @@ def _times(factor: Tensor, tensor: Tensor) -> Tensor:
     return factor.view(-1, *[1] * (tensor.dim() - 1)).to(tensor.real.dtype) * tensor
 
 
+def with_pseudo_inverse(physics: Any) -> Any:
+    """``physics``, if it has an ``A_dagger``; else with conjugate gradients in its place (`WithPseudoInverse`)."""
+    return physics if callable(getattr(physics, "A_dagger", None)) else WithPseudoInverse(physics)
+
+
 class WithPseudoInverse:
     """An operator without ``A_dagger``, and conjugate gradients (`pinv_cg`) in its place; all else is the operator's.
 
@@ -184,6 +190,8 @@ class WithPseudoInverse:
     Raises:
         InputError: if there is no adjoint to be had.
     """
+
+    config = None  # a checkpoint cannot build it
 
     def __init__(self, physics: Any, steps: int = 20) -> None:
         adjoint_of(physics)  # raises now if there is none

@@ -37,6 +37,7 @@ class RunFolder:
 
     Attributes:
         path: the folder, once it is there.
+        owner: the trainer that it belongs to.
         continues: whether ``out`` may hold the run already.
     """
 
@@ -53,6 +54,7 @@ class RunFolder:
         self.out, self.environment, self.files = out, dict(environment or {}), dict(files or {})
         self.path: Path | None = None
         self.continues = False
+        self.owner: Any = None
         self._tensorboard = tensorboard
         self._board: TensorBoard | None = None
         self._log: TrainingLog | None = None

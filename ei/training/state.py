@@ -13,6 +13,7 @@ import torch
 
 from ei.common.describe import describe
 from ei.common.files import load_file
+from ei.common.own_code import names_own_code
 from ei.errors import InputError, TrainingDivergedError
 from ei.models.weights import AVERAGED, load_weights
 from ei.training.folder import LAST, LAST_BUT_ONE
@@ -41,10 +42,12 @@ def state_of(trainer: Trainer, epoch: int) -> dict[str, Any]:
         state[f"optimizer{_suffix(trainer, key)}"] = trainer.optimizers[key].state_dict()
     if trainer.averaged is not None:
         state[AVERAGED] = trainer.averaged.module.state_dict()
+    # Of an operator out of code of one's own, the configuration holds the name: its class alone may not be all of it.
+    own = names_own_code(trainer.config.get("physics"))
     mask = getattr(trainer.physics, "mask", None)
     return state | {
         "config": dict(trainer.config),
-        "physics": describe(trainer.physics),
+        "physics": None if own else describe(trainer.physics),
         "network": describe(trainer.networks["total"]),
         "reconstructor": describe(trainer.f),
         "mask": mask.cpu() if isinstance(mask, torch.Tensor) else None,

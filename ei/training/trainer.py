@@ -114,6 +114,9 @@ class Trainer:
         self.schedule: LearningRate = schedule or step_schedule()
         self.base_lr = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
         self.run_folder = out if isinstance(out, RunFolder) else RunFolder(out)
+        if self.run_folder.owner is not None:
+            raise InputError("a RunFolder belongs to one training: make another one")
+        self.run_folder.owner = self
         self.ckp_interval, self.save_every = ckp_interval or epochs, save_every
         self.report_psnr, self.held_out, self.progress = report_psnr, held_out, progress
         self.method, self.task = method or type(closure).__name__.removesuffix("Closure").lower(), task
@@ -176,8 +179,7 @@ class Trainer:
         self, loader: Iterable, steps: int | None, part_of: Callable[[int], Part | None], stop: StopRequest
     ) -> None:
         progress = Progress(self.epochs, steps, self.step, self.progress and self.processes.first)
-        for network in (self.f, *self.networks.values()):
-            network.train()
+        self._training_mode()
         saved, signal = time.monotonic(), 0
         try:
             while self.epoch < self.epochs and not self._enough() and not signal:
@@ -251,7 +253,12 @@ class Trainer:
             self._save_rolling(ended)
         if self.on_epoch_end is not None:
             self.on_epoch_end(self)
+            self._training_mode()  # whatever it has left f in
         return means
+
+    def _training_mode(self) -> None:
+        for network in (self.f, *self.networks.values()):
+            network.train()
 
     def _save_rolling(self, epoch: int) -> None:
         if self._saved_at == (self.epoch, self.step):

@@ -1,0 +1,63 @@
+"""What a run trains on, from options."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Subset
+
+from ei.commands.options import Options
+from ei.commands.parts import SPLIT, image_shape, images_for, measurements_for, split_beside
+from ei.commands.presets import Shape
+from ei.datasets import ImageTree
+from ei.datasets.batches import Indexed
+from ei.datasets.ctdb import split
+from ei.errors import InputError
+from ei.physics import image_shape_of
+
+
+class TrainingData:
+    """What a run trains on: ``train`` (images, or measurements alone), ``shape`` (C, H, W) of its images, ``held_out``
+    batches of measurements to judge by, and ``files`` for the run folder.
+
+    Args:
+        options: of the run.
+        physics: the operator of ``--physics``, if there is one.
+    """
+
+    train: Any
+    shape: Shape
+
+    def __init__(self, options: Options, physics: Any) -> None:
+        self.held_out: DataLoader | None = None
+        self.files: dict[str, str] = {}
+        if options.measurements is not None:
+            found, self.shape = measurements_for(options.measurements, options, physics)
+            what = f"the measurements of {options.measurements}"
+            rest, self.train = (Subset(found, split(range(len(found)), mode, what)) for mode in ("test", "train"))
+            self.held_out = DataLoader(Indexed(rest, measured=True), batch_size=1)
+            return
+        if options.split is None and options.resume is not None:
+            options.split = split_beside(options.resume).get("split")
+        told = None if physics is None else image_shape_of(physics)
+        self.train = images_for(options, "train", told)
+        self.shape = image_shape(self.train)
+        if isinstance(getattr(self.train, "dataset", self.train), ImageTree):
+            tests = images_for(options, "test", told, patches=False).names
+            self.files[SPLIT] = "".join(f"{name}\n" for name in tests)
+
+
+def find_image_scale(physics: Any, measurements: Any, device: torch.device) -> float:
+    """The largest value of ``A_dagger y``, but for its thousandth part, over a few measurements; 1 where images are in
+    about [0, 1] already."""
+    peaks = []
+    for index in range(0, len(measurements), max(1, len(measurements) // 8)):
+        x = physics.A_dagger(measurements[index][None].to(device)).abs().flatten()
+        peaks.append(float(x.kthvalue(max(1, math.ceil(0.999 * len(x)))).values))
+    scale = float(f"{statistics.median(peaks):.3g}")
+    if not scale > 0:
+        raise InputError("A_dagger of the measurements is zero: is this the operator that they were made with?")
+    return 1.0 if 1 / 3 <= scale <= 3 else scale

@@ -1,0 +1,214 @@
+"""The operator of a run: from a task, a file of ``--physics``, people's own code, or a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ei.commands.options import Options
+from ei.commands.presets import TASKS, Shape, task_of
+from ei.common.describe import describe
+from ei.common.files import read_yaml
+from ei.common.own_code import import_own, made, names_own_code
+from ei.errors import InputError
+from ei.evaluation.load import noise_in, operator_in, physics_of
+from ei.physics import Inpainting, image_shape_of, with_pseudo_inverse
+
+# Values of a physics file with these endings are paths.
+FILES = (".pt", ".pth", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".txt", ".csv", ".png")
+
+
+def read_physics_file(path: str) -> dict[str, Any]:
+    """What a physics file says: ``name`` and arguments of a class of `ei.physics`, with absolute paths and ranges
+    ``{start, step, count}`` as lists.
+
+    Raises:
+        InputError: if it cannot be read, or names no class.
+    """
+    if Path(path).suffix not in (".yaml", ".yml"):
+        raise InputError(f"--physics must be FILE.yaml or FILE.py:NAME, not {path}")
+    content = read_yaml(path)
+    if "name" not in content:
+        raise InputError(f"{path}: 'name' is missing: a class of ei.physics, as name: CT")
+    return resolved_physics(content, Path(path).resolve().parent, path)
+
+
+def resolved_physics(content: Mapping[str, Any], folder: Path, where: str) -> dict[str, Any]:
+    """The ``content`` of a physics file with paths below ``folder``, and ranges as lists.
+
+    Raises:
+        InputError: naming ``where`` and the key of a range that is none.
+    """
+
+    def resolved(key: str, value: Any) -> Any:
+        if isinstance(value, str) and Path(value).suffix in FILES:
+            return str(folder / value)
+        if not isinstance(value, dict):
+            return value
+        numbers = [value.get(part) for part in ("start", "step", "count")]
+        if set(value) != {"start", "step", "count"} or not all(
+            isinstance(number, (int, float)) and math.isfinite(number) for number in numbers
+        ) or int(value["count"]) != value["count"] or value["count"] < 1:  # fmt: skip
+            raise InputError(f"{where}: {key} must be a range {{start: a, step: b, count: n}} of numbers, n >= 1")
+        return [value["start"] + k * value["step"] for k in range(int(value["count"]))]
+
+    return {str(key): resolved(str(key), value) for key, value in content.items()}
+
+
+def named_physics(setting: Mapping[str, Any] | str, device: torch.device) -> Any:
+    """The operator of ``--physics``, without noise of ours: of a file's content, or ``FILE.py:NAME`` of one's own. One
+    without ``A_dagger`` gets conjugate gradients, which is said.
+
+    Raises:
+        InputError: if it cannot be made, or is no operator.
+    """
+    if isinstance(setting, Mapping):
+        return operator_in(setting, "the file of --physics", device)
+    thing = made(import_own(setting), setting, "A")
+    if isinstance(thing, torch.nn.Module):
+        thing = thing.to(device)
+    image_shape_of(thing)  # raises if it is none
+    physics = with_pseudo_inverse(thing)
+    if physics is not thing:
+        print(f"note: {setting} has no A_dagger: {physics.steps} steps of conjugate gradients stand in for it")
+    return physics
+
+
+def known_physics(setting: Any, state: Mapping[str, Any], device: torch.device) -> Any:
+    """The operator, without noise of ours, that is known before any data: of a checkpoint's content ``state`` (empty
+    where there is none) and of ``--physics``, which may repeat what it carries; None where neither says one.
+
+    Raises:
+        InputError: if they contradict each other, or the checkpoint's is of one's own and ``--physics`` is not given.
+    """
+    text = (state.get("config") or {}).get("physics")
+    carried = physics_of(state, device)
+    if names_own_code(text) and setting is None:
+        raise InputError(code_needed("checkpoint", str(text), "--physics"))
+    if names_own_code(text) and not names_own_code(setting):
+        raise InputError(f"--physics gives {setting['name']}, but the checkpoint was trained for {text}")
+    given = None if setting is None else named_physics(setting, device)
+    if names_own_code(text) and setting != text:
+        print(f"note: the checkpoint was trained for {text}; {setting} stands in for it")
+    if carried is None or given is None:
+        return carried if given is None else given
+    masks = (getattr(given, "mask", None), getattr(carried, "mask", None))
+    equal = masks[0] is masks[1] if None in masks else torch.equal(*masks)  # type: ignore[arg-type]
+    if describe(given) != describe(carried) or not equal:
+        told = setting if isinstance(setting, str) else given
+        raise InputError(f"--physics gives {told}, but the checkpoint was trained for {carried}")
+    return carried
+
+
+def code_needed(what: str, text: str, option: str) -> str:
+    return f"the {what} has code of your own, {text}, which is not run because a file names it: give {option} {text}"
+
+
+def operator_for(
+    options: Options,
+    shape: Shape,
+    device: torch.device,
+    known: Any,
+    state: Mapping[str, Any],
+    given: Mapping[str, Any],
+) -> Any:
+    """The operator of a run for images of ``shape`` (C, H, W), with its noise: the one that is ``known`` (see
+    `known_physics`), else the task's.
+
+    Args:
+        options: of the run.
+        shape: (C, H, W).
+        device: where to compute.
+        known: what `known_physics` found.
+        state: a checkpoint's content, or nothing.
+        given: the options the user gave; they may not contradict the checkpoint.
+
+    Raises:
+        InputError: if it is for other images, or contradicts the checkpoint.
+    """
+    physics = known
+    if physics is None:
+        assert options.task is not None
+        physics = TASKS[options.task].physics(options, shape, device)
+    elif state:
+        check_contradictions(state, given, options.task, physics)
+    check_size(physics, shape)
+    if options.noise_sigma or not names_own_code(options.physics):  # code of one's own may have noise of its own
+        try:
+            physics.noise = noise_in({"noise_sigma": options.noise_sigma, "physics": options.physics})
+        except AttributeError as error:
+            raise InputError(f"{options.physics} takes no attribute 'noise', which --noise-sigma needs") from error
+    return physics
+
+
+def check_size(physics: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless an operator that tells its ``image_shape`` is for images of ``shape`` (C, H, W)."""
+    own = image_shape_of(physics) or ()
+    if own and own != tuple(shape)[-len(own) :]:
+        sides, given = (" x ".join(map(str, sides)) for sides in (own, tuple(shape)[-len(own) :]))
+        raise InputError(f"the operator is for images of {sides}, but the data has {given}")
+
+
+def check_contradictions(state: Mapping[str, Any], given: Mapping[str, Any], task: str | None, physics: Any) -> None:
+    """Raise if options that were ``given`` contradict the operator that a checkpoint carries."""
+    described = state.get("physics") or {}
+    for option, name in (task_of(task).physics_options if task else {}).items():  # type: ignore[union-attr]
+        if given.get(option) is not None and name in described and given[option] != described[name]:
+            raise InputError(
+                f"--{option.replace('_', '-')} {given[option]} contradicts the checkpoint, which was trained with "
+                f"{described[name]}; leave the option out"
+            )
+    if given.get("mask") is not None and isinstance(physics, Inpainting):
+        other = Inpainting(*physics.image_shape, mask=given["mask"])
+        if not torch.equal(other.mask, physics.mask.cpu()):
+            raise InputError(f"--mask {given['mask']} contradicts the checkpoint's own mask; leave the option out")
+
+
+def probe_operator(physics: Any, shape: Shape) -> None:
+    """Try an operator of one's own on an image of ``shape`` (C, H, W), its noise, too.
+
+    Raises:
+        InputError: telling in a line what goes wrong.
+    """
+    y = probe(physics, "A", torch.zeros(1, *shape))
+    back = probe(physics, "A_dagger", y)
+    if back.shape[1:] != shape:
+        raise InputError(f"A_dagger A of images {[1, *shape]} must have their shape, not {list(back.shape)}")
+    if back.is_complex():
+        raise InputError("A_dagger gives complex images: let it give real and imaginary part as two channels")
+    noise = getattr(physics, "noise", None)
+    if noise is not None:
+        try:
+            noise(y, generator=torch.Generator())
+        except Exception as error:  # whatever the code raises
+            raise InputError(
+                "noise of the operator must be None, or a function noise(y, generator=None) of measurements: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def probe(physics: Any, name: str, tensor: Tensor) -> Tensor:
+    """``physics.<name>(tensor)`` of an operator that may be of one's own: what goes wrong in it is told in a line.
+
+    Raises:
+        InputError: if it fails, or gives no tensor.
+    """
+    device = next((t.device for t in getattr(physics, "buffers", list)()), torch.device("cpu"))
+    try:
+        with torch.no_grad():
+            found = getattr(physics, name)(tensor.to(device))
+    except InputError:
+        raise
+    except Exception as error:  # whatever the code raises
+        raise InputError(
+            f"{name} of the operator cannot take a tensor of the shape {list(tensor.shape)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(found, Tensor):
+        raise InputError(f"{name} of the operator must give a tensor, not a {type(found).__name__}")
+    return found
