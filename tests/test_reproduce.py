@@ -106,13 +106,15 @@ def test_classical_reconstructions_beat_the_fbp_on_phantoms() -> None:
 
 def test_the_table_is_made_and_continued(tmp_path: Path) -> None:
     command = ("python", "-m", "ei", "reproduce", "--cells", "ct_mc", "inpainting_ei", "--budget", "smoke",
-               "--ct-data", "synthetic", "--urban-data", "synthetic", "--out", "table", "--device", "cpu")  # fmt: skip
+               "--ct-data", "synthetic", "--urban-data", "synthetic", "--out", "table", "--device", "cpu",
+               "--average-over", "rotate90", "--epochs", "2")  # fmt: skip
     first = subprocess_run(*command, cwd=tmp_path)
     assert first.code == 0, first.err
     out = tmp_path / "table"
     text = (out / "ct.md").read_text()
     assert all(f"| {name}" in text for name in ("A_dagger y", "CGLS 50", "TV, x >= 0", "MC"))
     assert "harmonic fill" in (out / "inpainting.md").read_text() and "budget `smoke`" in text
+    assert "| MC, averaged over rotate90 |" in text and "--epochs 2" in text
     with open(out / "ct_mc.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 10
     for name in ("ct.png", "ct_curves.png", "inpainting.png", "inpainting_curves.png"):
@@ -124,3 +126,9 @@ def test_the_table_is_made_and_continued(tmp_path: Path) -> None:
 
     wrong = subprocess_run(*command[:4], "--cells", "ct_magic", "--budget", "smoke", cwd=tmp_path)
     assert wrong.code == 2 and "ct_magic" in wrong.err and wrong.err.count("\n") == 1
+
+
+def test_pages_show_what_the_files_say() -> None:
+    """Every table of RESULTS.md and the README that names a folder is the one that its files give."""
+    done = subprocess_run("python", ROOT / "benchmarks" / "pages.py", "--check", cwd=ROOT)
+    assert (done.code, done.out) == (0, "all equal\n"), done

@@ -130,7 +130,8 @@ class Options:
          "reproduce": "a saved mask, as the authors' mask_random0.3.pt"},
         tasks=("inpainting",), commands=(*ALL, "reproduce"), metavar="PATH")
     # For how long, and how.
-    epochs: int = option("how often to go through the data", COUNT, 50, presets=papers(5000, 2000))
+    epochs: int = option({"train": "how often to go through the data", "reproduce": "instead of the budget's"},
+                         COUNT, 50, presets=papers(5000, 2000), commands=("train", "reproduce"))
     max_steps: int | None = option("stop after N optimiser steps in all", COUNT, scope="machine")
     batch_size: int = option(
         {"train": "images a step, over all processes", "reconstruct": "measurements at a time (default: 8)"},
@@ -190,7 +191,7 @@ class Options:
         {"train": "the run folder itself (default: ckp/<time>_<method>_<task>)",
          "test": "folder for metrics.csv and figures (default: evaluations/<time>_<name>_<task>)",
          "diagnose": "the figure (default: diagnosis.png)",
-         "reproduce": "(default: reproduction/<budget>, with -<recipe> if one is given)",
+         "reproduce": "(default: reproduction/<budget>, with -<recipe> and -<epochs> where they are given)",
          "prepare": "where it goes, if not below dataset/"},
         named, scope="call", metavar="PATH", commands=("train", "test", "diagnose", "reproduce", "prepare"))
     resume: str | None = option(

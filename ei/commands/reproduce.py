@@ -191,6 +191,8 @@ def main(arguments: Sequence[str], prog: str = "ei reproduce") -> None:
     if "recipe" in given:
         configurations.append(f"configs/recipe/{given['recipe']}.yaml")
         name += f"-{given['recipe']}"
+    if "epochs" in given:
+        name += f"-{given['epochs']}"
     out = Path(given.get("out", ROOT / "reproduction" / name)).resolve()
 
     results: dict[str, dict[str, dict[str, Any]]] = {}
@@ -203,6 +205,7 @@ def main(arguments: Sequence[str], prog: str = "ei reproduce") -> None:
         elif data != "synthetic":
             data = str(Path(data).resolve())
         more = ["--data", data, "--device", str(device)]
+        more += ["--epochs", str(given["epochs"])] if "epochs" in given else []
         if task == "inpainting" and "mask" in given:
             more += ["--mask", str(Path(given["mask"]).resolve())]
         command = train_cell(cell, configurations, out / cell, more)
