@@ -344,9 +344,11 @@ def test_a_checkpoint_without_a_method_runs_no_code_either(script: Script, works
         for command in (("ei test",), ("ei reconstruct", "--input", "y.npy", "--output", "x.npy")):
             done = script(*command, "--ckp", "bad.pth.tar")
             assert done.code == 2 and "damaged" in done.err and done.err.count("\n") == 1, (key, done)
-    save_file({**state, "config": {**state["config"], "task": "nope"}}, "bad.pth.tar")
-    done = script("ei test", "--ckp", "bad.pth.tar")
-    assert done.code == 2 and "nope" in done.err
+    for name in ("task", "method"):
+        save_file({**state, "config": {**state["config"], name: "nope"}}, "bad.pth.tar")
+        for command in (("ei test", "--ckp", "bad.pth.tar"), ("ei train", "--resume", "bad.pth.tar", "--out", "other")):
+            done = script(*command)
+            assert done.code == 2 and "nope" in done.err and done.err.count("\n") == 1, done
 
 
 def test_noise_is_what_the_run_says(script: Script, workspace: Path) -> None:

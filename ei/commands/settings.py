@@ -71,6 +71,9 @@ def resolve(given: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) 
         raise InputError(f"--task is needed: one of {', '.join(TASKS)}; or --physics, for an operator of your own")
     if given.get("measurements") is not None and given.get("data") is not None:
         raise InputError("--measurements are instead of the images of --data: give one of them")
+    for name, known in (("task", TASKS), ("method", METHODS)):  # the parser has looked at what was given, not at files
+        if chosen.get(name) not in (None, *known):
+            raise InputError(f"there is no {name} {chosen[name]!r} here: {', '.join(known)}")
     defaults = defaults_for(task)
     for name, value in given.items():
         entry = OPTIONS[name]
@@ -88,9 +91,8 @@ def resolve(given: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) 
             chosen.pop(name, None)
     if chosen.get("noise_sigma") and isinstance(physics, Mapping) and physics.get("noise") is not None:
         raise InputError("--noise-sigma and the noise in the file of --physics contradict each other: give one of them")
-    if "schedule" in chosen or any(
-        chosen.get(name) for name in SCHEDULES
-    ):  # a schedule that was chosen replaces the one that was not
+    # A schedule that was chosen replaces the one that was not.
+    if "schedule" in chosen or any(chosen.get(name) for name in SCHEDULES):
         defaults |= {name: [] if name == "schedule" else False for name in SCHEDULES}
     options = Options(**{**defaults, **chosen})
     if options.measurements is not None:
