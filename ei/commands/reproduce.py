@@ -146,7 +146,12 @@ def machine() -> str:
 
 
 def report(
-    task: str, configurations: Sequence[str], out: Path, results: dict[str, dict[str, Any]], commands: Sequence[str]
+    task: str,
+    configurations: Sequence[str],
+    epochs: int | None,
+    out: Path,
+    results: dict[str, dict[str, Any]],
+    commands: Sequence[str],
 ) -> None:
     """Write the table, the per-image figures and the pictures of a task."""
     first = next(iter(results.values()))
@@ -157,6 +162,7 @@ def report(
     (out / f"{task}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     settings = "\n".join((ROOT / path).read_text().strip() for path in configurations)
     named = ", ".join(f"{Path(path).parent.name} `{Path(path).stem}`" for path in configurations)
+    named += f", but {epochs} epochs" if epochs else ""
     text = [
         f"## {task}, {named}", "", "```yaml", settings, "```", "", table(out, task), "",
         f"{len(first['rows'])} test images; paper PSNR: one norm over the channels, peak max|x|. {machine()}.", "",
@@ -213,5 +219,5 @@ def main(arguments: Sequence[str], prog: str = "ei reproduce") -> None:
         found = results.setdefault(task, {})
         found[method] = evaluate_cell(out / cell, task, data, device, not found, given.get("average_over"))
     for task in results:
-        report(task, configurations, out, results[task], commands[task])
+        report(task, configurations, given.get("epochs"), out, results[task], commands[task])
     print(f"files: {out}")
