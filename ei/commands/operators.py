@@ -16,7 +16,7 @@ from ei.common.describe import describe
 from ei.common.files import read_yaml
 from ei.common.own_code import import_own, made, names_own_code
 from ei.errors import InputError
-from ei.evaluation.load import noise_in, operator_in, physics_of
+from ei.evaluation.loading import noise_in, operator_in, physics_of
 from ei.physics import Inpainting, image_shape_of, with_pseudo_inverse
 
 # Values of a physics file with these endings are paths.

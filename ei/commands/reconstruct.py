@@ -30,7 +30,7 @@ from ei.commands.settings import parser_of, read_options, resolve
 from ei.common.files import TEMPORARY, complete_folder, load_file, writing
 from ei.datasets import Measurements
 from ei.errors import InputError
-from ei.evaluation.load import averaged, checked, function_of
+from ei.evaluation.loading import averaged, checked, function_of
 from ei.models import UNet
 from ei.models.base import ReconstructionFunction
 

@@ -35,8 +35,8 @@ from ei.common.files import load_file, read_yaml
 from ei.datasets import image_of
 from ei.errors import InputError
 from ei.evaluation.classical import classical_for
-from ei.evaluation.evaluate import evaluate, mean_and_std, read_metrics, reconstruct_all, write_metrics
-from ei.evaluation.load import averaged, checked
+from ei.evaluation.loading import averaged, checked
+from ei.evaluation.quality import evaluate, mean_and_std, read_metrics, reconstruct_all, write_metrics
 from ei.metrics import cal_psnr
 from ei.training.folder import LAST
 from ei.training.log import LOG

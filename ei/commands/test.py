@@ -26,8 +26,8 @@ from ei.common.drawing import show_if_screen
 from ei.common.files import load_file
 from ei.datasets import image_of
 from ei.errors import InputError, MissingFileError
-from ei.evaluation.evaluate import comparison, evaluate, summary, write_metrics
-from ei.evaluation.load import averaged, checked, function_of
+from ei.evaluation.loading import averaged, checked, function_of
+from ei.evaluation.quality import comparison, evaluate, summary, write_metrics
 from ei.models import UNet
 from ei.models.base import ReconstructionFunction
 from ei.models.weights import AVERAGED

@@ -2,8 +2,8 @@
 
 from ei.evaluation.classical import classical_for, harmonic_fill, least_squares, total_variation
 from ei.evaluation.diagnosis import Diagnosis, diagnose
-from ei.evaluation.evaluate import evaluate, reconstruct_all, report, summary
-from ei.evaluation.load import load
+from ei.evaluation.loading import load
+from ei.evaluation.quality import evaluate, reconstruct_all, report, summary
 
 __all__ = [
     "Diagnosis",
