@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from ei.commands.operators import named_physics, probe
+from ei.commands.operators import named_physics, operator_for, probe
 from ei.commands.options import OPTIONS, Options
 from ei.commands.parser import choose_device
 from ei.commands.parts import image_shape, images_for, measurements_for, named_group
-from ei.commands.presets import TASKS, Shape, task_of
+from ei.commands.presets import Shape, task_of
 from ei.commands.settings import parser_of, read_options, resolve
 from ei.common.own_code import names_own_code
 from ei.errors import InputError
@@ -37,9 +37,7 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
     options = resolve({"data": "synthetic", **given} if no_data else given)
     physics = None if options.physics is None else named_physics(options.physics, device)
     shape = _shape(options, given, physics)
-    if physics is None:
-        assert options.task is not None
-        physics = TASKS[options.task].physics(options, shape, device)
+    physics = operator_for(options, shape, device, physics, {}, given)
     if names_own_code(options.physics):
         probe(physics, "A", torch.zeros(1, *shape))
     group = named_group(options.group, options.ei_trans, said=given.get("ei_trans") is not None)

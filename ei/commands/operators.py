@@ -91,7 +91,7 @@ def known_physics(setting: Any, state: Mapping[str, Any], device: torch.device) 
     if names_own_code(text) and setting is None:
         raise InputError(code_needed("checkpoint", str(text), "--physics"))
     if names_own_code(text) and not names_own_code(setting):
-        raise InputError(f"--physics gives {setting['name']}, but the checkpoint was trained for {text}")
+        raise InputError(f"--physics gives {setting.get('name')}, but the checkpoint was trained for {text}")
     given = None if setting is None else named_physics(setting, device)
     if names_own_code(text) and setting != text:
         print(f"note: the checkpoint was trained for {text}; {setting} stands in for it")

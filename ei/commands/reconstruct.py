@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ei.commands.operators import check_contradictions, known_physics
+from ei.commands.operators import check_contradictions, known_physics, operator_for
 from ei.commands.parser import choose_device
 from ei.commands.parts import measurements_for
 from ei.commands.presets import TASKS
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
                              "--mask; or --physics")  # fmt: skip
         options = resolve({"task": task, **{key: value for key, value in given.items() if key in ("ct_views", "mask")}})
         measurements, shape = measurements_for(given["input"], options, None)
-        physics = TASKS[task].physics(options, shape, device)
+        physics = operator_for(options, shape, device, None, state, given)
         net = None if isinstance(state.get("network"), dict) else UNet(shape[0], shape[0])
     else:
         check_contradictions(state, given, task if task in TASKS else None, physics)

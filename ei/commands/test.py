@@ -87,10 +87,6 @@ def options_of(state: Any, given: Mapping[str, Any]) -> Options:
     """The options of a run to test: those in its checkpoint, with the data, split and task that are ``given``; those of
     the task, on the task's data, where the checkpoint is not one of ours."""
     config = dict(state.get("config") or {})
-    if config.get("task") not in (None, *TASKS):
-        raise InputError(
-            f"the checkpoint is of a task {config['task']}, which is not registered here: {', '.join(TASKS)}"
-        )
     if given.get("task") and config.get("task") not in (None, given["task"]):
         raise InputError(f"the checkpoint was trained for the task {config['task']}, not for {given['task']}")
     if not config and "task" not in given:
@@ -98,12 +94,12 @@ def options_of(state: Any, given: Mapping[str, Any]) -> Options:
             f"the checkpoint {given['ckp']} does not say its task: give --task (and --physics, if it is of an operator "
             "of your own)"
         )
-    named = {key: given[key] for key in ("task", "physics", "ct_views", "mask") if key in given}
-    if config:  # what it carries is compared with what was given when the operator is built
-        named = {key: value for key, value in named.items() if key == "task"}
-    data = given.get("data")
-    if data is None and given.get("dataset_name") and (given.get("task") or config.get("task")):
-        data = TASKS[given.get("task") or config["task"]].place.format(given["dataset_name"])
+    # What a checkpoint carries is compared with what was given when the operator is built.
+    taken = ("task",) if config else ("task", "physics", "ct_views", "mask")
+    named = {key: given[key] for key in taken if key in given}
+    data, task = given.get("data"), given.get("task") or config.get("task")
+    if data is None and given.get("dataset_name") and task in TASKS:
+        data = TASKS[task].place.format(given["dataset_name"])
     if data is not None:
         named["data"] = data
     options = resolve(named, config)
