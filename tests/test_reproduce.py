@@ -13,17 +13,20 @@ from conftest import ROOT, subprocess_run
 from ei.commands.options import OPTIONS
 from ei.commands.parts import sample_of_the_paper
 from ei.commands.settings import defaults_for, parser_of
+from ei.common.files import read_yaml
 from ei.datasets import EllipsePhantoms, FixedCrops
 from ei.evaluation.classical import _divergence, _gradient, least_squares, total_variation
+from ei.evaluation.loading import operator_in
 from ei.metrics import psnr
 from ei.physics import CT
 
 CELLS = [f"{task}_{method}" for task in ("ct", "inpainting") for method in ("ei", "mc", "sup", "ei_adv", "ei_sup")]
+BESIDE = [f"limited_angle_{method}" for method in ("ei", "mc", "sup")]
 PARSER = parser_of("train", "ei train", None)
 
 
 def test_there_is_a_configuration_for_each_cell() -> None:
-    assert sorted(path.stem for path in (ROOT / "configs").glob("*.yaml")) == sorted(CELLS)
+    assert sorted(path.stem for path in (ROOT / "configs").glob("*.yaml")) == sorted([*CELLS, *BESIDE])
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -37,6 +40,16 @@ def test_configurations_are_the_papers(cell: str) -> None:
     assert wanted | {name for name in ("ei_trans", "ei_alpha") if method in OPTIONS[name].needs["method"]} <= set(
         options
     )
+
+
+@pytest.mark.parametrize("cell", BESIDE)
+def test_a_limited_angle_is_the_papers_ct_with_another_operator(cell: str) -> None:
+    method = cell.removeprefix("limited_angle_")
+    options, papers = (read_yaml(str(ROOT / "configs" / f"{name}.yaml")) for name in (cell, f"ct_{method}"))
+    described = options.pop("physics")
+    physics = operator_in(described, "the cell", torch.device("cpu"))
+    assert physics.angles.tolist() == list(range(120)) and physics.image_shape == (128, 128)
+    assert options == {name: value for name, value in papers.items() if name != "ct_views"}
 
 
 @pytest.mark.parametrize("budget", sorted((ROOT / "configs" / "budget").glob("*.yaml")), ids=lambda path: path.stem)

@@ -5,6 +5,7 @@ from ei.closure.base import Closure
 from ei.closure.dip import DIPClosure
 from ei.closure.ei import EIClosure
 from ei.closure.mc import MCClosure
+from ei.closure.splitting import SplittingClosure, SplittingEIClosure
 from ei.closure.supervised import SupervisedClosure, SupervisedEIClosure
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "DIPClosure",
     "EIClosure",
     "MCClosure",
+    "SplittingClosure",
+    "SplittingEIClosure",
     "SupervisedClosure",
     "SupervisedEIClosure",
 ]

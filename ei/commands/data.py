@@ -13,15 +13,15 @@ from ei.commands.options import Options
 from ei.commands.parts import SPLIT, image_shape, images_for, measurements_for, split_beside
 from ei.commands.presets import Shape
 from ei.datasets import ImageTree
-from ei.datasets.batches import Indexed
+from ei.datasets.batches import Indexed, number_of
 from ei.datasets.ctdb import split
 from ei.errors import InputError
-from ei.physics import image_shape_of
+from ei.physics import image_shape_of, operator_of
 
 
 class TrainingData:
-    """What a run trains on: ``train`` (images, or measurements alone), ``shape`` (C, H, W) of its images, ``held_out``
-    batches of measurements to judge by, and ``files`` for the run folder.
+    """What a run trains on: ``train`` (images, or measurements alone), ``shape`` (C, H, W) of its images, ``count``
+    of its images or measurements, ``held_out`` batches of measurements to judge by, and ``files`` for the run folder.
 
     Args:
         options: of the run.
@@ -30,12 +30,14 @@ class TrainingData:
 
     train: Any
     shape: Shape
+    count: int
 
     def __init__(self, options: Options, physics: Any) -> None:
         self.held_out: DataLoader | None = None
         self.files: dict[str, str] = {}
         if options.measurements is not None:
             found, self.shape = measurements_for(options.measurements, options, physics)
+            self.count = len(found)
             what = f"the measurements of {options.measurements}"
             rest, self.train = (Subset(found, split(range(len(found)), mode, what)) for mode in ("test", "train"))
             self.held_out = DataLoader(Indexed(rest, measured=True), batch_size=1)
@@ -44,7 +46,7 @@ class TrainingData:
             options.split = split_beside(options.resume).get("split")
         told = None if physics is None else image_shape_of(physics)
         self.train = images_for(options, "train", told)
-        self.shape = image_shape(self.train)
+        self.shape, self.count = image_shape(self.train), len(self.train)
         if isinstance(getattr(self.train, "dataset", self.train), ImageTree):
             tests = images_for(options, "test", told, patches=False).names
             self.files[SPLIT] = "".join(f"{name}\n" for name in tests)
@@ -55,7 +57,8 @@ def find_image_scale(physics: Any, measurements: Any, device: torch.device) -> f
     about [0, 1] already."""
     peaks = []
     for index in range(0, len(measurements), max(1, len(measurements) // 8)):
-        x = physics.A_dagger(measurements[index][None].to(device)).abs().flatten()
+        own = operator_of(physics, [number_of(measurements, index)])
+        x = own.A_dagger(measurements[index][None].to(device)).abs().flatten()
         peaks.append(float(x.kthvalue(max(1, math.ceil(0.999 * len(x)))).values))
     scale = float(f"{statistics.median(peaks):.3g}")
     if not scale > 0:

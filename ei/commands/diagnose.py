@@ -24,7 +24,7 @@ from ei.commands.settings import parser_of, read_options, resolve
 from ei.common.own_code import names_own_code
 from ei.errors import InputError
 from ei.evaluation.diagnosis import diagnose
-from ei.physics import image_shape_of
+from ei.physics import Inpainting, image_shape_of
 
 
 def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
@@ -40,6 +40,8 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
     physics = operator_for(options, shape, device, physics, {}, given)
     if names_own_code(options.physics):
         probe(physics, "A", torch.zeros(1, *shape))
+    if isinstance(physics, Inpainting) and physics.count > 1:
+        raise InputError("diagnose examines one operator, and this one has a mask for each image: give one of them")
     group = named_group(options.group, options.ei_trans, said=given.get("ei_trans") is not None)
     if not callable(getattr(group, "sample", None)):
         raise InputError(f"diagnose needs a group with sample and apply(x, elements): {options.group} has no sample")

@@ -154,6 +154,21 @@ def check_size(physics: Any, shape: tuple[int, ...]) -> None:
         raise InputError(f"the operator is for images of {sides}, but the data has {given}")
 
 
+def check_count(physics: Any, count: int, what: str) -> None:
+    """Raise unless an operator that differs by image is for so many images."""
+    masks = getattr(physics, "count", 1) if isinstance(physics, Inpainting) else 1
+    if masks not in (1, count):
+        raise InputError(f"there is a mask for each of {masks} images, and there are {count} {what}")
+
+
+def for_other_images(physics: Any, given: Mapping[str, Any]) -> Any:
+    """A checkpoint's operator for the images of the call: where every image has a mask of its own, ``--mask`` gives
+    those of other images."""
+    if given.get("mask") is None or not isinstance(physics, Inpainting) or physics.count == 1:
+        return physics
+    return Inpainting(*physics.image_shape, mask=given["mask"], device=physics.mask.device)
+
+
 def check_contradictions(state: Mapping[str, Any], given: Mapping[str, Any], task: str | None, physics: Any) -> None:
     """Raise if options that were ``given`` contradict the operator that a checkpoint carries."""
     described = state.get("physics") or {}

@@ -76,7 +76,7 @@ def papers(ct: Any, inpainting: Any) -> dict[str, Any]:
 
 
 COUNT = number(int, least=1)
-GROUPED = ("ei", "ei_sup", "ei_adv")  # the methods with a group
+GROUPED = ("ei", "ei_sup", "ei_adv", "split_ei")  # the methods with a group
 WITH_GROUP, ADVERSARIAL, UNROLLED = {"method": GROUPED}, {"method": ("ei_adv",)}, {"reconstructor": ("unrolled",)}
 OF_A_CHECKPOINT = "of a checkpoint that does not say it"
 
@@ -93,7 +93,8 @@ class Options:
         "FILE.py:NAME, one of your own",
         named, commands=ALL, mapping=True, metavar="FILE")
     group: str = option(
-        "what images are invariant to: shift, rotate, reflect, rotate90, scale, several with commas; or FILE.py:NAME",
+        "what images are invariant to: shift, rotate, rotate_fourier (sharper), reflect, rotate90, scale, several with "
+        "commas; or FILE.py:NAME",
         named, "shift", presets=papers("rotate", "shift"), commands=("train", "diagnose"), needs=WITH_GROUP,
         metavar="NAME")
     # From what.
@@ -157,7 +158,9 @@ class Options:
         default="measurement", choices=DOMAINS, needs={"method": ("ei", "mc")})
     stop_gradient: bool = option(
         "the transformed image is data, no gradient flows through it; not the paper's", None, False,
-        needs={"method": ("ei",)})
+        needs={"method": ("ei", "split_ei")})
+    keep: float = option("the part of the measurements that is reconstructed from, all are compared with",
+                         number(above=0, below=1), 0.8, needs={"method": ("split", "split_ei")})
     adv_beta: float = option("weight of the adversarial loss", number(least=0), 1e-8, needs=ADVERSARIAL,
                              flags=("--adv_beta",))
     clip_norm: float | None = option("scale a gradient of a larger norm down to N; not the paper's", number(above=0),
@@ -214,6 +217,8 @@ class Options:
     average_over: list[str] | None = option(
         "evaluate, too, the average of the network over exact groups: rotate90, reflect, or both with a comma",
         names_of(AVERAGES), commands=("test", "reconstruct", "reproduce"), scope="call", metavar="NAME[,NAME]")
+    draws: int = of_call("test", "of a run of split or split_ei: average over so many random parts of the data, "
+                         "too (default: 8)", COUNT, 8)
     ckp: str = option({"test": "the checkpoint, the authors' (default: ckp/<task>/ckp_ei_final.pth.tar) or yours",
                        "reconstruct": "the checkpoint (needed)"},
                       named, commands=("test", "reconstruct"), scope="call", metavar="PATH")

@@ -24,12 +24,13 @@ from ei.datasets import (
 )
 from ei.datasets.tree import holds_images
 from ei.errors import InputError, MissingFileError
-from ei.physics import image_shape_of
-from ei.transforms import Compose, Reflect, Rotate, Rotate90, Scale, Shift, Transform
+from ei.physics import image_shape_of, operator_of
+from ei.transforms import Compose, FourierRotate, Reflect, Rotate, Rotate90, Scale, Shift, Transform
 
 GROUPS: dict[str, type[Transform]] = {
     "shift": Shift,
     "rotate": Rotate,
+    "rotate_fourier": FourierRotate,
     "reflect": Reflect,
     "rotate90": Rotate90,
     "scale": Scale,
@@ -182,6 +183,7 @@ def measurements_for(path: str, options: Options | None, physics: Any) -> tuple[
         if task.measured_shape is not None:
             return found, task.measured_shape(found.item_shape, options)
         raise InputError(f"--task {options.task} does not tell what images its measurements are of: give --data")
+    physics = operator_of(physics, [0])
     found = Measurements(path, _shape_measured(physics))
     shape = tuple(probe(physics, "A_dagger", found[0][None]).shape[1:])
     if len(shape) != 3:

@@ -8,7 +8,16 @@ from typing import Any
 
 import torch
 
-from ei.closure import AdversarialEIClosure, Closure, EIClosure, MCClosure, SupervisedClosure, SupervisedEIClosure
+from ei.closure import (
+    AdversarialEIClosure,
+    Closure,
+    EIClosure,
+    MCClosure,
+    SplittingClosure,
+    SplittingEIClosure,
+    SupervisedClosure,
+    SupervisedEIClosure,
+)
 from ei.closure.base import CRITERIA
 from ei.commands.options import Options
 from ei.datasets import CVDB, CTData, DeadLeaves, EllipsePhantoms
@@ -130,6 +139,10 @@ def _in_units(options: Options) -> dict[str, Any]:
 METHODS: dict[str, Method] = {
     "ei": Method(lambda o, shape: EIClosure(o.ei_alpha, o.stop_gradient, mc_domain=o.mc_domain, **_in_units(o)), "EI"),
     "mc": Method(lambda o, shape: MCClosure(mc_domain=o.mc_domain, **_in_units(o)), "MC"),
+    "split": Method(lambda o, shape: SplittingClosure(o.keep, **_in_units(o)), "Splitting"),
+    "split_ei": Method(
+        lambda o, shape: SplittingEIClosure(o.ei_alpha, o.keep, o.stop_gradient, **_in_units(o)), "Splitting + EI"
+    ),
     "sup": Method(lambda o, shape: SupervisedClosure(**_in_units(o)), "Sup"),
     "ei_sup": Method(lambda o, shape: SupervisedEIClosure(o.ei_alpha, **_in_units(o)), "EI_sup"),
     "ei_adv": Method(

@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ei.commands.operators import check_contradictions, known_physics, operator_for
+from ei.commands.operators import check_contradictions, check_count, for_other_images, known_physics, operator_for
 from ei.commands.parser import choose_device
 from ei.commands.parts import measurements_for
 from ei.commands.presets import TASKS
@@ -33,6 +33,7 @@ from ei.errors import InputError
 from ei.evaluation.loading import averaged, checked, function_of
 from ei.models import UNet
 from ei.models.base import ReconstructionFunction
+from ei.physics import operator_of
 
 
 def reconstruct_file(
@@ -70,7 +71,8 @@ def reconstruct_file(
         with torch.no_grad(), writing(output), tqdm(total=len(measurements), unit="image", disable=not progress) as bar:
             done = 0
             for y in loader:
-                x = f(y.to(device)).cpu().numpy()
+                own = operator_of(f.physics, range(done, done + len(y)))
+                x = f.of(own)(y.to(device)).cpu().numpy()
                 if not measurements.channels:
                     x = x[:, 0]
                 if images is None:
@@ -124,7 +126,7 @@ def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
         raise InputError(f"--png would write into {folder}, which is there already; choose another --output")
     device = choose_device(given.get("device"), given.get("gpu"))
     state = checked(load_file(given["ckp"], "checkpoint"), given["ckp"])
-    physics = known_physics(given.get("physics"), state, device)
+    physics = for_other_images(known_physics(given.get("physics"), state, device), given)
     task = given.get("task") or (state.get("config") or {}).get("task")
     net = None
     if physics is None:
@@ -138,6 +140,7 @@ def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
     else:
         check_contradictions(state, given, task if task in TASKS else None, physics)
         measurements, _ = measurements_for(given["input"], None, physics)
+    check_count(physics, len(measurements), "measurements: give theirs with --mask")
     f = function_of(state, given["ckp"], physics, net, device)
     if given.get("average_over"):
         f = averaged(f, given["average_over"])

@@ -1,13 +1,14 @@
-"""Train and evaluate cells of the paper's table under a stated budget (from a clone of the project):
+"""Train and evaluate cells of the paper's table, and of problems beside it, under a stated budget (from a clone of the
+project):
 
     {prog} --cells ct_ei ct_mc ct_sup --budget small --ct-data CT100_128x128.mat
     {prog} --cells inpainting_ei --budget paper --urban-data dataset/Urban100 --mask mask_random0.3.pt
 
-A cell is a file of ``configs/``, a budget one of ``configs/budget/``, a recipe, where one is given, one of
-``configs/recipe/``: settings that are not the paper's. Run again, it continues: each training where it stopped, and
-finished ones are only evaluated. In ``--out``: a run folder for each cell, ``<cell>.csv`` with a row for each test
-image, ``<task>.json`` and ``<task>.md`` with the table beside the paper's figures, ``<task>.png`` and
-``<task>_curves.png`` with the pictures.
+A cell is a file ``<problem>_<method>.yaml`` of ``configs/``, a budget one of ``configs/budget/``, a recipe, where one
+is given, one of ``configs/recipe/``: settings that are not the paper's. Run again, it continues: each training where it
+stopped, and finished ones are only evaluated. In ``--out``: a run folder for each cell, ``<cell>.csv`` with a row for
+each test image, ``<problem>.json`` and ``<problem>.md`` with the table beside the paper's figures, ``<problem>.png`` and
+``<problem>_curves.png`` with the pictures.
 """
 
 from __future__ import annotations
@@ -115,11 +116,12 @@ def evaluate_cell(
     }
 
 
-def table(folder: Path, task: str) -> str:
-    """The table of a task in Markdown, from the files ``<task>.json`` and ``<task>_<method>.csv`` that `report` wrote:
-    mean and standard deviation over the test images."""
-    facts = json.loads((folder / f"{task}.json").read_text(encoding="utf-8"))["methods"]
-    rows = {method: read_metrics(folder / f"{task}_{method}.csv") for method in facts}
+def table(folder: Path, problem: str) -> str:
+    """The table of a problem in Markdown, from the files ``<problem>.json`` and ``<problem>_<method>.csv`` of
+    `report`: mean and standard deviation over the test images."""
+    facts = json.loads((folder / f"{problem}.json").read_text(encoding="utf-8"))["methods"]
+    rows = {method: read_metrics(folder / f"{problem}_{method}.csv") for method in facts}
+    papers = {name: f"{psnr:.2f}" for name, psnr in TASKS[problem].papers.items()} if problem in TASKS else {}
     lines = ["| | paper PSNR [dB] | usual PSNR [dB] | SSIM | steps | minutes | the paper, at its budget |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
 
@@ -127,12 +129,12 @@ def table(folder: Path, task: str) -> str:
         lines.append("| " + " | ".join([title, *mean_and_std(rows[method], name), *rest]) + " |")
 
     first = next(iter(facts))
-    line("A_dagger y", first, "pinv", "-", "-", f"{TASKS[task].papers['pinv']:.2f}")
+    line("A_dagger y", first, "pinv", "-", "-", papers.get("pinv", "-"))
     for name in facts[first]["classical"]:
         line(f"{name} (no learning)", first, name, "-", "-", "-")
     for method, fact in facts.items():
         title, spent = METHODS[method].title, (str(fact["steps"]), f"{fact['minutes']:.0f}")
-        line(title, method, "net", *spent, f"{TASKS[task].papers[method]:.2f}")
+        line(title, method, "net", *spent, papers.get(method, "-"))
         if fact["averaged"]:
             line(f"{title}, averaged over {' and '.join(fact['averaged'])}", method, "average", "-", "-", "-")
     return "\n".join(lines)
@@ -146,40 +148,40 @@ def machine() -> str:
 
 
 def report(
-    task: str,
+    problem: str,
     configurations: Sequence[str],
     epochs: int | None,
     out: Path,
     results: dict[str, dict[str, Any]],
     commands: Sequence[str],
 ) -> None:
-    """Write the table, the per-image figures and the pictures of a task."""
+    """Write the table, the per-image figures and the pictures of a problem."""
     first = next(iter(results.values()))
     for method, result in results.items():
-        write_metrics(result["rows"], out / f"{task}_{method}.csv")
+        write_metrics(result["rows"], out / f"{problem}_{method}.csv")
     facts = {method: result["facts"] for method, result in results.items()}
     told = {"machine": machine(), "commands": [f"python {command}" for command in commands], "methods": facts}
-    (out / f"{task}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    (out / f"{problem}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     settings = "\n".join((ROOT / path).read_text().strip() for path in configurations)
     named = ", ".join(f"{Path(path).parent.name} `{Path(path).stem}`" for path in configurations)
     named += f", but {epochs} epochs" if epochs else ""
     text = [
-        f"## {task}, {named}", "", "```yaml", settings, "```", "", table(out, task), "",
+        f"## {problem}, {named}", "", "```yaml", settings, "```", "", table(out, problem), "",
         f"{len(first['rows'])} test images; paper PSNR: one norm over the channels, peak max|x|. {machine()}.", "",
         *(f"    {command}" for command in told["commands"]), "",
     ]  # fmt: skip
-    (out / f"{task}.md").write_text("\n".join(text), encoding="utf-8")
+    (out / f"{problem}.md").write_text("\n".join(text), encoding="utf-8")
     print("\n".join(text))
     x = first["shown"]["x"]
-    order = [method for method in ("mc", "ei", "ei_adv", "sup", "ei_sup") if method in results]
+    order = [m for m in ("mc", "ei", "ei_adv", "split", "split_ei", "sup", "ei_sup") if m in results]
     row = {"A_dagger y": first["shown"]["pinv"][0]} | {METHODS[m].title: results[m]["shown"]["net"][0] for m in order}
     captions = {name: f"{float(cal_psnr(image[None], x)):.2f} dB" for name, image in row.items()}
-    image_grid([{**row, "truth": x[0]}], out / f"{task}.png", [captions])
+    image_grid([{**row, "truth": x[0]}], out / f"{problem}.png", [captions])
     spent = {
         "steps": {METHODS[m].title: facts[m]["steps"] for m in order},
         "minutes": {METHODS[m].title: facts[m]["minutes"] for m in order},
     }
-    curves({METHODS[m].title: out / f"{task}_{m}" / LOG for m in order}, spent, out / f"{task}_curves.png")
+    curves({METHODS[m].title: out / f"{problem}_{m}" / LOG for m in order}, spent, out / f"{problem}_curves.png")
 
 
 def main(arguments: Sequence[str], prog: str = "ei reproduce") -> None:
@@ -204,10 +206,12 @@ def main(arguments: Sequence[str], prog: str = "ei reproduce") -> None:
     results: dict[str, dict[str, dict[str, Any]]] = {}
     commands: dict[str, list[str]] = {}
     for cell in given["cells"]:
-        task, method = cell.split("_", 1)
+        settings = read_yaml(str(ROOT / "configs" / f"{cell}.yaml"))
+        task, method = settings["task"], settings["method"]
+        problem = cell.removesuffix(f"_{method}")
         data = given.get("ct_data" if task == "ct" else "urban_data")
         if data is None:
-            data = str(ROOT / read_yaml(str(ROOT / "configs" / f"{cell}.yaml"))["data"])
+            data = str(ROOT / settings["data"])
         elif data != "synthetic":
             data = str(Path(data).resolve())
         more = ["--data", data, "--device", str(device)]
@@ -215,9 +219,9 @@ def main(arguments: Sequence[str], prog: str = "ei reproduce") -> None:
         if task == "inpainting" and "mask" in given:
             more += ["--mask", str(Path(given["mask"]).resolve())]
         command = train_cell(cell, configurations, out / cell, more)
-        commands.setdefault(task, []).append(shlex.join(command))
-        found = results.setdefault(task, {})
+        commands.setdefault(problem, []).append(shlex.join(command))
+        found = results.setdefault(problem, {})
         found[method] = evaluate_cell(out / cell, task, data, device, not found, given.get("average_over"))
-    for task in results:
-        report(task, configurations, given.get("epochs"), out, results[task], commands[task])
+    for problem, found in results.items():
+        report(problem, configurations, given.get("epochs"), out, found, commands[problem])
     print(f"files: {out}")

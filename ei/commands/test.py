@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ei.commands.operators import known_physics, operator_for
-from ei.commands.options import Options
+from ei.closure.splitting import mean_over_parts
+from ei.commands.operators import check_count, for_other_images, known_physics, operator_for
+from ei.commands.options import OPTIONS, Options
 from ei.commands.parser import choose_device
 from ei.commands.parts import image_shape, images_for, sample_of_the_paper, split_beside
 from ei.commands.presets import TASKS
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
             )
     state = checked(load_file(given["ckp"], "checkpoint"), given["ckp"])
     options = options_of(state, given)
-    physics = known_physics(given.get("physics"), state, device)
+    physics = for_other_images(known_physics(given.get("physics"), state, device), given)
     images = images_for(options, "test", None if physics is None else image_shape_of(physics))
     samples = given.get("sample_to_show", [sample_of_the_paper(options.task, images)])
     for sample in samples:
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
                 f"--sample-to-show {sample} is not among the {len(images)} test images (0 to {len(images) - 1})"
             )
     f = function_for(state, given, options, physics, image_shape(images), device)
+    check_count(f.physics, len(images), "test images: give theirs with --mask")
     name = given.get("model_name", "EI")
     folder = _folder(given.get("out"), name, options.task or "")
 
@@ -70,7 +72,11 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
     more = {}
     if given.get("average_over"):
         mean = averaged(f, given["average_over"])
-        titles["average"], more["average"] = f"{name}, averaged", lambda physics, y: mean(y)
+        titles["average"], more["average"] = f"{name}, averaged", lambda physics, y: mean.of(physics)(y)
+    if options.method in OPTIONS["keep"].needs["method"] and "config" in state:
+        draws = given.get("draws", OPTIONS["draws"].default)
+        titles["parts"] = f"{name}, mean of {draws} parts"
+        more["parts"] = lambda physics, y: mean_over_parts(f, physics, y, options.keep, draws)
     rows = evaluate(f, f.physics, images, more)
     weights = " (averaged weights)" if AVERAGED in state else ""
     print(f"{given['ckp']}{weights} on {len(rows)} test images of {options.data}, one at a time")

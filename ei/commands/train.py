@@ -30,7 +30,7 @@ from torch.optim import Adam
 
 from ei.closure import AdversarialEIClosure
 from ei.commands.data import TrainingData, find_image_scale
-from ei.commands.operators import known_physics, operator_for, probe_operator
+from ei.commands.operators import check_count, known_physics, operator_for, probe_operator
 from ei.commands.options import GROUPED, Options
 from ei.commands.parser import choose_device
 from ei.commands.parts import named_group, probe_group
@@ -143,6 +143,7 @@ def build_training(
     known = known_physics(setting, state or {}, device)
     data = TrainingData(options, known if options.physics is not None else None)
     physics = operator_for(options, data.shape, device, known, state or {}, given)
+    check_count(physics, data.count, "training images" if data.held_out is None else "measurements")
     if names_own_code(options.physics):
         probe_operator(physics, data.shape)
     if options.image_scale is None and data.held_out is not None and state is None:

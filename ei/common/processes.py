@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +85,31 @@ class Part:
         start = processes.rank * each + min(processes.rank, left)
         stop = start + each + (processes.rank < left)
         return cls(start, stop, size, (stop - start) / size) if stop > start else cls(0, 1, size, 0.0)
+
+
+_PART: ContextVar[Part | None] = ContextVar("part", default=None)
+
+
+@contextlib.contextmanager
+def drawing_for(part: Part) -> Iterator[None]:
+    """In a ``with`` block, `drawn` draws for the whole batch that ``part`` is of, and gives this part of it."""
+    token = _PART.set(part)
+    try:
+        yield
+    finally:
+        _PART.reset(token)
+
+
+def drawn(draw: Callable[[tuple[int, ...]], Tensor], shape: tuple[int, ...]) -> Tensor:
+    """``draw(shape)``, random numbers for the images along the first axis, or, where this process has a part of a batch
+    (`drawing_for`), for the whole batch of it, so that all processes draw the same. Images under several transforms
+    lie transform-major: ``[n_trans * images, ...]``."""
+    part = _PART.get()
+    if part is None:
+        return draw(shape)
+    transforms = shape[0] // (part.stop - part.start)
+    whole = draw((transforms * part.size, *shape[1:]))
+    return whole.view(transforms, part.size, *shape[1:])[:, part.start : part.stop].flatten(0, 1)
 
 
 def launched() -> Processes:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from ei.common.processes import Part, Processes, check_division
 from ei.common.seeds import derive_seed, generator
@@ -17,8 +17,9 @@ from ei.errors import InputError
 
 
 class Indexed(Dataset):
-    """Items ``{"x": image, "index": its number}``: the number seeds what is drawn once per image. Measurements without
-    images are ``{"y": measurement, "index": its number}``."""
+    """Items ``{"x": image, "index": its number}``: the number seeds what is drawn once per image, and tells which
+    operator is its own where they differ. Measurements without images are ``{"y": measurement, "index": its number}``,
+    the number in the file where they are a part of it."""
 
     def __init__(self, dataset: Any, measured: bool = False) -> None:
         self.dataset, self.key = dataset, "y" if measured else "x"
@@ -28,7 +29,15 @@ class Indexed(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self.dataset[index]
-        return {self.key: item[0] if isinstance(item, list | tuple) else item, "index": index}
+        number = number_of(self.dataset, index) if self.key == "y" else index
+        return {self.key: item[0] if isinstance(item, list | tuple) else item, "index": number}
+
+
+def number_of(dataset: Any, index: int) -> int:
+    """The number of an item in the whole of a data set, where this one is a part of it (`torch.utils.data.Subset`)."""
+    while isinstance(dataset, Subset):
+        dataset, index = dataset.dataset, int(dataset.indices[index])
+    return index
 
 
 class Shuffled(Sampler[int]):
@@ -187,11 +196,16 @@ def simulate(physics: Any, x: Tensor, indices: Sequence[int] | None, seed: int) 
     return torch.cat([noise(y[i : i + 1], generator=generator(seed, "noise", int(n))) for i, n in enumerate(indices)])
 
 
+def indices_of(batch: Any) -> Any:
+    """The numbers of a batch's images in their data set; None where it does not tell them."""
+    return batch.get("index") if isinstance(batch, dict) else None
+
+
 def measured(batch: Any, physics: Any, like: Tensor, seed: int) -> tuple[Tensor | None, Tensor]:
     """The images and the measurements of a batch, on the device of ``like`` (images in its dtype, too); None for the
-    images where there are only measurements."""
+    images where there are only measurements. ``physics`` is the operator of this batch (`ei.physics.operator_of`)."""
     if isinstance(batch, dict) and "y" in batch:
         return None, batch["y"].to(like.device, non_blocking=True)
     x = images_of(batch).to(like.device, like.dtype, non_blocking=True)
     with torch.no_grad():
-        return x, simulate(physics, x, batch["index"] if isinstance(batch, dict) else None, seed)
+        return x, simulate(physics, x, indices_of(batch), seed)

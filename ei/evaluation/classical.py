@@ -112,13 +112,23 @@ def harmonic_fill(physics: Inpainting, y: Tensor) -> Tensor:
     four of them), the measured ones stay.
 
     Args:
-        physics: holds the mask.
+        physics: holds the mask, or one for each image of ``y``.
         y: masked images ``[B, C, H, W]``.
 
     Returns:
         Images of the shape of ``y``, on its device, in its dtype.
     """
-    mask = physics.mask.cpu().numpy() > 0
+    masks, images = physics.measured.cpu().numpy() > 0, y.detach().cpu().double().numpy()
+    if masks.shape[:2] == (1, 1):
+        filled = _filled(masks[0, 0], images)
+    else:
+        masks = np.broadcast_to(masks, images.shape)
+        filled = np.stack([np.stack(list(map(_filled, *each))) for each in zip(masks, images, strict=True)])
+    return torch.from_numpy(filled).to(y.device, y.dtype)
+
+
+def _filled(mask: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """``images`` ``[..., H, W]`` under one ``mask`` ``[H, W]``, filled."""
     height, width = mask.shape
     number = np.arange(height * width).reshape(height, width)
     pairs = np.concatenate(
@@ -132,9 +142,9 @@ def harmonic_fill(physics: Inpainting, y: Tensor) -> Tensor:
     adjacency = adjacency + adjacency.T
     laplacian = scipy.sparse.csr_array(scipy.sparse.diags_array(adjacency.sum(axis=1)) - adjacency)
     missing, known = np.flatnonzero(~mask.ravel()), np.flatnonzero(mask.ravel())
-    filled = y.detach().cpu().double().numpy().reshape(-1, number.size).T.copy()
+    filled = images.reshape(-1, number.size).T.copy()
     if len(missing):
         right_side = -(laplacian[missing][:, known] @ filled[known])
         solve = scipy.sparse.linalg.factorized(laplacian[missing][:, missing].tocsc())
         filled[missing] = np.stack([solve(column) for column in right_side.T], axis=1)
-    return torch.from_numpy(filled.T.reshape(y.shape).copy()).to(y.device, y.dtype)
+    return filled.T.reshape(images.shape).copy()

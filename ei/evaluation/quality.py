@@ -17,6 +17,7 @@ from ei.datasets import image_of, simulate
 from ei.evaluation.classical import Reconstruction, classical_for
 from ei.metrics import cal_psnr, psnr, ssim
 from ei.models.base import ReconstructionFunction
+from ei.physics import operator_of
 
 METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr_paper": cal_psnr, "psnr": psnr, "ssim": ssim}
 
@@ -29,8 +30,10 @@ def reconstruct_all(
     f.eval()
     try:
         with torch.no_grad():
-            y = simulate(physics, x, [index], derive_seed(seed, "test"))  # not the noise of the training images
-            return {"y": y, "pinv": physics.A_dagger(y), "net": f(y), "x": x}
+            own = operator_of(physics, [index])
+            y = simulate(own, x, [index], derive_seed(seed, "test"))  # not the noise of the training images
+            net = f(y) if own is physics else f.of(own)(y)
+            return {"y": y, "pinv": own.A_dagger(y), "net": net, "x": x}
     finally:
         f.train(was_training)
 
@@ -61,7 +64,10 @@ def evaluate(
         done = reconstruct_all(f, physics, x, index)
         outputs = {"pinv": done["pinv"], "net": done["net"]}
         with torch.no_grad():
-            outputs |= {name: reconstruct(physics, done["y"]) for name, reconstruct in (more or {}).items()}
+            outputs |= {
+                name: reconstruct(operator_of(physics, [index]), done["y"])
+                for name, reconstruct in (more or {}).items()
+            }
         row: dict[str, float] = {"index": index}
         for metric, function in METRICS.items():
             for name, output in outputs.items():

@@ -1,11 +1,12 @@
 """Forward operators. Anything with ``A(x)`` and ``A_dagger(y)`` is a physics; these are the paper's, and ASTRA's CT."""
 
 from ei.physics.astra_ct import AstraCT
-from ei.physics.base import Physics, image_shape_of
+from ei.physics.base import Physics, image_shape_of, operator_of
 from ei.physics.ct import CT
 from ei.physics.inpainting import Inpainting
 from ei.physics.krylov import WithPseudoInverse, pinv_cg, with_pseudo_inverse
 from ei.physics.noise import GaussianNoise, noise_of
+from ei.physics.split import Split
 
 __all__ = [
     "CT",
@@ -13,9 +14,11 @@ __all__ = [
     "GaussianNoise",
     "Inpainting",
     "Physics",
+    "Split",
     "WithPseudoInverse",
     "image_shape_of",
     "noise_of",
+    "operator_of",
     "pinv_cg",
     "with_pseudo_inverse",
 ]

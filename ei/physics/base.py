@@ -6,7 +6,7 @@ measurement with noise, ``physics(x)``, in one place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,26 @@ class Physics(nn.Module):
     def A_dagger(self, y: Tensor) -> Tensor:
         """The (approximate) pseudo-inverse: an image from measurements ``y``."""
         raise NotImplementedError
+
+    @property
+    def measured(self) -> Tensor | None:
+        """What is measured: ones, and zeros where measurements hold nothing, with as many axes as they have; an axis of
+        length one where entries are measured together (all channels of a pixel, all detectors of a view). None where
+        every entry is measured, on its own."""
+        return None
+
+    def of(self, indices: Sequence[int] | Tensor | None) -> Physics:
+        """The operator of the images with these numbers in their data set: itself, where one serves all of them."""
+        return self
+
+    def A_dagger_of(self, y: Tensor, kept: Tensor) -> Tensor:
+        """``A_dagger`` as it would be if the entries of ``y`` where ``kept`` is zero had not been measured.
+
+        Args:
+            y: measurements.
+            kept: zeros and ones of the shape of `measured`, or with a mask for every measurement.
+        """
+        return self.A_dagger(kept * y)
 
     def forward(self, x: Tensor) -> Tensor:
         """The measurement of images ``x`` as a sensor gives it: ``noise(A(x))``, with fresh noise."""
@@ -71,3 +91,27 @@ def check_shape(tensor: Tensor, expected: tuple[int, ...], what: str) -> None:
     if tensor.dim() != 4 or tuple(tensor.shape[2:]) != expected:
         wanted = ", ".join(["B", "C", *map(str, expected)])
         raise InputError(f"{what} must have the shape [{wanted}], not {list(tensor.shape)}")
+
+
+def operator_of(physics: Any, indices: Sequence[int] | Tensor | None) -> Any:
+    """``physics.of(indices)``: the operator of the images with these numbers. An operator without ``of`` serves all."""
+    of = getattr(physics, "of", None)
+    return of(indices) if callable(of) else physics
+
+
+def for_each_image(mask: Tensor, tensor: Tensor) -> Tensor:
+    """``mask`` ``[n, ...]``, one for each of n images, to multiply ``tensor`` ``[k*n, ...]`` by, which holds all images
+    under the first of k transforms, then all under the second, and so on. One mask (n = 1) serves all.
+
+    Raises:
+        InputError: if ``tensor`` does not hold each image equally often.
+    """
+    n = len(mask)
+    if n == 1 or n == len(tensor):
+        return mask
+    if len(tensor) % n:
+        raise InputError(
+            f"the operator has a mask for each of {n} images, and was given {len(tensor)}: take that of these images, "
+            "physics.of(indices)"
+        )
+    return mask.repeat(len(tensor) // n, *[1] * (mask.dim() - 1))

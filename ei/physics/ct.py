@@ -99,6 +99,20 @@ class ParallelBeam(Physics):
         filtered = ramp(columns.view(self.n_detectors, -1)).view_as(columns)
         return _from_columns(back_projection(filtered), batch, channels, self.image_shape).to(y.dtype)
 
+    @property
+    def measured(self) -> Tensor:
+        """All; the detectors of a view are measured together: ones ``[1, 1, 1, V]``."""
+        return torch.ones(1, 1, 1, self.radon_view)
+
+    def A_dagger_of(self, y: Tensor, kept: Tensor) -> Tensor:
+        """Filtered back-projection of some views: each stands for a larger part of the half turn.
+
+        Args:
+            y: sinograms ``[B, C, D, V]``.
+            kept: ones for these views, ``[1 or B, 1, 1, V]``.
+        """
+        return self.A_dagger(kept * y) / kept.mean(-1, keepdim=True)
+
     def extra_repr(self) -> str:
         return f"{self.img_width}, {self.radon_view}, uniform={self.uniform}, circle={self.circle}"
 

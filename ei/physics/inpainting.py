@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from ei.common.files import load_file
 from ei.errors import InputError
-from ei.physics.base import NoiseModel, Physics, check_shape
+from ei.physics.base import NoiseModel, Physics, check_shape, for_each_image
 
 
 class Inpainting(Physics):
@@ -19,11 +21,14 @@ class Inpainting(Physics):
 
     `A`, `A_dagger` and `A_adjoint` all multiply by the mask, which is its own pseudo-inverse and transpose.
 
+    With ``mask`` ``[n, 1 or C, H, W]`` each of n images has its own: `of` gives the operator of some of them.
+
     Args:
         img_height, img_width: H and W in pixels.
         mask_rate: the fraction of pixels that is REMOVED, in [0, 1); used when no ``mask`` is given.
-        mask: a tensor of zeros and ones ``[H, W]`` (leading axes of length one are dropped), or the path of a saved
-            one (a ``.pt`` file, as the authors' ``mask_random0.3.pt``).
+        mask: a tensor of zeros and ones ``[H, W]`` (leading axes of length one are dropped), ``[n, 1, H, W]`` for n
+            images or ``[n, C, H, W]`` for their channels, too (n = 1: for all images), or the path of a saved one (a
+            ``.pt`` file, as the authors' ``mask_random0.3.pt``).
         seed: seed of the random mask.
         device: where the mask is kept; move it with ``.to(device)``.
         noise: None or a noise model (see `Physics`).
@@ -79,9 +84,41 @@ class Inpainting(Physics):
     def image_shape(self) -> tuple[int, int]:
         return (self.img_height, self.img_width)
 
+    @property
+    def measured(self) -> Tensor:
+        """The mask, with four axes."""
+        return self.mask if self.mask.dim() == 4 else self.mask[None, None]
+
+    @property
+    def count(self) -> int:
+        """How many images have a mask of their own; 1 where one mask serves all."""
+        return len(self.measured)
+
+    def of(self, indices: Sequence[int] | Tensor | None) -> Inpainting:
+        """The operator of the images with these numbers: with their masks, in this order.
+
+        Raises:
+            InputError: if the numbers are not known, or there are not so many masks.
+        """
+        if self.count == 1:
+            return self
+        if indices is None:
+            raise InputError(
+                f"there is a mask for each of {self.count} images, so batches must tell the numbers of their images: "
+                "make them with ei.datasets.make_loader"
+            )
+        chosen = torch.as_tensor(indices, device=self.mask.device)
+        if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < self.count:
+            raise InputError(f"there are masks for {self.count} images, numbers 0 to {self.count - 1}, and none for "
+                             f"number {int(chosen.max())}")  # fmt: skip
+        other = copy.copy(self)
+        other._buffers = {**self._buffers, "mask": self.mask[chosen]}
+        return other
+
     def _multiply(self, tensor: Tensor, what: str) -> Tensor:
         check_shape(tensor, self.image_shape, what)
-        return tensor * self.mask.to(tensor.device, tensor.dtype)
+        mask = self.mask if self.mask.dim() == 2 else for_each_image(self.mask, tensor)
+        return tensor * mask.to(tensor.device, tensor.dtype)
 
     def A(self, x: Tensor) -> Tensor:
         """The images with the missing pixels set to zero."""
@@ -96,8 +133,8 @@ class Inpainting(Physics):
         return self._multiply(y, "measurements for Inpainting")
 
     def extra_repr(self) -> str:
-        kept = int(self.mask.sum())
-        return f"{self.img_height}, {self.img_width}, {kept} of {self.mask.numel()} pixels kept"
+        kept, masks = int(self.mask.sum()), "" if self.count == 1 else f", {self.count} masks"
+        return f"{self.img_height}, {self.img_width}, {kept} of {self.mask.numel()} pixels kept{masks}"
 
 
 def random_mask(height: int, width: int, mask_rate: float, seed: int) -> Tensor:
@@ -118,13 +155,16 @@ def _read_mask(mask: Tensor | str | os.PathLike, height: int, width: int) -> Ten
         if not isinstance(mask, torch.Tensor):
             raise InputError(f"{where} must be a saved tensor, not a {type(mask).__name__}")
     given = list(mask.shape)
-    while mask.dim() > 2 and mask.shape[0] == 1:
+    while mask.dim() > 2 and mask.shape[0] == 1 and (mask.dim() != 4 or mask.shape[1] == 1):
         mask = mask[0]
-    if tuple(mask.shape) != (height, width):
-        raise InputError(f"{where} must have the shape [{height}, {width}] of the images, not {given}")
+    if mask.dim() not in (2, 4) or tuple(mask.shape[-2:]) != (height, width):
+        raise InputError(
+            f"{where} must have the shape [{height}, {width}] of the images, or [n, 1 or C, {height}, {width}] with "
+            f"one for each of n images, not {given}"
+        )
     mask = mask.detach().to(torch.float32).clone()
     if not bool(((mask == 0) | (mask == 1)).all()):
         raise InputError(f"{where} must hold only zeros (missing) and ones (measured)")
-    if not bool(mask.any()):
+    if not bool((mask[None] if mask.dim() == 2 else mask).flatten(1).any(1).all()):
         raise InputError(f"{where} keeps no pixel at all")
     return mask

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ei.common.seeds import derive_seed
-from ei.datasets.batches import measured
+from ei.datasets.batches import indices_of, measured
+from ei.errors import InputError
+from ei.physics import operator_of
 
 if TYPE_CHECKING:
     from ei.training.trainer import Trainer
@@ -29,6 +31,17 @@ def known_columns(trainer: Trainer) -> list[str]:
     return [*columns, *(["psnr", "mse"] if trainer.report_psnr else []), *held_out]
 
 
+def of_batch(f: Any, physics: Any, batch: Any) -> tuple[Any, Any]:
+    """The reconstruction function and the operator of a batch's images: those given, where one operator serves all."""
+    own = operator_of(physics, indices_of(batch))
+    if own is not physics and not callable(getattr(f, "of", None)):
+        raise InputError(
+            f"the operator differs by image, and {type(f).__name__} has no of(physics), the same f with another "
+            "operator: Reconstructor and Unrolled have"
+        )
+    return (f, physics) if own is physics else (f.of(own), own)
+
+
 def judged(trainer: Trainer) -> dict[str, float]:
     """The closure's losses on the held-out batches, of the network that evaluation will take."""
     if trainer.held_out is None:
@@ -39,8 +52,9 @@ def judged(trainer: Trainer) -> dict[str, float]:
         for number, batch in enumerate(trainer.held_out):
             torch.manual_seed(derive_seed(trainer.seed, "held out", number))
             like = next(trainer.networks["total"].parameters())
-            x, y = measured(batch, trainer.physics, like=like, seed=trainer.seed)
-            losses = trainer.closure(trainer.f, trainer.physics, trainer.transform, y, x)
+            f, physics = of_batch(trainer.f, trainer.physics, batch)
+            x, y = measured(batch, physics, like=like, seed=trainer.seed)
+            losses = trainer.closure(f, physics, trainer.transform, y, x)
             count += len(y)
             for column, key in columns_of(trainer.closure, losses).items():
                 sums[column] = sums.get(column, 0.0) + len(y) * float(losses[key])

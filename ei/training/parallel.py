@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ei.common.processes import Part, Processes
+from ei.common.processes import Part, Processes, drawing_for
 from ei.errors import InputError
 
 
@@ -56,17 +56,20 @@ def replicated(f: Any, closure: Any, networks: Mapping[str, nn.Module], processe
 
 
 @contextlib.contextmanager
-def noise_of_part(physics: Any, part: Part, processes: Processes) -> Iterator[None]:
-    """With several processes, noise that a closure draws is this part of the whole batch's."""
+def draws_of_part(physics: Any, part: Part, processes: Processes) -> Iterator[None]:
+    """With several processes, what a closure draws for images, noise and other, is this part of the whole batch's."""
     noise = getattr(physics, "noise", None)
-    if processes.count == 1 or noise is None:
+    if processes.count == 1:
         yield
         return
-    physics.noise = NoiseOfPart(noise, part)
+    if noise is not None:
+        physics.noise = NoiseOfPart(noise, part)
     try:
-        yield
+        with drawing_for(part):
+            yield
     finally:
-        physics.noise = noise
+        if noise is not None:
+            physics.noise = noise
 
 
 class NoiseOfPart:

@@ -30,9 +30,9 @@ from ei.common.signals import StopRequest
 from ei.datasets.batches import Batches, measured, seeded_batches
 from ei.errors import InputError, TrainingStoppedError
 from ei.training.folder import BEST, LAST, RunFolder
-from ei.training.judging import columns_of, is_best, judged, known_columns
+from ei.training.judging import columns_of, is_best, judged, known_columns, of_batch
 from ei.training.log import Progress
-from ei.training.parallel import division, noise_of_part, replicated
+from ei.training.parallel import division, draws_of_part, replicated
 from ei.training.schedules import LearningRate, step_schedule
 from ei.training.state import restore, state_of
 from ei.training.tally import Tally
@@ -216,10 +216,11 @@ class Trainer:
             for group, lr in zip(optimizer.param_groups, self.base_lr[key], strict=True):
                 group["lr"] = lr * factor
         torch.manual_seed(derive_seed(self.seed, "step", self.step))
-        x, y = measured(batch, self.physics, like=next(self.networks["total"].parameters()), seed=self.seed)
+        f, physics = of_batch(self.f, self.physics, batch)
+        x, y = measured(batch, physics, like=next(self.networks["total"].parameters()), seed=self.seed)
         part = part or Part.of(len(y), Processes())
-        with noise_of_part(self.physics, part, self.processes):
-            losses = self.closure(self.f, self.physics, self.transform, y, x)
+        with draws_of_part(physics, part, self.processes):
+            losses = self.closure(f, physics, self.transform, y, x)
         # Gradients are averaged over the processes; what counts is the mean over the images of the batch.
         scale = part.weight * self.processes.count
         for key, optimizer in self.optimizers.items():
