@@ -7,8 +7,8 @@ project):
 A cell is a file ``<problem>_<method>.yaml`` of ``configs/``, a budget one of ``configs/budget/``, a recipe, where one
 is given, one of ``configs/recipe/``: settings that are not the paper's. Run again, it continues: each training where it
 stopped, and finished ones are only evaluated. In ``--out``: a run folder for each cell, ``<cell>.csv`` with a row for
-each test image, ``<problem>.json`` and ``<problem>.md`` with the table beside the paper's figures, ``<problem>.png`` and
-``<problem>_curves.png`` with the pictures.
+each test image, ``<problem>.json`` and ``<problem>.md`` with the table beside the paper's figures, and the pictures
+``<problem>.png`` and ``<problem>_curves.png``.
 """
 
 from __future__ import annotations
