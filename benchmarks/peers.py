@@ -170,6 +170,59 @@ def our_step(img_width: int, radon_view: int, n_trans: int, bf16: bool) -> Calla
     return step
 
 
+def small_net() -> nn.Module:
+    """The UNet of configs/recipe/unrolled.yaml."""
+    from ei.models import UNet
+
+    return UNet(1, 1, base_channels=16, norm="none")
+
+
+def deepinv_modl(net: nn.Module, img_width: int, radon_view: int, iterations: int, cg_steps: int) -> Any:
+    """deepinv's MoDL with its tomography: a network and so many steps of conjugate gradients in turn."""
+    import deepinv
+
+    class AsDenoiser(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor, sigma: Any) -> Tensor:
+            return self.net(x)
+
+    physics = deepinv.physics.Tomography(
+        angles=radon_view, img_width=img_width, circle=False, normalize=True, solver="CG", max_iter=cg_steps, tol=0.0
+    )
+    model = deepinv.models.MoDL(denoiser=AsDenoiser(), num_iter=iterations)
+    return lambda y: model(y, physics)
+
+
+def deepinv_loop(net: nn.Module, physics: Any, iterations: int, cg_steps: int) -> Callable[[Tensor], Tensor]:
+    """The steps of `Unrolled`, one after the other, with deepinv's conjugate gradients on its `LinearPhysics`."""
+    import deepinv
+    from deepinv.optim.utils import conjugate_gradient
+
+    linear = deepinv.physics.LinearPhysics(A=physics.A, A_adjoint=physics.A_adjoint)
+
+    def towards(y: Tensor, steps: int) -> Tensor:
+        right_side = linear.A_adjoint(y)
+        return conjugate_gradient(
+            lambda x: linear.A_adjoint(linear.A(x)),
+            right_side,
+            max_iter=steps,
+            tol=0.0,
+            init=torch.zeros_like(right_side),
+        )
+
+    def f(y: Tensor) -> Tensor:
+        x = towards(y, 2 * cg_steps)
+        for _ in range(iterations):
+            x = net(x)
+            x = x + towards(y - linear.A(x), cg_steps)
+        return x
+
+    return f
+
+
 def astra_forward(img_width: int, radon_view: int) -> Callable[[Any], Any]:
     """ASTRA's CPU forward projection (``linear``) of one image, a numpy array."""
     import astra

@@ -1,6 +1,6 @@
 """Speed and memory, side by side with peers: the same inputs, checked equal first, interleaved repeats.
 
-    python benchmarks/run.py                     every section: build, operator, step, growth, astra
+    python benchmarks/run.py                     every section: build, operator, step, unrolled, growth, astra
     python benchmarks/run.py operator step       some of them
     python benchmarks/run.py --repeats 20 --out results.json
 
@@ -11,6 +11,7 @@ the extra ``bench``: pip install -e '.[bench]'.
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.metadata
 import json
 import os
@@ -31,7 +32,7 @@ import peers  # noqa: E402
 
 from ei.common.memory import keep_freed_memory  # noqa: E402
 from ei.datasets import EllipsePhantoms  # noqa: E402
-from ei.models import UNet  # noqa: E402
+from ei.models import UNet, Unrolled  # noqa: E402
 from ei.physics import CT, AstraCT  # noqa: E402
 from ei.physics.ct import back_projection_map, radon_map  # noqa: E402
 
@@ -169,6 +170,46 @@ def step_section(repeats: int) -> dict[str, Any]:
     return tables
 
 
+def unrolled_section(repeats: int) -> dict[str, Any]:
+    """A reconstruction by network and conjugate gradients in turn, and its gradient, at the size of the CT recipe."""
+    iterations, cg_steps = 3, 5
+    net = peers.small_net()
+    physics = CT(N, V)
+    ours = Unrolled(net, physics, iterations=iterations, cg_steps=cg_steps)
+    y = physics.A(torch.nn.functional.avg_pool2d(torch.rand(2, 1, 4 * N, 4 * N), 4))
+    double = Unrolled(copy.deepcopy(net).double(), physics, iterations=iterations, cg_steps=cg_steps)
+    with torch.no_grad():
+        loop = peers.deepinv_loop(double.net, physics, iterations, cg_steps)
+        check_equal(double(y.double()), loop(y.double()), 1e-4, "Unrolled and the loop over deepinv's LinearPhysics")
+    theirs = peers.deepinv_modl(net, N, V, iterations, cg_steps)
+    functions: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"ours": ours, "deepinv MoDL": theirs}
+
+    def trained(f: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], Any]:
+        return lambda: torch.autograd.grad(f(y).square().mean(), list(net.parameters()))
+
+    with torch.no_grad():
+        forward = compare({name: lambda f=f: f(y) for name, f in functions.items()}, repeats)
+        physics_alone = compare(
+            {"ours": lambda: ours(y), "of it conjugate gradients": lambda: _towards_data(ours, y)}, repeats
+        )
+    tables = {
+        "unrolled, batch 2, forward": forward,
+        "unrolled, batch 2, forward + backward": compare({n: trained(f) for n, f in functions.items()}, repeats),
+        "unrolled, batch 2, forward, its parts": physics_alone,
+    }
+    for title, table in tables.items():
+        show(title, table)
+    return tables
+
+
+def _towards_data(f: Unrolled, y: torch.Tensor) -> torch.Tensor:
+    """What `Unrolled` does but for its network."""
+    x = f._pinv(y, 2 * f.cg_steps)
+    for _ in range(f.iterations):
+        x = x + f._pinv(y - f.physics.A(x), f.cg_steps)
+    return x
+
+
 def measure_growth(img_width: int, radon_view: int) -> dict[str, float]:
     """Build time, memory and time per image of one geometry, in a process of its own."""
     CT(8, 3)  # imports and first calls
@@ -233,6 +274,7 @@ SECTIONS = {
     "build": build_section,
     "operator": operator_section,
     "step": step_section,
+    "unrolled": unrolled_section,
     "growth": growth_section,
     "astra": astra_section,
 }
