@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, SmallNet, subprocess_run
+from conftest import ROOT, SmallNet, fill, subprocess_run
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from ei.models import GroupAverage, Reconstructor, UNet, Unrolled, average_over
 from ei.physics import CT, Inpainting, pinv_cg
+from ei.physics.krylov import adjoint_of
 from ei.transforms import Reflect, Rotate90
 
 
@@ -192,6 +193,26 @@ def test_nothing_blows_up_where_conjugate_gradients_have_converged(orthogonal: b
     zero = torch.zeros_like(y).requires_grad_()
     x = pinv_cg(Twice(), zero, steps=5, tol=0, orthogonal=orthogonal)
     assert not x.any() and not torch.autograd.grad(x.sum(), zero)[0].any()
+
+
+def test_an_operator_of_a_and_a_dagger_alone_has_an_adjoint() -> None:
+    """A_dagger tells the shape of the images, autograd the rest: of 8 x 6 images, two measured columns a pixel row."""
+
+    class Pairs:
+        def A(self, x: Tensor) -> Tensor:
+            return 3 * x[..., ::2] + x[..., 1::2]
+
+        def A_dagger(self, y: Tensor) -> Tensor:
+            return y.repeat_interleave(2, dim=-1) / 4
+
+    physics = Pairs()
+    y, x = torch.rand(2, 3, 8, 3, dtype=torch.float64), torch.rand(2, 3, 8, 6, dtype=torch.float64)
+    adjoint = adjoint_of(physics)(y)
+    assert adjoint.shape == x.shape
+    assert float((physics.A(x) * y).sum()) == pytest.approx(float((x * adjoint).sum()), rel=1e-12)
+    f = Unrolled(fill(SmallNet(3)), physics, iterations=1)
+    measurements = torch.rand(2, 3, 8, 3)
+    torch.testing.assert_close(physics.A(f(measurements)), measurements, rtol=1e-4, atol=1e-5)
 
 
 def test_float32_follows_exact_arithmetic() -> None:

@@ -6,7 +6,6 @@ Both are fixed linear maps, so each is computed once as a sparse matrix and appl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,45 +14,24 @@ import torch
 from torch import Tensor
 
 from ei.errors import InputError
-from ei.physics.base import NoiseModel, Physics, check_shape
-from ei.physics.linear_map import DenseMap, LinearMap, SparseMap, check_matrix_size, shared
+from ei.physics.base import NoiseModel
+from ei.physics.linear_map import LinearMap, SparseMap, check_matrix_size, shared
+from ei.physics.projections import Projections, views_last
 
 
-class ParallelBeam(Physics):
-    """What operators of parallel-beam CT share: the geometry, and how a projection matrix acts on images. Arguments and
-    dtypes are those of `CT`.
-    """
+class ParallelBeam(Projections):
+    """What the operators of the paper's CT share: its geometry. Arguments and dtypes are those of `CT`."""
 
     def __init__(
         self, img_width: int, radon_view: int, uniform: bool, circle: bool, noise: NoiseModel | None = None
     ) -> None:
-        super().__init__(noise)
         for name, value in (("img_width", img_width), ("radon_view", radon_view)):
             if isinstance(value, bool) or int(value) != value or value < 1:
                 raise InputError(f"{name} must be a whole number >= 1, not {value}")
         self.img_width, self.radon_view = int(img_width), int(radon_view)
         self.uniform, self.circle = bool(uniform), bool(circle)
         self.n_detectors = n_detectors_of(self.img_width, self.circle)
-        self._maps: dict[tuple, LinearMap] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}  # a copy finds them again, or makes them
-
-    def held(self, find: Callable[..., LinearMap], *arguments: Any) -> LinearMap:
-        """What ``find(*arguments)`` gives, kept as long as this operator is there: it is freed with the last operator
-        of its geometry."""
-        key = (find, *arguments)
-        if key not in self._maps:
-            self._maps[key] = find(*arguments)
-        return self._maps[key]
-
-    def projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
-        """The matrix of `A`, ``[D*V, N*N]``."""
-        raise NotImplementedError
-
-    def back_projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
-        """The matrix of the back-projection inside `A_dagger`, ``[N*N, D*V]``."""
-        raise NotImplementedError
+        super().__init__((self.img_width, self.img_width), (self.n_detectors, self.radon_view), noise)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -66,43 +44,9 @@ class ParallelBeam(Physics):
         }
 
     @property
-    def image_shape(self) -> tuple[int, int]:
-        return (self.img_width, self.img_width)
-
-    @property
-    def measurement_shape(self) -> tuple[int, int]:
-        return (self.n_detectors, self.radon_view)
-
-    @property
     def angles(self) -> Tensor:
         """The view angles in degrees, ``[V]``, float64."""
         return torch.from_numpy(view_degrees(self.radon_view, self.uniform))
-
-    def A(self, x: Tensor) -> Tensor:
-        """The projections: ``[B, C, N, N]`` to ``[B, C, D, V]``."""
-        check_shape(x, self.image_shape, "images for CT")
-        return _apply(self.projection(x.device, _compute_dtype(x)), x, self.measurement_shape)
-
-    def A_adjoint(self, y: Tensor) -> Tensor:
-        """The transpose of `A`: ``[B, C, D, V]`` to ``[B, C, N, N]``."""
-        check_shape(y, self.measurement_shape, "sinograms for CT")
-        return _apply(self.projection(y.device, _compute_dtype(y)).T, y, self.image_shape)
-
-    def A_dagger(self, y: Tensor) -> Tensor:
-        """Filtered back-projection, the paper's approximate pseudo-inverse: ``[B, C, D, V]`` to ``[B, C, N, N]``."""
-        check_shape(y, self.measurement_shape, "sinograms for CT")
-        dtype = _compute_dtype(y)
-        back_projection = self.back_projection(y.device, dtype)
-        ramp = self.held(ramp_filter, self.n_detectors, y.device, dtype)
-        batch, channels = y.shape[:2]
-        columns = _to_columns(y.to(dtype))
-        filtered = ramp(columns.view(self.n_detectors, -1)).view_as(columns)
-        return _from_columns(back_projection(filtered), batch, channels, self.image_shape).to(y.dtype)
-
-    @property
-    def measured(self) -> Tensor:
-        """All; the detectors of a view are measured together: ones ``[1, 1, 1, V]``."""
-        return torch.ones(1, 1, 1, self.radon_view)
 
     def A_dagger_of(self, y: Tensor, kept: Tensor) -> Tensor:
         """Filtered back-projection of some views: each stands for a larger part of the half turn.
@@ -163,26 +107,6 @@ class CT(ParallelBeam):
         return self.held(back_projection_map, self.img_width, self.radon_view, self.uniform, self.circle, device, dtype)
 
 
-def _compute_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
-def _to_columns(tensor: Tensor) -> Tensor:
-    """``[B, C, h, w]`` to ``[h*w, B*C]``: every image a column."""
-    batch, channels, height, width = tensor.shape
-    return tensor.reshape(batch * channels, height * width).t().contiguous()
-
-
-def _from_columns(columns: Tensor, batch: int, channels: int, shape: tuple[int, int]) -> Tensor:
-    return columns.t().contiguous().view(batch, channels, *shape)
-
-
-def _apply(linear_map: LinearMap, tensor: Tensor, shape: tuple[int, int]) -> Tensor:
-    batch, channels = tensor.shape[:2]
-    columns = _to_columns(tensor.to(_compute_dtype(tensor)))
-    return _from_columns(linear_map(columns), batch, channels, shape).to(tensor.dtype)
-
-
 def n_detectors_of(img_width: int, circle: bool) -> int:
     # Integers, because sqrt(2)*N in floating point may round across a whole number.
     return img_width if circle else math.isqrt(2 * img_width * img_width - 1) + 1
@@ -212,21 +136,6 @@ def back_projection_map(
 ) -> SparseMap:
     """The matrix of the back-projection inside `CT.A_dagger`, ``[N*N, D*V]``; shared like `radon_map`."""
     return SparseMap.from_scipy(_back_projection_matrix(img_width, radon_view, uniform, circle), device, dtype)
-
-
-@shared
-def ramp_filter(n_detectors: int, device: torch.device, dtype: torch.dtype) -> DenseMap:
-    """The ramp filter along the detectors as a ``[D, D]`` Toeplitz matrix.
-
-    It equals the multiplication of the zero-padded spectrum by twice the FFT of the kernel: the padding to at least 2 D
-    makes the circular convolution a plain one, of which only the first D samples are kept.
-    """
-    distance = np.abs(np.subtract.outer(np.arange(n_detectors), np.arange(n_detectors)))
-    kernel = np.zeros(distance.shape)
-    kernel[distance == 0] = 1 / 4
-    odd = distance % 2 == 1
-    kernel[odd] = -1 / (np.pi * distance[odd]) ** 2
-    return DenseMap(torch.from_numpy(2 * kernel).to(device, dtype))
 
 
 def _radon_matrix(img_width: int, radon_view: int, uniform: bool, circle: bool) -> scipy.sparse.csr_array:
@@ -289,9 +198,3 @@ def fbp_scale(img_width: int, radon_view: int, circle: bool) -> np.ndarray:
         axis = np.arange(img_width) - (img_width - 1) / 2
         scale[axis[None, :] ** 2 + axis[:, None] ** 2 > ((img_width - 1) / 2) ** 2] = 0
     return scale
-
-
-def views_last(matrix: scipy.sparse.csr_array, radon_view: int, n_detectors: int) -> scipy.sparse.csr_array:
-    """Rows ordered (view, detector) reordered as the sinogram is: (detector, view)."""
-    order = np.arange(radon_view * n_detectors).reshape(radon_view, n_detectors).T.ravel()
-    return matrix[order]

@@ -20,7 +20,8 @@ def adjoint_of(physics: Any, image_shape: Sequence[int] | None = None) -> Callab
     Args:
         physics: has ``A``; perhaps ``A_adjoint``.
         image_shape: (C, H, W) or (H, W) of the images (with (H, W), images have the channels of the measurements); by
-            default ``physics.image_shape``. Needed only where there is no ``A_adjoint``.
+            default ``physics.image_shape``, or the shape of ``physics.A_dagger(y)``. Needed only where there is no
+            ``A_adjoint``.
 
     Raises:
         InputError: if there is neither ``A_adjoint`` nor an image shape, or A is not differentiable.
@@ -29,6 +30,14 @@ def adjoint_of(physics: Any, image_shape: Sequence[int] | None = None) -> Callab
     if callable(own):
         return own
     shape = tuple(image_shape or image_shape_of(physics) or ())
+    if not shape and callable(getattr(physics, "A_dagger", None)):
+
+        def adjoint(y: Tensor) -> Tensor:
+            with torch.no_grad():
+                shape = physics.A_dagger(y).shape
+            return transposed(physics.A, y, shape)
+
+        return adjoint
     if len(shape) not in (2, 3):
         raise InputError(
             f"{type(physics).__name__} has no A_adjoint, and the shape of its images is not known: give it an "
