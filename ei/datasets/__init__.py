@@ -1,6 +1,7 @@
 """Data sets: the paper's two, generated stand-ins for them, and people's own images and measurements."""
 
 from ei.datasets.batches import image_of, images_of, make_loader, simulate
+from ei.datasets.counts import line_integrals
 from ei.datasets.crops import FixedCrops
 from ei.datasets.ctdb import CTData
 from ei.datasets.cvdb import CVDB, CVDB_ICCV
@@ -19,6 +20,7 @@ __all__ = [
     "Measurements",
     "image_of",
     "images_of",
+    "line_integrals",
     "make_loader",
     "simulate",
     "split_images",

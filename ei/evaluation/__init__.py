@@ -4,9 +4,11 @@ from ei.evaluation.classical import classical_for, harmonic_fill, least_squares,
 from ei.evaluation.diagnosis import Diagnosis, diagnose
 from ei.evaluation.loading import load
 from ei.evaluation.quality import evaluate, reconstruct_all, report, summary
+from ei.evaluation.sinograms import check_sinogram
 
 __all__ = [
     "Diagnosis",
+    "check_sinogram",
     "classical_for",
     "diagnose",
     "evaluate",

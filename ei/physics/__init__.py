@@ -7,6 +7,7 @@ from ei.physics.inpainting import Inpainting
 from ei.physics.krylov import WithPseudoInverse, pinv_cg, with_pseudo_inverse
 from ei.physics.noise import GaussianNoise, noise_of
 from ei.physics.split import Split
+from ei.physics.tomography import Tomography
 
 __all__ = [
     "CT",
@@ -15,6 +16,7 @@ __all__ = [
     "Inpainting",
     "Physics",
     "Split",
+    "Tomography",
     "WithPseudoInverse",
     "image_shape_of",
     "noise_of",

@@ -54,7 +54,11 @@ class Scan:
     @property
     def magnification(self) -> float:
         """Of lengths at the origin on the detector."""
-        return 1.0 if self.source_origin is None else (self.source_origin + (self.origin_detector or 0.0)) / self.source_origin
+        return (
+            1.0
+            if self.source_origin is None
+            else (self.source_origin + (self.origin_detector or 0.0)) / self.source_origin
+        )
 
     @property
     def positions(self) -> np.ndarray:

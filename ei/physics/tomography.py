@@ -161,7 +161,9 @@ def repr_of(scan: Scan) -> str:
 def _check_scan(scan: Scan) -> None:
     if (scan.source_origin is None) != (scan.origin_detector is None):
         given, lacks = ("source_origin", "origin_detector")[:: 1 if scan.origin_detector is None else -1]
-        raise InputError(f"a fan beam needs both distances: {given} is given, {lacks} is not (a parallel beam has none)")
+        raise InputError(
+            f"a fan beam needs both distances: {given} is given, {lacks} is not (a parallel beam has none)"
+        )
     if scan.origin_detector is not None and scan.origin_detector < 0:
         raise InputError(f"origin_detector must be a finite number >= 0, not {scan.origin_detector:g}")
     if scan.source_origin is not None and scan.source_origin <= scan.half_diagonal:
@@ -197,7 +199,9 @@ def _checked_angles(angles: Iterable[float]) -> tuple[float, ...]:
     except (TypeError, ValueError) as error:
         raise InputError(f"angles must be numbers, in degrees: {error}") from error
     if values.ndim != 1 or not len(values):
-        raise InputError(f"angles must be a list of at least one number, in degrees, not of the shape {list(values.shape)}")
+        raise InputError(
+            f"angles must be a list of at least one number, in degrees, not of the shape {list(values.shape)}"
+        )
     wrong = np.flatnonzero(~np.isfinite(values))
     if len(wrong):
         raise InputError(f"angles must be finite, and that of view {wrong[0]} is {values[wrong[0]]}")
