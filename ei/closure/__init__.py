@@ -6,6 +6,7 @@ from ei.closure.dip import DIPClosure
 from ei.closure.ei import EIClosure
 from ei.closure.mc import MCClosure
 from ei.closure.supervised import SupervisedClosure, SupervisedEIClosure
+from ei.closure.sure import RobustEIClosure, SUREClosure
 
 __all__ = [
     "AdversarialEIClosure",
@@ -13,6 +14,8 @@ __all__ = [
     "DIPClosure",
     "EIClosure",
     "MCClosure",
+    "RobustEIClosure",
+    "SUREClosure",
     "SupervisedClosure",
     "SupervisedEIClosure",
 ]

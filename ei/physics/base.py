@@ -36,10 +36,28 @@ class Physics(nn.Module):
         """The (approximate) pseudo-inverse: an image from measurements ``y``."""
         raise NotImplementedError
 
+    def measured_entries(self, y: Tensor) -> Tensor | None:
+        """1 where an entry of ``y`` is measured and 0 where a mask measures nothing, of a shape that broadcasts to
+        ``y``'s; None where all are measured."""
+        return None
+
     def forward(self, x: Tensor) -> Tensor:
-        """The measurement of images ``x`` as a sensor gives it: ``noise(A(x))``, with fresh noise."""
+        """The measurement of images ``x`` as a sensor gives it: ``noise(A(x))``, with fresh noise where something is
+        measured."""
         y = self.A(x)
-        return y if self.noise is None else self.noise(y)
+        return y if self.noise is None else only_measured(self, self.noise(y), y)
+
+
+def measured_entries(physics: Any, y: Tensor) -> Tensor | None:
+    """`Physics.measured_entries` of any physics: None, all are measured, where it does not say."""
+    entries = getattr(physics, "measured_entries", None)
+    return entries(y) if callable(entries) else None
+
+
+def only_measured(physics: Any, y: Tensor, elsewhere: Tensor) -> Tensor:
+    """``y`` where ``physics`` measures something; what ``elsewhere`` holds (of ``y``'s shape) where its mask does not."""
+    entries = measured_entries(physics, y)
+    return y if entries is None else torch.where(entries != 0, y, elsewhere)
 
 
 def image_shape_of(physics: Any) -> tuple[int, ...] | None:

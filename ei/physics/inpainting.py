@@ -95,6 +95,10 @@ class Inpainting(Physics):
         """The transpose, which equals `A`."""
         return self._multiply(y, "measurements for Inpainting")
 
+    def measured_entries(self, y: Tensor) -> Tensor:
+        """The mask, in the shape of ``y``."""
+        return self._multiply(torch.ones_like(y.real), "measurements for Inpainting")
+
     def extra_repr(self) -> str:
         kept = int(self.mask.sum())
         return f"{self.img_height}, {self.img_width}, {kept} of {self.mask.numel()} pixels kept"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ei.common.processes import Part, Processes
 from ei.errors import InputError
+from ei.physics.noise import random_signs
 
 
 def division(loader: Iterable, transform: Any, processes: Processes) -> Callable[[int], Part | None]:
@@ -81,9 +82,22 @@ class NoiseOfPart:
     def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
         if generator is not None:  # seeded by the image: no matter which process draws it
             return self.noise(y, generator=generator)
+        return self._of_whole(self.noise, y)
+
+    def signs(self, y: Tensor) -> Tensor:
+        """`ei.physics.noise.random_signs`, of this part."""
+        return self._of_whole(random_signs, y)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "noise":  # not there yet, as in a copy that is being made
+            raise AttributeError(name)
+        return getattr(self.noise, name)
+
+    def _of_whole(self, draw: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+        """This part of ``draw(y of the whole batch)``, whatever the others' y: here it is zero."""
         part = self.part
         ours = torch.arange(part.start, part.stop, device=y.device)
         y = y.reshape(-1, len(ours), *y.shape[1:])
         whole = y.new_zeros(len(y), part.size, *y.shape[2:]).index_copy(1, ours, y)
-        noisy = self.noise(whole.flatten(0, 1)).view_as(whole)
-        return noisy.index_select(1, ours).flatten(0, 1)
+        drawn = draw(whole.flatten(0, 1)).view_as(whole)
+        return drawn.index_select(1, ours).flatten(0, 1)
