@@ -55,7 +55,7 @@ def measured_entries(physics: Any, y: Tensor) -> Tensor | None:
 
 
 def only_measured(physics: Any, y: Tensor, elsewhere: Tensor) -> Tensor:
-    """``y`` where ``physics`` measures something; what ``elsewhere`` holds (of ``y``'s shape) where its mask does not."""
+    """``y`` where ``physics`` measures something, and ``elsewhere`` (of its shape) where a mask does not."""
     entries = measured_entries(physics, y)
     return y if entries is None else torch.where(entries != 0, y, elsewhere)
 

@@ -67,7 +67,7 @@ class MRI(Physics):
 
     def _apply(self, fn: Any, recurse: bool = True) -> MRI:
         # The dtype of the input decides, and .to(torch.float16) would make complex maps real: only the device moves.
-        mask, maps = self.mask, self.coil_maps
+        mask, maps, self.coil_maps = self.mask, self.coil_maps, None
         super()._apply(fn, recurse)
         self.mask = mask.to(self.mask.device)
         self.coil_maps = None if maps is None else maps.to(self.mask.device)
@@ -145,10 +145,14 @@ AXES = (-2, -1)
 
 
 def _fourier(image: Tensor) -> Tensor:
+    if image.numel() == 0:  # MKL has no transform of nothing
+        return image
     return torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(image, AXES), norm="ortho"), AXES)
 
 
 def _inverse_fourier(kspace: Tensor) -> Tensor:
+    if kspace.numel() == 0:
+        return kspace
     return torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(kspace, AXES), norm="ortho"), AXES)
 
 
