@@ -7,6 +7,7 @@ from ei.closure.ei import EIClosure
 from ei.closure.mc import MCClosure
 from ei.closure.supervised import SupervisedClosure, SupervisedEIClosure
 from ei.closure.sure import RobustEIClosure, SUREClosure
+from ei.closure.unsure import UNSUREClosure
 
 __all__ = [
     "AdversarialEIClosure",
@@ -18,4 +19,5 @@ __all__ = [
     "SUREClosure",
     "SupervisedClosure",
     "SupervisedEIClosure",
+    "UNSUREClosure",
 ]
