@@ -94,7 +94,10 @@ def test_draws(noise: Noise) -> None:
     assert torch.equal(noise(y), first)
     for dtype in (torch.float64, torch.float16, torch.bfloat16):
         assert noise(y.to(dtype)).dtype == noise.variance(y.to(dtype)).dtype == dtype
-    assert noise(y[:0]).shape == (0, 1, 4, 5)
+    assert noise(y[:0]).shape == (0, 1, 4, 5) and noise(y[0, 0, 0]).shape == (5,) and noise(y.sum()).shape == ()
+    assert noise(y.transpose(2, 3)).shape == (3, 1, 5, 4)
+    # Counts have no gradient by themselves; a closure gives them one.
+    assert noise(y.clone().requires_grad_()).requires_grad == isinstance(noise, GaussianNoise)
     wild = torch.tensor([[1.0, float("nan"), 3e38]])  # of a training that diverges: nothing hangs or raises
     assert bool(noise(wild)[0, 1].isnan()) and bool(noise(wild)[0, 0].isfinite())
     assert type(noise)(**noise.config).config == noise.config and repr(noise).startswith(type(noise).__name__)

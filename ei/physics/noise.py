@@ -240,15 +240,16 @@ def _poisson(rate: Tensor, generator: torch.Generator | None) -> Tensor:
 
     How many random numbers a Poisson draw takes depends on the rates. So every entry along the first axis has its own
     generator, seeded from ``generator``: with several processes a part of a batch is then drawn as within the whole.
+    (Numbers in a row have one generator.) A draw has no gradient.
     """
-    rate = rate.to(_at_least_float32(rate.dtype))
+    rate = rate.detach().to(_at_least_float32(rate.dtype))
     device = rate.device if generator is None else generator.device
     drawn_from = torch.device("cpu") if generator is None else generator.device
-    seeds = torch.randint(2**62, (len(rate),), generator=generator, device=drawn_from).tolist()
     few = rate < MANY  # NaN and infinity are no few: they stay as they are, for the training loop to find
-    counts = torch.where(few, rate, 0).to(device)
-    draws = [
-        torch.poisson(row, generator=torch.Generator(device).manual_seed(seed))
-        for row, seed in zip(counts, seeds, strict=True)
-    ]
-    return torch.where(few, torch.stack(draws).to(rate.device), rate) if draws else rate
+    rows = torch.where(few, rate, 0).to(device)
+    rows = rows if rows.dim() > 1 else rows.reshape(1, -1)
+    seeds = torch.randint(2**62, (len(rows),), generator=generator, device=drawn_from).tolist()
+    counts = torch.empty_like(rows)
+    for row, count, seed in zip(rows, counts, seeds, strict=True):
+        count.copy_(torch.poisson(row, generator=torch.Generator(device).manual_seed(seed)))
+    return torch.where(few, counts.view_as(rate).to(rate.device), rate)
