@@ -24,7 +24,7 @@ from ei.evaluation import evaluate
 from ei.evaluation.classical import harmonic_fill
 from ei.models import Reconstructor, UNet, Unrolled
 from ei.physics import CT, Inpainting, Split, pinv_cg
-from ei.physics.split import draw_kept, measured_entries
+from ei.physics.split import draw_kept, entries_to_split
 from ei.training import Trainer
 from ei.transforms import Shift
 
@@ -45,7 +45,7 @@ class Rows:
 @pytest.mark.parametrize("physics", [CT(8, 6), Inpainting(8, 8), Inpainting(8, 8, mask=masks_for(3))], ids=str)
 def test_a_split_operator_has_its_exact_adjoint(physics: Any) -> None:
     y = physics.A(torch.rand(3, 1, 8, 8, dtype=torch.float64))
-    measured = measured_entries(physics, y)
+    measured = entries_to_split(physics, y)
     kept = draw_kept(measured, torch.rand(3, *measured.shape[1:], dtype=torch.float64), 0.5)
     split = Split(physics, kept)
     x = torch.randn(6, 1, 8, 8, dtype=torch.float64, requires_grad=True)  # two transforms of three images
@@ -74,7 +74,7 @@ def test_views_of_ct_are_kept_whole_and_the_fbp_keeps_its_amplitude() -> None:
     axis = torch.linspace(-1, 1, 64)
     disc = (axis[:, None] ** 2 + axis**2 < 0.6).float()[None, None]
     y = physics.A(disc)
-    measured = measured_entries(physics, y)
+    measured = entries_to_split(physics, y)
     assert measured.shape == (1, 1, 1, 60)
     kept = draw_kept(measured, torch.rand(1, 1, 1, 60, generator=torch.Generator().manual_seed(0)), 0.7)
     inside = axis[:, None] ** 2 + axis**2 < 0.3

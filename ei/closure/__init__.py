@@ -7,6 +7,8 @@ from ei.closure.ei import EIClosure
 from ei.closure.mc import MCClosure
 from ei.closure.splitting import SplittingClosure, SplittingEIClosure
 from ei.closure.supervised import SupervisedClosure, SupervisedEIClosure
+from ei.closure.sure import RobustEIClosure, SUREClosure
+from ei.closure.unsure import UNSUREClosure
 
 __all__ = [
     "AdversarialEIClosure",
@@ -14,8 +16,11 @@ __all__ = [
     "DIPClosure",
     "EIClosure",
     "MCClosure",
+    "RobustEIClosure",
+    "SUREClosure",
     "SplittingClosure",
     "SplittingEIClosure",
     "SupervisedClosure",
     "SupervisedEIClosure",
+    "UNSUREClosure",
 ]

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ei.errors import InputError
+from ei.physics.base import only_measured
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -79,10 +80,20 @@ class Consistency:
 
 
 def measure(physics: Any, x: Tensor) -> Tensor:
-    """Measure a reconstruction anew: ``A x``, with fresh noise where the physics has a noise model."""
-    y = physics.A(x)
+    """Measure a reconstruction anew: ``u = A x``, with fresh noise where the physics has a noise model.
+
+    The noise is data, ``u + (noise(u) - u).detach()``: a draw of counts has no gradient. A reconstruction may have
+    negative ``u`` where there are no negative counts: noise is drawn as if they were zero, and the noise model counts
+    them (`ei.physics.Noise.clipped`).
+    """
+    u = physics.A(x)
     noise = getattr(physics, "noise", None)
-    return y if noise is None else noise(y)
+    if noise is None:
+        return u
+    clip = getattr(noise, "clip", None)
+    clean = u.detach() if clip is None else clip(u.detach())
+    # u - clean is exactly zero where nothing was clipped, so that no rounding is added.
+    return only_measured(physics, noise(clean).detach(), clean) + (u - clean)
 
 
 def require_truth(x: Tensor | None, method: str) -> Tensor:

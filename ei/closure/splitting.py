@@ -14,7 +14,7 @@ from ei.closure.base import Closure, Criterion, loss_weight, measure
 from ei.common.processes import drawn
 from ei.common.seeds import generator
 from ei.errors import InputError
-from ei.physics.split import Split, draw_kept, measured_entries
+from ei.physics.split import Split, draw_kept, entries_to_split
 
 
 class SplittingClosure(Closure):
@@ -45,7 +45,7 @@ class SplittingClosure(Closure):
 
     def reconstruct(self, f: Any, physics: Any, y: Tensor) -> tuple[Tensor, Tensor]:
         """x1, and its loss."""
-        measured = measured_entries(physics, y)
+        measured = entries_to_split(physics, y)
         x1 = reconstruct_from_part(f, physics, y, self.keep, measured)
         predicted = physics.A(x1)
         if bool((measured > 0).all()):
@@ -95,7 +95,7 @@ def reconstruct_from_part(
         physics: the operator.
         y: measurements ``[B, ...]``.
         keep: in (0, 1).
-        measured: `ei.physics.split.measured_entries`, if they are known.
+        measured: `ei.physics.split.entries_to_split`, if they are known.
         random: to draw with; by default torch's global one on the CPU.
 
     Raises:
@@ -106,7 +106,7 @@ def reconstruct_from_part(
             f"splitting reconstructs with a part of the operator, and {type(f).__name__} has no of(physics), the same "
             "f with another operator: Reconstructor and Unrolled have"
         )
-    measured = measured_entries(physics, y) if measured is None else measured
+    measured = entries_to_split(physics, y) if measured is None else measured
     uniform = drawn(lambda shape: torch.rand(shape, generator=random), (len(y), *measured.shape[1:]))
     kept = draw_kept(measured, uniform.to(measured), keep)
     return f.of(Split(physics, kept))(kept * y)

@@ -14,6 +14,7 @@ from ei.common.processes import Part, Processes, check_division
 from ei.common.seeds import derive_seed, generator
 from ei.common.signals import outlive_the_step
 from ei.errors import InputError
+from ei.physics.base import only_measured
 
 
 class Indexed(Dataset):
@@ -193,7 +194,8 @@ def simulate(physics: Any, x: Tensor, indices: Sequence[int] | None, seed: int) 
         return y
     if indices is None:
         raise InputError("noise is drawn once per image, by its index: make the batches with ei.datasets.make_loader")
-    return torch.cat([noise(y[i : i + 1], generator=generator(seed, "noise", int(n))) for i, n in enumerate(indices)])
+    each = [noise(y[i : i + 1], generator=generator(seed, "noise", int(n))) for i, n in enumerate(indices)]
+    return only_measured(physics, torch.cat(each), y)
 
 
 def indices_of(batch: Any) -> Any:

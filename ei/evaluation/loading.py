@@ -19,6 +19,7 @@ from ei.models import GroupAverage, UNet
 from ei.models.base import ReconstructionFunction
 from ei.models.weights import generator_weights, load_weights
 from ei.physics import with_pseudo_inverse
+from ei.training.state import CARRIED
 
 
 def load(
@@ -46,11 +47,14 @@ def load(
         physics = physics_of(state, torch.device(device))
         if physics is None:
             raise InputError(f"the checkpoint {path} does not carry its operator: give it as physics")
-        physics.noise = noise_in(state.get("config") or {})
+        physics.noise = noise_of_checkpoint(state)
     return function_of(state, path, with_pseudo_inverse(physics), net, device)
 
 
-KINDS = {"config": Mapping, "physics": Mapping, "network": Mapping, "reconstructor": Mapping, "mask": torch.Tensor}
+KINDS = {
+    **dict.fromkeys(("config", "physics", "noise", "network", "reconstructor"), Mapping),
+    **dict.fromkeys(CARRIED, torch.Tensor),
+}
 
 
 def checked(state: Any, path: str | os.PathLike) -> dict[str, Any]:
@@ -87,8 +91,8 @@ def physics_of(state: Mapping[str, Any], device: torch.device) -> Any:
     described = state.get("physics")
     if described is None or names_own_code((state.get("config") or {}).get("physics")):
         return None
-    mask = state.get("mask")
-    return operator_in(described, "the checkpoint", device, **({} if mask is None else {"mask": mask}))
+    carried = {name: state[name] for name in CARRIED if state.get(name) is not None}
+    return operator_in(described, "the checkpoint", device, **carried)
 
 
 def operator_in(description: Mapping[str, Any], where: str, device: torch.device, **more: Any) -> Any:
@@ -103,6 +107,21 @@ def operator_in(description: Mapping[str, Any], where: str, device: torch.device
         raise InputError(f"{where} names {name}, which is no operator")
     arguments = {key: value for key, value in description.items() if key != "noise"}
     return rebuild(arguments, ei.physics, where=where, device=device, **more)
+
+
+def noise_of_checkpoint(state: Mapping[str, Any]) -> Any:
+    """The noise model that a checkpoint carries; of one from before they did, what its configuration names.
+
+    Raises:
+        InputError: if what it carries cannot be built.
+    """
+    described = state.get("noise")
+    if described is None:
+        return noise_in(state.get("config") or {})
+    noise = rebuild(described, ei.physics)
+    if not isinstance(noise, ei.physics.Noise):
+        raise InputError(f"the checkpoint names {described['name']}, which is no noise")
+    return noise
 
 
 def noise_in(config: Mapping[str, Any]) -> Any:

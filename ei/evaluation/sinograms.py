@@ -41,7 +41,7 @@ class SinogramReport:
 
     Attributes:
         fits: whether nothing contradicts the geometry.
-        centre: where the axis falls on the detector, in bins from its middle, as `Tomography` takes it; None if unknown.
+        centre: where the axis falls on the detector, in bins from its middle, as in `Tomography`; None if unknown.
         findings: sentences: what does not fit and what to do, and what cannot be told.
         figures: what they rest on.
     """
@@ -70,14 +70,14 @@ class SinogramReport:
 
 
 def check_sinogram(physics: Any, y: Tensor) -> SinogramReport:
-    """Whether measured sinograms fit a tomography: the axis, range and order of the angles, swapped axes, counts without
+    """Whether measured sinograms fit a tomography: axis, range and order of the angles, swapped axes, counts without
     the logarithm, and for a fan views or detectors in reverse. Takes seconds.
 
     Parallel data cannot tell a mirrored, turned or rescaled image from the true one; the report says so.
 
     Args:
         physics: `Tomography` or `CT`.
-        y: sinograms ``[B, C, D, V]`` or ``[D, V]``; the one whose views differ most is looked at, its channels averaged.
+        y: sinograms ``[B, C, D, V]`` or ``[D, V]``; the one whose views differ most is looked at, its mean channel.
 
     Raises:
         InputError: for an operator without views, or sinograms of another shape (but for swapped axes, which are
@@ -137,8 +137,8 @@ def _check_values(y: np.ndarray, report: SinogramReport) -> None:
     report.figures |= {"edges": edge, "middle": middle, "variation of the sum": float(over_detectors)}
     if len(y) > 8 and y.shape[1] > 8 and over_views < 0.2 * over_detectors:
         report.wrong(
-            f"Its axes seem to be swapped: the sum over the detectors varies by {100 * over_detectors:.0f} % from view to "
-            f"view, that over the views by {100 * over_views:.0f} %; it must be [detectors, views]."
+            f"Its axes seem to be swapped: the sum over the detectors varies by {100 * over_detectors:.0f} % from view "
+            f"to view, that over the views by {100 * over_views:.0f} %; it must be [detectors, views]."
         )
     elif edge > max(middle, 0.0):
         report.wrong(
@@ -163,8 +163,8 @@ def _check_parallel(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
     variation = report.figures["variation of the sum"]
     if variation > 0.05:
         report.wrong(
-            f"The sum over the detectors varies by {100 * variation:.0f} % from view to view, and of a parallel beam it is "
-            "the same for all: does the object reach beyond the detector, or does the intensity change? Or is it a fan?"
+            f"The sum over the detectors varies by {100 * variation:.0f} % from view to view, and of a parallel beam "
+            "it is the same for all: does the object reach beyond the detector, does the intensity change, is it a fan?"
         )
     axis, spread, error = _axis(y, angles)
     report.figures |= {"centroid off its sinusoid": spread, "error of the axis": error}
@@ -177,8 +177,8 @@ def _check_parallel(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
         report.centre = axis
         if abs(axis - scan.centre) > max(AXIS, 3 * error):
             report.wrong(
-                f"The axis lies at {axis:.2f} bins from the middle of the detector, the geometry says {scan.centre:g}: set "
-                f"centre to {axis:.2f}."
+                f"The axis lies at {axis:.2f} bins from the middle of the detector, the geometry says {scan.centre:g}: "
+                f"set centre to {axis:.2f}."
             )
     report.findings.append(
         "Parallel data cannot tell whether the image is mirrored (views in reverse), turned (detectors flipped) or of "
@@ -187,8 +187,8 @@ def _check_parallel(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
 
 
 def _axis(y: np.ndarray, angles: np.ndarray) -> tuple[float, float, float]:
-    """The axis by the centroids of the views, in bins from the middle; how far they are from ``axis + a cos t + b sin t``
-    (root mean square, bins); and the error of the axis."""
+    """The axis by the centroids of the views, in bins from the middle; how far these are from
+    ``axis + a cos t + b sin t`` (root mean square, bins); and the error of the axis."""
     place = np.arange(len(y)) - (len(y) - 1) / 2
     total = y.sum(0)
     centroid = (place[:, None] * y).sum(0) / np.where(total == 0, 1, total)
@@ -242,8 +242,8 @@ def _check_fan(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
     report.centre = centre
     if abs(centre - scan.centre) > max(AXIS, error):
         report.wrong(
-            f"The axis lies at about {centre:.1f} bins from the middle of the detector, the geometry says {scan.centre:g}: "
-            f"set centre to {centre:.1f}, and check again."
+            f"The axis lies at about {centre:.1f} bins from the middle of the detector, the geometry says "
+            f"{scan.centre:g}: set centre to {centre:.1f}, and check again."
         )
 
 
@@ -309,8 +309,8 @@ def _check_angles(scan: Scan, y: np.ndarray, report: SinogramReport, disagreemen
         )
     elif part > 0.3:
         report.wrong(
-            f"Images of this size explain only {100 * (1 - part):.0f} % of it: is the object larger than the image, are "
-            "the lengths in one unit, is the noise so strong?"
+            f"Images of this size explain only {100 * (1 - part):.0f} % of it: is the object larger than the image, "
+            "are the lengths in one unit, is the noise so strong?"
         )
     if report.fits and scan.fan and own > values[reverse] / BETTER:
         report.findings.append("Whether the views run in reverse, or the detectors are flipped, cannot be told here.")

@@ -5,18 +5,31 @@ from ei.physics.base import Physics, image_shape_of, operator_of
 from ei.physics.ct import CT
 from ei.physics.inpainting import Inpainting
 from ei.physics.krylov import WithPseudoInverse, pinv_cg, with_pseudo_inverse
-from ei.physics.noise import GaussianNoise, noise_of
+from ei.physics.mri import MRI
+from ei.physics.noise import (
+    GaussianNoise,
+    Noise,
+    PoissonGaussianNoise,
+    PoissonNoise,
+    TransmissionNoise,
+    noise_of,
+)
 from ei.physics.split import Split
 from ei.physics.tomography import Tomography
 
 __all__ = [
     "CT",
+    "MRI",
     "AstraCT",
     "GaussianNoise",
     "Inpainting",
+    "Noise",
     "Physics",
+    "PoissonGaussianNoise",
+    "PoissonNoise",
     "Split",
     "Tomography",
+    "TransmissionNoise",
     "WithPseudoInverse",
     "image_shape_of",
     "noise_of",

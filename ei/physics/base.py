@@ -57,9 +57,24 @@ class Physics(nn.Module):
         return self.A_dagger(kept * y)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The measurement of images ``x`` as a sensor gives it: ``noise(A(x))``, with fresh noise."""
+        """The measurement of images ``x`` as a sensor gives it: ``noise(A(x))``, with fresh noise where something is
+        measured."""
         y = self.A(x)
-        return y if self.noise is None else self.noise(y)
+        return y if self.noise is None else only_measured(self, self.noise(y), y)
+
+
+def measured_entries(physics: Any, y: Tensor) -> Tensor | None:
+    """`Physics.measured` of any physics for measurements ``y`` ``[B, ...]``, perhaps of every image under several
+    transforms: ones and zeros in their real dtype and on their device, of a shape that broadcasts to theirs; None where
+    it does not tell, and all entries are measured."""
+    told = getattr(physics, "measured", None)
+    return for_each_image(told, y).to(y.device, y.real.dtype) if isinstance(told, Tensor) else None
+
+
+def only_measured(physics: Any, y: Tensor, elsewhere: Tensor) -> Tensor:
+    """``y`` where ``physics`` measures something, and ``elsewhere`` (of its shape) where a mask does not."""
+    entries = measured_entries(physics, y)
+    return y if entries is None else torch.where(entries != 0, y, elsewhere)
 
 
 def image_shape_of(physics: Any) -> tuple[int, ...] | None:

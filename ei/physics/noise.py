@@ -1,8 +1,13 @@
-"""Noise models: callables ``noise(y, generator=None) -> noisy y`` to be set as ``physics.noise``."""
+"""Noise models: callables ``noise(y, generator=None) -> noisy y`` to be set as ``physics.noise``.
+
+Each knows its ``variance(y)`` from the measurement itself, which SURE needs (`ei.closure.SUREClosure`). A noise model
+knows nothing of masks: who adds the noise leaves out what is not measured (`ei.physics.base.only_measured`).
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,37 +15,241 @@ from torch import Tensor
 from ei.errors import InputError
 
 
-class GaussianNoise:
-    """White Gaussian noise of standard deviation ``sigma``, in the units of the measurement.
+class Noise:
+    """Base class of noise models. One of your own need not inherit from it: a function ``noise(y, generator=None)``
+    will do, and for SURE an object that has ``variance(y)``, too.
+
+    Attributes:
+        nonnegative: whether it is defined only for measurements without negative entries, as counts are.
+        config: the arguments to build it again; checkpoints carry them.
+    """
+
+    nonnegative: ClassVar[bool] = False
+
+    def __init__(self, **config: float) -> None:
+        self.config: dict[str, Any] = config
+        self._clipped: int | Tensor = 0
+
+    def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Measurements ``y`` of any shape ``[B, ...]`` with fresh noise, drawn from ``generator`` (on its device), or
+        else from torch's global ones.
+
+        Raises:
+            InputError: if it is `nonnegative` and ``y`` has negative entries, or is complex.
+        """
+        raise NotImplementedError
+
+    def variance(self, y: Tensor) -> Tensor:
+        """The variance of every entry, of ``y``'s shape, estimated from noisy measurements ``y``; the exact one for
+        clean ``y`` (of `TransmissionNoise` in the limit of many photons). Not clipped: it may be negative."""
+        raise NotImplementedError
+
+    def clip(self, y: Tensor) -> Tensor:
+        """``y`` as the noise is defined for it: with negative entries set to zero where it is `nonnegative`; `clipped`
+        counts them."""
+        if not self.nonnegative:
+            return y
+        self._clipped = self._clipped + (y < 0).sum()  # a tensor on its device: nothing waits for it
+        return y.clamp(min=0)
+
+    @property
+    def clipped(self) -> int:
+        """How many negative entries `clip` has set to zero so far."""
+        return int(self._clipped)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in self.config.items())})"
+
+
+class GaussianNoise(Noise):
+    """White Gaussian noise of standard deviation ``sigma``, in the units of the measurement. Of complex measurements
+    ``sigma`` is that of the complex number: each part has ``sigma / sqrt(2)``.
 
     Raises:
         InputError: if ``sigma`` is negative or not finite.
     """
 
     def __init__(self, sigma: float) -> None:
-        if not math.isfinite(sigma) or sigma < 0:
-            raise InputError(f"sigma must be a finite number >= 0, not {sigma}")
-        self.sigma = float(sigma)
+        self.sigma = _number("sigma", sigma)
+        super().__init__(sigma=self.sigma)
 
     def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        device = y.device if generator is None else generator.device
-        noise = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=device)
-        return y + self.sigma * noise.to(y.device)
+        return y + self.sigma * _normal(y, generator)
 
-    def __repr__(self) -> str:
-        return f"GaussianNoise(sigma={self.sigma})"
+    def variance(self, y: Tensor) -> Tensor:
+        """``sigma^2``."""
+        return torch.full_like(y.real, self.sigma**2)
 
 
-def noise_of(text: str) -> GaussianNoise:
-    """The noise model of a text as ``gaussian:0.1``: its name, and its arguments behind a colon.
+class PoissonNoise(Noise):
+    """``y = gain * Poisson(A x / gain)``: counts, each of which adds ``gain`` to the measurement.
+
+    Raises:
+        InputError: if ``gain`` is not a finite number above zero, or (when called) for negative measurements.
+    """
+
+    nonnegative = True
+
+    def __init__(self, gain: float) -> None:
+        self.gain = _number("gain", gain, above_zero=True)
+        super().__init__(gain=self.gain)
+
+    def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        _check_nonnegative(y, self)
+        return (self.gain * _poisson(y / self.gain, generator)).to(y.dtype)
+
+    def variance(self, y: Tensor) -> Tensor:
+        """``gain * y``."""
+        return self.gain * y
+
+
+class PoissonGaussianNoise(Noise):
+    """``y = gain * Poisson(A x / gain) + sigma N``: counts, and the noise of the electronics that reads them.
+
+    Raises:
+        InputError: if ``gain`` is not a finite number above zero, if ``sigma`` is negative or not finite, or (when
+            called) for negative measurements.
+    """
+
+    nonnegative = True
+
+    def __init__(self, gain: float, sigma: float) -> None:
+        self.gain, self.sigma = _number("gain", gain, above_zero=True), _number("sigma", sigma)
+        super().__init__(gain=self.gain, sigma=self.sigma)
+
+    def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        _check_nonnegative(y, self)
+        counted = (self.gain * _poisson(y / self.gain, generator)).to(y.dtype)
+        return counted + self.sigma * _normal(y, generator)
+
+    def variance(self, y: Tensor) -> Tensor:
+        """``gain * y + sigma^2``."""
+        return self.gain * y + self.sigma**2
+
+
+class TransmissionNoise(Noise):
+    """What a detector behind an object counts, and its logarithm: the noise of CT.
+
+        n = Poisson(photons * exp(-scale * A x)) + sigma N
+        y = -log(max(n, 1) / photons) / scale
+
+    Args:
+        photons: how many reach a detector where there is no object.
+        sigma: standard deviation of the electronics' noise, in photons.
+        scale: attenuation per unit of A x: CT100 needs 0.0064, as A x reaches 95 there.
+
+    Raises:
+        InputError: if ``photons`` or ``scale`` is not a finite number above zero, if ``sigma`` is negative or not
+            finite, or (when called) for complex measurements.
+    """
+
+    def __init__(self, photons: float, sigma: float = 0.0, scale: float = 1.0) -> None:
+        self.photons, self.sigma = _number("photons", photons, above_zero=True), _number("sigma", sigma)
+        self.scale = _number("scale", scale, above_zero=True)
+        super().__init__(photons=self.photons, sigma=self.sigma, scale=self.scale)
+
+    def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        _check_real(y, self)
+        counts = _poisson(self._expected(y), generator).to(_at_least_float32(y.dtype))
+        counts = counts + self.sigma * _normal(counts, generator)
+        return (-(counts.clamp(min=1) / self.photons).log() / self.scale).to(y.dtype)
+
+    def variance(self, y: Tensor) -> Tensor:
+        """``(n + sigma^2) / (n^2 scale^2)`` with ``n = photons * exp(-scale * y)``: to first order in the noise."""
+        n = self._expected(y)
+        return ((1 + self.sigma**2 / n) / n / self.scale**2).to(y.dtype)
+
+    def _expected(self, y: Tensor) -> Tensor:
+        return self.photons * torch.exp(-self.scale * y.to(_at_least_float32(y.dtype)))
+
+
+def random_signs(y: Tensor) -> Tensor:
+    """Independent +1 and -1, each as likely, of ``y``'s shape and dtype, from torch's global generator; for complex
+    ``y``, ``(+-1 +- i) / sqrt(2)``."""
+    if y.is_complex():
+        return torch.view_as_complex(random_signs(torch.view_as_real(y))) / math.sqrt(2)
+    return (2 * torch.randint(0, 2, y.shape, device=y.device) - 1).to(y.dtype)
+
+
+# What ``--noise`` and a physics file call them, and their arguments.
+NOISES: dict[str, tuple[type[Noise], str]] = {
+    "gaussian": (GaussianNoise, "SIGMA"),
+    "poisson": (PoissonNoise, "GAIN"),
+    "poisson-gaussian": (PoissonGaussianNoise, "GAIN,SIGMA"),
+    "transmission": (TransmissionNoise, "PHOTONS[,SIGMA[,SCALE]]"),
+}
+
+
+def noise_of(text: str) -> Noise:
+    """The noise model of a text as ``gaussian:0.1``: its name, and its arguments behind a colon, with commas between
+    them: ``poisson:0.05``, ``poisson-gaussian:0.05,0.1``, ``transmission:1e5,30,0.0064``.
 
     Raises:
         InputError: for another name or arguments that do not fit.
     """
-    name, _, argument = str(text).partition(":")
+    name, _, arguments = str(text).partition(":")
+    if name not in NOISES:
+        ways = ", ".join(f"{known}:{wanted}" for known, (_, wanted) in NOISES.items())
+        raise InputError(f"there is no noise {text!r}; write one of {ways}; as gaussian:0.1")
+    model, wanted = NOISES[name]
     try:
-        if name == "gaussian":
-            return GaussianNoise(float(argument))
+        numbers = [float(argument) for argument in arguments.split(",")]
+        if not wanted.split("[")[0].count(",") < len(numbers) <= wanted.count(",") + 1:
+            raise InputError(f"{len(numbers)} arguments")
+        return model(*numbers)
     except ValueError as error:
-        raise InputError(f"noise {text!r} cannot be read: {error}; write gaussian:SIGMA, as gaussian:0.1") from error
-    raise InputError(f"there is no noise {text!r}; write gaussian:SIGMA, as gaussian:0.1")
+        raise InputError(f"noise {text!r} cannot be read: {error}; write {name}:{wanted}") from error
+
+
+def _number(name: str, value: float, above_zero: bool = False) -> float:
+    if not math.isfinite(value) or value < 0 or (above_zero and value == 0):
+        raise InputError(f"{name} must be a finite number {'>' if above_zero else '>='} 0, not {value}")
+    return float(value)
+
+
+def _check_real(y: Tensor, noise: Noise) -> None:
+    if y.is_complex():
+        raise InputError(f"{noise} is of counts, which are real numbers, and the measurements are complex")
+
+
+def _check_nonnegative(y: Tensor, noise: Noise) -> None:
+    _check_real(y, noise)
+    if bool((y < 0).any()):
+        raise InputError(
+            f"{noise} is of counts, which cannot be negative, and A x goes down to {float(y.min()):.3g}: choose "
+            "another noise, or an operator and images without negative measurements"
+        )
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _normal(y: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal numbers of ``y``'s shape and dtype, on its device."""
+    device = y.device if generator is None else generator.device
+    return torch.randn(y.shape, generator=generator, dtype=y.dtype, device=device).to(y.device)
+
+
+# Of more counts, Poisson noise is less than float64's rounding, and torch.poisson would overflow.
+MANY = 1e15
+
+
+def _poisson(rate: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Poisson counts ``[B, ...]`` of the expected numbers ``rate``, in at least float32.
+
+    How many random numbers a Poisson draw takes depends on the rates. So every entry along the first axis has its own
+    generator, seeded from ``generator``: with several processes a part of a batch is then drawn as within the whole.
+    (Numbers in a row have one generator.) A draw has no gradient.
+    """
+    rate = rate.detach().to(_at_least_float32(rate.dtype))
+    device = rate.device if generator is None else generator.device
+    drawn_from = torch.device("cpu") if generator is None else generator.device
+    few = rate < MANY  # NaN and infinity are no few: they stay as they are, for the training loop to find
+    rows = torch.where(few, rate, 0).to(device)
+    rows = rows if rows.dim() > 1 else rows.reshape(1, -1)
+    seeds = torch.randint(2**62, (len(rows),), generator=generator, device=drawn_from).tolist()
+    counts = torch.empty_like(rows)
+    for row, count, seed in zip(rows, counts, seeds, strict=True):
+        count.copy_(torch.poisson(row, generator=torch.Generator(device).manual_seed(seed)))
+    return torch.where(few, counts.view_as(rate).to(rate.device), rate)

@@ -15,8 +15,8 @@ from ei.physics.linear_map import DenseMap, LinearMap, shared
 
 
 class Projections(Physics):
-    """Images ``[B, C, H, W]`` and sinograms ``[B, C, D, V]`` (detectors, views), by two matrices. float64 is computed in
-    float64, every other dtype in float32; the input's dtype is kept.
+    """Images ``[B, C, H, W]`` and sinograms ``[B, C, D, V]`` (detectors, views), by two matrices. float64 is computed
+    in float64, every other dtype in float32; the input's dtype is kept.
 
     Args:
         image_shape: (H, W).

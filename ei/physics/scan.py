@@ -5,8 +5,8 @@ With x to the right and y down from the image's centre, view t has the direction
     u = (cos t, -sin t)     along the detector
     v = (sin t,  cos t)     along parallel rays
 
-and detector d lies at ``s = (d - (D-1)/2 - centre) * detector_spacing`` along u. In a parallel scan its ray runs along v
-through ``s u``; in a fan it runs from ``source_origin * v`` to ``s u - origin_detector * v``.
+and detector d lies at ``s = (d - (D-1)/2 - centre) * detector_spacing`` along u. In a parallel scan its ray runs along
+v through ``s u``; in a fan it runs from ``source_origin * v`` to ``s u - origin_detector * v``.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def back_projection_map(scan: Scan, device: torch.device, dtype: torch.dtype) ->
 
 
 def _projection(scan: Scan) -> scipy.sparse.csr_array:
-    """Line integrals by Joseph's method (1982): a ray is followed along the image axis that it is closer to, and read by
+    """Line integrals by Joseph's method (1982): a ray is followed along the image axis that it is closer to, read by
     linear interpolation between the two pixels beside it. A detector that is wider than a pixel averages several rays.
     """
     n = scan.rays_per_detector
@@ -158,9 +158,9 @@ def _follow(
 
 
 def _back_projection(scan: Scan) -> scipy.sparse.csr_array:
-    """Every pixel reads each filtered view linearly where it is projected to. Views are weighted by the angle they stand
-    for; those of a fan by the inverse square of the pixel's distance from the source, too (Kak & Slaney, "Principles of
-    computerized tomographic imaging", section 3.4.2).
+    """Every pixel reads each filtered view linearly where it is projected to. Views are weighted by the angle they
+    stand for; those of a fan by the inverse square of the pixel's distance from the source, too (Kak & Slaney,
+    "Principles of computerized tomographic imaging", section 3.4.2).
     """
     x, y = scan.axes()
     pixel = np.arange(math.prod(scan.image_shape)).reshape(scan.image_shape)
@@ -196,9 +196,9 @@ def view_weights(angles: Sequence[float], period: float) -> tuple[np.ndarray, li
         period: 180 for parallel views, 360 for a fan.
 
     Returns:
-        Degrees ``[V]``: half the way to both neighbours on the circle; equal views share; beside a missing arc the usual
-        (median) step counts. And ``(first, last)`` of every missing arc in degrees, half a step behind the views at its
-        ends.
+        Degrees ``[V]``: half the way to both neighbours on the circle; equal views share; beside a missing arc the
+        usual (median) step counts. And ``(first, last)`` of every missing arc in degrees, half a step behind the views
+        at its ends.
     """
     turned = np.round(np.asarray(angles, dtype=np.float64) % period, 6) % period
     views, which, times = np.unique(turned, return_inverse=True, return_counts=True)
@@ -207,14 +207,17 @@ def view_weights(angles: Sequence[float], period: float) -> tuple[np.ndarray, li
     missing = steps > max(MISSING_STEPS * usual, MISSING_DEGREES)
     halves = np.where(missing, usual, steps) / 2
     weights = (halves + np.roll(halves, 1)) / times
-    arcs = [(float(a + usual / 2), float(a + step - usual / 2)) for a, step in zip(views[missing], steps[missing])]
+    arcs = [
+        (float(a + usual / 2), float(a + step - usual / 2))
+        for a, step in zip(views[missing], steps[missing], strict=True)
+    ]
     return weights[which], arcs
 
 
 def ray_weights(scan: Scan) -> np.ndarray:
-    """What the measurements of a fan are multiplied by before they are filtered, ``[D, V]``: the cosine of a ray's angle
-    to the central one, and the ray's share, one half where the opposite ray is measured, too, one where it is not, and
-    smoothly between at the ends of an arc (Parker 1982, in the form of Noo et al. 2002, which serves any arc).
+    """What the measurements of a fan are multiplied by before they are filtered, ``[D, V]``: the cosine of a ray's
+    angle to the central one, and the ray's share, one half where the opposite ray is measured, too, one where it is
+    not, and smoothly between at the ends of an arc (Parker 1982, in the form of Noo et al. 2002, which serves any arc).
     """
     angles, fan = np.asarray(scan.angles), _fan_angles(scan)
     _, arcs = view_weights(scan.angles, scan.period)

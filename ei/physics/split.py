@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.physics.base import for_each_image, image_shape_of
+from ei.physics.base import for_each_image, image_shape_of, measured_entries
 from ei.physics.krylov import adjoint_of, pinv_cg
 
 
@@ -45,13 +45,11 @@ class Split:
         return for_each_image(self.kept, tensor)
 
 
-def measured_entries(physics: Any, y: Tensor) -> Tensor:
-    """`Physics.measured` of any operator, in the real dtype and on the device of measurements ``y``: ones and zeros
-    that multiply them. Ones for all entries of an operator that does not tell."""
-    told = getattr(physics, "measured", None)
-    if not isinstance(told, Tensor):
-        return torch.ones(1, *y.shape[1:], dtype=y.real.dtype, device=y.device)
-    return told.to(y.device, y.real.dtype)
+def entries_to_split(physics: Any, y: Tensor) -> Tensor:
+    """What may be kept or left out of measurements ``y``, ones, and zeros where nothing is measured: as
+    `Physics.measured` tells, else every entry on its own."""
+    told = measured_entries(physics, y)
+    return torch.ones(1, *y.shape[1:], dtype=y.real.dtype, device=y.device) if told is None else told
 
 
 def draw_kept(measured: Tensor, uniform: Tensor, keep: float) -> Tensor:
@@ -59,7 +57,7 @@ def draw_kept(measured: Tensor, uniform: Tensor, keep: float) -> Tensor:
     and of no image none is.
 
     Args:
-        measured: ``[1 or B, ...]``, of `measured_entries`.
+        measured: ``[1 or B, ...]``, of `entries_to_split`.
         uniform: drawn from [0, 1), ``[B, ...]``.
         keep: in (0, 1).
 

@@ -116,8 +116,8 @@ class Tomography(Projections):
         if isinstance(y, torch.Tensor) and y.dim() == 4 and y.shape[-1] != views:
             swapped = ": its last two axes are swapped" if tuple(y.shape[2:]) == (views, detectors) else ""
             raise InputError(
-                f"the sinograms have {y.shape[-1]} views, and there are {views} angles{swapped}; they must have the shape "
-                f"[B, C, {detectors}, {views}], not {list(y.shape)}"
+                f"the sinograms have {y.shape[-1]} views, and there are {views} angles{swapped}; they must have the "
+                f"shape [B, C, {detectors}, {views}], not {list(y.shape)}"
             )
         super().check_sinogram_shape(y)
 

@@ -84,9 +84,15 @@ class NoiseOfPart:
     def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
         if generator is not None:  # seeded by the image: no matter which process draws it
             return self.noise(y, generator=generator)
+        # Counts are drawn by how many are expected, so what is measured is put where it stands in the whole batch.
         part = self.part
         ours = torch.arange(part.start, part.stop, device=y.device)
         y = y.reshape(-1, len(ours), *y.shape[1:])
         whole = y.new_zeros(len(y), part.size, *y.shape[2:]).index_copy(1, ours, y)
         noisy = self.noise(whole.flatten(0, 1)).view_as(whole)
         return noisy.index_select(1, ours).flatten(0, 1)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "noise":  # not there yet, as in a copy that is being made
+            raise AttributeError(name)
+        return getattr(self.noise, name)

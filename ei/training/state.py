@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from ei.training.trainer import Trainer
 
 
+# The tensors that operators of ours are built from.
+CARRIED = ("mask", "coil_maps")
+
+
 def state_of(trainer: Trainer, epoch: int) -> dict[str, Any]:
     """Everything to continue from here: 2021's keys, and ours. ``epoch`` is the epoch the file is named after.
 
@@ -44,13 +48,14 @@ def state_of(trainer: Trainer, epoch: int) -> dict[str, Any]:
         state[AVERAGED] = trainer.averaged.module.state_dict()
     # Of an operator out of code of one's own, the configuration holds the name: its class alone may not be all of it.
     own = names_own_code(trainer.config.get("physics"))
-    mask = getattr(trainer.physics, "mask", None)
+    carried = {name: getattr(trainer.physics, name, None) for name in CARRIED}
     return state | {
         "config": dict(trainer.config),
         "physics": None if own else describe(trainer.physics),
         "network": describe(trainer.networks["total"]),
         "reconstructor": describe(trainer.f),
-        "mask": mask.cpu() if isinstance(mask, torch.Tensor) else None,
+        **{name: part.cpu() if isinstance(part, torch.Tensor) else None for name, part in carried.items()},
+        "noise": describe(getattr(trainer.physics, "noise", None)),
         "seed": trainer.seed,
         "step": trainer.step,
         "next_epoch": trainer.epoch,

@@ -1,0 +1,86 @@
+"""Gaussian noise of unknown level: UNSURE (Tachella, Davies & Jacques, "UNSURE: self-supervised learning with Unknown
+Noise level and Stein's Unbiased Risk Estimate", ICLR 2025)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ei.closure.base import Closure, loss_weight
+from ei.closure.sure import check_precision, checked_tau, divergence, mean_of_measured
+from ei.errors import InputError
+from ei.physics.base import only_measured
+
+
+class NoiseLevel(nn.Module):
+    """A standard deviation that is learned, in the units of the measurements: ``sigma()``."""
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        if not math.isfinite(sigma) or sigma <= 0:
+            raise InputError(f"sigma, where the search for the noise level starts, must be a number > 0, not {sigma}")
+        self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma)))
+
+    def forward(self) -> Tensor:
+        return self.log_sigma.exp()
+
+
+class UNSUREClosure(Closure):
+    """``min over f, max over sigma`` of
+
+        ||A f(y) - y||^2 / m + 2 sigma^2 div / m  (+ alpha ||x3 - x2||^2)
+
+    where div is the divergence of ``A f`` by y, as in `SUREClosure`: sigma^2 is the multiplier of the constraint that
+    it be zero in the mean. Keys: unsure (without alpha's term), ei (with alpha), total, sigma (the level so far), level
+    (the loss of ``closure.noise_level``; in any units, log sigma goes up by the learning rate times div / m).
+
+        closure = UNSUREClosure(sigma=0.01)
+        optimizers = {"total": Adam(f.net.parameters()), "level": SGD(closure.noise_level.parameters(), lr=0.02)}
+        Trainer(..., networks={"total": f.net, "level": closure.noise_level})
+
+    The level that it finds is too high by what the best f misses, ``sigma / sqrt(1 - MSE / sigma^2)`` with MSE the
+    error of A f(y) in measurement space: near sigma where images are far simpler than noise. It needs no
+    ``physics.noise``. This is a search for a saddle point: begin below the level, and let f learn faster than it; Adam
+    for the level, or a step too large, makes it swing.
+
+    Args:
+        sigma: where the search starts, > 0; rather too low than too high.
+        alpha: weight of the equivariance loss, whose fresh noise is of the level so far; None for none.
+        stop_gradient: treat x2 as data.
+        tau: the step of the finite differences; None for one as `SUREClosure` would take at the level so far.
+
+    Raises:
+        InputError: for arguments out of range, or (when called) if f computes in bf16.
+    """
+
+    def __init__(
+        self, sigma: float, alpha: float | None = None, stop_gradient: bool = False, *, tau: float | None = None
+    ) -> None:
+        super().__init__()
+        self.noise_level = NoiseLevel(sigma)
+        self.alpha = None if alpha is None else loss_weight("alpha", alpha)
+        self.stop_gradient, self.tau = stop_gradient, checked_tau(tau)
+        parts = {} if alpha is None else {"loss_unsure": "unsure", "loss_ei": "ei"}
+        self.columns = {**parts, "loss_total": "total", "sigma": "sigma"}  # type: ignore[misc]
+
+    def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
+        check_precision(f)
+        sigma = self.noise_level().detach().to(y.device)
+        x1 = f(y)
+        measured = physics.A(x1)
+        residual = mean_of_measured(physics, (measured - y).abs().square())
+        spread = divergence(f, physics, y, measured, sigma.square() * torch.ones_like(y.real), self.tau)
+        unsure = residual + 2 * spread
+        losses = {"unsure": unsure, "total": unsure, "sigma": sigma}
+        # Minus its gradient by log sigma is the mean derivative, which has no units: the Lagrangian's / (4 sigma^2).
+        losses["level"] = -self.noise_level.log_sigma * (spread.detach() / sigma.square())
+        if self.alpha is not None:
+            x2 = transform.apply(x1.detach() if self.stop_gradient else x1)
+            u = physics.A(x2)
+            x3 = f(u + only_measured(physics, sigma * torch.randn_like(u), torch.zeros_like(u)))
+            losses["ei"] = self.criterion(x3, x2)
+            losses["total"] = unsure + self.alpha * losses["ei"]
+        return {**losses, "x1": x1.detach()}

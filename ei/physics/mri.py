@@ -1,0 +1,229 @@
+"""Magnetic resonance imaging: a part of the Fourier transform is measured, by one coil or by many."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ei.common.files import load_file
+from ei.errors import InputError, MissingFileError
+from ei.physics.base import NoiseModel, Physics
+from ei.physics.krylov import pinv_cg
+
+Source = Tensor | np.ndarray | str | os.PathLike
+
+
+class MRI(Physics):
+    """Cartesian MRI (Pruessmann et al., "SENSE: Sensitivity encoding for fast MRI", 1999):
+
+        A x = mask * F (S_k x)    for every coil k,
+
+    with ``F = fftshift(fft2(ifftshift(.)))``, orthonormal, over the last two axes: the middle of image and k-space is
+    at ``[H // 2, W // 2]``. Without maps there is one coil, and S is one.
+
+    Images are ``[B, 2, H, W]``, real and imaginary part. K-space is ``[B, 2, H, W]``, or with maps ``[B, 2, K, H, W]``
+    (deepinv's layout): zero where nothing is measured.
+
+    Args:
+        mask: zeros and ones ``[H, W]``, or ``[W]`` for columns that are measured as wholes (then, without maps, images
+            may have any H, and `image_shape` tells a square); axes of length one are dropped. A tensor or an array, or
+            the path of one: ``.npy``, or what `torch.save` wrote, also a dict with the key "mask".
+        coil_maps: the sensitivities S, complex ``[K, H, W]``; a tensor, an array or a path (key "coil_maps").
+        cg_steps: steps of conjugate gradients in `A_dagger`, used with maps. More put more of the noise into the image.
+        device: where mask and maps are kept; move them with ``.to(device)``.
+        noise: None or a noise model (see `Physics`).
+
+    Raises:
+        InputError: for a mask that is not of zeros and ones or measures nothing, for maps that do not fit it or are not
+            complex and finite, or (when called) a tensor of another shape.
+    """
+
+    mask: Tensor
+    coil_maps: Tensor | None
+
+    def __init__(
+        self,
+        mask: Source,
+        coil_maps: Source | None = None,
+        *,
+        cg_steps: int = 20,
+        device: torch.device | str = "cpu",
+        noise: NoiseModel | None = None,
+    ) -> None:
+        super().__init__(noise)
+        if isinstance(cg_steps, bool) or int(cg_steps) != cg_steps or cg_steps < 1:
+            raise InputError(f"cg_steps must be a whole number >= 1, not {cg_steps}")
+        self.cg_steps = int(cg_steps)
+        made = _checked_mask(_read(mask, "mask"))
+        maps = None if coil_maps is None else _checked_maps(_read(coil_maps, "coil_maps"), made)
+        # Not persistent: checkpoints carry them with the physics, not with weights.
+        self.register_buffer("mask", made.to(device), persistent=False)
+        self.register_buffer("coil_maps", None if maps is None else maps.to(device), persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> MRI:
+        # The dtype of the input decides, and .to(torch.float16) would make complex maps real: only the device moves.
+        mask, maps, self.coil_maps = self.mask, self.coil_maps, None
+        super()._apply(fn, recurse)
+        self.mask = mask.to(self.mask.device)
+        self.coil_maps = None if maps is None else maps.to(self.mask.device)
+        return self
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments to build it again, with ``mask`` and ``coil_maps`` beside them."""
+        return {"cg_steps": self.cg_steps}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        shape = self.mask.shape if self.coil_maps is None else self.coil_maps.shape
+        return (2, shape[-2] if len(shape) > 1 else shape[-1], shape[-1])
+
+    def A(self, x: Tensor) -> Tensor:
+        """The measured part of k-space, of every coil: ``[B, 2, H, W]`` to ``[B, 2, (K,) H, W]``."""
+        self._check(x, "images for MRI", coils=False)
+        image = _to_complex(x)
+        coils = image if self.coil_maps is None else image.unsqueeze(1) * self._maps(image)
+        return _to_channels(_fourier(coils), x.dtype) * self._mask(x)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        """The exact adjoint: ``sum_k conj(S_k) F^-1 mask y_k``, ``[B, 2, (K,) H, W]`` to ``[B, 2, H, W]``. Without maps
+        it is the zero-filled image."""
+        self._check(y, "k-space for MRI", coils=True)
+        coils = _inverse_fourier(_to_complex(y * self._mask(y)))
+        image = coils if self.coil_maps is None else (coils * self._maps(coils).conj()).sum(1)
+        return _to_channels(image, y.dtype)
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        """The pseudo-inverse: the zero-filled image; with maps, ``cg_steps`` of conjugate gradients towards the least
+        squares (CG-SENSE, Pruessmann et al. 2001)."""
+        if self.coil_maps is None:
+            return self.A_adjoint(y)
+        # Conjugate gradients need more than half precision; exactly so many steps, so that nothing waits for a device.
+        exact = y.to(torch.promote_types(y.dtype, torch.float32))
+        self._check(exact, "k-space for MRI", coils=True)
+        return pinv_cg(self, exact, self.cg_steps, tol=0).to(y.dtype)
+
+    @property
+    def measured(self) -> Tensor:
+        """The mask with the axes of k-space: points are measured in both parts and by all coils at once, and columns as
+        wholes where the mask says so."""
+        axes = 4 if self.coil_maps is None else 5
+        return self.mask.view(*[1] * (axes - self.mask.dim()), *self.mask.shape)
+
+    def _mask(self, like: Tensor) -> Tensor:
+        return self.mask.to(like.device, like.dtype)
+
+    def _maps(self, like: Tensor) -> Tensor:
+        assert self.coil_maps is not None
+        return self.coil_maps.to(like.device, like.dtype)
+
+    def _check(self, tensor: Tensor, what: str, coils: bool) -> None:
+        if not isinstance(tensor, torch.Tensor):
+            raise InputError(f"{what} must be a torch tensor, not {type(tensor).__name__}")
+        _, height, width = self.image_shape
+        any_height = self.coil_maps is None and self.mask.dim() == 1
+        middle = [] if self.coil_maps is None or not coils else [len(self.coil_maps)]
+        given = list(tensor.shape)
+        expected = [2, *middle, *(given[-2:-1] if any_height else [height]), width]
+        if given[1:] != expected or tensor.is_complex():
+            sides = ", ".join(map(str, [2, *middle, "H" if any_height else height, width]))
+            kind = "complex " if tensor.is_complex() else ""
+            raise InputError(
+                f"{what} must be real and of the shape [B, {sides}] ([B, (real, imaginary)"
+                f"{', coil' if middle else ''}, row, column]), not {kind}{given}"
+            )
+
+    def extra_repr(self) -> str:
+        coils = 1 if self.coil_maps is None else len(self.coil_maps)
+        kept = f"{int(self.mask.sum())} of {self.mask.numel()} {'columns' if self.mask.dim() == 1 else 'points'}"
+        return f"{kept} measured, {coils} coil{'s' if coils > 1 else ''}, cg_steps={self.cg_steps}"
+
+
+AXES = (-2, -1)
+
+
+def _fourier(image: Tensor) -> Tensor:
+    if image.numel() == 0:  # MKL has no transform of nothing
+        return image
+    return torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(image, AXES), norm="ortho"), AXES)
+
+
+def _inverse_fourier(kspace: Tensor) -> Tensor:
+    if kspace.numel() == 0:
+        return kspace
+    return torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(kspace, AXES), norm="ortho"), AXES)
+
+
+def _to_complex(tensor: Tensor) -> Tensor:
+    """``[B, 2, ...]`` to complex ``[B, ...]``, at least complex64: torch transforms nothing less on a CPU."""
+    tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return torch.complex(tensor[:, 0], tensor[:, 1])
+
+
+def _to_channels(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.stack([tensor.real, tensor.imag], dim=1).to(dtype)
+
+
+def _read(source: Source, key: str) -> tuple[Tensor, str]:
+    """A mask or maps as a tensor, and what they are called in messages."""
+    what = key.replace("_", " ")
+    if isinstance(source, torch.Tensor):
+        return source.detach(), f"the {what}"
+    if isinstance(source, np.ndarray):
+        return torch.from_numpy(source.copy()), f"the {what}"
+    path = Path(source)
+    where = f"the {what} in {path}"
+    if path.suffix == ".npy":
+        return _read_npy(path, what), where
+    content = load_file(path, what)
+    if isinstance(content, dict):
+        content = content.get(key)
+    if not isinstance(content, torch.Tensor):
+        raise InputError(f"{where} must be a saved tensor, or a dict with a tensor {key!r}")
+    return content, where
+
+
+def _read_npy(path: Path, what: str) -> Tensor:
+    if not path.exists():
+        raise MissingFileError(f"there is no {what} {path}; check the path")
+    try:
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise InputError(f"the {what} {path} is damaged or no .npy file of numbers ({error})") from error
+
+
+def _checked_mask(read: tuple[Tensor, str]) -> Tensor:
+    """``[H, W]`` or ``[W]``, float32."""
+    mask, where = read
+    given = list(mask.shape)
+    while mask.dim() > 2 and mask.shape[0] == 1:
+        mask = mask[0]
+    if mask.dim() == 2 and 1 in mask.shape:  # columns, as Robust EI's [1, 320, 1]
+        mask = mask.flatten()
+    if mask.dim() not in (1, 2) or mask.numel() == 0:
+        raise InputError(f"{where} must have the shape [H, W], or [W] for columns, not {given}")
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise InputError(f"{where} must hold only zeros (missing) and ones (measured)")
+    if not bool((mask != 0).any()):
+        raise InputError(f"{where} measures nothing at all")
+    return mask.to(torch.float32).clone()
+
+
+def _checked_maps(read: tuple[Tensor, str], mask: Tensor) -> Tensor:
+    """``[K, H, W]``, complex."""
+    maps, where = read
+    given = list(maps.shape)
+    while maps.dim() > 3 and maps.shape[0] == 1:
+        maps = maps[0]
+    if maps.dim() != 3 or maps.numel() == 0 or not maps.is_complex():
+        raise InputError(f"{where} must be complex and of the shape [K, H, W], not {maps.dtype} {given}")
+    if maps.shape[-mask.dim() :] != mask.shape:
+        raise InputError(f"{where} have the shape {given}, which does not fit the mask's {list(mask.shape)}")
+    if not bool(torch.isfinite(torch.view_as_real(maps.resolve_conj())).all()) or not bool((maps != 0).any()):
+        raise InputError(f"{where} must be finite and not all zero")
+    return maps.to(torch.promote_types(maps.dtype, torch.complex64)).resolve_conj().clone()
