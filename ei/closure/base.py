@@ -49,10 +49,35 @@ class Closure:
             criterion = CRITERIA[criterion]
         self.criterion = criterion
 
+    def check(self, f: Any, physics: Any) -> None:
+        """Raise if it cannot be called with these, as far as can be told before the first step.
+
+        Raises:
+            InputError: telling what is missing.
+        """
+
     def __call__(
         self, f: Callable[[Tensor], Tensor], physics: Any, transform: Any, y: Tensor, x: Tensor | None = None
     ) -> dict[str, Tensor]:
         raise NotImplementedError
+
+
+class InUnits(Closure):
+    """Another closure with its losses, which are squares, in units of ``scale``: divided by ``scale**2``."""
+
+    def __init__(self, closure: Closure, scale: float) -> None:
+        super().__init__()
+        self.closure, self.scale = closure, scale
+        self.columns, self.needs_truth = closure.columns, closure.needs_truth  # type: ignore[misc]
+
+    def check(self, f: Any, physics: Any) -> None:
+        self.closure.check(f, physics)
+
+    def __call__(
+        self, f: Callable[[Tensor], Tensor], physics: Any, transform: Any, y: Tensor, x: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        losses = self.closure(f, physics, transform, y, x)
+        return {name: loss if name == "x1" else loss / self.scale**2 for name, loss in losses.items()}
 
 
 DOMAINS = ("measurement", "image")

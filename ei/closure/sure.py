@@ -51,8 +51,11 @@ class SUREClosure(Closure):
         super().__init__()
         self.tau = checked_tau(tau)
 
-    def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
+    def check(self, f: Any, physics: Any) -> None:
         check_sure(f, physics)
+
+    def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
+        self.check(f, physics)
         x1 = f(y)
         sure = unbiased_risk(f, physics, y, x1, self.tau)
         return {"sure": sure, "total": sure, "x1": x1.detach()}
@@ -78,8 +81,11 @@ class RobustEIClosure(Closure):
         super().__init__()
         self.alpha, self.stop_gradient, self.tau = loss_weight("alpha", alpha), stop_gradient, checked_tau(tau)
 
-    def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
+    def check(self, f: Any, physics: Any) -> None:
         check_sure(f, physics)
+
+    def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
+        self.check(f, physics)
         x1 = f(y)
         x2 = transform.apply(x1.detach() if self.stop_gradient else x1)
         x3 = f(measure(physics, x2))
@@ -98,7 +104,8 @@ def check_sure(f: Any, physics: Any) -> None:
     if not callable(getattr(noise, "variance", None)):
         lacks = "the physics has none" if noise is None else f"{noise} has no variance(y)"
         raise InputError(
-            f"SURE needs a noise model that knows its variance, and {lacks}: set physics.noise, as GaussianNoise(0.1)"
+            f"SURE needs a noise model that knows its variance, and {lacks}: set physics.noise, as GaussianNoise(0.1), "
+            "or --noise gaussian:0.1"
         )
     check_precision(f)
 

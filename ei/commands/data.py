@@ -16,7 +16,9 @@ from ei.datasets import ImageTree
 from ei.datasets.batches import Indexed, number_of
 from ei.datasets.ctdb import split
 from ei.errors import InputError
+from ei.evaluation.sinograms import SinogramReport, check_sinogram
 from ei.physics import image_shape_of, operator_of
+from ei.physics.projections import Projections
 
 
 class TrainingData:
@@ -50,6 +52,14 @@ class TrainingData:
         if isinstance(getattr(self.train, "dataset", self.train), ImageTree):
             tests = images_for(options, "test", told, patches=False).names
             self.files[SPLIT] = "".join(f"{name}\n" for name in tests)
+
+
+def fit_of(physics: Any, measurements: Any) -> SinogramReport | None:
+    """Whether measured sinograms fit their geometry; None for measurements that are none."""
+    if not isinstance(physics, Projections):
+        return None
+    some = range(0, len(measurements), max(1, len(measurements) // 16))
+    return check_sinogram(physics, torch.stack([measurements[index] for index in some]))
 
 
 def find_image_scale(physics: Any, measurements: Any, device: torch.device) -> float:

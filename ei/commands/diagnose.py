@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ei.commands.data import fit_of
 from ei.commands.operators import named_physics, operator_for, probe
 from ei.commands.options import OPTIONS, Options
 from ei.commands.parser import choose_device
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
     options = resolve({"data": "synthetic", **given} if no_data else given)
     physics = None if options.physics is None else named_physics(options.physics, device)
     shape = _shape(options, given, physics)
-    physics = operator_for(options, shape, device, physics, {}, given)
+    known, physics = physics, operator_for(options, shape, device, physics, {}, given)
     if names_own_code(options.physics):
         probe(physics, "A", torch.zeros(1, *shape))
     if isinstance(physics, Inpainting) and physics.count > 1:
@@ -57,6 +58,10 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
         device=device,
     )
     print(found)
+    if options.measurements is not None:
+        fit = fit_of(physics, measurements_for(options.measurements, options, known)[0])
+        if fit is not None:
+            print(f"\n{fit}")
     found.save_figure(out)
     print(f"\nfigure: {out}")
 

@@ -20,7 +20,7 @@ from ei.evaluation.loading import noise_in, operator_in, physics_of
 from ei.physics import Inpainting, image_shape_of, with_pseudo_inverse
 
 # Values of a physics file with these endings are paths.
-FILES = (".pt", ".pth", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".txt", ".csv", ".png")
+FILES = (".pt", ".pth", ".tar", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".txt", ".csv", ".png")
 
 
 def read_physics_file(path: str) -> dict[str, Any]:
@@ -138,11 +138,14 @@ def operator_for(
     elif state:
         check_contradictions(state, given, options.task, physics)
     check_size(physics, shape)
-    if options.noise_sigma or not names_own_code(options.physics):  # code of one's own may have noise of its own
+    named = {"noise": options.noise, "noise_sigma": options.noise_sigma, "physics": options.physics}
+    if (
+        options.noise or options.noise_sigma or not names_own_code(options.physics)
+    ):  # code of one's own may have its own
         try:
-            physics.noise = noise_in({"noise_sigma": options.noise_sigma, "physics": options.physics})
+            physics.noise = noise_in(named)
         except AttributeError as error:
-            raise InputError(f"{options.physics} takes no attribute 'noise', which --noise-sigma needs") from error
+            raise InputError(f"{options.physics} takes no attribute 'noise', which --noise needs") from error
     return physics
 
 

@@ -5,16 +5,19 @@ without effect, the checks of a resumed run and the README's list read it. To ad
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from ei.closure.base import DOMAINS
 from ei.commands.parser import Parser, named, names_of, number
+from ei.errors import InputError
 from ei.models.averaged import GROUPS as AVERAGES
 from ei.models.base import PRECISIONS
 from ei.models.unet import NORMS
 from ei.models.unrolled import LASTS
+from ei.physics import noise_of
 
 Scope = Literal["run", "machine", "call"]
 ALL = ("train", "test", "reconstruct", "diagnose")
@@ -75,8 +78,17 @@ def papers(ct: Any, inpainting: Any) -> dict[str, Any]:
     return {"ct": ct, "inpainting": inpainting}
 
 
+def noise_text(text: str) -> str:
+    """An option's type: what `ei.physics.noise_of` reads."""
+    try:
+        noise_of(text)
+    except InputError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return text
+
+
 COUNT = number(int, least=1)
-GROUPED = ("ei", "ei_sup", "ei_adv", "split_ei")  # the methods with a group
+GROUPED = ("ei", "ei_sup", "ei_adv", "split_ei", "rei")  # the methods with a group
 WITH_GROUP, ADVERSARIAL, UNROLLED = {"method": GROUPED}, {"method": ("ei_adv",)}, {"reconstructor": ("unrolled",)}
 OF_A_CHECKPOINT = "of a checkpoint that does not say it"
 
@@ -118,8 +130,11 @@ class Options:
         commands=("train", "test"), scope="machine", metavar="FILE")
     test_fraction: float | None = option("own images: drawn for testing, 0.1 if not given", number(above=0, below=1),
                                          images=True)
-    noise_sigma: float = option(
-        "Gaussian noise of the measurements, in their units; drawn once an image of --data", number(least=0), 0.0)
+    noise_sigma: float = option("the same as --noise gaussian:SIGMA", number(least=0), 0.0)
+    noise: str | None = option(
+        "of the measurements, drawn once an image of --data: gaussian:SIGMA, poisson:GAIN, "
+        "poisson-gaussian:GAIN,SIGMA, transmission:PHOTONS,SIGMA,SCALE; --method sure and rei need it",
+        noise_text, metavar="NAME:NUMBERS", commands=("train", "reproduce"))
     ct_views: int = option(
         {"train": "views", "diagnose": "views", "test": OF_A_CHECKPOINT, "reconstruct": OF_A_CHECKPOINT},
         COUNT, 50, tasks=("ct",), commands=ALL)
@@ -158,7 +173,7 @@ class Options:
         default="measurement", choices=DOMAINS, needs={"method": ("ei", "mc")})
     stop_gradient: bool = option(
         "the transformed image is data, no gradient flows through it; not the paper's", None, False,
-        needs={"method": ("ei", "split_ei")})
+        needs={"method": ("ei", "split_ei", "rei")})
     keep: float = option("the part of the measurements that is reconstructed from, all are compared with",
                          number(above=0, below=1), 0.8, needs={"method": ("split", "split_ei")})
     adv_beta: float = option("weight of the adversarial loss", number(least=0), 1e-8, needs=ADVERSARIAL,

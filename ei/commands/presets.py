@@ -13,12 +13,14 @@ from ei.closure import (
     Closure,
     EIClosure,
     MCClosure,
+    RobustEIClosure,
     SplittingClosure,
     SplittingEIClosure,
     SupervisedClosure,
     SupervisedEIClosure,
+    SUREClosure,
 )
-from ei.closure.base import CRITERIA
+from ei.closure.base import CRITERIA, InUnits
 from ei.commands.options import Options
 from ei.datasets import CVDB, CTData, DeadLeaves, EllipsePhantoms
 from ei.errors import InputError
@@ -136,6 +138,12 @@ def _in_units(options: Options) -> dict[str, Any]:
     return {} if scale == 1 else {"criterion": lambda a, b: CRITERIA["l2"](a / scale, b / scale)}
 
 
+def _divided(closure: Closure, options: Options) -> Closure:
+    """The same of a closure whose losses are squares of measurements by themselves."""
+    scale = options.image_scale or 1.0
+    return closure if scale == 1 else InUnits(closure, scale)
+
+
 METHODS: dict[str, Method] = {
     "ei": Method(lambda o, shape: EIClosure(o.ei_alpha, o.stop_gradient, mc_domain=o.mc_domain, **_in_units(o)), "EI"),
     "mc": Method(lambda o, shape: MCClosure(mc_domain=o.mc_domain, **_in_units(o)), "MC"),
@@ -143,6 +151,8 @@ METHODS: dict[str, Method] = {
     "split_ei": Method(
         lambda o, shape: SplittingEIClosure(o.ei_alpha, o.keep, o.stop_gradient, **_in_units(o)), "Splitting + EI"
     ),
+    "sure": Method(lambda o, shape: _divided(SUREClosure(), o), "SURE"),
+    "rei": Method(lambda o, shape: _divided(RobustEIClosure(o.ei_alpha, o.stop_gradient), o), "REI"),
     "sup": Method(lambda o, shape: SupervisedClosure(**_in_units(o)), "Sup"),
     "ei_sup": Method(lambda o, shape: SupervisedEIClosure(o.ei_alpha, **_in_units(o)), "EI_sup"),
     "ei_adv": Method(

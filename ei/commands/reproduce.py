@@ -173,7 +173,7 @@ def report(
     (out / f"{problem}.md").write_text("\n".join(text), encoding="utf-8")
     print("\n".join(text))
     x = first["shown"]["x"]
-    order = [m for m in ("mc", "ei", "ei_adv", "split", "split_ei", "sup", "ei_sup") if m in results]
+    order = [m for m in ("mc", "ei", "ei_adv", "split", "split_ei", "sure", "rei", "sup", "ei_sup") if m in results]
     row = {"A_dagger y": first["shown"]["pinv"][0]} | {METHODS[m].title: results[m]["shown"]["net"][0] for m in order}
     captions = {name: f"{float(cal_psnr(image[None], x)):.2f} dB" for name, image in row.items()}
     image_grid([{**row, "truth": x[0]}], out / f"{problem}.png", [captions])
@@ -199,8 +199,9 @@ def main(arguments: Sequence[str], prog: str = "ei reproduce") -> None:
     if "recipe" in given:
         configurations.append(f"configs/recipe/{given['recipe']}.yaml")
         name += f"-{given['recipe']}"
-    if "epochs" in given:
-        name += f"-{given['epochs']}"
+    for option in ("epochs", "noise"):
+        if option in given:
+            name += f"-{given[option]}".replace(":", "-").replace(",", "-")
     out = Path(given.get("out", ROOT / "reproduction" / name)).resolve()
 
     results: dict[str, dict[str, dict[str, Any]]] = {}
@@ -216,6 +217,7 @@ def main(arguments: Sequence[str], prog: str = "ei reproduce") -> None:
             data = str(Path(data).resolve())
         more = ["--data", data, "--device", str(device)]
         more += ["--epochs", str(given["epochs"])] if "epochs" in given else []
+        more += ["--noise", given["noise"]] if "noise" in given else []
         if task == "inpainting" and "mask" in given:
             more += ["--mask", str(Path(given["mask"]).resolve())]
         command = train_cell(cell, configurations, out / cell, more)

@@ -89,8 +89,10 @@ def resolve(given: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) 
         if lacks:
             print(f"note: {flag(name)} has no effect on {lacks}")
             chosen.pop(name, None)
-    if chosen.get("noise_sigma") and isinstance(physics, Mapping) and physics.get("noise") is not None:
-        raise InputError("--noise-sigma and the noise in the file of --physics contradict each other: give one of them")
+    of_physics = physics.get("noise") if isinstance(physics, Mapping) else None
+    if sum(1 for noise in (chosen.get("noise"), chosen.get("noise_sigma"), of_physics) if noise) > 1:
+        raise InputError("--noise, --noise-sigma and the noise in the file of --physics contradict each other: "
+                         "give one of them")  # fmt: skip
     # A schedule that was chosen replaces the one that was not.
     if "schedule" in chosen or any(chosen.get(name) for name in SCHEDULES):
         defaults |= {name: [] if name == "schedule" else False for name in SCHEDULES}

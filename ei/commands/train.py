@@ -29,7 +29,7 @@ import torch
 from torch.optim import Adam
 
 from ei.closure import AdversarialEIClosure
-from ei.commands.data import TrainingData, find_image_scale
+from ei.commands.data import TrainingData, find_image_scale, fit_of
 from ei.commands.operators import check_count, known_physics, operator_for, probe_operator
 from ei.commands.options import GROUPED, Options
 from ei.commands.parser import choose_device
@@ -146,6 +146,10 @@ def build_training(
     check_count(physics, data.count, "training images" if data.held_out is None else "measurements")
     if names_own_code(options.physics):
         probe_operator(physics, data.shape)
+    if data.held_out is not None and state is None:
+        fit = fit_of(physics, data.train)
+        if fit is not None:
+            print(fit.line())
     if options.image_scale is None and data.held_out is not None and state is None:
         options.image_scale = find_image_scale(physics, data.train, device)
         print(f"image scale: {options.image_scale:g} (from A_dagger y; losses are in units of it)")
@@ -171,6 +175,7 @@ def build_training(
     if options.sync_bn:
         synchronize_batch_norm(net, device)
     f = _reconstruction_function(options, net, physics)
+    closure.check(f, physics)
     optimizers: dict[str, torch.optim.Optimizer] = {
         "total": Adam(net.parameters(), lr=options.lr, weight_decay=options.wd)
     }

@@ -126,6 +126,8 @@ def noise_of_checkpoint(state: Mapping[str, Any]) -> Any:
 
 def noise_in(config: Mapping[str, Any]) -> Any:
     """The noise model that a run's configuration names; None where it names none."""
+    if config.get("noise") is not None:
+        return ei.physics.noise_of(config["noise"])
     if config.get("noise_sigma"):
         return ei.physics.GaussianNoise(config["noise_sigma"])
     named = config.get("physics")

@@ -11,6 +11,7 @@ v through ``s u``; in a fan it runs from ``source_origin * v`` to ``s u - origin
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ import torch
 from ei.physics.linear_map import SparseMap, shared
 from ei.physics.projections import views_last
 
-# An arc is missing where the way to the next view is longer than both: so many usual steps, and so many degrees.
-MISSING_STEPS, MISSING_DEGREES = 2.5, 12.0
+# An arc is missing where the way to the next view is so many times as long as the longest of the other ways, and longer
+# than so many degrees. At most so many arcs can be missing.
+MISSING_TIMES, MISSING_DEGREES, MISSING_ARCS = 2.5, 5.0, 4
 # Over so many degrees at the ends of a fan's arc the weights of rays that are measured twice go from one view to the
 # other (Noo et al., 2002).
 RAMP_DEGREES = 10.0
@@ -203,8 +205,8 @@ def view_weights(angles: Sequence[float], period: float) -> tuple[np.ndarray, li
     turned = np.round(np.asarray(angles, dtype=np.float64) % period, 6) % period
     views, which, times = np.unique(turned, return_inverse=True, return_counts=True)
     steps = np.diff(np.append(views, views[0] + period))
-    usual = float(np.median(np.delete(steps, steps.argmax()))) if len(steps) > 1 else period
-    missing = steps > max(MISSING_STEPS * usual, MISSING_DEGREES)
+    missing = steps >= _least_missing(steps)
+    usual = float(np.median(steps[~missing]))
     halves = np.where(missing, usual, steps) / 2
     weights = (halves + np.roll(halves, 1)) / times
     arcs = [
@@ -212,6 +214,15 @@ def view_weights(angles: Sequence[float], period: float) -> tuple[np.ndarray, li
         for a, step in zip(views[missing], steps[missing], strict=True)
     ]
     return weights[which], arcs
+
+
+def _least_missing(steps: np.ndarray) -> float:
+    """The shortest of the ways between views that is a missing arc; infinite where none is."""
+    longest = np.sort(steps)[::-1]
+    for arc, next_one in itertools.pairwise(longest[: MISSING_ARCS + 1]):
+        if arc > MISSING_TIMES * next_one and arc > MISSING_DEGREES:
+            return float(arc)
+    return math.inf
 
 
 def ray_weights(scan: Scan) -> np.ndarray:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ei.errors import InputError
+from ei.errors import InputError, MissingFileError
 from ei.physics.base import NoiseModel
 from ei.physics.linear_map import LinearMap, check_matrix_size
 from ei.physics.projections import Projections
@@ -27,7 +29,8 @@ class Tomography(Projections):
 
     Args:
         image_shape: (H, W).
-        angles: of the V views in degrees, in the order of the sinogram; any order, any range.
+        angles: of the V views in degrees, in the order of the sinogram; any order, any range. Or the path of a file
+            of them: ``.npy``, ``.npz`` (key "angles"), or text.
         n_detectors: D.
         detector_spacing, pixel_size: in one unit of length, as the distances.
         centre: where the rotation axis falls on the detector, in bins from its middle ``(D-1)/2``.
@@ -44,7 +47,7 @@ class Tomography(Projections):
     def __init__(
         self,
         image_shape: Sequence[int],
-        angles: Iterable[float],
+        angles: Iterable[float] | str | os.PathLike,
         n_detectors: int,
         *,
         detector_spacing: float = 1.0,
@@ -193,7 +196,9 @@ def _sides(image_shape: Sequence[int]) -> tuple[int, int]:
     return _whole("the height of image_shape", sides[0]), _whole("the width of image_shape", sides[1])
 
 
-def _checked_angles(angles: Iterable[float]) -> tuple[float, ...]:
+def _checked_angles(angles: Iterable[float] | str | os.PathLike) -> tuple[float, ...]:
+    if isinstance(angles, (str, os.PathLike)):
+        return _checked_angles(_read_angles(Path(angles)))
     try:
         values = np.asarray(angles.tolist() if isinstance(angles, torch.Tensor) else list(angles), dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -206,6 +211,21 @@ def _checked_angles(angles: Iterable[float]) -> tuple[float, ...]:
     if len(wrong):
         raise InputError(f"angles must be finite, and that of view {wrong[0]} is {values[wrong[0]]}")
     return tuple(values.tolist())
+
+
+def _read_angles(path: Path) -> np.ndarray:
+    """The numbers of a ``.npy``, ``.npz`` (its "angles", or its only array) or text file."""
+    if not path.exists():
+        raise MissingFileError(f"there are no angles at {path}; check the path")
+    try:
+        if path.suffix not in (".npy", ".npz"):
+            return np.loadtxt(path, delimiter="," if path.suffix == ".csv" else None, ndmin=1)
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return content
+        return content["angles" if "angles" in content or len(content.files) != 1 else content.files[0]]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(f"the angles of {path} cannot be read: {error}") from error
 
 
 def _whole(name: str, value: Any) -> int:
