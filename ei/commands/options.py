@@ -258,7 +258,19 @@ class Options:
                                   metavar="PATH")
     urban_data: str | None = of_call("reproduce", "instead of dataset/Urban100; or 'synthetic'", metavar="PATH")
     dicom: str | None = of_call("prepare", "ct100: the folder or ZIP of DICOM files", named, metavar="PATH")
-    source: str | None = of_call("prepare", "urban100: the folder or ZIP of images", named, metavar="PATH")
+    source: str | None = of_call("prepare", "urban100: the folder or ZIP of images; htc2022: the folder of "
+                                 "htc2022_*_full.mat; tooth: tooth.h5", named, metavar="PATH")
+    counts: str | None = of_call("prepare", "sinogram: what the detector counted, [views, detectors] or [views, rows, "
+                                 "detectors]: .npy, .npz, .mat, .csv, or FILE.h5:NAME", named, metavar="PATH")
+    flat: str | None = of_call("prepare", "sinogram: what it counts without the object, one or several", named,
+                               metavar="PATH")
+    dark: str | None = of_call("prepare", "sinogram: what it counts without the beam, one or several", named,
+                               metavar="PATH")
+    angles: str | None = of_call("prepare", "sinogram: of the views, in degrees", named, metavar="PATH")
+    bin: int | None = of_call("prepare", "average N neighbouring detectors (default: 1; htc2022 and tooth 4)", COUNT)
+    views: int = of_call("prepare", "htc2022: how many (default: 30)", COUNT, 30)
+    arc: float = of_call("prepare", "htc2022: degrees that they are spread over (default: 360)", number(above=0), 360.0,
+                         metavar="DEGREES")
 # fmt: on
 
 

@@ -1,35 +1,103 @@
-"""Lay out the paper's data from what can be fetched by hand (the README says from where):
+"""Lay out data: the paper's from what can be fetched by hand (the README says from where), and measured scans.
 
     {prog} ct100 --dicom CT100_dicom.zip            writes dataset/CT/CT100_128x128.mat
     {prog} urban100 --source Urban100.zip           writes dataset/Urban100/train/... and test/...
+    {prog} sinogram --counts counts.npy --flat flat.npy --dark dark.npy --angles angles.txt --bin 2 --out y.npz
+                                                    a parallel scan of yours: y.npz, and its geometry y.yaml
+    {prog} htc2022 --source FOLDER --views 60 --arc 120
+                                                    real fan-beam scans at few views: dataset/HTC2022/60_over_120
+    {prog} tooth --source tooth.h5                  a real parallel scan: dataset/tooth/y.npz, y.yaml, y_reference.npy
 
-Both take a folder or a ZIP file. CT100 needs the extra ``dicom``. Its recipe is reconstructed: it gives the paper's FBP
-figures, not the authors' bytes.
+ct100 and urban100 take a folder or a ZIP file. CT100 needs the extra ``dicom``. Its recipe is reconstructed: it gives
+the paper's FBP figures, not the authors' bytes. Where the rotation axis falls on the detector is found and written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
 
 from ei.commands.settings import parser_of
+from ei.common.files import writing
 from ei.datasets.prepare import prepare_ct100, prepare_urban100
+from ei.datasets.scans import prepare_helsinki, prepare_scan, read_array, reference_of, sinograms_of_counts
 from ei.errors import InputError
+from ei.evaluation import check_sinogram
+from ei.physics import Tomography
 
 
 def main(arguments: Sequence[str], prog: str = "ei prepare") -> None:
     parser = parser_of("prepare", prog, (__doc__ or "").format(prog=prog))
-    parser.add_argument("what", choices=("ct100", "urban100"))
+    parser.add_argument("what", choices=tuple(WHAT))
     given = vars(parser.parse(arguments))
-    option = "dicom" if given["what"] == "ct100" else "source"
-    if option not in given:
-        raise InputError(f"{given['what']} needs --{option}, a folder or ZIP file")
-    source = Path(given[option])
-    if given["what"] == "ct100":
-        out = Path(given.get("out", "dataset/CT/CT100_128x128.mat"))
-        value = prepare_ct100(source, out)
-        print(f"{out}: 100 slices; FBP of 50 views on the 10 test slices: {value:.2f} dB (the paper's: 30.24)")
-    else:
-        out = Path(given.get("out", "dataset/Urban100"))
-        prepare_urban100(source, out)
-        print(f"{out}: 90 training and 10 test images, each of which opens")
+    function, needed = WHAT[given["what"]]
+    for option in needed:
+        if option not in given:
+            raise InputError(f"{given['what']} needs --{option}; --help has examples")
+    function(given)
+
+
+def _ct100(given: Mapping[str, Any]) -> None:
+    out = Path(given.get("out", "dataset/CT/CT100_128x128.mat"))
+    value = prepare_ct100(Path(given["dicom"]), out)
+    print(f"{out}: 100 slices; FBP of 50 views on the 10 test slices: {value:.2f} dB (the paper's: 30.24)")
+
+
+def _urban100(given: Mapping[str, Any]) -> None:
+    out = Path(given.get("out", "dataset/Urban100"))
+    prepare_urban100(Path(given["source"]), out)
+    print(f"{out}: 90 training and 10 test images, each of which opens")
+
+
+def _sinogram(given: Mapping[str, Any]) -> None:
+    arrays = [read_array(given[name]) for name in ("counts", "flat", "dark", "angles")]
+    _write_scan(arrays, given.get("bin", 1), Path(given["out"]))
+
+
+def _tooth(given: Mapping[str, Any]) -> None:
+    names = ("data", "data_white", "data_dark", "theta")
+    arrays = [read_array(f"{given['source']}:exchange/{name}") for name in names]
+    out = Path(given.get("out", "dataset/tooth/y.npz"))
+    geometry, y = _write_scan(arrays, given.get("bin", 4), out)
+    reference = out.with_name(f"{out.stem}_reference.npy")
+    with writing(reference):
+        np.save(reference, reference_of(y, {**geometry, "angles": arrays[3]}))
+    print(f"{reference}: the reconstruction of all views, 40 steps of conjugate gradients")
+
+
+def _write_scan(arrays: list[np.ndarray], each: int, out: Path) -> tuple[dict[str, Any], np.ndarray]:
+    counts, flat, dark, angles = arrays
+    y = sinograms_of_counts(counts, flat, dark, each)
+    angles = np.atleast_1d(angles)
+    if angles.ndim != 1 or len(angles) != len(counts):
+        raise InputError(f"there are {angles.size} angles, and counts of {len(counts)} views")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    side = y.shape[-2]
+    measured = torch.from_numpy(y)[:, None]
+    found = check_sinogram(Tomography((side, side), angles, side), measured)
+    geometry = prepare_scan(out, y, angles.tolist(), found.centre)
+    print(f"{out}: y {list(y.shape)}, angles [{len(angles)}]; {out.with_suffix('.yaml')}: the geometry")
+    print(check_sinogram(Tomography(**geometry, angles=angles), measured))
+    return geometry, y
+
+
+def _htc2022(given: Mapping[str, Any]) -> None:
+    views, arc = given.get("views", 30), given.get("arc", 360.0)
+    out = Path(given.get("out", f"dataset/HTC2022/{views}_over_{arc:g}"))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    parts = prepare_helsinki(Path(given["source"]), out, views, arc, given.get("bin", 4))
+    told = "; ".join(f"{part}.npy: {len(names)} scans ({', '.join(names)})" for part, names in parts.items())
+    print(f"{out}: geometry.yaml; {told}; references from 360 views beside them")
+
+
+WHAT: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "ct100": (_ct100, ("dicom",)),
+    "urban100": (_urban100, ("source",)),
+    "sinogram": (_sinogram, ("counts", "flat", "dark", "angles", "out")),
+    "htc2022": (_htc2022, ("source",)),
+    "tooth": (_tooth, ("source",)),
+}
