@@ -251,7 +251,7 @@ def _check_fan(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
 
 
 def _axis_of_fan(scan: Scan, y: np.ndarray) -> tuple[float, float]:
-    """The centre with which a reconstruction explains most, and how far from it that is 2.5 % less; infinite where the
+    """The centre with which a reconstruction explains most, and how far from it 7 % more are left; infinite where the
     centre is not among those tried."""
 
     def at(centre: float) -> float:
@@ -271,7 +271,7 @@ def _axis_of_fan(scan: Scan, y: np.ndarray) -> tuple[float, float]:
     a, b, _ = np.polyfit(fine, found**2, 2)
     if a <= 0:
         return float(fine[found.argmin()]), math.inf
-    return float(np.clip(-b / (2 * a), low, high)), float(np.sqrt(0.05 * found.min() ** 2 / a))
+    return float(np.clip(-b / (2 * a), low, high)), float(np.sqrt(0.15 * found.min() ** 2 / a))
 
 
 # ---- angles -------------------------------------------------------------------------------------------------------
