@@ -19,7 +19,7 @@ from ei.common.seeds import generator
 from ei.datasets import make_loader
 from ei.errors import InputError
 from ei.models import Reconstructor, UNet
-from ei.physics import MRI, GaussianNoise
+from ei.physics import MRI, GaussianNoise, Split
 from ei.training import Trainer
 from ei.transforms import Rotate
 
@@ -270,3 +270,16 @@ def test_robust_eis_mask(shared_data: Path) -> None:
     assert physics.image_shape == (2, 320, 320) and int(physics.mask.sum()) == 82
     middle = physics.mask[32:-32]
     assert len(middle) == 256 and int(middle.sum()) == 69
+
+
+def test_a_part_of_k_space_is_reconstructed_from_itself() -> None:
+    """With maps, splitting solves for what is kept, and does not take what is left out for zeros."""
+    rng = torch.Generator().manual_seed(0)
+    maps = torch.randn(4, 8, 8, dtype=torch.complex128, generator=rng)
+    physics = MRI(torch.ones(8, 8), maps, cg_steps=60)
+    x = torch.rand(2, 2, 8, 8, dtype=torch.float64, generator=rng)
+    y = physics.A(x)
+    assert physics.measured.shape == (1, 1, 1, 8, 8)
+    kept = (torch.rand(2, 1, 1, 8, 8, generator=rng) < 0.7).double()
+    torch.testing.assert_close(Split(physics, kept).A_dagger(kept * y), x, rtol=1e-3, atol=1e-3)
+    assert MRI(torch.ones(8)).measured.shape == (1, 1, 1, 8)  # columns are measured, and split, as wholes

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import SmallNet, fill
+from conftest import Result, SmallNet, fill
+from PIL import Image
 from torch import Tensor, nn
 
 import ei
 from ei.closure import EIClosure, RobustEIClosure, SUREClosure, UNSUREClosure
-from ei.closure.base import measure
+from ei.closure.base import InUnits, measure
 from ei.closure.sure import default_tau, unbiased_risk
 from ei.common.files import load_file, save_file
 from ei.common.processes import Part, Processes
@@ -587,3 +589,50 @@ def test_the_noise_of_older_checkpoints(tmp_path: Path) -> None:
     save_file({**state, "noise": {"name": "PoissonNoise", "gain": -1.0}}, tmp_path / "odd.pth.tar")
     with pytest.raises(InputError, match="gain"):
         ei.load(tmp_path / "odd.pth.tar")
+
+
+# ---- commands -----------------------------------------------------------------------------------------------------
+
+
+def test_the_commands_train_with_noise_and_a_checkpoint_tells_it(script: Callable[..., Result]) -> None:
+    for mode in ("train", "test"):
+        (Path("images") / mode).mkdir(parents=True)
+        for index in range(3):
+            pixels = np.random.default_rng(index).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(Path("images") / mode / f"{index}.png")
+    train = ("ei train", "--task", "inpainting", "--data", "images", "--resize", 16, "--base-channels", 2, "--epochs", 1,
+             "--device", "cpu", "--ei-trans", 1)  # fmt: skip
+    for method, header in (
+        ("sure", "epoch,loss_sure,psnr,mse"),
+        ("rei", "epoch,loss_sure,loss_ei,loss_total,psnr,mse"),
+    ):
+        done = script(*train, "--method", method, "--noise", "poisson:0.05", "--out", method)
+        assert done.code == 0, done.err
+        assert (Path(method) / "training_loss.csv").read_text().splitlines()[0] == header
+    state = load_file("rei/ckp_last.pth.tar")
+    assert state["config"]["noise"] == "poisson:0.05" and isinstance(noise_in(state["config"]), PoissonNoise)
+    assert script("ei test", "--ckp", "rei/ckp_last.pth.tar", "--out", "tested").code == 0
+    refused = script(*train, "--method", "rei", "--out", "no")
+    assert refused.code == 2 and "--noise" in refused.err and not Path("no").exists()
+    for wrong, said in (
+        (("--noise", "poisson:-1"), "gain"),
+        (("--noise", "white:1"), "gaussian:SIGMA"),
+        (("--noise", "gaussian:1", "--noise-sigma", 1), "contradict"),
+    ):
+        refused = script(*train, "--method", "ei", *wrong, "--out", "no")
+        assert refused.code == 2 and said in refused.err and refused.err.count("\n") == 1, refused
+
+
+def test_losses_in_units_are_divided_by_the_square() -> None:
+    physics = CT(8, 5, noise=GaussianNoise(0.3))
+    f, y = Reconstructor(fill(SmallNet(1)), physics), physics.A(torch.rand(2, 1, 8, 8))
+    closure = RobustEIClosure(2.0)
+    torch.manual_seed(3)
+    plain = closure(f, physics, Shift(1), y)
+    torch.manual_seed(3)
+    divided = InUnits(closure, 5.0)(f, physics, Shift(1), y)
+    assert torch.equal(divided["x1"], plain["x1"]) and InUnits(closure, 5.0).columns == closure.columns
+    for name in ("sure", "ei", "total"):
+        assert divided[name].item() == pytest.approx(plain[name].item() / 25)
+    with pytest.raises(InputError, match="noise"):
+        InUnits(closure, 5.0).check(f, CT(8, 5))

@@ -18,6 +18,7 @@ from ei.common.own_code import import_own, made, names_own_code
 from ei.errors import InputError
 from ei.evaluation.loading import noise_in, operator_in, physics_of
 from ei.physics import Inpainting, image_shape_of, with_pseudo_inverse
+from ei.training.state import CARRIED
 
 # Values of a physics file with these endings are paths.
 FILES = (".pt", ".pth", ".tar", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".txt", ".csv", ".png")
@@ -97,12 +98,15 @@ def known_physics(setting: Any, state: Mapping[str, Any], device: torch.device) 
         print(f"note: the checkpoint was trained for {text}; {setting} stands in for it")
     if carried is None or given is None:
         return carried if given is None else given
-    masks = (getattr(given, "mask", None), getattr(carried, "mask", None))
-    equal = masks[0] is masks[1] if None in masks else torch.equal(*masks)  # type: ignore[arg-type]
+    equal = all(_same(getattr(given, name, None), getattr(carried, name, None)) for name in CARRIED)
     if describe(given) != describe(carried) or not equal:
         told = setting if isinstance(setting, str) else given
         raise InputError(f"--physics gives {told}, but the checkpoint was trained for {carried}")
     return carried
+
+
+def _same(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b
 
 
 def code_needed(what: str, text: str, option: str) -> str:

@@ -14,6 +14,7 @@ from ei.common.files import load_file
 from ei.errors import InputError, MissingFileError
 from ei.physics.base import NoiseModel, Physics
 from ei.physics.krylov import pinv_cg
+from ei.physics.split import Split
 
 Source = Tensor | np.ndarray | str | os.PathLike
 
@@ -107,6 +108,12 @@ class MRI(Physics):
         exact = y.to(torch.promote_types(y.dtype, torch.float32))
         self._check(exact, "k-space for MRI", coils=True)
         return pinv_cg(self, exact, self.cg_steps, tol=0).to(y.dtype)
+
+    def A_dagger_of(self, y: Tensor, kept: Tensor) -> Tensor:
+        """The pseudo-inverse of the entries that are kept: with maps, by conjugate gradients on these alone."""
+        if self.coil_maps is None:
+            return self.A_dagger(kept * y)
+        return pinv_cg(Split(self, kept), kept * y, self.cg_steps, tol=0)
 
     @property
     def measured(self) -> Tensor:
