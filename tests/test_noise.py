@@ -603,10 +603,7 @@ def test_the_commands_train_with_noise_and_a_checkpoint_tells_it(script: Callabl
     train = ("ei train", "--task", "inpainting", "--data", "images", "--resize", 16, "--base-channels", 2,
              "--epochs", 1, "--device", "cpu", "--ei-trans", 1)  # fmt: skip
     headers = {"sure": "epoch,loss_sure,psnr,mse", "rei": "epoch,loss_sure,loss_ei,loss_total,psnr,mse"}
-    for method, header in (
-        ("sure", "epoch,loss_sure,psnr,mse"),
-        ("rei", "epoch,loss_sure,loss_ei,loss_total,psnr,mse"),
-    ):
+    for method, header in headers.items():
         done = script(*train, "--method", method, "--noise", "poisson:0.05", "--out", method)
         assert done.code == 0, done.err
         assert (Path(method) / "training_loss.csv").read_text().splitlines()[0] == header
