@@ -31,7 +31,7 @@ COMMANDS = list(
     )
 )
 # Run by tests of their own: the paper's two trainings and its table, the examples, and what needs real scans.
-ELSEWHERE = re.compile(r"bash train_paper_bash.sh|python examples/|python -m ei reproduce|prepare htc2022")
+ELSEWHERE = re.compile(r"bash train_paper_bash.sh|python examples/|python -m ei reproduce|python -m ei prepare htc2022")
 SMALL_TRAINING = "--epochs 1 --batch-size 2 --base-channels 2 --ei-trans 1 --schedule"
 # What makes a command small, by a pattern of the command; the last option given wins.
 SMALLER = {
