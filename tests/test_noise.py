@@ -172,7 +172,7 @@ def columns(width: int) -> Tensor:
 @pytest.mark.parametrize(
     ("physics", "x"),
     [(Inpainting(8, 9), torch.rand(2, 3, 8, 9)), (MRI(columns(9)), torch.rand(2, 2, 8, 9))],
-    ids=str,
+    ids=["inpainting", "mri"],
 )
 def test_nothing_is_added_where_nothing_is_measured(physics: Any, x: Tensor) -> None:
     physics.noise = GaussianNoise(0.1)

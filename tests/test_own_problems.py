@@ -339,7 +339,7 @@ def test_conjugate_gradients_on_ct_and_wrong_input() -> None:
     physics = CT(16, 40)
     x = torch.rand(1, 1, 16, 16, dtype=torch.float64)
     y = physics.A(x)
-    # Rounding is what the two may differ in: ten steps amplify it by the operator's condition, by more or less from processor to processor.
+    # The two differ in rounding, which ten steps amplify, more or less from processor to processor.
     torch.testing.assert_close(pinv_cg(physics, y, steps=10, tol=0), least_squares(physics, y, 10), rtol=0, atol=1e-6)
     with pytest.raises(InputError, match="steps"):
         pinv_cg(physics, physics.A(x), steps=0)

@@ -179,7 +179,7 @@ def test_wrong_use_is_told(wrong: Any, said: list[str]) -> None:
     assert all(part in str(error.value) for part in said) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("closure", [EIClosure(1.0), SplittingClosure(), SplittingEIClosure(1.0)], ids=str)
+@pytest.mark.parametrize("closure", [EIClosure(1.0), SplittingClosure(), SplittingEIClosure(1.0)], ids=type)
 def test_training_takes_the_operator_of_each_image(closure: Any) -> None:
     """Images that are all one value, and masks that differ: f is asked with the mask of its image, in any order."""
     masks = masks_for(6, 16)

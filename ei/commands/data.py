@@ -7,14 +7,16 @@ import statistics
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from ei.commands.options import Options
 from ei.commands.parts import SPLIT, image_shape, images_for, measurements_for, split_beside
 from ei.commands.presets import Shape
-from ei.datasets import ImageTree
+from ei.datasets import ImageTree, Measurements, Pairs
 from ei.datasets.batches import Indexed, number_of
 from ei.datasets.ctdb import split
+from ei.datasets.measurements import NAMES_OF_TRUTH
 from ei.errors import InputError
 from ei.evaluation.sinograms import SinogramReport, check_sinogram
 from ei.physics import image_shape_of, operator_of
@@ -23,7 +25,8 @@ from ei.physics.projections import Projections
 
 class TrainingData:
     """What a run trains on: ``train`` (images, or measurements alone), ``shape`` (C, H, W) of its images, ``count``
-    of its images or measurements, ``held_out`` batches of measurements to judge by, and ``files`` for the run folder.
+    of its images or measurements, ``held_out`` batches of measurements to judge by, all ``pairs`` where their truth is
+    known, and ``files`` for the run folder.
 
     Args:
         options: of the run.
@@ -36,10 +39,14 @@ class TrainingData:
 
     def __init__(self, options: Options, physics: Any) -> None:
         self.held_out: DataLoader | None = None
+        self.pairs: Pairs | None = None
         self.files: dict[str, str] = {}
         if options.measurements is not None:
+            found: Any
             found, self.shape = measurements_for(options.measurements, options, physics)
             self.count = len(found)
+            if options.truth is not None:
+                self.pairs = found = Pairs(found, Measurements(options.truth, self.shape, NAMES_OF_TRUTH))
             what = f"the measurements of {options.measurements}"
             rest, self.train = (Subset(found, split(range(len(found)), mode, what)) for mode in ("test", "train"))
             self.held_out = DataLoader(Indexed(rest, measured=True), batch_size=1)
@@ -59,7 +66,12 @@ def fit_of(physics: Any, measurements: Any) -> SinogramReport | None:
     if not isinstance(physics, Projections):
         return None
     some = range(0, len(measurements), max(1, len(measurements) // 16))
-    return check_sinogram(physics, torch.stack([measurements[index] for index in some]))
+    return check_sinogram(physics, torch.stack([_measurement(measurements, index) for index in some]))
+
+
+def _measurement(measurements: Any, index: int) -> Tensor:
+    item = measurements[index]
+    return item[0] if isinstance(item, tuple) else item
 
 
 def find_image_scale(physics: Any, measurements: Any, device: torch.device) -> float:
@@ -68,7 +80,7 @@ def find_image_scale(physics: Any, measurements: Any, device: torch.device) -> f
     peaks = []
     for index in range(0, len(measurements), max(1, len(measurements) // 8)):
         own = operator_of(physics, [number_of(measurements, index)])
-        x = own.A_dagger(measurements[index][None].to(device)).abs().flatten()
+        x = own.A_dagger(_measurement(measurements, index)[None].to(device)).abs().flatten()
         peaks.append(float(x.kthvalue(max(1, math.ceil(0.999 * len(x)))).values))
     scale = float(f"{statistics.median(peaks):.3g}")
     if not scale > 0:

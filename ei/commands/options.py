@@ -117,9 +117,13 @@ class Options:
         presets=papers("dataset/CT/CT100_128x128.mat", "dataset/Urban100"), commands=("train", "test", "diagnose"),
         metavar="PATH")
     measurements: str | None = option(
-        "train from measurements alone: an array (.npy .npz .pt .mat .h5) or a folder of them; nine tenths train, the "
-        "rest judges (ckp_best)",
-        commands=("train", "diagnose"), metavar="PATH")
+        {"train": "train from measurements alone: an array (.npy .npz .pt .mat .h5) or a folder of them; nine tenths "
+         "train, the rest judges (ckp_best)",
+         "test": "measured ones, instead of simulated ones of --data; they need their --truth",
+         "diagnose": "an array (.npy .npz .pt .mat .h5) or a folder of them"},
+        commands=("train", "test", "diagnose"), metavar="PATH")
+    truth: str | None = option("of --measurements: their true images [n, C, H, W] or [n, H, W], in the same order",
+                               commands=("train", "test"), metavar="PATH")
     crop: int | None = option("own images: a square of N pixels about the centre", COUNT, images=True)
     resize: int | None = option("own images: to a shorter side of N, after --crop", COUNT, images=True)
     gray: bool = option("own images: make colour gray", None, False, images=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ei.datasets import (
     FixedCrops,
     ImageTree,
     Measurements,
+    Pairs,
     image_of,
     split_images,
 )
@@ -197,6 +199,24 @@ def measurements_for(path: str, options: Options | None, physics: Any) -> tuple[
             f"{list(again.shape[1:])} ({kinds[0]})"
         )
     return found, shape
+
+
+def say_how_truth_fits(pairs: Pairs, physics: Any) -> None:
+    """Say how well ``A x`` fits y over a few pairs, and warn where it fits another one's y as well: files in another
+    order, or in other units, would train and judge without a word."""
+    rows = range(0, len(pairs), max(1, len(pairs) // 8))
+    ys = [pairs[index][0] for index in rows]
+    measured = [probe(operator_of(physics, [index]), "A", pairs[index][1][None])[0].cpu() for index in rows]
+    own, others = (
+        statistics.median(float((measured[k - shift] - y).norm() / y.norm()) for k, y in enumerate(ys))
+        for shift in (0, 1)
+    )
+    print(f"A x of --truth fits y to {own:.1%} of its norm")
+    if len(rows) > 1 and own >= 0.9 * others:
+        print(
+            f"warning: that of another image fits it to {others:.1%}: are --measurements and --truth in the same "
+            "order, and in the units of the operator?"
+        )
 
 
 def _shape_measured(physics: Any) -> tuple[int, ...] | None:

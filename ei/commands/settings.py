@@ -34,6 +34,8 @@ def read_options(parser: Parser, arguments: Sequence[str], yaml_parser: Parser |
     for option, other in instead.items():  # what the command line says replaces the file's, under either name
         if option in flags and other not in flags:
             from_file.pop(other, None)
+            if other == "measurements":
+                from_file.pop("truth", None)
     if from_file.get("measurements") is not None:  # run folders of before wrote the default --data, too
         from_file.pop("data", None)
     given = {**from_file, **flags}
@@ -66,6 +68,8 @@ def resolve(given: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) 
     for option, other in (("data", "measurements"), ("measurements", "data")):
         if given.get(option) is not None and given.get(other) is None:
             chosen.pop(other, None)
+            if given.get("truth") is None:  # of other measurements
+                chosen.pop("truth", None)
     task, physics = chosen.get("task"), chosen.get("physics")
     if task is None and physics is None:
         raise InputError(f"--task is needed: one of {', '.join(TASKS)}; or --physics, for an operator of your own")
@@ -99,6 +103,8 @@ def resolve(given: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) 
     options = Options(**{**defaults, **chosen})
     if options.measurements is not None:
         options.data = None
+    if options.truth is not None and options.measurements is None:
+        raise InputError("--truth are the images of --measurements: give those, too")
     if options.data is None and options.measurements is None:
         raise InputError("--data (images to simulate measurements of) or --measurements are needed without --task")
     return options

@@ -3,6 +3,7 @@
     {prog} --ckp PATH                                        the authors' (with --task), or a run of yours
     {prog} --ckp PATH --data PATH --sample-to-show 0 4       on other images; what to draw
     {prog} --ckp PATH --physics blur.py:Blur                 a run with an operator of your own
+    {prog} --ckp PATH --measurements y.npy --truth x.npy     on measured data whose truth is known
 
 The authors' inpainting checkpoint needs their mask: --mask mask_random0.3.pt. Prints mean and standard deviation of
 both PSNR definitions and of SSIM for A_dagger y and the network; writes metrics.csv and a figure for each sample that
@@ -20,15 +21,23 @@ from ei.closure.splitting import mean_over_parts
 from ei.commands.operators import check_count, for_other_images, known_physics, operator_for
 from ei.commands.options import OPTIONS, Options
 from ei.commands.parser import choose_device
-from ei.commands.parts import image_shape, images_for, sample_of_the_paper, split_beside
+from ei.commands.parts import (
+    image_shape,
+    images_for,
+    measurements_for,
+    sample_of_the_paper,
+    say_how_truth_fits,
+    split_beside,
+)
 from ei.commands.presets import TASKS
 from ei.commands.settings import parser_of, read_options, resolve
 from ei.common.drawing import show_if_screen
 from ei.common.files import load_file
-from ei.datasets import image_of
+from ei.datasets import Measurements, Pairs
+from ei.datasets.measurements import NAMES_OF_TRUTH
 from ei.errors import InputError, MissingFileError
 from ei.evaluation.loading import averaged, checked, function_of
-from ei.evaluation.quality import comparison, evaluate, summary, write_metrics
+from ei.evaluation.quality import comparison, evaluate, image_and_measurement, summary, write_metrics
 from ei.models import UNet
 from ei.models.base import ReconstructionFunction
 from ei.models.weights import AVERAGED
@@ -51,14 +60,23 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
     state = checked(load_file(given["ckp"], "checkpoint"), given["ckp"])
     options = options_of(state, given)
     physics = for_other_images(known_physics(given.get("physics"), state, device), given)
-    images = images_for(options, "test", None if physics is None else image_shape_of(physics))
+    if "measurements" in given or "truth" in given:  # not those that the run was trained on
+        if "measurements" not in given or "truth" not in given:
+            raise InputError("--measurements are judged by their --truth: give both, or images to simulate with --data")
+        found, shape = measurements_for(given["measurements"], options, physics)
+        images: Any = Pairs(found, Measurements(given["truth"], shape, NAMES_OF_TRUTH))
+    else:
+        images = images_for(options, "test", None if physics is None else image_shape_of(physics))
+        shape = image_shape(images)
     samples = given.get("sample_to_show", [sample_of_the_paper(options.task, images)])
     for sample in samples:
         if sample >= len(images):
             raise InputError(
                 f"--sample-to-show {sample} is not among the {len(images)} test images (0 to {len(images) - 1})"
             )
-    f = function_for(state, given, options, physics, image_shape(images), device)
+    f = function_for(state, given, options, physics, shape, device)
+    if isinstance(images, Pairs):
+        say_how_truth_fits(images, f.physics)
     check_count(f.physics, len(images), "test images: give theirs with --mask")
     name = given.get("model_name", "EI")
     folder = _folder(given.get("out"), name, options.task or "")
@@ -79,12 +97,13 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
         more["parts"] = lambda physics, y: mean_over_parts(f, physics, y, options.keep, draws)
     rows = evaluate(f, f.physics, images, more)
     weights = " (averaged weights)" if AVERAGED in state else ""
-    print(f"{given['ckp']}{weights} on {len(rows)} test images of {options.data}, one at a time")
+    print(f"{given['ckp']}{weights} on {len(rows)} test images of {given.get('truth', options.data)}, one at a time")
     print(summary(rows, titles))
     write_metrics(rows, folder / "metrics.csv")
     for sample in samples:
         figure = folder / f"sample_{sample}.png"
-        comparison(f, f.physics, image_of(images[sample]).to(device), figure, name, sample)
+        x, y = image_and_measurement(images, sample, device)
+        comparison(f, f.physics, x, figure, name, sample, y)
         show_if_screen(figure)
     print(f"paper PSNR: one norm over the channels, peak max|x|; usual PSNR: peak 1. Files: {folder}")
 
@@ -102,7 +121,7 @@ def options_of(state: Any, given: Mapping[str, Any]) -> Options:
         )
     # What a checkpoint carries is compared with what was given when the operator is built.
     taken = ("task",) if config else ("task", "physics", "ct_views", "mask")
-    named = {key: given[key] for key in taken if key in given}
+    named = {key: given[key] for key in (*taken, "measurements", "truth") if key in given}
     data, task = given.get("data"), given.get("task") or config.get("task")
     if data is None and given.get("dataset_name") and task in TASKS:
         data = TASKS[task].place.format(given["dataset_name"])

@@ -5,6 +5,7 @@
     {prog} --task ct --method sup                         a baseline: mc, sup, ei_sup, ei_adv
     {prog} --task ct --data synthetic                     no data at hand: generated images
     {prog} --task ct --measurements y.npy                 your own sinograms [n, D, V]: no image is needed
+    {prog} --task ct --measurements y.npy --truth x.npy --method sup       real pairs
     {prog} --physics blur.py:Blur --group shift --measurements y.npy      an operator of your own
     {prog} --config configs/ct_ei.yaml                    a cell of the paper's table; see also the command reproduce
     {prog} --config RUN/config.yaml --out AGAIN           the same run again; options given here win
@@ -33,7 +34,7 @@ from ei.commands.data import TrainingData, find_image_scale, fit_of
 from ei.commands.operators import check_count, known_physics, operator_for, probe_operator
 from ei.commands.options import GROUPED, Options
 from ei.commands.parser import choose_device
-from ei.commands.parts import named_group, probe_group
+from ei.commands.parts import named_group, probe_group, say_how_truth_fits
 from ei.commands.presets import METHODS, Shape
 from ei.commands.settings import (
     check_code_is_given,
@@ -146,6 +147,8 @@ def build_training(
     check_count(physics, data.count, "training images" if data.held_out is None else "measurements")
     if names_own_code(options.physics):
         probe_operator(physics, data.shape)
+    if data.pairs is not None and state is None:
+        say_how_truth_fits(data.pairs, physics)
     if data.held_out is not None and state is None:
         fit = fit_of(physics, data.train)
         if fit is not None:
@@ -169,8 +172,10 @@ def build_training(
         if options.norm == "batch":
             check_batch_statistics(data.shape, net.compact - 1, *batches)
         closure = method.closure(options, data.shape)
-    if closure.needs_truth and data.held_out is not None:
-        raise InputError(f"--method {options.method} learns from images; --measurements have none: use ei or mc")
+    if closure.needs_truth and data.held_out is not None and data.pairs is None:
+        raise InputError(
+            f"--method {options.method} learns from images; --measurements have none: use ei or mc, or give --truth"
+        )
     net.to(device)
     if options.sync_bn:
         synchronize_batch_norm(net, device)
@@ -210,7 +215,7 @@ def build_training(
         max_steps=options.max_steps,
         clip_norm=options.clip_norm,
         average=options.average,
-        report_psnr=data.held_out is None,
+        report_psnr=data.held_out is None or data.pairs is not None,
         held_out=data.held_out,
         config=run_config(options),
         method=options.method,

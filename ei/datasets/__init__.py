@@ -5,7 +5,7 @@ from ei.datasets.counts import line_integrals
 from ei.datasets.crops import FixedCrops
 from ei.datasets.ctdb import CTData
 from ei.datasets.cvdb import CVDB, CVDB_ICCV
-from ei.datasets.measurements import Measurements
+from ei.datasets.measurements import Measurements, Pairs
 from ei.datasets.synthetic import DeadLeaves, EllipsePhantoms
 from ei.datasets.tree import ImageTree, split_images
 
@@ -18,6 +18,7 @@ __all__ = [
     "FixedCrops",
     "ImageTree",
     "Measurements",
+    "Pairs",
     "image_of",
     "images_of",
     "line_integrals",

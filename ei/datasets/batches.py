@@ -19,19 +19,22 @@ from ei.physics.base import only_measured
 
 class Indexed(Dataset):
     """Items ``{"x": image, "index": its number}``: the number seeds what is drawn once per image, and tells which
-    operator is its own where they differ. Measurements without images are ``{"y": measurement, "index": its number}``,
-    the number in the file where they are a part of it."""
+    operator is its own where they differ. Measurements are ``{"y": measurement, "index": its number}``, the number in
+    the file where they are a part of it; those of `ei.datasets.Pairs` have their image ``"x"`` beside them."""
 
     def __init__(self, dataset: Any, measured: bool = False) -> None:
-        self.dataset, self.key = dataset, "y" if measured else "x"
+        self.dataset, self.measured = dataset, measured
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self.dataset[index]
-        number = number_of(self.dataset, index) if self.key == "y" else index
-        return {self.key: item[0] if isinstance(item, list | tuple) else item, "index": number}
+        first = item[0] if isinstance(item, list | tuple) else item
+        if not self.measured:
+            return {"x": first, "index": index}
+        truth = {"x": item[1]} if isinstance(item, tuple) and len(item) > 1 else {}
+        return {"y": first, **truth, "index": number_of(self.dataset, index)}
 
 
 def number_of(dataset: Any, index: int) -> int:
@@ -129,7 +132,8 @@ def make_loader(
         shuffle: in a new order every epoch.
         workers: processes that load items; 0 loads them in this one.
         seed: of the order.
-        measured: the items are measurements ``[C, ...]`` (`ei.datasets.Measurements`), and there are no images.
+        measured: the items are measurements ``[C, ...]`` (`ei.datasets.Measurements`), or pairs of a measurement and
+            its image (`ei.datasets.Pairs`).
 
     Raises:
         InputError: if a batch is larger than the set, or cannot be divided over the processes.
@@ -207,7 +211,8 @@ def measured(batch: Any, physics: Any, like: Tensor, seed: int) -> tuple[Tensor 
     """The images and the measurements of a batch, on the device of ``like`` (images in its dtype, too); None for the
     images where there are only measurements. ``physics`` is the operator of this batch (`ei.physics.operator_of`)."""
     if isinstance(batch, dict) and "y" in batch:
-        return None, batch["y"].to(like.device, non_blocking=True)
+        y = batch["y"].to(like.device, non_blocking=True)
+        return (images_of(batch).to(like.device, like.dtype, non_blocking=True) if "x" in batch else None), y
     x = images_of(batch).to(like.device, like.dtype, non_blocking=True)
     with torch.no_grad():
         return x, simulate(physics, x, indices_of(batch), seed)

@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 from ei.errors import InputError, MissingExtraError, MissingFileError
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".mat", ".h5", ".hdf5")
-# Looked for in files that hold several arrays.
+# Looked for in files that hold several arrays: measurements, and images that are their truth.
 NAMES = ("y", "measurements", "sinograms", "DATA")
+NAMES_OF_TRUTH = ("x", "images", "truth", "DATA")
 
 
 class Measurements(Dataset):
@@ -32,6 +33,7 @@ class Measurements(Dataset):
             one may be missing in the files. If None, measurements have two axes of any length, with or without a
             channel axis before them: arrays are ``[n, h, w]`` or ``[n, C, h, w]``. In a folder, an array without the
             axis n is one measurement.
+        names: what their arrays are called in files that hold several.
 
     Attributes:
         channels: whether the files have all axes of a measurement; without, items get a leading axis of length one.
@@ -43,7 +45,7 @@ class Measurements(Dataset):
             not finite.
     """
 
-    def __init__(self, path: str | Path, shape: Sequence[int] | None = None) -> None:
+    def __init__(self, path: str | Path, shape: Sequence[int] | None = None, names: Sequence[str] = NAMES) -> None:
         path = Path(path)
         if not path.exists():
             raise MissingFileError(f"there are no measurements at {path}; check the path")
@@ -53,7 +55,7 @@ class Measurements(Dataset):
             if not files:
                 raise MissingFileError(f"there are no measurements in {path}: no file ends in {', '.join(SUFFIXES)}")
         self.path = path
-        self._arrays = [_Array(file) for file in files]
+        self._arrays = [_Array(file, names) for file in files]
         counts, kinds, first = [], set(), self._arrays[0].shape
         for array in self._arrays:
             whole, bare = (_axes(array.shape, shape, channels, path.is_dir()) for channels in (True, False))
@@ -100,6 +102,32 @@ class Measurements(Dataset):
         return tuple(self[0].shape)
 
 
+class Pairs(Dataset):
+    """Measurements whose true images are known; items are ``(y, x)``.
+
+    Args:
+        measurements: the y, ``[C, ...]`` each.
+        images: as many x, ``[C, H, W]`` each, in the same order.
+
+    Raises:
+        InputError: if there are not as many.
+    """
+
+    def __init__(self, measurements: Measurements, images: Measurements) -> None:
+        if len(measurements) != len(images):
+            raise InputError(
+                f"{measurements.path} holds {len(measurements)} measurements, and {images.path} {len(images)} images: "
+                "each measurement needs its own"
+            )
+        self.measurements, self.images = measurements, images
+
+    def __len__(self) -> int:
+        return len(self.measurements)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.measurements[index], self.images[index]
+
+
 def _axes(array: tuple[int, ...], shape: Sequence[int] | None, channels: bool, alone: bool) -> int | None:
     """How many axes of an array are one measurement's, with its ``channels`` or without; None if it does not fit.
     An array may hold one measurement ``alone``, without the axis that counts them."""
@@ -117,8 +145,8 @@ class _Array:
     """An array in a file: its shape, and how to read one row of it. What is open stays behind when it is pickled for a
     worker."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, names: Sequence[str] = NAMES) -> None:
+        self.path, self.names = path, names
         try:
             self._opened: Any = self._open()
             self.shape = tuple(int(side) for side in self._opened.shape)
@@ -154,9 +182,9 @@ class _Array:
         return reader[suffix]()
 
     def _choose(self, names: Sequence[str]) -> str:
-        found = list(names) if len(names) == 1 else [name for name in NAMES if name in names]
+        found = list(names) if len(names) == 1 else [name for name in self.names if name in names]
         if not found:
-            raise InputError(f"{self.path} holds {', '.join(names) or 'nothing'}; name the measurements 'y'")
+            raise InputError(f"{self.path} holds {', '.join(names) or 'nothing'}; name what is meant {self.names[0]!r}")
         return found[0]
 
     def _open_npz(self) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ei.common.drawing import image_grid
 from ei.common.seeds import derive_seed
-from ei.datasets import image_of, simulate
+from ei.datasets import Pairs, image_of, simulate
 from ei.evaluation.classical import Reconstruction, classical_for
 from ei.metrics import cal_psnr, psnr, ssim
 from ei.models.base import ReconstructionFunction
@@ -23,15 +23,17 @@ METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr_paper": cal_psnr
 
 
 def reconstruct_all(
-    f: ReconstructionFunction, physics: Any, x: Tensor, index: int = 0, seed: int = 0
+    f: ReconstructionFunction, physics: Any, x: Tensor, index: int = 0, seed: int = 0, y: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """One image ``x`` ``[1, C, H, W]`` and what becomes of it: ``y``, ``pinv`` (A_dagger y), ``net`` (f(y)), ``x``."""
+    """One image ``x`` ``[1, C, H, W]`` and what becomes of it: ``y`` (measured, or else simulated), ``pinv``
+    (A_dagger y), ``net`` (f(y)), ``x``."""
     was_training = f.training
     f.eval()
     try:
         with torch.no_grad():
             own = operator_of(physics, [index])
-            y = simulate(own, x, [index], derive_seed(seed, "test"))  # not the noise of the training images
+            if y is None:
+                y = simulate(own, x, [index], derive_seed(seed, "test"))  # not the noise of the training images
             net = f(y) if own is physics else f.of(own)(y)
             return {"y": y, "pinv": own.A_dagger(y), "net": net, "x": x}
     finally:
@@ -50,7 +52,8 @@ def evaluate(
     Args:
         f: the reconstruction function.
         physics: the forward operator.
-        images: a data set of images ``[H, W]`` or ``[C, H, W]`` with values in [0, 1].
+        images: a data set of images ``[H, W]`` or ``[C, H, W]`` with values in [0, 1]; or pairs of measurements and
+            images (`ei.datasets.Pairs`), where nothing is simulated.
         more: other reconstructions by name, called as ``reconstruct(physics, y)``.
         device: where to compute; by default where f's weights are.
 
@@ -60,8 +63,8 @@ def evaluate(
     device = device or next(f.parameters()).device
     rows = []
     for index in range(len(images)):
-        x = image_of(images[index]).to(device)
-        done = reconstruct_all(f, physics, x, index)
+        x, y = image_and_measurement(images, index, device)
+        done = reconstruct_all(f, physics, x, index, y=y)
         outputs = {"pinv": done["pinv"], "net": done["net"]}
         with torch.no_grad():
             outputs |= {
@@ -74,6 +77,14 @@ def evaluate(
                 row[f"{metric}_{name}"] = float(function(output.to(x.dtype), x))
         rows.append(row)
     return rows
+
+
+def image_and_measurement(images: Any, index: int, device: Any) -> tuple[Tensor, Tensor | None]:
+    """An image of a data set as a batch of one, and its measurement where the set has them."""
+    if not isinstance(images, Pairs):
+        return image_of(images[index]).to(device), None
+    y, x = images[index]
+    return x[None].to(device), y[None].to(device)
 
 
 def mean_and_std(rows: Sequence[Mapping[str, float]], name: str) -> list[str]:
@@ -110,10 +121,16 @@ def write_metrics(rows: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def comparison(
-    f: ReconstructionFunction, physics: Any, x: Tensor, path: Path, name: str = "EI", index: int = 0
+    f: ReconstructionFunction,
+    physics: Any,
+    x: Tensor,
+    path: Path,
+    name: str = "EI",
+    index: int = 0,
+    y: Tensor | None = None,
 ) -> None:
     """The figure ``y | A_dagger y | <name> | truth`` of one image ``[1, C, H, W]``, with the paper's PSNR."""
-    done = reconstruct_all(f, physics, x, index)
+    done = reconstruct_all(f, physics, x, index, y=y)
     captions = {
         "A_dagger y": f"{float(cal_psnr(done['pinv'], x)):.2f} dB",
         name: f"{float(cal_psnr(done['net'], x)):.2f} dB",
@@ -143,7 +160,8 @@ def report(
     device = next(f.parameters()).device
     drawn = []
     for index in range(min(n_drawn, len(images))):
-        done = reconstruct_all(f, physics, image_of(images[index]).to(device), index)
+        x, y = image_and_measurement(images, index, device)
+        done = reconstruct_all(f, physics, x, index, y=y)
         drawn.append({"y": done["y"][0], "A_dagger y": done["pinv"][0], "EI": done["net"][0], "truth": done["x"][0]})
     image_grid(drawn, folder / "reconstructions.png")
     print(f"files: {folder} (reconstructions.png, loss.png, training_loss.csv, metrics.csv, checkpoints)")
