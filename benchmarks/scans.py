@@ -1,0 +1,136 @@
+"""Real scans: what reconstructs best from few measured views, judged by a reconstruction from all of them.
+
+    ei prepare htc2022 --source HTC2022 --views 60 --arc 120
+    ei train ... --measurements dataset/HTC2022/60_over_120/train.npy --out RUN          (once for each method)
+    python benchmarks/scans.py dataset/HTC2022/60_over_120 --runs MC=RUN1 EI=RUN2 Sup=RUN3 --out results/helsinki
+
+The rows without learning get their one number (steps of CGLS, weight of TV) from the training scans, by PSNR. All
+figures are of the disc inside the image: PSNR and SSIM with the largest value of the reference there as the peak, and
+the Matthews correlation of image and reference after each was divided at its own Otsu threshold, which is what the
+challenge scored. Writes scans.csv, choices.json and scans.png to --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from skimage.filters import threshold_otsu
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+import ei
+from ei.common.drawing import image_grid
+from ei.common.files import load_file
+from ei.evaluation.classical import least_squares, total_variation
+from ei.physics import Tomography
+
+CGLS_STEPS = (2, 3, 5, 7, 10, 14, 20, 28, 40, 60, 80, 120)
+TV_WEIGHTS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+
+
+def inside(side: int) -> np.ndarray:
+    """The pixels ``[N, N]`` of the inscribed disc."""
+    across = np.arange(side) - (side - 1) / 2
+    return np.hypot(across[:, None], across[None, :]) <= side / 2
+
+
+def quality(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """PSNR [dB], SSIM and Matthews correlation of an image ``[N, N]`` inside the disc."""
+    disc = inside(len(reference))
+    peak = reference[disc].max()
+    error = np.mean((image[disc] - reference[disc]) ** 2)
+    _, ssim = structural_similarity(image * disc, reference * disc, data_range=peak, full=True)
+    solid = [part[disc] > threshold_otsu(part[disc]) for part in (image, reference)]
+    return {
+        "psnr": 10 * math.log10(peak**2 / error),
+        "ssim": float(ssim[disc].mean()),
+        "matthews": float(np.corrcoef(*solid)[0, 1]),
+    }
+
+
+def best(choices: Any, reconstruct: Callable[[Any], Tensor], references: Tensor) -> tuple[Any, list[float]]:
+    """The choice of the highest mean PSNR over ``references`` ``[n, 1, N, N]``, and the PSNR of every choice."""
+    found = []
+    for choice in choices:
+        images = reconstruct(choice)
+        pairs = zip(images[:, 0].numpy(), references[:, 0].numpy(), strict=True)
+        found.append(round(statistics.fmean(quality(*pair)["psnr"] for pair in pairs), 3))
+    return choices[found.index(max(found))], found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="a folder that ei prepare htc2022 wrote")
+    parser.add_argument("--runs", nargs="*", default=[], metavar="NAME=RUN", help="trained networks")
+    parser.add_argument("--sample", type=int, default=1, help="which test scan to draw, from 0")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+
+    arguments = yaml.safe_load((given.data / "geometry.yaml").read_text())
+    arguments.pop("name")
+    physics = Tomography(**arguments)
+    train, train_x, y, x = (
+        torch.from_numpy(stored if stored.ndim == 4 else stored[:, None]).float()
+        for stored in (
+            np.load(given.data / f"{name}.npy") for name in ("train", "train_reference", "test", "test_reference")
+        )
+    )
+    scale = float(train_x.max())  # TV weights mean the same whatever the unit of length
+
+    def cgls(y: Tensor, steps: int) -> Tensor:
+        return torch.cat([least_squares(physics, one[None], steps) for one in y])
+
+    def tv(y: Tensor, weight: float) -> Tensor:
+        return scale * total_variation(physics, y / scale, weight, 1000)
+
+    some = slice(0, None, 3)
+    steps, of_steps = best(CGLS_STEPS, lambda choice: cgls(train[some], choice), train_x[some])
+    weight, of_weights = best(TV_WEIGHTS, lambda choice: tv(train[some], choice), train_x[some])
+    images = {"A_dagger y": physics.A_dagger(y), f"CGLS {steps}": cgls(y, steps), "TV": tv(y, weight)}
+    length = {}
+    for text in given.runs:
+        name, run = text.split("=", 1)
+        f = ei.load(f"{run}/ckp_last.pth.tar")
+        with torch.no_grad():
+            images[name] = torch.cat([f(one[None]) for one in y])
+        length[name] = load_file(f"{run}/ckp_last.pth.tar")["step"]
+
+    rows = []
+    for name, found in images.items():
+        for index in range(len(x)):
+            figures = quality(found[index, 0].numpy(), x[index, 0].numpy())
+            rows.append({"name": name, "scan": index, **{key: round(value, 4) for key, value in figures.items()}})
+        print(f"{name:14} " + "  ".join(
+            f"{key} {statistics.fmean(row[key] for row in rows if row['name'] == name):.3f}"
+            for key in ("psnr", "ssim", "matthews")
+        ))  # fmt: skip
+    with open(given.out / "scans.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    choices = {
+        "cgls_steps": dict(zip(CGLS_STEPS, of_steps, strict=True)),
+        "tv_weights": dict(zip(TV_WEIGHTS, of_weights, strict=True)),
+        "training_steps": length,
+    }  # fmt: skip
+    (given.out / "choices.json").write_text(json.dumps(choices, indent=1) + "\n")
+
+    disc, sample = torch.from_numpy(inside(x.shape[-1])), given.sample
+    shown = {name: found[sample] * disc / x[sample].max() for name, found in {**images, "all views": x}.items()}
+    told = {row["name"]: f"{row['psnr']:.2f} dB" for row in rows if row["scan"] == sample}
+    image_grid([shown], given.out / "scans.png", [told])
+
+
+if __name__ == "__main__":
+    main()
