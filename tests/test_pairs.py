@@ -29,7 +29,7 @@ def files(tmp_path: Path) -> Path:
     np.save(tmp_path / "x.npy", x.numpy())
     np.save(tmp_path / "y.npy", CT(16, 5).A(x[:, None])[:, 0].numpy())
     np.save(tmp_path / "other.npy", x.flip(0).numpy())
-    scipy.io.savemat(tmp_path / "x.mat", {"DATA": np.concatenate([np.zeros((90, 16, 16), np.float32), x.numpy()])})
+    scipy.io.savemat(tmp_path / "x.mat", {"DATA": np.concatenate([np.zeros((108, 16, 16), np.float32), x.numpy()])})
     return tmp_path
 
 
