@@ -1,6 +1,6 @@
 """Speed and memory, side by side with peers: the same inputs, checked equal first, interleaved repeats.
 
-    python benchmarks/run.py                     every section: build, operator, step, unrolled, growth, astra
+    python benchmarks/run.py                     every section: build, operator, step, unrolled, growth
     python benchmarks/run.py operator step       some of them
     python benchmarks/run.py --repeats 20 --out results.json
 
@@ -31,9 +31,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 import peers  # noqa: E402
 
 from ei.common.memory import keep_freed_memory  # noqa: E402
-from ei.datasets import EllipsePhantoms  # noqa: E402
 from ei.models import UNet, Unrolled  # noqa: E402
-from ei.physics import CT, AstraCT  # noqa: E402
+from ei.physics import CT  # noqa: E402
 from ei.physics.ct import back_projection_map, radon_map  # noqa: E402
 
 N, V = 128, 50
@@ -252,31 +251,12 @@ def growth_section(repeats: int) -> dict[str, dict[str, float]]:
     return table
 
 
-def astra_section(repeats: int) -> dict[str, float]:
-    """How far ASTRA's sinograms of a smooth image are from our Radon: two independent discretisations."""
-    print("\nAstraCT against CT, relative difference of sinogram | FBP, ellipse phantom:")
-    image = EllipsePhantoms("test")[0].reshape(1, 1, 128, 128)
-    differences = {}
-    for n in (64, 128, 256):
-        x = torch.nn.functional.interpolate(image, size=(n, n), mode="bicubic", antialias=True)
-        ours = CT(n, V)
-        y = ours.A(x)
-        for projector in ("linear", "strip", "line"):
-            theirs = AstraCT(n, V, projector=projector)
-            sinogram = float((theirs.A(x) - y).norm() / y.norm())
-            fbp = float((theirs.A_dagger(y) - ours.A_dagger(y)).norm() / ours.A_dagger(y).norm())
-            differences[f"N = {n}, {projector}"] = sinogram
-            print(f"  N = {n:3}, {projector:6}  {sinogram:.4f} | {fbp:.4f}")
-    return differences
-
-
 SECTIONS = {
     "build": build_section,
     "operator": operator_section,
     "step": step_section,
     "unrolled": unrolled_section,
     "growth": growth_section,
-    "astra": astra_section,
 }
 
 

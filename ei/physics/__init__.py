@@ -1,6 +1,5 @@
-"""Forward operators. Anything with ``A(x)`` and ``A_dagger(y)`` is a physics; these are the paper's, and ASTRA's CT."""
+"""Forward operators. Anything with ``A(x)`` and ``A_dagger(y)`` is a physics; they are the paper's, scanners, MRI."""
 
-from ei.physics.astra_ct import AstraCT
 from ei.physics.base import Physics, image_shape_of, operator_of
 from ei.physics.ct import CT
 from ei.physics.inpainting import Inpainting
@@ -20,7 +19,6 @@ from ei.physics.tomography import Tomography
 __all__ = [
     "CT",
     "MRI",
-    "AstraCT",
     "GaussianNoise",
     "Inpainting",
     "Noise",

@@ -172,12 +172,11 @@ def check_matrix_size(name: str, kept: float, needed: float, entries: float) -> 
     if needed > memory or entries > np.iinfo(np.int32).max:
         raise InputError(
             f"{name} would need {needed / 1e9:.0f} GB to precompute its matrices, and this machine has "
-            f"{memory / 1e9:.0f} GB; use fewer views, smaller images, or AstraCT on a GPU"
+            f"{memory / 1e9:.0f} GB; use fewer views or smaller images"
         )
     if kept > LARGE:
         warnings.warn(
-            f"{name} precomputes matrices of {kept / 1e9:.1f} GB ({needed / 1e9:.1f} GB while they are made); "
-            "AstraCT on a GPU needs none",
+            f"{name} precomputes matrices of {kept / 1e9:.1f} GB ({needed / 1e9:.1f} GB while they are made)",
             stacklevel=4,
         )
 
