@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from conftest import ROOT, reference, subprocess_run
 from torch.nn import functional
 
-from ei.physics import CT, GaussianNoise, Inpainting
+from ei.physics import CT, GaussianNoise, Inpainting, Tomography
 from ei.physics.ct import back_projection_map, radon_map
 
 GEOMETRIES = [
@@ -151,6 +152,29 @@ def test_gradients_numerically(physics: CT | Inpainting) -> None:
     for function, at in ((physics.A, x), (physics.A_dagger, y), (physics.A_adjoint, y)):
         assert torch.autograd.gradcheck(function, (at,))
         assert torch.autograd.gradgradcheck(lambda v, function=function: function(v).square(), (at,))
+
+
+@pytest.mark.parametrize("name", ["A", "A_adjoint", "A_dagger"])
+@pytest.mark.parametrize(
+    "physics", [CT(5, 3), Tomography((4, 6), [0, 50, 110], n_detectors=9), Inpainting(3, 4)], ids=str
+)
+def test_torch_func(physics: Any, name: str) -> None:
+    function = getattr(physics, name)
+    shape = physics.image_shape if name == "A" else getattr(physics, "measurement_shape", physics.image_shape)
+    x = torch.rand(3, 2, 1, *shape, dtype=torch.float64)
+    torch.testing.assert_close(torch.func.vmap(function)(x), torch.stack([function(each) for each in x]))
+    torch.testing.assert_close(
+        torch.func.vmap(function, in_dims=1)(x), torch.stack([function(x[:, k]) for k in range(2)])
+    )
+    columns = torch.eye(shape[0] * shape[1], dtype=torch.float64).view(-1, 1, *shape)
+    matrix = function(columns).flatten(1).T
+    for jacobian in (torch.func.jacrev, torch.func.jacfwd):
+        found = jacobian(lambda flat: function(flat.view(1, 1, *shape)).flatten())(x[0, 0].flatten())
+        torch.testing.assert_close(found, matrix)
+    torch.testing.assert_close(
+        torch.func.hessian(lambda flat: function(flat.view(1, 1, *shape)).square().sum() / 2)(x[0, 0].flatten()),
+        matrix.T @ matrix,
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

@@ -135,6 +135,15 @@ class _Multiply(torch.autograd.Function):
     def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
         return _Multiply.apply(tangent, ctx.linear_map)
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, vectors: Tensor, linear_map: LinearMap) -> tuple[Tensor, int | None]:
+        """For `torch.func`: what is mapped over are more columns."""
+        if in_dims[0] is None:
+            return _Multiply.apply(vectors, linear_map), None
+        mapped = vectors.movedim(in_dims[0], -1)
+        product = _Multiply.apply(mapped.reshape(len(mapped), -1), linear_map)
+        return product.view(len(product), *mapped.shape[1:]), mapped.dim() - 1
+
 
 Map = TypeVar("Map", bound=LinearMap)
 
