@@ -73,7 +73,10 @@ def _ct(options: Options, shape: tuple[int, ...], device: torch.device) -> CT:
 def _ct_shape(shape: tuple[int, ...], options: Options) -> Shape:
     channels, detectors, views = shape
     if views != options.ct_views:
-        raise InputError(f"the sinograms have {views} views, not {options.ct_views}: give --ct-views {views}")
+        raise InputError(
+            f"sinograms are read as [detectors, views]: these have {detectors} detectors and {views} views, and "
+            f"--ct-views is {options.ct_views}. Give --ct-views {views}; or, if they are [views, detectors], swap their axes"
+        )
     side = next((n for n in range(1, detectors + 1) if n_detectors_of(n, circle=False) == detectors), None)
     if side is None:
         raise InputError(f"sinograms [n, detectors, views] of {detectors} detectors belong to no image size: CT has "
