@@ -75,8 +75,8 @@ def _ct_shape(shape: tuple[int, ...], options: Options) -> Shape:
     if views != options.ct_views:
         raise InputError(
             f"sinograms are read as [detectors, views]: these have {detectors} detectors and {views} views, and "
-            f"--ct-views is {options.ct_views}. Give --ct-views {views}; or, if they are [views, detectors], swap their "
-            "axes"
+            f"--ct-views is {options.ct_views}. Give --ct-views {views}; or, if they are [views, detectors], swap "
+            "their axes"
         )
     side = next((n for n in range(1, detectors + 1) if n_detectors_of(n, circle=False) == detectors), None)
     if side is None:
