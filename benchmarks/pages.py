@@ -2,26 +2,90 @@
 
     python benchmarks/pages.py            writes; --check only compares (exit code 1 where a page and its files differ)
 
-A place is ``<!-- table FOLDER TASK -->`` to ``<!-- end -->`` in RESULTS.md or the README; FOLDER is one that
-``ei reproduce`` wrote, less its run folders.
+A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in RESULTS.md or the README. KIND is a task, for a folder
+that ``ei reproduce`` wrote, less its run folders; "seeds CELL", for its files CELL.csv and CELL_seed_N.csv; "trials", for a
+file of benchmarks/trials.py; or "scans", for a folder of benchmarks/scans.py.
 """
 
 from __future__ import annotations
 
+import csv
+import json
 import re
+import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ei.commands.reproduce import table
+from ei.evaluation.quality import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "RESULTS.md", ROOT / "README.md")
-PLACE = re.compile(r"(<!-- table (?P<folder>\S+) (?P<task>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PLACE = re.compile(r"(<!-- table (?P<path>\S+) (?P<kind>\S+)(?: (?P<cell>\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def scans(folder: Path) -> str:
+    """Means and standard deviations over the test scans."""
+    with open(folder / "scans.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    steps = json.loads((folder / "choices.json").read_text())["training_steps"]
+    table = []
+    for name in dict.fromkeys(row["name"] for row in rows):
+        own = [row for row in rows if row["name"] == name]
+        cells = [
+            f"{statistics.fmean(values):.{digits}f} +- {statistics.pstdev(values):.{digits}f}"
+            for key, digits in (("psnr", 2), ("ssim", 3), ("matthews", 3))
+            for values in [[float(row[key]) for row in own]]
+        ]
+        table.append([name, *cells, str(steps.get(name, "-"))])
+    return markdown(["", "PSNR [dB]", "SSIM", "Matthews", "steps"], table)
+
+
+def trials(path: Path) -> str:
+    """A row for each trial and seed."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return markdown(
+        ["trial", "seed", "steps", "minutes", "usual PSNR [dB]", "averaged", "SSIM"],
+        [
+            [row["trial"], row["seed"], row["steps"], row["minutes"], f"{float(row['psnr']):.2f}",
+             f"{float(row['psnr_average']):.2f}", f"{float(row['ssim']):.3f}"]
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
+def seeds(folder: Path, cell: str) -> str:
+    """Test means of the same training from other seeds."""
+    found = {0: folder / f"{cell}.csv"}
+    found |= {int(path.stem.rpartition("_")[2]): path for path in folder.glob(f"{cell}_seed_*.csv")}
+    columns = {"psnr_paper_net": 2, "psnr_paper_average": 2, "ssim_net": 4}
+    rows = []
+    for seed in sorted(found):
+        metrics = read_metrics(found[seed])
+        means = [f"{statistics.fmean(row[name] for row in metrics):.{digits}f}" for name, digits in columns.items()]
+        rows.append([str(seed), *means])
+    return markdown(["seed", "paper PSNR [dB]", "averaged", "SSIM"], rows)
+
+
+def content(place: re.Match) -> str:
+    path, kind = ROOT / place["path"], place["kind"]
+    if kind == "scans":
+        return scans(path)
+    if kind == "trials":
+        return trials(path)
+    return seeds(path, place["cell"]) if kind == "seeds" else table(path, kind)
 
 
 def filled(text: str) -> str:
     """A page with the tables of its places as the files say."""
-    return PLACE.sub(lambda place: f"{place[1]}{table(ROOT / place['folder'], place['task'])}\n{place[4]}", text)
+    return PLACE.sub(lambda place: f"{place[1]}{content(place)}\n{place[5]}", text)
 
 
 def main() -> None:
