@@ -3,8 +3,8 @@
     python benchmarks/pages.py            writes; --check only compares (exit code 1 where a page and its files differ)
 
 A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in RESULTS.md or the README. KIND is a task, for a folder
-that ``ei reproduce`` wrote, less its run folders; "seeds CELL", for its files CELL.csv and CELL_seed_N.csv; "trials", for a
-file of benchmarks/trials.py; or "scans", for a folder of benchmarks/scans.py.
+that ``ei reproduce`` wrote, less its run folders; "seeds CELL", for its files CELL.csv and CELL_seed_N.csv; "trials",
+for a file of benchmarks/trials.py; or "scans", for a folder of benchmarks/scans.py.
 """
 
 from __future__ import annotations
