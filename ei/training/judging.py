@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from ei.common.seeds import derive_seed
 from ei.datasets.batches import indices_of, measured
 from ei.errors import InputError
+from ei.models.base import evaluating
 from ei.physics import operator_of
 
 if TYPE_CHECKING:
@@ -69,17 +70,6 @@ def is_best(trainer: Trainer) -> bool:
     return total in newest and newest[total] == min(row[total] for row in trainer.history)
 
 
-@contextlib.contextmanager
-def as_evaluated(trainer: Trainer) -> Iterator[None]:
+def as_evaluated(trainer: Trainer) -> AbstractContextManager[Any]:
     """``f`` in evaluation mode in a ``with`` block, with the averaged network if there is one."""
-    f, averaged = trainer.f, trainer.averaged
-    held = getattr(f, "net", None)
-    if averaged is not None:
-        f.net = averaged.module
-    f.eval()
-    try:
-        yield
-    finally:
-        if averaged is not None:
-            f.net = held
-        f.train()
+    return evaluating(trainer.f)

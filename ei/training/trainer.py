@@ -29,6 +29,7 @@ from ei.common.seeds import derive_seed
 from ei.common.signals import StopRequest
 from ei.datasets.batches import Batches, measured, seeded_batches
 from ei.errors import InputError, TrainingStoppedError
+from ei.models.base import keep_average
 from ei.training.folder import BEST, LAST, RunFolder
 from ei.training.judging import columns_of, is_best, judged, known_columns, of_batch
 from ei.training.log import Progress
@@ -110,6 +111,7 @@ class Trainer:
         if average is not None:
             mean = get_ema_multi_avg_fn(average)
             self.averaged = AveragedModel(self.networks["total"], multi_avg_fn=mean, use_buffers=True)
+        keep_average(f, None if self.averaged is None else self.averaged.module)
         self.epochs, self.max_steps, self.seed, self.clip_norm = epochs, max_steps, seed, clip_norm
         self.schedule: LearningRate = schedule or step_schedule()
         self.base_lr = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
