@@ -229,6 +229,41 @@ def flat(net: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().clone().flatten() for p in net.parameters()])
 
 
+def test_frozen_parameters_stay() -> None:
+    """Fine-tuning: they are in the optimiser, as `Adam(net.parameters())` puts them there."""
+    for clip_norm in (None, 1e-3):
+        trainer = make(False, epochs=1, clip_norm=clip_norm)
+        net = trainer.networks["total"]
+        net.a.requires_grad_(False)
+        before = {name: value.clone() for name, value in net.state_dict().items()}
+        trainer.fit(loader())
+        for name, value in net.state_dict().items():
+            assert torch.equal(value, before[name]) == name.startswith("a."), name
+
+
+def test_there_must_be_something_to_train() -> None:
+    net = SmallNet(3).requires_grad_(False)
+    f = Reconstructor(net, Inpainting(16, 16))
+    with pytest.raises(ValueError, match="'total' are frozen"):
+        Trainer(f, f.physics, None, MCClosure(), {"total": Adam(net.parameters())}, epochs=1, out=False)
+    net.requires_grad_(True)
+    both = {"total": Adam(net.parameters()), "other": Adam(net.b.parameters())}
+    with pytest.raises(ValueError, match="'total' and 'other' share a parameter of the shape"):
+        Trainer(f, f.physics, None, MCClosure(), both, epochs=1, out=False, networks={"total": net, "other": net})
+
+
+def test_the_order_of_the_optimizers_does_not_matter(tmp_path: Path) -> None:
+    """The discriminator's step must not change what the generator's gradient is computed of."""
+    finals = []
+    for keys in (("total", "D"), ("D", "total")):
+        trainer = make(False, AdversarialEIClosure(Discriminator((3, 16, 16)), 1.0, 0.1), epochs=1)
+        trainer.optimizers = {key: trainer.optimizers[key] for key in keys}
+        trainer.fit(loader(4))
+        finals.append([flat(network) for network in (trainer.networks["total"], trainer.networks["D"])])
+    for ours, theirs in zip(*finals, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_gradients_are_clipped() -> None:
     """Plain gradient descent shows them: a step of lr 1 moves the weights by the gradient. Twice the limit, twice the
     way; a limit above the norm changes nothing."""

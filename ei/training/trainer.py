@@ -36,6 +36,7 @@ from ei.training.log import Progress
 from ei.training.parallel import division, draws_of_part, replicated
 from ei.training.schedules import LearningRate, step_schedule
 from ei.training.state import restore, state_of
+from ei.training.stepping import check_optimizers, descend, set_learning_rates
 from ei.training.tally import Tally
 
 
@@ -103,6 +104,7 @@ class Trainer:
             raise InputError(f"average must be between 0 and 1, not {average}; None for none")
         self.f, self.physics, self.transform, self.closure = f, physics, transform, closure
         self.optimizers = dict(optimizers)
+        check_optimizers(self.optimizers)
         discriminator = {"D": closure.discriminator} if "D" in optimizers else {}
         self.networks = dict(networks) if networks is not None else {"total": f.net, **discriminator}
         if self.networks.keys() != self.optimizers.keys():
@@ -214,9 +216,7 @@ class Trainer:
     def _step(self, batch: Any, part: Part | None) -> None:
         """One optimisation step; with several processes, on this one's ``part`` of a batch."""
         factor = self.schedule(self.step if getattr(self.schedule, "of_step", False) else self.epoch)
-        for key, optimizer in self.optimizers.items():
-            for group, lr in zip(optimizer.param_groups, self.base_lr[key], strict=True):
-                group["lr"] = lr * factor
+        set_learning_rates(self.optimizers, self.base_lr, factor)
         torch.manual_seed(derive_seed(self.seed, "step", self.step))
         f, physics = of_batch(self.f, self.physics, batch)
         x, y = measured(batch, physics, like=next(self.networks["total"].parameters()), seed=self.seed)
@@ -224,14 +224,7 @@ class Trainer:
         with draws_of_part(physics, part, self.processes):
             losses = self.closure(f, physics, self.transform, y, x)
         # Gradients are averaged over the processes; what counts is the mean over the images of the batch.
-        scale = part.weight * self.processes.count
-        for key, optimizer in self.optimizers.items():
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            optimizer.zero_grad()
-            (losses[key] * scale).backward(inputs=parameters)
-            if self.clip_norm is not None:
-                nn.utils.clip_grad_norm_(parameters, self.clip_norm)
-            optimizer.step()
+        descend(self.optimizers, losses, part.weight * self.processes.count, self.clip_norm)
         if self.averaged is not None:
             self.averaged.update_parameters(self.networks["total"])
         self.batch, self.step = self.batch + 1, self.step + 1
