@@ -388,6 +388,43 @@ def test_a_stream_without_length() -> None:
     assert trainer.step == 6
 
 
+def test_measurements_alone(tmp_path: Path) -> None:
+    """The journey in Python: no truth, so no PSNR in the log, which is drawn as it is. The weights are those of the
+    same measurements simulated."""
+    for report_psnr, name in ((True, "default"), (False, "said")):
+        trainer = make(tmp_path / name, epochs=2, report_psnr=report_psnr)
+        ys = [trainer.physics.A(x[None])[0] for x in IMAGES]
+        trainer.fit(make_loader(ys, 2, measured=True))
+        assert list(rows(tmp_path / name)[0]) == ["epoch", "loss_mc", "loss_ei", "loss_total"]
+        assert (tmp_path / name / "loss.png").stat().st_size > 5000
+    simulated = make(False, epochs=2)
+    simulated.fit(loader())
+    assert torch.equal(flat(simulated.f.net), flat(trainer.f.net))
+
+
+def test_batches_of_pairs(tmp_path: Path) -> None:
+    """Real measurements with their truth: the truth is learned from and logged."""
+    x = torch.stack(IMAGES[:4])
+    trainer = make(tmp_path, SupervisedClosure(), epochs=2)
+    y = trainer.physics.A(x)
+    trainer.fit([{"y": y[:2], "x": x[:2]}, {"y": y[2:], "x": x[2:]}])
+    simulated = make(False, SupervisedClosure(), epochs=2)
+    simulated.fit(list(x.split(2)))
+    assert trainer.history == simulated.history and "psnr" in trainer.history[0]
+    assert torch.equal(flat(simulated.f.net), flat(trainer.f.net))
+    with pytest.raises(ValueError, match="2 images and 4 measurements"):
+        make(False).fit([{"y": y, "x": x[:2]}])
+    with pytest.raises(ValueError, match=r"under \"x\", measurements under \"y\", or both; not \['z'\]"):
+        make(False).fit([{"z": x}])
+
+
+def test_what_only_some_batches_have_is_an_error() -> None:
+    x = torch.stack(IMAGES[:2])
+    trainer = make(False)
+    with pytest.raises(ValueError, match=r"step 2 gives loss_mc.*All batches must have true images, or none"):
+        trainer.fit([x, {"y": trainer.physics.A(x)}])
+
+
 def test_an_empty_loader_is_an_error() -> None:
     class Nothing:
         def __iter__(self):

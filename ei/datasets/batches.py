@@ -167,6 +167,10 @@ def images_of(batch: Any) -> Tensor:
     """The images of a batch, ``[B, C, H, W]``: the batch itself, the first entry of a list, or a dict's "x". A missing
     channel axis is added."""
     if isinstance(batch, dict):
+        if "x" not in batch:
+            raise InputError(
+                f'a batch that is a dict has images under "x", measurements under "y", or both; not {list(batch)}'
+            )
         batch = batch["x"]
     if isinstance(batch, list | tuple):
         batch = batch[0]
@@ -204,10 +208,23 @@ def indices_of(batch: Any) -> Any:
 
 
 def measured(batch: Any, physics: Any, like: Tensor, seed: int) -> tuple[Tensor | None, Tensor]:
-    """The images and the measurements of a batch, on the device of ``like`` (images in its dtype, too); None for the
-    images where there are only measurements. ``physics`` is the operator of this batch (`ei.physics.operator_of`)."""
-    if isinstance(batch, dict) and "y" in batch:
-        return None, batch["y"].to(like.device, non_blocking=True)
+    """The images and the measurements of a batch, on the device of ``like`` (images in its dtype, too). Measurements
+    that the batch holds (a dict's "y") are taken as they are, and its images beside them (its "x") are their truth, or
+    None where there are none; of a batch without measurements the images are measured by ``physics``, the operator of
+    this batch (`ei.physics.operator_of`).
+
+    Raises:
+        InputError: for a batch of neither, or of different numbers of both.
+    """
+    y = batch.get("y") if isinstance(batch, dict) else None
+    if y is not None:
+        y = y.to(like.device, non_blocking=True)
+        if batch.get("x") is None:
+            return None, y
     x = images_of(batch).to(like.device, like.dtype, non_blocking=True)
+    if y is not None:
+        if len(x) != len(y):
+            raise InputError(f"a batch has {len(x)} images and {len(y)} measurements: they must be pairs")
+        return x, y
     with torch.no_grad():
         return x, simulate(physics, x, indices_of(batch), seed)

@@ -59,7 +59,7 @@ class Trainer:
         clip_norm: the largest Euclidean norm an optimiser's gradient may have; a larger one is scaled down to it.
         average: keep an exponential moving average of the network, weights and BatchNorm statistics, of this decay a
             step (0.99, say). It is in the checkpoints as ``state_dict_averaged``, and evaluation takes it from there.
-        report_psnr: log PSNR and MSE of the training batches (needs the loader to give images).
+        report_psnr: log PSNR and MSE of the training batches, where they have images.
         held_out: a loader of batches to judge by after every epoch: the closure's losses on them, in evaluation mode
             and under the same group elements every time, are logged as ``held_out_<loss>``, and ``ckp_best.pth.tar``
             is the checkpoint of the epoch with the lowest total. For runs without ground truth.
