@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import math
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import SmallNet, fill
 from torch.optim import Adam
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ei.closure import AdversarialEIClosure, DIPClosure, EIClosure, MCClosure, SupervisedClosure, SupervisedEIClosure
 from ei.common.files import load_file
@@ -198,6 +200,71 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
         make(tmp_path / str(workers), noise=GaussianNoise(0.1), epochs=2).fit(make_loader(IMAGES, 2, workers=workers))
     files = [(tmp_path / name / "ckp_last.pth.tar").read_bytes() for name in ("0", "2")]
     assert files[0] == files[1]
+
+
+class Drawn(Dataset):
+    """Crops and noise, as people write them: from whatever global generator is at hand."""
+
+    def __len__(self) -> int:
+        return len(IMAGES)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        image = IMAGES[index].roll(random.randrange(16), -1) * float(np.random.uniform(0.5, 1))
+        seen.append((index, image + 0.1 * torch.rand(3, 16, 16)))
+        return seen[-1][1]
+
+
+seen: list[tuple[int, torch.Tensor]] = []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_data_set_draws_is_a_function_of_seed_epoch_and_index(tmp_path: Path, workers: int) -> None:
+    """Neither workers nor an interruption in the middle of an epoch changes a byte."""
+    seen.clear()
+    np.random.seed(7), random.seed(7)
+    trainer = make(tmp_path / "whole", epochs=2)
+    states = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+    trainer.fit(make_loader(Drawn(), 2))
+    kept = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()] == states
+    assert kept  # not in one line: what differs is too long to be printed
+    assert len(seen) == 14 and len({float(image.sum()) for _, image in seen}) == 14  # another image in every epoch
+    random.seed(8), np.random.seed(8)
+    make(tmp_path / "parts", epochs=2, max_steps=5).fit(make_loader(Drawn(), 2, workers=workers))
+    again = make(tmp_path / "parts", epochs=2)
+    again.resume(load_file(tmp_path / "parts" / "ckp_last.pth.tar"))
+    again.fit(make_loader(Drawn(), 2, workers=workers))
+    for name in ("ckp_last.pth.tar", "training_loss.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
+
+
+def test_a_torch_loader_of_a_set_that_draws_continues_exactly(tmp_path: Path) -> None:
+    def of_torch() -> DataLoader:
+        return DataLoader(Drawn(), batch_size=2, shuffle=True)
+
+    make(tmp_path / "whole", epochs=2).fit(of_torch())
+    make(tmp_path / "parts", epochs=2, max_steps=3).fit(of_torch())
+    again = make(tmp_path / "parts", epochs=2)
+    again.resume(load_file(tmp_path / "parts" / "ckp_last.pth.tar"))
+    random.seed(3), np.random.seed(3)
+    again.fit(of_torch())
+    for name in ("ckp_last.pth.tar", "training_loss.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
+
+
+def test_held_out_items_are_the_same_in_every_epoch() -> None:
+    seen.clear()
+    for held_out in (make_loader(Drawn(), 3), DataLoader(Drawn(), batch_size=3)):
+        make(False, MCClosure(), epochs=3, held_out=held_out).fit(loader())
+        first, second, third = (dict(seen[7 * k : 7 * k + 7]) for k in range(3))
+        assert all(torch.equal(first[k], second[k]) and torch.equal(first[k], third[k]) for k in range(7))
+        seen.clear()
+
+
+def test_a_loader_by_hand_seeds_nothing() -> None:
+    """Who iterates by himself has the data set's own draws, and his random numbers."""
+    batches = make_loader(Drawn(), 7)
+    first, second = (next(iter(batches))["x"] for _ in range(2))
+    assert not torch.equal(first, second)
 
 
 CLOSURES: list[Any] = [

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ei.common.seeds import derive_seed
-from ei.datasets.batches import indices_of, measured
+from ei.common.seeds import derive_seed, seed_all
+from ei.datasets.batches import indices_of, measured, seeded_batches
 from ei.errors import InputError
 from ei.models.base import evaluating
 from ei.physics import operator_of
@@ -50,8 +50,10 @@ def judged(trainer: Trainer) -> dict[str, float]:
     sums: dict[str, float] = {}
     count = 0
     with as_evaluated(trainer), torch.no_grad():
-        for number, batch in enumerate(trainer.held_out):
-            torch.manual_seed(derive_seed(trainer.seed, "held out", number))
+        # The same items in every epoch, whatever the data set draws for them.
+        batches = seeded_batches(trainer.held_out, derive_seed(trainer.seed, "held-out items"), epoch=0, first=0)
+        for number, batch in enumerate(batches):
+            seed_all(derive_seed(trainer.seed, "held out", number))
             like = next(trainer.networks["total"].parameters())
             f, physics = of_batch(trainer.f, trainer.physics, batch)
             x, y = measured(batch, physics, like=like, seed=trainer.seed)

@@ -25,7 +25,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ei.common.processes import Part, Processes
-from ei.common.seeds import derive_seed
+from ei.common.seeds import derive_seed, seed_all, states_kept
 from ei.common.signals import StopRequest
 from ei.datasets.batches import Batches, measured, seeded_batches
 from ei.errors import InputError, TrainingStoppedError
@@ -175,7 +175,7 @@ class Trainer:
             stack.enter_context(replicated(self.f, self.closure, self.networks, self.processes))
             # Seeding per step must not disturb the random numbers of the program that calls us.
             devices = [self._device] if self._device.type == "cuda" else []
-            stack.enter_context(torch.random.fork_rng(devices=devices))
+            stack.enter_context(states_kept(devices))
             self._train(loader, steps, part_of, stop)
         return self.history
 
@@ -217,7 +217,7 @@ class Trainer:
         """One optimisation step; with several processes, on this one's ``part`` of a batch."""
         factor = self.schedule(self.step if getattr(self.schedule, "of_step", False) else self.epoch)
         set_learning_rates(self.optimizers, self.base_lr, factor)
-        torch.manual_seed(derive_seed(self.seed, "step", self.step))
+        seed_all(derive_seed(self.seed, "step", self.step))
         f, physics = of_batch(self.f, self.physics, batch)
         x, y = measured(batch, physics, like=next(self.networks["total"].parameters()), seed=self.seed)
         part = part or Part.of(len(y), Processes())
