@@ -6,7 +6,7 @@ import csv
 import math
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ei.closure import AdversarialEIClosure, DIPClosure, EIClosure, MCClosure, SupervisedClosure, SupervisedEIClosure
 from ei.common.files import load_file
+from ei.common.seeds import generator
 from ei.datasets import make_loader
 from ei.models import Discriminator, Reconstructor
 from ei.models.weights import generator_weights
@@ -390,6 +391,91 @@ def test_resume_refuses_another_kind_of_run(tmp_path: Path) -> None:
     adversarial = make(tmp_path / "b", AdversarialEIClosure(Discriminator((3, 16, 16)), 1.0, 0.1))
     with pytest.raises(ValueError, match="not of this kind"):
         adversarial.resume(state)
+
+
+class Dropping(SmallNet):
+    """Draws as much as it is told, as dropout does, before the group acts."""
+
+    def __init__(self, draws: int) -> None:
+        super().__init__(3)
+        self.draws = draws
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.rand(self.draws), np.random.rand(self.draws)
+        return super().forward(x)
+
+
+def elements_of(draws: int, group: Any, closure: Any = None, **options: Any) -> list[list[int]]:
+    """The elements that ``group``, which writes them down, applies in a training with a network that draws."""
+    group.applied.clear()
+    physics = Inpainting(16, 16)
+    f = Reconstructor(fill(Dropping(draws)), physics)
+    trainer = Trainer(f, physics, group, closure or EIClosure(1.0), {"total": Adam(f.net.parameters())}, epochs=2,
+                      out=False, progress=False, **options)  # fmt: skip
+    trainer.fit(loader())
+    return list(group.applied)
+
+
+class Written(Shift):
+    applied: ClassVar[list[list[int]]] = []
+
+    def act(self, x: torch.Tensor, element: torch.Tensor) -> torch.Tensor:
+        self.applied.append(element.tolist())
+        return super().act(x, element)
+
+
+class OfNumPy:
+    """A group of somebody's own: nothing but apply(x)."""
+
+    applied: ClassVar[list[list[int]]] = []
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        self.applied.append([int(np.random.randint(1, 16)), int(torch.randint(1, 16, ()))])
+        return x.roll(self.applied[-1], (-2, -1))
+
+
+def test_group_elements_do_not_depend_on_what_the_network_draws() -> None:
+    """So all processes apply the same, dropout or not; and they are what the seed and the step say."""
+    for group in (Written(2), OfNumPy()):
+        assert elements_of(0, group) == elements_of(5, group) and len(group.applied) >= 8
+    ours = elements_of(3, Written(2), seed=4)
+    said = [Shift(2).draw(torch.zeros(1, 3, 16, 16), generator(4, "group", step)).tolist() for step in range(8)]
+    assert ours == [element for elements in said for element in elements]
+    held_out = {"held_out": make_loader(IMAGES[:2], 1, shuffle=False)}
+    both = elements_of(0, Written(2), **held_out)
+    assert both == elements_of(1, Written(2), **held_out)
+    first, second = both[8:12], both[20:24]  # after the four steps of an epoch
+    assert first == second and first[:2] != first[2:]
+
+
+def test_a_closure_that_draws_twice_gets_two_draws() -> None:
+    class Twice(EIClosure):
+        def __call__(self, f: Any, physics: Any, transform: Any, y: Any, x: Any = None) -> dict:
+            assert (transform.n_trans, transform.max_offset) == (1, 0)
+            one, other = transform.sample(y), transform.draw(y)
+            transform.apply(y, other)
+            assert not torch.equal(one, other)
+            return super().__call__(f, physics, transform, y, x)
+
+    assert len({tuple(element) for element in elements_of(0, Written(1), Twice(1.0))}) > 8
+
+
+def test_a_run_of_before_goes_on_by_its_rules(tmp_path: Path) -> None:
+    """Its checkpoint does not say them: elements came from the step's generator. Those that it writes say so."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    make(whole, rules=1).fit(loader())
+    make(tmp_path / "new").fit(loader())
+    assert load_file(tmp_path / "new" / "ckp_last.pth.tar")["rules"] == 2
+    make(parts, rules=1, max_steps=5).fit(loader())
+    state = load_file(parts / "ckp_last.pth.tar")
+    assert state.pop("rules") == 1
+    again = make(parts)
+    again.resume(state)
+    again.fit(loader())
+    final, other = ((folder / "ckp_last.pth.tar").read_bytes() for folder in (whole, tmp_path / "new"))
+    assert final == (parts / "ckp_last.pth.tar").read_bytes() != other
+    with pytest.raises(ValueError, match="rules 3, and 1 to 2 are known here"):
+        make(tmp_path / "later").resume({**state, "rules": 3})
 
 
 def test_max_steps(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ei.datasets.batches import indices_of, measured, seeded_batches
 from ei.errors import InputError
 from ei.models.base import evaluating
 from ei.physics import operator_of
+from ei.transforms.seeded import SeededGroup
 
 if TYPE_CHECKING:
     from ei.training.trainer import Trainer
@@ -43,6 +44,14 @@ def of_batch(f: Any, physics: Any, batch: Any) -> tuple[Any, Any]:
     return (f, physics) if own is physics else (f.of(own), own)
 
 
+def group_of(trainer: Trainer, *place: str | int) -> Any:
+    """The trainer's group with the elements of a step, or of another ``place``: the same in all processes, and
+    whatever else was drawn there before."""
+    if trainer.transform is None or trainer.rules == 1:
+        return trainer.transform
+    return SeededGroup(trainer.transform, trainer.seed, "group", *place)
+
+
 def judged(trainer: Trainer) -> dict[str, float]:
     """The closure's losses on the held-out batches, of the network that evaluation will take."""
     if trainer.held_out is None:
@@ -57,7 +66,7 @@ def judged(trainer: Trainer) -> dict[str, float]:
             like = next(trainer.networks["total"].parameters())
             f, physics = of_batch(trainer.f, trainer.physics, batch)
             x, y = measured(batch, physics, like=like, seed=trainer.seed)
-            losses = trainer.closure(f, physics, trainer.transform, y, x)
+            losses = trainer.closure(f, physics, group_of(trainer, "held out", number), y, x)
             count += len(y)
             for column, key in columns_of(trainer.closure, losses).items():
                 sums[column] = sums.get(column, 0.0) + len(y) * float(losses[key])

@@ -25,13 +25,13 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ei.common.processes import Part, Processes
-from ei.common.seeds import derive_seed, seed_all, states_kept
+from ei.common.seeds import RULES, derive_seed, seed_all, states_kept
 from ei.common.signals import StopRequest
 from ei.datasets.batches import Batches, measured, seeded_batches
 from ei.errors import InputError, TrainingStoppedError
 from ei.models.base import keep_average
 from ei.training.folder import BEST, LAST, RunFolder
-from ei.training.judging import columns_of, is_best, judged, known_columns, of_batch
+from ei.training.judging import columns_of, group_of, is_best, judged, known_columns, of_batch
 from ei.training.log import Progress
 from ei.training.parallel import division, draws_of_part, replicated
 from ei.training.schedules import LearningRate, step_schedule
@@ -68,6 +68,7 @@ class Trainer:
         method, task: name the default run folder.
         progress: show a bar, or lines.
         on_epoch_end: called with the trainer after every epoch, when its row is in ``history`` and on the disk.
+        rules: by which random numbers are drawn (`ei.common.seeds.RULES`); a resumed run goes on by its own.
     """
 
     def __init__(
@@ -95,11 +96,14 @@ class Trainer:
         task: str = "",
         progress: bool = True,
         on_epoch_end: Callable[[Trainer], None] | None = None,
+        rules: int = RULES,
     ) -> None:
         if epochs < 1 or (ckp_interval is not None and ckp_interval < 1):
             raise InputError(f"epochs and ckp_interval must be at least 1, not {epochs} and {ckp_interval}")
         if clip_norm is not None and not clip_norm > 0:
             raise InputError(f"clip_norm must be above 0, not {clip_norm}; None for no limit")
+        if rules not in range(1, RULES + 1):
+            raise InputError(f"rules must be 1 to {RULES}, not {rules}")
         if average is not None and not 0 < average < 1:
             raise InputError(f"average must be between 0 and 1, not {average}; None for none")
         self.f, self.physics, self.transform, self.closure = f, physics, transform, closure
@@ -125,7 +129,7 @@ class Trainer:
         self.report_psnr, self.held_out, self.progress = report_psnr, held_out, progress
         self.method, self.task = method or type(closure).__name__.removesuffix("Closure").lower(), task
         self.config = dict(config or {"method": self.method, "task": task, "epochs": epochs, "seed": seed})
-        self.on_epoch_end = on_epoch_end
+        self.on_epoch_end, self.rules = on_epoch_end, rules
 
         # The state of a run, besides weights and optimisers: where it is, and the open epoch's sums.
         self.processes = Processes.current()
@@ -222,7 +226,7 @@ class Trainer:
         x, y = measured(batch, physics, like=next(self.networks["total"].parameters()), seed=self.seed)
         part = part or Part.of(len(y), Processes())
         with draws_of_part(physics, part, self.processes):
-            losses = self.closure(f, physics, self.transform, y, x)
+            losses = self.closure(f, physics, group_of(self, self.step), y, x)
         # Gradients are averaged over the processes; what counts is the mean over the images of the batch.
         descend(self.optimizers, losses, part.weight * self.processes.count, self.clip_norm)
         if self.averaged is not None:
