@@ -79,11 +79,11 @@ class Written(Shift):
 
 
 def elements_under_dropout() -> list[list[int]]:
-    """Of 3 images in a batch the processes have 2 and 1, so that dropout draws different numbers in them."""
+    """Of the 3 images in the last batch the processes have 2 and 1, so that dropout draws different numbers in them."""
     f = Reconstructor(nn.Sequential(fill(SmallNet(3)), nn.Dropout(0.5)), Inpainting(16, 16))
     group, optimizers = Written(), {"total": SGD(f.net.parameters(), lr=1e-2)}
     trainer = Trainer(f, f.physics, group, EIClosure(1.0), optimizers, epochs=2, out=False, progress=False)
-    trainer.fit(make_loader(list(torch.rand(6, 3, 16, 16)), batch_size=3))
+    trainer.fit(make_loader(list(torch.rand(7, 3, 16, 16)), batch_size=4))
     return group.applied
 
 
