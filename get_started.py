@@ -29,4 +29,4 @@ trainer = Trainer(f, physics, transform, closure, {"total": optimizer}, epochs=e
                   clip_norm=0.01)  # fmt: skip
 
 trainer.fit(make_loader(train, batch_size=1))
-report(f, physics, test, trainer.folder)
+report(f, physics, test, trainer.folder, name="EI")

@@ -51,4 +51,4 @@ optimizer = torch.optim.Adam(f.net.parameters(), lr=2e-3)
 trainer = Trainer(f, physics, transform, EIClosure(alpha=1), {"total": optimizer}, epochs=epochs,
                   schedule=cosine_schedule(epochs), task="fourier_rows")  # fmt: skip
 trainer.fit(make_loader(EllipsePhantoms("train", size), batch_size=4))
-report(f, physics, EllipsePhantoms("test", size), trainer.folder)
+report(f, physics, EllipsePhantoms("test", size), trainer.folder, name="EI")

@@ -66,9 +66,31 @@ def train(case: str, out: Path) -> None:
     assert f.net is net
 
 
+class Written(Shift):
+    """Writes down the elements that it applies."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.applied: list[list[int]] = []
+
+    def act(self, x: Tensor, element: Tensor) -> Tensor:
+        self.applied.append(element.tolist())
+        return super().act(x, element)
+
+
+def elements_under_dropout() -> list[list[int]]:
+    """Of the 3 images in the last batch the processes have 2 and 1, so that dropout draws different numbers in them."""
+    f = Reconstructor(nn.Sequential(fill(SmallNet(3)), nn.Dropout(0.5)), Inpainting(16, 16))
+    group, optimizers = Written(), {"total": SGD(f.net.parameters(), lr=1e-2)}
+    trainer = Trainer(f, f.physics, group, EIClosure(1.0), optimizers, epochs=2, out=False, progress=False)
+    trainer.fit(make_loader(list(torch.rand(7, 3, 16, 16)), batch_size=4))
+    return group.applied
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined(torch.device("cpu")):
+        (Path(sys.argv[1]) / f"elements{Processes.current().rank}").write_text(str(elements_under_dropout()))
         for name in CASES:
             train(name, Path(sys.argv[1]) / name)
         f = Reconstructor(fill(SmallNet(3)), Inpainting(16, 16))
@@ -114,6 +136,11 @@ def test_two_processes_learn_what_one_does(two: Path, tmp_path: Path, case: str)
             logs.append([[float(value) for value in row.values()] for row in csv.DictReader(file)])
     np.testing.assert_allclose(logs[1], logs[0], rtol=1e-4)
     assert {path.name for path in (two / case).iterdir()} == {path.name for path in (tmp_path / case).iterdir()}
+
+
+def test_all_processes_apply_the_same_elements(two: Path) -> None:
+    first, second = ((two / f"elements{rank}").read_text() for rank in range(2))
+    assert first == second == str(elements_under_dropout())
 
 
 def test_all_processes_stop_at_the_same_step(two: Path) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import math
+import random
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import SmallNet, fill
 from torch.optim import Adam
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ei.closure import AdversarialEIClosure, DIPClosure, EIClosure, MCClosure, SupervisedClosure, SupervisedEIClosure
 from ei.common.files import load_file
+from ei.common.seeds import generator
 from ei.datasets import make_loader
 from ei.models import Discriminator, Reconstructor
 from ei.models.weights import generator_weights
@@ -200,6 +203,71 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
     assert files[0] == files[1]
 
 
+class Drawn(Dataset):
+    """Crops and noise, as people write them: from whatever global generator is at hand."""
+
+    def __len__(self) -> int:
+        return len(IMAGES)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        image = IMAGES[index].roll(random.randrange(16), -1) * float(np.random.uniform(0.5, 1))
+        seen.append((index, image + 0.1 * torch.rand(3, 16, 16)))
+        return seen[-1][1]
+
+
+seen: list[tuple[int, torch.Tensor]] = []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_data_set_draws_is_a_function_of_seed_epoch_and_index(tmp_path: Path, workers: int) -> None:
+    """Neither workers nor an interruption in the middle of an epoch changes a byte."""
+    seen.clear()
+    np.random.seed(7), random.seed(7)
+    trainer = make(tmp_path / "whole", epochs=2)
+    states = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+    trainer.fit(make_loader(Drawn(), 2))
+    kept = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()] == states
+    assert kept  # not in one line: what differs is too long to be printed
+    assert len(seen) == 14 and len({float(image.sum()) for _, image in seen}) == 14  # another image in every epoch
+    random.seed(8), np.random.seed(8)
+    make(tmp_path / "parts", epochs=2, max_steps=5).fit(make_loader(Drawn(), 2, workers=workers))
+    again = make(tmp_path / "parts", epochs=2)
+    again.resume(load_file(tmp_path / "parts" / "ckp_last.pth.tar"))
+    again.fit(make_loader(Drawn(), 2, workers=workers))
+    for name in ("ckp_last.pth.tar", "training_loss.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
+
+
+def test_a_torch_loader_of_a_set_that_draws_continues_exactly(tmp_path: Path) -> None:
+    def of_torch() -> DataLoader:
+        return DataLoader(Drawn(), batch_size=2, shuffle=True)
+
+    make(tmp_path / "whole", epochs=2).fit(of_torch())
+    make(tmp_path / "parts", epochs=2, max_steps=3).fit(of_torch())
+    again = make(tmp_path / "parts", epochs=2)
+    again.resume(load_file(tmp_path / "parts" / "ckp_last.pth.tar"))
+    random.seed(3), np.random.seed(3)
+    again.fit(of_torch())
+    for name in ("ckp_last.pth.tar", "training_loss.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
+
+
+def test_held_out_items_are_the_same_in_every_epoch() -> None:
+    seen.clear()
+    for held_out in (make_loader(Drawn(), 3), DataLoader(Drawn(), batch_size=3)):
+        make(False, MCClosure(), epochs=3, held_out=held_out).fit(loader())
+        first, second, third = (dict(seen[7 * k : 7 * k + 7]) for k in range(3))
+        assert all(torch.equal(first[k], second[k]) and torch.equal(first[k], third[k]) for k in range(7))
+        seen.clear()
+
+
+def test_a_loader_by_hand_seeds_nothing() -> None:
+    """Who iterates by himself has the data set's own draws, and his random numbers."""
+    batches = make_loader(Drawn(), 7)
+    first, second = (next(iter(batches))["x"] for _ in range(2))
+    assert not torch.equal(first, second)
+
+
 CLOSURES: list[Any] = [
     lambda: EIClosure(1.0),
     lambda: AdversarialEIClosure(Discriminator((3, 16, 16)), 1.0, 0.1),
@@ -227,6 +295,41 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path: Path, closure: 
 
 def flat(net: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().clone().flatten() for p in net.parameters()])
+
+
+def test_frozen_parameters_stay() -> None:
+    """Fine-tuning: they are in the optimiser, as `Adam(net.parameters())` puts them there."""
+    for clip_norm in (None, 1e-3):
+        trainer = make(False, epochs=1, clip_norm=clip_norm)
+        net = trainer.networks["total"]
+        net.a.requires_grad_(False)
+        before = {name: value.clone() for name, value in net.state_dict().items()}
+        trainer.fit(loader())
+        for name, value in net.state_dict().items():
+            assert torch.equal(value, before[name]) == name.startswith("a."), name
+
+
+def test_there_must_be_something_to_train() -> None:
+    net = SmallNet(3).requires_grad_(False)
+    f = Reconstructor(net, Inpainting(16, 16))
+    with pytest.raises(ValueError, match="'total' are frozen"):
+        Trainer(f, f.physics, None, MCClosure(), {"total": Adam(net.parameters())}, epochs=1, out=False)
+    net.requires_grad_(True)
+    both = {"total": Adam(net.parameters()), "other": Adam(net.b.parameters())}
+    with pytest.raises(ValueError, match="'total' and 'other' share a parameter of the shape"):
+        Trainer(f, f.physics, None, MCClosure(), both, epochs=1, out=False, networks={"total": net, "other": net})
+
+
+def test_the_order_of_the_optimizers_does_not_matter(tmp_path: Path) -> None:
+    """The discriminator's step must not change what the generator's gradient is computed of."""
+    finals = []
+    for keys in (("total", "D"), ("D", "total")):
+        trainer = make(False, AdversarialEIClosure(Discriminator((3, 16, 16)), 1.0, 0.1), epochs=1)
+        trainer.optimizers = {key: trainer.optimizers[key] for key in keys}
+        trainer.fit(loader(4))
+        finals.append([flat(network) for network in (trainer.networks["total"], trainer.networks["D"])])
+    for ours, theirs in zip(*finals, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_gradients_are_clipped() -> None:
@@ -290,6 +393,91 @@ def test_resume_refuses_another_kind_of_run(tmp_path: Path) -> None:
         adversarial.resume(state)
 
 
+class Dropping(SmallNet):
+    """Draws as much as it is told, as dropout does, before the group acts."""
+
+    def __init__(self, draws: int) -> None:
+        super().__init__(3)
+        self.draws = draws
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.rand(self.draws), np.random.rand(self.draws)
+        return super().forward(x)
+
+
+def elements_of(draws: int, group: Any, closure: Any = None, **options: Any) -> list[list[int]]:
+    """The elements that ``group``, which writes them down, applies in a training with a network that draws."""
+    group.applied.clear()
+    physics = Inpainting(16, 16)
+    f = Reconstructor(fill(Dropping(draws)), physics)
+    trainer = Trainer(f, physics, group, closure or EIClosure(1.0), {"total": Adam(f.net.parameters())}, epochs=2,
+                      out=False, progress=False, **options)  # fmt: skip
+    trainer.fit(loader())
+    return list(group.applied)
+
+
+class Written(Shift):
+    applied: ClassVar[list[list[int]]] = []
+
+    def act(self, x: torch.Tensor, element: torch.Tensor) -> torch.Tensor:
+        self.applied.append(element.tolist())
+        return super().act(x, element)
+
+
+class OfNumPy:
+    """A group of somebody's own: nothing but apply(x)."""
+
+    applied: ClassVar[list[list[int]]] = []
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        self.applied.append([int(np.random.randint(1, 16)), int(torch.randint(1, 16, ()))])
+        return x.roll(self.applied[-1], (-2, -1))
+
+
+def test_group_elements_do_not_depend_on_what_the_network_draws() -> None:
+    """So all processes apply the same, dropout or not; and they are what the seed and the step say."""
+    for group in (Written(2), OfNumPy()):
+        assert elements_of(0, group) == elements_of(5, group) and len(group.applied) >= 8
+    ours = elements_of(3, Written(2), seed=4)
+    said = [Shift(2).draw(torch.zeros(1, 3, 16, 16), generator(4, "group", step)).tolist() for step in range(8)]
+    assert ours == [element for elements in said for element in elements]
+    held_out = {"held_out": make_loader(IMAGES[:2], 1, shuffle=False)}
+    both = elements_of(0, Written(2), **held_out)
+    assert both == elements_of(1, Written(2), **held_out)
+    first, second = both[8:12], both[20:24]  # after the four steps of an epoch
+    assert first == second and first[:2] != first[2:]
+
+
+def test_a_closure_that_draws_twice_gets_two_draws() -> None:
+    class Twice(EIClosure):
+        def __call__(self, f: Any, physics: Any, transform: Any, y: Any, x: Any = None) -> dict:
+            assert (transform.n_trans, transform.max_offset) == (1, 0)
+            one, other = transform.sample(y), transform.draw(y)
+            transform.apply(y, other)
+            assert not torch.equal(one, other)
+            return super().__call__(f, physics, transform, y, x)
+
+    assert len({tuple(element) for element in elements_of(0, Written(1), Twice(1.0))}) > 8
+
+
+def test_a_run_of_before_goes_on_by_its_rules(tmp_path: Path) -> None:
+    """Its checkpoint does not say them: elements came from the step's generator. Those that it writes say so."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    make(whole, rules=1).fit(loader())
+    make(tmp_path / "new").fit(loader())
+    assert load_file(tmp_path / "new" / "ckp_last.pth.tar")["rules"] == 2
+    make(parts, rules=1, max_steps=5).fit(loader())
+    state = load_file(parts / "ckp_last.pth.tar")
+    assert state.pop("rules") == 1
+    again = make(parts)
+    again.resume(state)
+    again.fit(loader())
+    final, other = ((folder / "ckp_last.pth.tar").read_bytes() for folder in (whole, tmp_path / "new"))
+    assert final == (parts / "ckp_last.pth.tar").read_bytes() != other
+    with pytest.raises(ValueError, match="rules 3, and 1 to 2 are known here"):
+        make(tmp_path / "later").resume({**state, "rules": 3})
+
+
 def test_max_steps(tmp_path: Path) -> None:
     make(tmp_path / "run", max_steps=5).fit(loader())
     assert len(rows(tmp_path / "run")) == 1  # 4 steps an epoch: the second is open
@@ -351,6 +539,43 @@ def test_a_stream_without_length() -> None:
     trainer = make(False, epochs=2)
     assert [row["epoch"] for row in trainer.fit(Stream())] == [1, 2]
     assert trainer.step == 6
+
+
+def test_measurements_alone(tmp_path: Path) -> None:
+    """The journey in Python: no truth, so no PSNR in the log, which is drawn as it is. The weights are those of the
+    same measurements simulated."""
+    for report_psnr, name in ((True, "default"), (False, "said")):
+        trainer = make(tmp_path / name, epochs=2, report_psnr=report_psnr)
+        ys = [trainer.physics.A(x[None])[0] for x in IMAGES]
+        trainer.fit(make_loader(ys, 2, measured=True))
+        assert list(rows(tmp_path / name)[0]) == ["epoch", "loss_mc", "loss_ei", "loss_total"]
+        assert (tmp_path / name / "loss.png").stat().st_size > 5000
+    simulated = make(False, epochs=2)
+    simulated.fit(loader())
+    assert torch.equal(flat(simulated.f.net), flat(trainer.f.net))
+
+
+def test_batches_of_pairs(tmp_path: Path) -> None:
+    """Real measurements with their truth: the truth is learned from and logged."""
+    x = torch.stack(IMAGES[:4])
+    trainer = make(tmp_path, SupervisedClosure(), epochs=2)
+    y = trainer.physics.A(x)
+    trainer.fit([{"y": y[:2], "x": x[:2]}, {"y": y[2:], "x": x[2:]}])
+    simulated = make(False, SupervisedClosure(), epochs=2)
+    simulated.fit(list(x.split(2)))
+    assert trainer.history == simulated.history and "psnr" in trainer.history[0]
+    assert torch.equal(flat(simulated.f.net), flat(trainer.f.net))
+    with pytest.raises(ValueError, match="2 images and 4 measurements"):
+        make(False).fit([{"y": y, "x": x[:2]}])
+    with pytest.raises(ValueError, match=r"under \"x\", measurements under \"y\", or both; not \['z'\]"):
+        make(False).fit([{"z": x}])
+
+
+def test_what_only_some_batches_have_is_an_error() -> None:
+    x = torch.stack(IMAGES[:2])
+    trainer = make(False)
+    with pytest.raises(ValueError, match=r"step 2 gives loss_mc.*All batches must have true images, or none"):
+        trainer.fit([x, {"y": trainer.physics.A(x)}])
 
 
 def test_an_empty_loader_is_an_error() -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ei.closure.base import DOMAINS
 from ei.commands.parser import Parser, named, names_of, number
+from ei.common.seeds import RULES
 from ei.errors import InputError
 from ei.models.averaged import GROUPS as AVERAGES
 from ei.models.base import PRECISIONS
@@ -205,6 +206,8 @@ class Options:
     precision: str = option("of the network; bf16 is faster, and not the paper's", default="fp32", choices=PRECISIONS)
     weights: str | None = option("begin with the weights of a checkpoint", named, scope="machine", metavar="PATH")
     seed: int = option("of everything random in the run", number(int, least=0), 0)
+    rules: int = option("by which random numbers are drawn and data divided; 1: as up to version 0.2, by which run "
+                        "folders of then go on and repeat", number(int, least=1, below=RULES + 1), RULES, fixed=True)
     # Where, and what is kept.
     config: list[str] = option(
         "options from files: long names with _ for -; a later file wins over an earlier one, the command line over all",

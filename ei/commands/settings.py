@@ -11,8 +11,10 @@ from ei.commands.operators import code_needed, read_physics_file, resolved_physi
 from ei.commands.options import OPTIONS, Option, Options, add_options, flag
 from ei.commands.parser import Parser
 from ei.commands.presets import METHODS, TASKS
+from ei.common.files import read_yaml
 from ei.common.own_code import absolute, names_own_code
 from ei.errors import InputError
+from ei.training.state import rules_of
 
 SCHEDULES = ("schedule", "cos", "one_cycle")
 
@@ -29,7 +31,10 @@ def read_options(parser: Parser, arguments: Sequence[str], yaml_parser: Parser |
     flags = vars(parser.parse(arguments))
     from_file: dict[str, Any] = {}
     for path in flags.get("config", []):
-        from_file |= vars((yaml_parser or parser).parse_yaml(path, ignored=("versions",)))
+        found = vars((yaml_parser or parser).parse_yaml(path, ignored=("versions",)))
+        if "versions" in read_yaml(path):  # a run's own: those of before there were other rules do not say theirs
+            found.setdefault("rules", 1)
+        from_file |= found
     instead = {"device": "gpu", "gpu": "device", "data": "measurements", "measurements": "data"}
     for option, other in instead.items():  # what the command line says replaces the file's, under either name
         if option in flags and other not in flags:
@@ -110,6 +115,11 @@ def resolve(given: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) 
     return options
 
 
+def config_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in a checkpoint of ours, with the rules that the run goes on by."""
+    return {**state["config"], "rules": rules_of(state)}
+
+
 def run_config(options: Options) -> dict[str, Any]:
     """What a checkpoint keeps, and ``config.yaml`` begins with: the options that change what is computed."""
     return {name: value for name, value in _means_something(options).items() if OPTIONS[name].scope == "run"}
@@ -139,7 +149,7 @@ def check_code_is_given(options: Options, given: Mapping[str, Any], path: str) -
 
 def check_same_run(given: Mapping[str, Any], state: Mapping[str, Any], path: str) -> None:
     """Raise if ``given`` contradicts what the checkpoint's run is; say what else changes."""
-    config = state["config"]
+    config = config_of(state)
     for name, before in config.items():
         entry, now = OPTIONS.get(name), given.get(name, before)
         if entry is None or now == before or entry.scope != "run" or entry.tasks is not None:

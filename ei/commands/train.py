@@ -39,6 +39,7 @@ from ei.commands.presets import METHODS, Shape
 from ei.commands.settings import (
     check_code_is_given,
     check_same_run,
+    config_of,
     machine_config,
     parser_of,
     read_options,
@@ -79,7 +80,7 @@ def train(given: Mapping[str, Any], device: torch.device) -> None:
     out = given.get("out")
     if path is not None and state is not None:
         if is_run_state(state, path):
-            resumed = state["config"]
+            resumed = config_of(state)
             check_same_run(given, state, path)
             out = out or str(Path(path).parent)
         else:
@@ -220,6 +221,7 @@ def build_training(
         config=run_config(options),
         method=options.method,
         task=options.task or "",
+        rules=options.rules,
     )
     if state is not None:
         trainer.resume(state)

@@ -23,10 +23,10 @@ def new_figure(**options: Any) -> Figure:
 
 
 def _read_log(log: Path) -> dict[str, list[float]]:
-    """The columns of a ``training_loss.csv``; none where there are no rows."""
+    """The columns of a ``training_loss.csv``; none where there are no rows, and NaN where a row says nothing."""
     with open(log, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
+    return {name: [float(row[name] or "nan") for row in rows] for name in rows[0]} if rows else {}
 
 
 def loss_curves(log: Path, path: Path) -> None:

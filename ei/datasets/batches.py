@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from ei.common.processes import Part, Processes, check_division
-from ei.common.seeds import derive_seed, generator
+from ei.common.seeds import derive_seed, generator, seed_all, seeded
 from ei.common.signals import outlive_the_step
 from ei.errors import InputError
 from ei.physics.base import only_measured
@@ -20,21 +21,42 @@ from ei.physics.base import only_measured
 class Indexed(Dataset):
     """Items ``{"x": image, "index": its number}``: the number seeds what is drawn once per image, and tells which
     operator is its own where they differ. Measurements are ``{"y": measurement, "index": its number}``, the number in
-    the file where they are a part of it; those of `ei.datasets.Pairs` have their image ``"x"`` beside them."""
+    the file where they are a part of it; those of `ei.datasets.Pairs` have their image ``"x"`` beside them.
 
-    def __init__(self, dataset: Any, measured: bool = False) -> None:
-        self.dataset, self.measured = dataset, measured
+    What the data set draws for an item, from torch's, NumPy's or Python's global generator, is a function of ``seed``,
+    the epoch and the index, where the index tells the epoch (`IndexInEpoch`): neither workers, nor processes, nor an
+    interruption change it.
+    """
+
+    def __init__(self, dataset: Any, measured: bool = False, seed: int = 0) -> None:
+        self.dataset, self.measured, self.seed = dataset, measured, seed
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item = self.dataset[index]
+        epoch, index = getattr(index, "epoch", None), int(index)
+        with contextlib.nullcontext() if epoch is None else seeded(derive_seed(self.seed, "item", epoch, index)):
+            item = self.dataset[index]
         first = item[0] if isinstance(item, list | tuple) else item
         if not self.measured:
             return {"x": first, "index": index}
         truth = {"x": item[1]} if isinstance(item, tuple) and len(item) > 1 else {}
         return {"y": first, **truth, "index": number_of(self.dataset, index)}
+
+
+class IndexInEpoch(int):
+    """An item's index that tells the epoch, too: so it gets to a process that loads items, which stays over epochs."""
+
+    epoch: int
+
+    def __new__(cls, index: int, epoch: int) -> IndexInEpoch:
+        new = super().__new__(cls, index)
+        new.epoch = epoch
+        return new
+
+    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]
+        return int(self), self.epoch
 
 
 def number_of(dataset: Any, index: int) -> int:
@@ -65,12 +87,14 @@ class Divided(Sampler[list[int]]):
 
     def __init__(self, sampler: Shuffled | range, batch_size: int) -> None:
         self.sampler, self.batch_size, self.processes = sampler, batch_size, Processes.current()
+        self.epoch: int | None = None  # nobody has told: then nothing is seeded
 
     def part(self, number: int) -> Part:
         """Which part of the epoch's batch ``number`` (from 0) is this process's."""
         return Part.of(min(self.batch_size, len(self.sampler) - number * self.batch_size), self.processes)
 
     def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
         if isinstance(self.sampler, Shuffled):
             self.sampler.set_epoch(epoch)
 
@@ -78,7 +102,10 @@ class Divided(Sampler[list[int]]):
         return -(-len(self.sampler) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = list(self.sampler)
+        epoch = self.epoch
+        order: list[int] = list(self.sampler)
+        if epoch is not None:
+            order = [IndexInEpoch(index, epoch) for index in order]
         for number in range(len(self)):
             batch = order[number * self.batch_size : (number + 1) * self.batch_size]
             part = self.part(number)
@@ -131,7 +158,7 @@ def make_loader(
         batch_size: images a batch, over all processes; the last batch of an epoch may have fewer.
         shuffle: in a new order every epoch.
         workers: processes that load items; 0 loads them in this one.
-        seed: of the order.
+        seed: of the order, and of what the data set draws for an item.
         measured: the items are measurements ``[C, ...]`` (`ei.datasets.Measurements`), or pairs of a measurement and
             its image (`ei.datasets.Pairs`).
 
@@ -145,20 +172,21 @@ def make_loader(
         )
     check_division(batch_size, Processes.current())
     order = Shuffled(len(dataset), seed) if shuffle else range(len(dataset))
-    return Batches(Indexed(dataset, measured), Divided(order, batch_size), workers)
+    return Batches(Indexed(dataset, measured, seed), Divided(order, batch_size), workers)
 
 
 def seeded_batches(loader: Iterable, seed: int, epoch: int, first: int) -> Generator:
     """An epoch's batches from number ``first`` on. Each fetch is seeded, so that the order of the epoch, and what a
-    data set draws for an item, do not depend on where a run was interrupted."""
+    data set draws for an item, do not depend on where a run was interrupted. (Items of `make_loader` are seeded one by
+    one, in whatever process they are loaded: `Indexed`.)"""
     for sampler in (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
         if sampler is not None and hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
-    torch.manual_seed(derive_seed(seed, "epoch", epoch))
+    seed_all(derive_seed(seed, "epoch", epoch))
     iterator = iter(loader)
     for number in itertools.count():
         if number > 0:  # at the first fetch torch's own samplers still draw the order of the epoch
-            torch.manual_seed(derive_seed(seed, "fetch", epoch, number))
+            seed_all(derive_seed(seed, "fetch", epoch, number))
         try:
             batch = next(iterator)
         except StopIteration:
@@ -171,6 +199,10 @@ def images_of(batch: Any) -> Tensor:
     """The images of a batch, ``[B, C, H, W]``: the batch itself, the first entry of a list, or a dict's "x". A missing
     channel axis is added."""
     if isinstance(batch, dict):
+        if "x" not in batch:
+            raise InputError(
+                f'a batch that is a dict has images under "x", measurements under "y", or both; not {list(batch)}'
+            )
         batch = batch["x"]
     if isinstance(batch, list | tuple):
         batch = batch[0]
@@ -208,11 +240,23 @@ def indices_of(batch: Any) -> Any:
 
 
 def measured(batch: Any, physics: Any, like: Tensor, seed: int) -> tuple[Tensor | None, Tensor]:
-    """The images and the measurements of a batch, on the device of ``like`` (images in its dtype, too); None for the
-    images where there are only measurements. ``physics`` is the operator of this batch (`ei.physics.operator_of`)."""
-    if isinstance(batch, dict) and "y" in batch:
-        y = batch["y"].to(like.device, non_blocking=True)
-        return (images_of(batch).to(like.device, like.dtype, non_blocking=True) if "x" in batch else None), y
+    """The images and the measurements of a batch, on the device of ``like`` (images in its dtype, too). Measurements
+    that the batch holds (a dict's "y") are taken as they are, and its images beside them (its "x") are their truth, or
+    None where there are none; of a batch without measurements the images are measured by ``physics``, the operator of
+    this batch (`ei.physics.operator_of`).
+
+    Raises:
+        InputError: for a batch of neither, or of different numbers of both.
+    """
+    y = batch.get("y") if isinstance(batch, dict) else None
+    if y is not None:
+        y = y.to(like.device, non_blocking=True)
+        if batch.get("x") is None:
+            return None, y
     x = images_of(batch).to(like.device, like.dtype, non_blocking=True)
+    if y is not None:
+        if len(x) != len(y):
+            raise InputError(f"a batch has {len(x)} images and {len(y)} measurements: they must be pairs")
+        return x, y
     with torch.no_grad():
         return x, simulate(physics, x, indices_of(batch), seed)

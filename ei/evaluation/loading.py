@@ -16,7 +16,7 @@ from ei.common.files import load_file
 from ei.common.own_code import names_own_code
 from ei.errors import InputError
 from ei.models import GroupAverage, UNet
-from ei.models.base import ReconstructionFunction
+from ei.models.base import ReconstructionFunction, keep_average
 from ei.models.weights import generator_weights, load_weights
 from ei.physics import with_pseudo_inverse
 from ei.training.state import CARRIED
@@ -77,7 +77,8 @@ def checked(state: Any, path: str | os.PathLike) -> dict[str, Any]:
 def averaged(f: ReconstructionFunction, names: Sequence[str]) -> ReconstructionFunction:
     """The same f with its network averaged over exact groups (`ei.models.GroupAverage`), for evaluation."""
     other = f.of(f.physics)
-    other.net = GroupAverage(f.net, names)
+    other.net = GroupAverage(f.net if f.net_averaged is None else f.net_averaged, names)
+    keep_average(other, None)  # it is in there
     return other
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from ei.common.seeds import derive_seed
 from ei.datasets import Pairs, image_of, simulate
 from ei.evaluation.classical import Reconstruction, classical_for
 from ei.metrics import cal_psnr, psnr, ssim
-from ei.models.base import ReconstructionFunction
+from ei.models.base import ReconstructionFunction, evaluating
 from ei.physics import operator_of
 
 METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr_paper": cal_psnr, "psnr": psnr, "ssim": ssim}
@@ -26,18 +27,14 @@ def reconstruct_all(
     f: ReconstructionFunction, physics: Any, x: Tensor, index: int = 0, seed: int = 0, y: Tensor | None = None
 ) -> dict[str, Tensor]:
     """One image ``x`` ``[1, C, H, W]`` and what becomes of it: ``y`` (measured, or else simulated), ``pinv``
-    (A_dagger y), ``net`` (f(y)), ``x``."""
-    was_training = f.training
-    f.eval()
-    try:
-        with torch.no_grad():
-            own = operator_of(physics, [index])
-            if y is None:
-                y = simulate(own, x, [index], derive_seed(seed, "test"))  # not the noise of the training images
-            net = f(y) if own is physics else f.of(own)(y)
-            return {"y": y, "pinv": own.A_dagger(y), "net": net, "x": x}
-    finally:
-        f.train(was_training)
+    (A_dagger y), ``net`` (f(y)), ``x``; in evaluation mode and, where its training keeps one, with the moving average
+    of its network."""
+    with evaluating(f), torch.no_grad():
+        own = operator_of(physics, [index])
+        if y is None:
+            y = simulate(own, x, [index], derive_seed(seed, "test"))  # not the noise of the training images
+        net = f(y) if own is physics else f.of(own)(y)
+        return {"y": y, "pinv": own.A_dagger(y), "net": net, "x": x}
 
 
 def evaluate(
@@ -50,7 +47,8 @@ def evaluate(
     """Quality of A_dagger y (``pinv``), of the network (``net``) and of ``more`` reconstructions, one image at a time.
 
     Args:
-        f: the reconstruction function.
+        f: the reconstruction function. Where its training keeps a moving average of the network (``average=``), that
+            is judged, as it is by ``ei test``.
         physics: the forward operator.
         images: a data set of images ``[H, W]`` or ``[C, H, W]`` with values in [0, 1]; or pairs of measurements and
             images (`ei.datasets.Pairs`), where nothing is simulated.
@@ -88,12 +86,17 @@ def image_and_measurement(images: Any, index: int, device: Any) -> tuple[Tensor,
 
 
 def mean_and_std(rows: Sequence[Mapping[str, float]], name: str) -> list[str]:
-    """Mean and (population) standard deviation of every metric of the reconstruction ``name``, as text."""
+    """Mean and (population) standard deviation of every metric of the reconstruction ``name``, as text. Where images
+    are exact, so that their PSNR is infinite, it is the mean alone and how many they are."""
     cells = []
     for metric in METRICS:
         values = [row[f"{metric}_{name}"] for row in rows]
-        digits = 4 if metric == "ssim" else 2
-        cells.append(f"{statistics.fmean(values):.{digits}f} +- {statistics.pstdev(values):.{digits}f}")
+        digits, mean = 4 if metric == "ssim" else 2, statistics.fmean(values)
+        if math.isfinite(mean):
+            cells.append(f"{mean:.{digits}f} +- {statistics.pstdev(values):.{digits}f}")
+        else:
+            exact = sum(value == math.inf for value in values)
+            cells.append(f"{mean}" + (f", {exact} exact" if exact else ""))
     return cells
 
 
@@ -145,24 +148,33 @@ def report(
     images: Any,
     folder: Path | None,
     n_drawn: int = 3,
+    name: str = "network",
 ) -> list[dict[str, float]]:
     """Evaluate on held-out images, print the table, and write ``metrics.csv`` and the figure ``reconstructions.png``
     into ``folder`` (None: the current one). Classical reconstructions that suit the physics stand beside the network.
 
-    Arguments and result are those of `evaluate`; the first ``n_drawn`` images are drawn.
+    Arguments and result are those of `evaluate`; the first ``n_drawn`` images are drawn, and ``name`` is what to call
+    the network in table and figure: "EI", "MC", ...
     """
     folder = Path(folder or ".")
     more = classical_for(physics)
     rows = evaluate(f, physics, images, more)
     print(f"{len(rows)} held-out images")
-    print(summary(rows, {"pinv": "A_dagger y", **{name: name for name in more}, "net": "EI"}))
+    print(summary(rows, {"pinv": "A_dagger y", **{title: title for title in more}, "net": name}))
     write_metrics(rows, folder / "metrics.csv")
     device = next(f.parameters()).device
     drawn = []
     for index in range(min(n_drawn, len(images))):
         x, y = image_and_measurement(images, index, device)
         done = reconstruct_all(f, physics, x, index, y=y)
-        drawn.append({"y": done["y"][0], "A_dagger y": done["pinv"][0], "EI": done["net"][0], "truth": done["x"][0]})
+        drawn.append({"y": done["y"][0], "A_dagger y": done["pinv"][0], name: done["net"][0], "truth": done["x"][0]})
     image_grid(drawn, folder / "reconstructions.png")
-    print(f"files: {folder} (reconstructions.png, loss.png, training_loss.csv, metrics.csv, checkpoints)")
+    print(f"files: {folder} (reconstructions.png, metrics.csv{_files_of_the_run(folder)})")
     return rows
+
+
+def _files_of_the_run(folder: Path) -> str:
+    """What a training has left in a run folder beside the files of `report`, as the rest of a list."""
+    names = [name for name in ("loss.png", "training_loss.csv", "config.yaml") if (folder / name).is_file()]
+    names += ["checkpoints"] if any(folder.glob("ckp_*.pth.tar")) else []
+    return "".join(f", {name}" for name in names)

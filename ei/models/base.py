@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,9 +34,15 @@ class ReconstructionFunction(nn.Module):
 
     ``net``, ``physics``, ``precision`` and ``image_scale`` are public; ``net.state_dict()`` is what is saved.
 
+    Attributes:
+        net_averaged: the moving average of ``net`` where a training keeps one (`ei.training.Trainer`, ``average=``).
+            It is what evaluation takes (`evaluating`) and no part of this module: ``f(y)`` is ``net``'s.
+
     Raises:
         InputError: for another precision, or a scale that is no finite number above zero.
     """
+
+    net_averaged: nn.Module | None = None
 
     def __init__(self, net: nn.Module, physics: Any, precision: str = "fp32", image_scale: float = 1.0) -> None:
         super().__init__()
@@ -79,6 +86,33 @@ class ReconstructionFunction(nn.Module):
             x = self.net(x)
         x = x.to(dtype)
         return x if self.image_scale == 1 else x * self.image_scale
+
+
+def keep_average(f: Any, average: nn.Module | None) -> None:
+    """Note at a reconstruction function the moving average of its network; None where it has none."""
+    # Not through nn.Module's own __setattr__: the average is no part of f, so its weights are not listed with f's.
+    object.__setattr__(f, "net_averaged", average)
+
+
+@contextlib.contextmanager
+def evaluating(f: Any) -> Iterator[Any]:
+    """A reconstruction function as it is evaluated, in a ``with`` block: in evaluation mode, and with the moving
+    average of its network where a training keeps one.
+
+    Args:
+        f: a `ReconstructionFunction`, or a module of one's own with a network ``net``.
+    """
+    held, average, was_training = getattr(f, "net", None), getattr(f, "net_averaged", None), f.training
+    if average is not None:
+        like = next(held.parameters(), None) if held is not None else None
+        f.net = average if like is None else average.to(like.device)
+    f.eval()
+    try:
+        yield f
+    finally:
+        if average is not None:
+            f.net = held
+        f.train(was_training)
 
 
 def outside_autocast(tensor: Tensor) -> torch.autocast:

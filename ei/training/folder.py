@@ -108,7 +108,9 @@ class RunFolder:
         if self.path is None:
             return
         row = history[-1]
-        if self._log is None:
+        # What is logged may be known by now alone: a closure tells its losses by computing them, a loader whether it
+        # has images.
+        if self._log is None or (len(history) == 1 and set(self._log.columns) != set(row)):
             self._log = TrainingLog(self.path / LOG, [column for column in row if column != "epoch"], history[:-1])
         self._log.append(row)
         if self._board is not None:

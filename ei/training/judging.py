@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ei.common.seeds import derive_seed
-from ei.datasets.batches import indices_of, measured
+from ei.common.seeds import derive_seed, seed_all
+from ei.datasets.batches import indices_of, measured, seeded_batches
 from ei.errors import InputError
+from ei.models.base import evaluating
 from ei.physics import operator_of
+from ei.transforms.seeded import SeededGroup
 
 if TYPE_CHECKING:
     from ei.training.trainer import Trainer
@@ -42,6 +44,14 @@ def of_batch(f: Any, physics: Any, batch: Any) -> tuple[Any, Any]:
     return (f, physics) if own is physics else (f.of(own), own)
 
 
+def group_of(trainer: Trainer, *place: str | int) -> Any:
+    """The trainer's group with the elements of a step, or of another ``place``: the same in all processes, and
+    whatever else was drawn there before."""
+    if trainer.transform is None or trainer.rules == 1:
+        return trainer.transform
+    return SeededGroup(trainer.transform, trainer.seed, "group", *place)
+
+
 def judged(trainer: Trainer) -> dict[str, float]:
     """The closure's losses on the held-out batches, of the network that evaluation will take."""
     if trainer.held_out is None:
@@ -49,12 +59,14 @@ def judged(trainer: Trainer) -> dict[str, float]:
     sums: dict[str, float] = {}
     count = 0
     with as_evaluated(trainer), torch.no_grad():
-        for number, batch in enumerate(trainer.held_out):
-            torch.manual_seed(derive_seed(trainer.seed, "held out", number))
+        # The same items in every epoch, whatever the data set draws for them.
+        batches = seeded_batches(trainer.held_out, derive_seed(trainer.seed, "held-out items"), epoch=0, first=0)
+        for number, batch in enumerate(batches):
+            seed_all(derive_seed(trainer.seed, "held out", number))
             like = next(trainer.networks["total"].parameters())
             f, physics = of_batch(trainer.f, trainer.physics, batch)
             x, y = measured(batch, physics, like=like, seed=trainer.seed)
-            losses = trainer.closure(f, physics, trainer.transform, y, x)
+            losses = trainer.closure(f, physics, group_of(trainer, "held out", number), y, x)
             count += len(y)
             for column, key in columns_of(trainer.closure, losses).items():
                 sums[column] = sums.get(column, 0.0) + len(y) * float(losses[key])
@@ -69,17 +81,6 @@ def is_best(trainer: Trainer) -> bool:
     return total in newest and newest[total] == min(row[total] for row in trainer.history)
 
 
-@contextlib.contextmanager
-def as_evaluated(trainer: Trainer) -> Iterator[None]:
+def as_evaluated(trainer: Trainer) -> AbstractContextManager[Any]:
     """``f`` in evaluation mode in a ``with`` block, with the averaged network if there is one."""
-    f, averaged = trainer.f, trainer.averaged
-    held = getattr(f, "net", None)
-    if averaged is not None:
-        f.net = averaged.module
-    f.eval()
-    try:
-        yield
-    finally:
-        if averaged is not None:
-            f.net = held
-        f.train()
+    return evaluating(trainer.f)

@@ -14,6 +14,7 @@ import torch
 from ei.common.describe import describe
 from ei.common.files import load_file
 from ei.common.own_code import names_own_code
+from ei.common.seeds import RULES
 from ei.errors import InputError, TrainingDivergedError
 from ei.models.weights import AVERAGED, load_weights
 from ei.training.folder import LAST, LAST_BUT_ONE
@@ -57,6 +58,7 @@ def state_of(trainer: Trainer, epoch: int) -> dict[str, Any]:
         **{name: part.cpu() if isinstance(part, torch.Tensor) else None for name, part in carried.items()},
         "noise": describe(getattr(trainer.physics, "noise", None)),
         "seed": trainer.seed,
+        "rules": trainer.rules,
         "step": trainer.step,
         "next_epoch": trainer.epoch,
         "next_batch": trainer.batch,
@@ -73,6 +75,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     """
     if not is_run_state(state, "given"):
         raise InputError("the checkpoint is not of this kind of run: it cannot be continued")
+    trainer.rules = rules_of(state)
     for key, network in trainer.networks.items():
         weights, optimizer = (state.get(f"{part}{_suffix(trainer, key)}") for part in ("state_dict", "optimizer"))
         if not isinstance(weights, Mapping) or not isinstance(optimizer, Mapping):
@@ -137,6 +140,20 @@ def is_run_state(state: Any, path: str | os.PathLike) -> bool:
         if not isinstance(row, Mapping) or not all(isinstance(value, int | float) for value in row.values()):
             raise InputError(f"the checkpoint {path} cannot be continued: its 'sums' or 'history' hold no numbers")
     return True
+
+
+def rules_of(state: Mapping[str, Any]) -> int:
+    """By which rules the run of a checkpoint draws random numbers (`ei.common.seeds.RULES`). Those of before there were
+    others do not say it.
+
+    Raises:
+        InputError: if they are not known here.
+    """
+    rules = state.get("rules", 1)
+    if isinstance(rules, bool) or rules not in range(1, RULES + 1):
+        raise InputError(f"the checkpoint is of a run by the rules {rules!r}, and 1 to {RULES} are known here: "
+                         "continue it with the version that wrote it")  # fmt: skip
+    return int(rules)
 
 
 def newest_checkpoint(folder: str | os.PathLike) -> tuple[Path, Any] | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ei.common.processes import Processes
-from ei.errors import TrainingDivergedError
+from ei.errors import InputError, TrainingDivergedError
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Tally:
 
         Raises:
             TrainingDivergedError: naming the first step, epoch and part that is not finite.
+            InputError: if the steps of an epoch give different columns.
         """
         values: dict[str, float] = {}
         for note, row, peak in self._rows():
@@ -79,6 +80,13 @@ class Tally:
                         f"{column} became {value} in epoch {note.epoch + 1}, step {note.step}: lower the learning rate "
                         "or the loss weights, or look for bad values in the data"
                     )
+            if self.steps and values.keys() != self.sums.keys():
+                raise InputError(
+                    f"step {note.step} gives {', '.join(values)}, the steps before it in epoch {note.epoch + 1} gave "
+                    f"{', '.join(self.sums)}: their means would be wrong. All batches must have true images, or none, "
+                    "and a closure must give the same losses in every step"
+                )
+            for column, value in values.items():
                 self.sums[column] = self.sums.get(column, 0.0) + value
             self.steps += 1
         return values

@@ -25,16 +25,18 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ei.common.processes import Part, Processes
-from ei.common.seeds import derive_seed
+from ei.common.seeds import RULES, derive_seed, seed_all, states_kept
 from ei.common.signals import StopRequest
 from ei.datasets.batches import Batches, measured, seeded_batches
 from ei.errors import InputError, TrainingStoppedError
+from ei.models.base import keep_average
 from ei.training.folder import BEST, LAST, RunFolder
-from ei.training.judging import columns_of, is_best, judged, known_columns, of_batch
+from ei.training.judging import columns_of, group_of, is_best, judged, known_columns, of_batch
 from ei.training.log import Progress
 from ei.training.parallel import division, draws_of_part, replicated
 from ei.training.schedules import LearningRate, step_schedule
 from ei.training.state import restore, state_of
+from ei.training.stepping import check_optimizers, descend, set_learning_rates
 from ei.training.tally import Tally
 
 
@@ -57,7 +59,7 @@ class Trainer:
         clip_norm: the largest Euclidean norm an optimiser's gradient may have; a larger one is scaled down to it.
         average: keep an exponential moving average of the network, weights and BatchNorm statistics, of this decay a
             step (0.99, say). It is in the checkpoints as ``state_dict_averaged``, and evaluation takes it from there.
-        report_psnr: log PSNR and MSE of the training batches (needs the loader to give images).
+        report_psnr: log PSNR and MSE of the training batches, where they have images.
         held_out: a loader of batches to judge by after every epoch: the closure's losses on them, in evaluation mode
             and under the same group elements every time, are logged as ``held_out_<loss>``, and ``ckp_best.pth.tar``
             is the checkpoint of the epoch with the lowest total. For runs without ground truth.
@@ -66,6 +68,7 @@ class Trainer:
         method, task: name the default run folder.
         progress: show a bar, or lines.
         on_epoch_end: called with the trainer after every epoch, when its row is in ``history`` and on the disk.
+        rules: by which random numbers are drawn (`ei.common.seeds.RULES`); a resumed run goes on by its own.
     """
 
     def __init__(
@@ -93,15 +96,19 @@ class Trainer:
         task: str = "",
         progress: bool = True,
         on_epoch_end: Callable[[Trainer], None] | None = None,
+        rules: int = RULES,
     ) -> None:
         if epochs < 1 or (ckp_interval is not None and ckp_interval < 1):
             raise InputError(f"epochs and ckp_interval must be at least 1, not {epochs} and {ckp_interval}")
         if clip_norm is not None and not clip_norm > 0:
             raise InputError(f"clip_norm must be above 0, not {clip_norm}; None for no limit")
+        if rules not in range(1, RULES + 1):
+            raise InputError(f"rules must be 1 to {RULES}, not {rules}")
         if average is not None and not 0 < average < 1:
             raise InputError(f"average must be between 0 and 1, not {average}; None for none")
         self.f, self.physics, self.transform, self.closure = f, physics, transform, closure
         self.optimizers = dict(optimizers)
+        check_optimizers(self.optimizers)
         discriminator = {"D": closure.discriminator} if "D" in optimizers else {}
         self.networks = dict(networks) if networks is not None else {"total": f.net, **discriminator}
         if self.networks.keys() != self.optimizers.keys():
@@ -110,6 +117,7 @@ class Trainer:
         if average is not None:
             mean = get_ema_multi_avg_fn(average)
             self.averaged = AveragedModel(self.networks["total"], multi_avg_fn=mean, use_buffers=True)
+        keep_average(f, None if self.averaged is None else self.averaged.module)
         self.epochs, self.max_steps, self.seed, self.clip_norm = epochs, max_steps, seed, clip_norm
         self.schedule: LearningRate = schedule or step_schedule()
         self.base_lr = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
@@ -121,7 +129,7 @@ class Trainer:
         self.report_psnr, self.held_out, self.progress = report_psnr, held_out, progress
         self.method, self.task = method or type(closure).__name__.removesuffix("Closure").lower(), task
         self.config = dict(config or {"method": self.method, "task": task, "epochs": epochs, "seed": seed})
-        self.on_epoch_end = on_epoch_end
+        self.on_epoch_end, self.rules = on_epoch_end, rules
 
         # The state of a run, besides weights and optimisers: where it is, and the open epoch's sums.
         self.processes = Processes.current()
@@ -171,7 +179,7 @@ class Trainer:
             stack.enter_context(replicated(self.f, self.closure, self.networks, self.processes))
             # Seeding per step must not disturb the random numbers of the program that calls us.
             devices = [self._device] if self._device.type == "cuda" else []
-            stack.enter_context(torch.random.fork_rng(devices=devices))
+            stack.enter_context(states_kept(devices))
             self._train(loader, steps, part_of, stop)
         return self.history
 
@@ -212,24 +220,15 @@ class Trainer:
     def _step(self, batch: Any, part: Part | None) -> None:
         """One optimisation step; with several processes, on this one's ``part`` of a batch."""
         factor = self.schedule(self.step if getattr(self.schedule, "of_step", False) else self.epoch)
-        for key, optimizer in self.optimizers.items():
-            for group, lr in zip(optimizer.param_groups, self.base_lr[key], strict=True):
-                group["lr"] = lr * factor
-        torch.manual_seed(derive_seed(self.seed, "step", self.step))
+        set_learning_rates(self.optimizers, self.base_lr, factor)
+        seed_all(derive_seed(self.seed, "step", self.step))
         f, physics = of_batch(self.f, self.physics, batch)
         x, y = measured(batch, physics, like=next(self.networks["total"].parameters()), seed=self.seed)
         part = part or Part.of(len(y), Processes())
         with draws_of_part(physics, part, self.processes):
-            losses = self.closure(f, physics, self.transform, y, x)
+            losses = self.closure(f, physics, group_of(self, self.step), y, x)
         # Gradients are averaged over the processes; what counts is the mean over the images of the batch.
-        scale = part.weight * self.processes.count
-        for key, optimizer in self.optimizers.items():
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            optimizer.zero_grad()
-            (losses[key] * scale).backward(inputs=parameters)
-            if self.clip_norm is not None:
-                nn.utils.clip_grad_norm_(parameters, self.clip_norm)
-            optimizer.step()
+        descend(self.optimizers, losses, part.weight * self.processes.count, self.clip_norm)
         if self.averaged is not None:
             self.averaged.update_parameters(self.networks["total"])
         self.batch, self.step = self.batch + 1, self.step + 1

@@ -1,0 +1,63 @@
+"""What the optimisers do in a step: the learning rate, the gradients of all losses, then the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ei.errors import InputError
+
+
+def check_optimizers(optimizers: Mapping[str, Optimizer]) -> None:
+    """Raise unless every optimiser has something to train, of its own.
+
+    Raises:
+        InputError: if all parameters of one are frozen, or two share a parameter, whose gradients would mix.
+    """
+    owners: dict[int, str] = {}
+    for key, optimizer in optimizers.items():
+        if not _trained(optimizer):
+            raise InputError(f"all parameters of the optimiser {key!r} are frozen (requires_grad is False): "
+                             "there is nothing to train")  # fmt: skip
+        for parameter in _parameters(optimizer):
+            other = owners.setdefault(id(parameter), key)
+            if other != key:
+                raise InputError(
+                    f"the optimisers {other!r} and {key!r} share a parameter of the shape {list(parameter.shape)}: "
+                    "give it to one of them"
+                )
+
+
+def set_learning_rates(optimizers: Mapping[str, Optimizer], base: Mapping[str, Sequence[float]], factor: float) -> None:
+    """Every group's learning rate: ``factor`` times that of ``base``."""
+    for key, optimizer in optimizers.items():
+        for group, lr in zip(optimizer.param_groups, base[key], strict=True):
+            group["lr"] = lr * factor
+
+
+def descend(
+    optimizers: Mapping[str, Optimizer], losses: Mapping[str, Tensor], scale: float, largest_norm: float | None
+) -> None:
+    """One step of every optimiser on its loss, times ``scale``. Parameters that are frozen stay as they are;
+    a gradient whose norm is above ``largest_norm`` is scaled down to it.
+
+    All gradients are there before the first step: it changes weights in place, which the graph of another loss may
+    hold, as the generator's adversarial loss holds the discriminator's.
+    """
+    for key, optimizer in optimizers.items():
+        optimizer.zero_grad()
+        (losses[key] * scale).backward(inputs=_trained(optimizer))
+    for optimizer in optimizers.values():
+        if largest_norm is not None:
+            nn.utils.clip_grad_norm_(_parameters(optimizer), largest_norm)
+        optimizer.step()
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _trained(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for parameter in _parameters(optimizer) if parameter.requires_grad]

@@ -1,0 +1,85 @@
+"""Evaluation in Python: what `report` and `evaluate` judge, print and write."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SmallNet, fill
+from torch.optim import Adam
+
+import ei
+from ei.closure import EIClosure, MCClosure
+from ei.datasets import make_loader
+from ei.evaluation import evaluate, report
+from ei.evaluation.classical import harmonic_fill
+from ei.evaluation.loading import averaged
+from ei.models import Reconstructor
+from ei.physics import Inpainting
+from ei.training import Trainer
+from ei.transforms import Shift
+
+IMAGES = list(torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+
+
+def trained(out: Any, closure: Any = None, **options: Any) -> Trainer:
+    physics = Inpainting(16, 16)
+    f = Reconstructor(fill(SmallNet(3)), physics)
+    optimizers = {"total": Adam(f.net.parameters(), lr=1e-2)}
+    trainer = Trainer(f, physics, Shift(2), closure or EIClosure(1.0), optimizers, epochs=2, out=out, progress=False,
+                      **options)  # fmt: skip
+    trainer.fit(make_loader(IMAGES, 2))
+    return trainer
+
+
+def test_what_evaluation_judges_is_the_moving_average(tmp_path: Path) -> None:
+    """As the scripts do, which take it from the checkpoint; the training itself goes on with its own weights."""
+    trainer = trained(tmp_path, average=0.95)
+    loaded = ei.load(tmp_path / "ckp_last.pth.tar", net=SmallNet(3))
+    rows = evaluate(trainer.f, trainer.physics, IMAGES)
+    assert rows == evaluate(loaded, loaded.physics, IMAGES)
+    raw = Reconstructor(trainer.networks["total"], trainer.physics)
+    assert rows != evaluate(raw, raw.physics, IMAGES)
+    assert report(trainer.f, trainer.physics, IMAGES, tmp_path) == evaluate(
+        loaded, loaded.physics, IMAGES, {"harmonic fill": harmonic_fill}
+    )
+    assert trainer.f.net is trainer.networks["total"] and trainer.f.training
+    assert len(list(trainer.f.parameters())) == len(list(trainer.networks["total"].parameters()))
+    turned, ours = (averaged(f, ["rotate90"]) for f in (trainer.f, loaded))
+    assert evaluate(turned, trainer.physics, IMAGES[:1]) == evaluate(ours, loaded.physics, IMAGES[:1])
+
+
+def test_a_training_without_an_average_takes_that_of_the_one_before_away() -> None:
+    trainer = trained(False, average=0.5)
+    optimizers = {"total": Adam(trainer.f.net.parameters())}
+    Trainer(trainer.f, trainer.physics, None, MCClosure(), optimizers, epochs=1, out=False, progress=False)
+    assert trainer.f.net_averaged is None
+
+
+def test_the_report_names_what_it_is_told_and_the_files_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainer = trained(False, MCClosure())
+    report(trainer.f, trainer.physics, IMAGES, trainer.folder, name="MC")
+    out = capsys.readouterr().out
+    assert "\nMC  " in out and "EI" not in out
+    assert "(reconstructions.png, metrics.csv)" in out
+    assert {path.name for path in tmp_path.iterdir()} == {"reconstructions.png", "metrics.csv"}
+    trainer = trained("run")
+    report(trainer.f, trainer.physics, IMAGES, trainer.folder)
+    out = capsys.readouterr().out
+    assert "\nnetwork  " in out
+    assert "(reconstructions.png, metrics.csv, loss.png, training_loss.csv, config.yaml, checkpoints)" in out
+
+
+def test_exact_reconstructions_have_a_table(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Without missing pixels A_dagger is the inverse: its PSNR is infinite, and no standard deviation is."""
+    physics = Inpainting(16, 16, mask_rate=0)
+    rows = report(Reconstructor(fill(SmallNet(3)), physics), physics, IMAGES, tmp_path)
+    assert all(row["psnr_pinv"] == math.inf and math.isfinite(row["psnr_net"]) for row in rows)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("A_dagger"))
+    assert line.split("  ")[1:] and line.count("inf, 4 exact") == 2 and line.endswith("1.0000 +- 0.0000")
