@@ -4,8 +4,8 @@
     python benchmarks/diagnose.py --sides 16 25 --step 2 --seeds 1
 
 To isotropic filters (ideal discs of 0.1 to 0.5 cycles a pixel, Gaussian blurs of 0.5 to 2 pixels) rotations bring
-nothing; to CT of few views, strips, wedges and masks they bring something. Prints each verdict that is not the right one,
-and a table: right, undecided, wrong. The exit code is 1 where one is wrong, or more than a tenth undecided.
+nothing; to CT of few views, strips, wedges and masks they bring something. Prints each verdict that is not the right
+one, and a table: right, undecided, wrong. The exit code is 1 where one is wrong, or more than a tenth undecided.
 """
 
 from __future__ import annotations

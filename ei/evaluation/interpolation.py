@@ -93,19 +93,22 @@ def most_alike(problem: Problem, alone: Stack, unseen: Tensor) -> tuple[Problem,
     wanted, pixels = alone.seen(), levels.numel()
     passing, tried, best = round(wanted * pixels), set[int](), None
     for _ in range(6):
-        mask = (score <= levels[min(max(passing, 1), pixels) - 1] + 1e-9).float()
+        # At least one frequency is left out.
+        mask = (score <= levels[min(max(passing, 1), pixels) - 1] + 1e-9) & (score < levels[-1] - 1e-9)
         if int(mask.sum()) in tried:
             break
         tried.add(int(mask.sum()))
         twin = copy.copy(problem)
-        twin.physics, twin.top, twin.hidden = Filter(mask.to(problem.device)), None, None
-        twin.rng = torch.Generator().manual_seed(0)
+        twin.physics, twin.top, twin.hidden = Filter(mask.float().to(problem.device)), None, None
+        twin.rng = torch.Generator().manual_seed(0)  # its probes are those of A all the same
         stack = twin.stack([])
         if best is None or abs(stack.seen() - wanted) < abs(best[1].seen() - wanted):
             best = twin, stack
         if best[1].seen() == wanted:
             break
         passing = int(mask.sum()) + round((wanted - stack.seen()) * pixels)
+    if best is not None and problem.exact:
+        best[1].see(wanted)
     if best is None or not 2 / 3 < (1 - best[1].seen()) / max(1 - wanted, 1e-12) < 3 / 2:
         return None
     return best
@@ -137,6 +140,7 @@ class Isotropic:
 
     def __init__(self, problem: Problem, alone: Stack, unseen: Tensor) -> None:
         self.problem, self.alone = problem, alone
+        problem.hidden_from(alone)
         self.twin = most_alike(problem, alone, unseen)
 
     def compare(self, elements: Sequence[Tensor]) -> Comparison:

@@ -30,6 +30,7 @@ class Stack:
     ) -> None:
         self.problem, self.elements, self.identity = problem, list(elements), identity
         self.function = function or (lambda x: x)
+        self._limit: float | None = None
         self._decomposed: tuple[Tensor, Tensor] | None = None
         self._quadratures: list[tuple[Tensor, Tensor]] = []
 
@@ -54,7 +55,18 @@ class Stack:
         """The largest eigenvalue."""
         return float(max(theta.max() for theta, _ in self._spectrum()))
 
+    def see(self, share: float) -> None:
+        """Move the threshold so that this share of image space is seen, where matrices were formed and the eigenvalues
+        let it: between the two on either side."""
+        values, _ = self._decompose()
+        hidden = len(values) - round(share * len(values))
+        if 0 < hidden < len(values):
+            below, above = values[hidden - 1 : hidden + 1].clamp(min=1e-12 * float(values[-1])).tolist()
+            self._limit = (below * above) ** 0.5
+
     def threshold(self) -> float:
+        if self._limit is not None:
+            return self._limit
         assert self.problem.top is not None
         return self.problem.tol**2 * self.problem.top
 

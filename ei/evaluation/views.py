@@ -88,6 +88,7 @@ class Problem:
         self.n = self.size
         self.exact = self.size <= EXACT
         self.top: float | None = None
+        self.probes: Tensor | None = None
         self.hidden: Tensor | None = None
         self.every: list[Tensor] | None = None
         self.interpolates = False
@@ -214,8 +215,9 @@ class Problem:
     def hidden_from(self, alone: Stack) -> Tensor:
         """Some random images (columns) that A does not see."""
         if self.hidden is None:
-            x = self.white(64 if self.exact else 2)
-            self.hidden = x - alone.project(x)
+            # The same probes for A and for what it is compared with.
+            self.probes = self.white(64 if self.exact else 2) if self.probes is None else self.probes
+            self.hidden = self.probes - alone.project(self.probes)
         return self.hidden
 
     def visible(self, alone: Stack, maps: Sequence[Map], probes: int = 64) -> list[float]:
