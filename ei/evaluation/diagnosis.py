@@ -11,7 +11,6 @@ sufficient. Only ``A``, ``T.sample`` and ``T.apply`` are called; adjoints come f
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,14 @@ from torch import Tensor
 
 from ei.common.drawing import new_figure
 from ei.errors import InputError
-from ei.evaluation.views import ROUNDING, Element, Problem
+from ei.evaluation.interpolation import accurate
+from ei.evaluation.verdicts import CANNOT, HOLDS, NOTHING, UNDECIDED, examine
+from ei.evaluation.views import GAIN, NO_GAIN, Element, Problem
 
-CANNOT = "cannot learn the null space"
-HOLDS = "the necessary condition holds"
-NOTHING = "no null space at this tolerance: nothing to learn, only conditioning"
+__all__ = ["CANNOT", "HOLDS", "NOTHING", "UNDECIDED", "Diagnosis", "diagnose"]
+
+# Where the answers are estimates, so many elements are drawn first.
+SAMPLED = 16
 
 
 @dataclass
@@ -34,7 +36,7 @@ class Diagnosis:
     """The answer of `diagnose`; ``str`` of it is a report.
 
     Attributes:
-        verdict: one of the three sentences, with its figures.
+        verdict: one of the four sentences `CANNOT`, `HOLDS`, `NOTHING`, `UNDECIDED`, with its figures.
         n: pixels (times channels) of image space that the transforms keep: all, or those inside the inscribed circle.
         rank: singular values of A above the tolerance (an estimate where ``exact`` is False).
         tol: the tolerance, relative to the largest singular value of A.
@@ -45,6 +47,9 @@ class Diagnosis:
         alpha: mean (A e)^2 / mean e^2 for white e and for e with a natural-image spectrum.
         unseen: power of the unseen part of white images, by pixel and by frequency, for A alone and for the stack.
         exact: whether matrices were formed, or random probes used.
+        gain: where pixels are interpolated, how many times what the views show of an isotropic filter's null space,
+            to which rotations bring nothing, they show of that of A (`ei.evaluation.interpolation`).
+        group: how many elements the group has, None where that is not known.
     """
 
     verdict: str
@@ -58,6 +63,8 @@ class Diagnosis:
     alpha: tuple[float, float]
     unseen: dict[str, Tensor]
     exact: bool
+    gain: float | None = None
+    group: int | None = None
 
     def __str__(self) -> str:
         bound = ">= " if self.effective_is_bound else ""
@@ -72,6 +79,15 @@ class Diagnosis:
             f"{self.rank * self.effective / self.n:.3f}",
             f"alpha                 mean (Ae)^2 / mean e^2 = {self.alpha[0]:.4g} (white), {self.alpha[1]:.4g} (natural "
             "spectrum): the weight of the equivariance loss that matches the units of A",
+        ]
+        if self.gain is not None:
+            lines.append(
+                f"gain                  {self.gain:.2f} times what the views show of an isotropic filter's null space "
+                f"(up to {NO_GAIN}: nothing, from {GAIN} on: information)"
+            )
+        size = "an unknown number" if self.group is None else f"{self.group}"
+        lines += [
+            f"elements stacked      {self.coverage[-1][0]} of {size}",
             "",
             "group elements   0 is A alone     share of image space seen by the stack",
             *(f"{count:14d}   {share:.4f}" for count, share in self.coverage),
@@ -80,14 +96,14 @@ class Diagnosis:
             lines += [
                 "",
                 "                          share of A T_g outside range(A^T)      null space made visible",
-                "element                  white   natural   interpolation alone   by A T_g   by interpolation",
+                "element                  white   natural   interpolation alone   by A T_g   interpolation   isotropic",
             ]
         for found in self.elements:
             name = ", ".join(f"{float(value):g}" for value in found.element.flatten()[:4])
             note = "   (nearly) redundant" if found.redundant else ""
             lines.append(
                 f"{name:22} {found.share:7.3f} {found.share_natural:9.3f} {found.share_interpolation:15.3f}"
-                f"{found.visible:17.3f} {found.visible_interpolation:14.3f}{note}"
+                f"{found.visible:17.3f} {found.visible_interpolation:16.3f} {found.visible_isotropic:11.3f}{note}"
             )
         return "\n".join(lines)
 
@@ -144,69 +160,21 @@ def diagnose(
             f"{tol}, {max_elements} and {n_shown}"
         )
     rng = torch.Generator().manual_seed(seed)
-    problem = Problem(physics, transform, shape, torch.device(device), rng, tol)
+    problem = Problem(physics, accurate(transform), shape, torch.device(device), rng, tol)
     problem.check_linear()
     drawn = problem.draw_elements(max_elements)
     problem.restrict_to_support(drawn)
-    drawn = drawn if problem.exact else drawn[:16]
+    if not problem.exact:
+        drawn, n_shown = drawn[:SAMPLED], min(n_shown, 3)
+    looked_at = drawn[:n_shown] if elements is None else list(torch.as_tensor(elements))
     alone = problem.stack([])
-    coverage = [(0, alone.seen())]
-    rank = coverage[0][1] * problem.n
-
-    found: list[Element] = []
-    classes: list[Tensor] = []
-    effective, is_bound, closed = 1, False, True
-    full = alone
-    threshold = problem.unseen_threshold(exact_group=True)
-    if 1 - coverage[0][1] > threshold:
-        n_shown = n_shown if problem.exact else min(n_shown, 3)
-        looked_at = drawn[:n_shown] if elements is None else list(torch.as_tensor(elements))
-        found = [problem.look_at(element, alone) for element in looked_at]
-        interpolated = max(one.visible_interpolation for one in found) > ROUNDING
-        if interpolated:
-            most = max(one.share for one in found)
-            for one in found:
-                one.redundant = one.redundant or one.share <= most / 2
-        threshold = problem.unseen_threshold(exact_group=not interpolated)
-        enough = math.ceil(1.5 * problem.n / max(rank, 1))
-        most = max(8, min(enough, 24)) if problem.exact else max(3, min(enough, 8))
-        classes, is_bound = problem.classes(drawn, alone, most)
-        closed = not is_bound
-        # Where pixels are interpolated, whether two views are the same view is a matter of degree.
-        is_bound = is_bound or (interpolated and bool(classes))
-        effective = 1 + len(classes)
-        if classes:
-            count = 1
-            while True:
-                full = problem.stack(drawn[:count])
-                coverage.append((min(count, len(drawn)), full.seen()))
-                if 1 - coverage[-1][1] <= threshold or count >= len(drawn):
-                    break
-                count *= 2
-    unseen_share = 1 - coverage[-1][1]
-    if len(coverage) == 1 and not found:
-        verdict = NOTHING
-    elif not classes:
-        verdict = f"{CANNOT}: no element of the group makes A see more than it does alone"
-    elif closed and rank * effective < problem.n * (1 - threshold):
-        verdict = f"{CANNOT}: what the stack sees beyond rank(A) * |G_eff| is made by interpolation"
-    elif unseen_share > threshold:
-        verdict = f"{CANNOT}, not all of it: {unseen_share:.2%} of image space stays unseen by {len(drawn)} elements"
-    else:
-        ratio = rank * effective / problem.n
-        needs_all = not is_bound and problem.needs_every_class(classes, threshold)
-        figures = f"rank(A) * |G_eff| / n {'>' if is_bound else ''}= {ratio:.3g}"
-        if not is_bound and (needs_all or ratio <= 1 + 1e-6):
-            verdict = f"{HOLDS} without margin: {figures}, and every one of the {effective} views is needed"
-        else:
-            margin = f"{'>= ' if is_bound else ''}{ratio - 1:.2g}" if ratio >= 1 else "not counted to its end"
-            verdict = f"{HOLDS}, margin {margin}: {figures}"
-        verdict += " (not a guarantee)"
     pixels, frequencies = alone.unseen()
-    pixels_left, frequencies_left = (pixels, frequencies) if full is alone else full.unseen()
+    found = examine(problem, alone, drawn, frequencies, looked_at, max_elements)
+    pixels_left, frequencies_left = (pixels, frequencies) if found.full is alone else found.full.unseen()
     return Diagnosis(
-        verdict, problem.n, rank, tol, coverage, found, effective, is_bound, problem.alpha(),
+        found.verdict, problem.n, found.coverage[0][1] * problem.n, tol, found.coverage, found.found, found.effective,
+        found.effective_is_bound, problem.alpha(),
         {"unseen by A alone: pixels": pixels, "unseen by A alone: frequencies": frequencies,
          "unseen by the stack: pixels": pixels_left, "unseen by the stack: frequencies": frequencies_left},
-        problem.exact,
+        problem.exact, found.gain, None if problem.every is None else len(problem.every),
     )  # fmt: skip

@@ -5,7 +5,6 @@ Lanczos' method for larger ones. The ground that `ei.evaluation.diagnosis` stand
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,19 +13,22 @@ import torch
 from torch import Tensor
 
 from ei.errors import InputError
+from ei.evaluation.stack import Stack, energy_of
 from ei.physics.krylov import transposed
 
 # Up to so many pixels the matrices are formed, and the answers are exact; above, random probes and Lanczos' method.
 EXACT = 1600
-# How much of an image that A does not see must become visible under a transform that interpolates, over twice what its
-# interpolation alone makes visible, before that counts as information. Rotations of a low-pass operator, which bring
-# none, stay under 0.019 at sides of 16 to 48; the best ones of a CT or a strip of frequencies reach 0.04 to 0.12.
-INTERPOLATION_MARGIN = 0.03
+# How many times the share that an isotropic filter shows, to which rotations bring nothing, the views must show for
+# that to be information, and up to how many times there is none (see `ei.evaluation.interpolation`).
+GAIN, NO_GAIN = 1.25, 1.1
 # A group that moves pixels without interpolating is exact to rounding.
 ROUNDING = 1e-5
 # What may stay unseen under interpolated transforms, which blur the finest details wherever they turn them.
 INTERPOLATION_LOSS = 0.01
-LANCZOS_STEPS = 80
+# Larger groups are not looked at element by element where the answers are estimates.
+ENUMERATED = 1024
+
+Map = Callable[[Tensor], Tensor]
 
 
 @dataclass
@@ -40,7 +42,9 @@ class Element:
         share_interpolation: the share for ``A T_g^-1 T_g``, which would be 0 if nothing were interpolated.
         visible: the share of the energy of images in the null space of A that A sees once they are transformed.
         visible_interpolation: the same for ``T_g^-1 T_g``.
-        informative: whether ``visible`` is more than interpolation explains.
+        visible_isotropic: the same for the isotropic filter most like A, to which rotations bring nothing; 0 where
+            nothing is interpolated.
+        informative: whether ``visible`` is more than that.
         redundant: not informative, or, where pixels are interpolated, with at most half the largest share of those
             looked at: nearly a permutation of the measurements.
     """
@@ -51,18 +55,18 @@ class Element:
     share_interpolation: float
     visible: float
     visible_interpolation: float
+    visible_isotropic: float
     informative: bool = field(init=False)
     redundant: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.informative = is_information(self.visible, self.visible_interpolation)
+        self.informative = is_information(self.visible, self.visible_isotropic)
         self.redundant = not self.informative
 
 
-def is_information(visible: float, by_interpolation: float) -> bool:
-    if by_interpolation <= ROUNDING:
-        return visible > ROUNDING
-    return visible > 2 * by_interpolation + INTERPOLATION_MARGIN
+def is_information(visible: float, isotropic: float) -> bool:
+    """Whether a visible share is more than that of an isotropic filter (see `ei.evaluation.interpolation`)."""
+    return visible > GAIN * isotropic + ROUNDING
 
 
 class Problem:
@@ -84,7 +88,12 @@ class Problem:
         self.n = self.size
         self.exact = self.size <= EXACT
         self.top: float | None = None
+        self.probes: Tensor | None = None
         self.hidden: Tensor | None = None
+        self.every: list[Tensor] | None = None
+        self.interpolates = False
+        # Where pixels are interpolated: what maps make visible of the null space of an isotropic filter.
+        self.by_isotropic: Callable[[Sequence[Map]], float] = lambda maps: 0.0
 
     def white(self, count: int) -> Tensor:
         """Random images as columns ``[size, count]``, zero outside the support."""
@@ -115,16 +124,24 @@ class Problem:
             raise InputError("diagnose needs a linear A: A(a - 2 b) is not A(a) - 2 A(b)")
 
     def draw_elements(self, count: int) -> list[Tensor]:
-        """Distinct group elements in random order; fewer than ``count`` where the group has no more."""
-        found: list[Tensor] = []
+        """Distinct group elements in random order; fewer than ``count`` where the group has no more. `every` is then
+        all elements, if they are known."""
         probe = torch.empty(1, *self.shape)
+        found: list[Tensor] = list(self.transform.sample(probe, self.rng)[:count])
+        listed = known(self.transform, "every")(probe)
+        if listed is not None:
+            self.every = [listed[k] for k in torch.randperm(len(listed), generator=self.rng)]
+            return self.every[:count]
         fruitless = 0
-        while len(found) < count and fruitless < 20:
+        # So many draws without a new element leave one that is as likely as the others to chance 1e-9.
+        while len(found) < count and fruitless < 20 * (len(found) + 1):
             before = len(found)
             for element in self.transform.sample(probe, self.rng):
                 if len(found) < count and not any(torch.equal(element, other) for other in found):
                     found.append(element)
             fruitless = fruitless + 1 if len(found) == before else 0
+        if len(found) < count:
+            self.every = found
         return found
 
     def transformed(self, images: Tensor, elements: Sequence[Tensor]) -> Tensor:
@@ -153,6 +170,12 @@ class Problem:
             raise InputError("the transforms lose every pixel of the image: nothing can be said about them")
         self.support, self.n = kept.double(), int(kept.sum())
         self.exact = self.n <= EXACT
+
+        white = self.white(2)
+        with torch.no_grad():
+            moved = [self.columns(self.there_and_back(self.images(white), element)) for element in elements[:8]]
+        change = max(energy_of((there - white) * self.support[:, None]) for there in moved)
+        self.interpolates = change > ROUNDING * energy_of(white)
 
     def unseen_threshold(self, exact_group: bool) -> float:
         """Which unseen share of image space counts as none."""
@@ -185,18 +208,61 @@ class Problem:
             energy_of(row - part) / max(energy_of(row), 1e-300) for row, part in zip(rows, inside, strict=True)
         )
         visible, by_interpolation = self.visible(alone, [turned, returned])
-        return Element(element, white, natural, interpolated, visible, by_interpolation)
+        return Element(
+            element, white, natural, interpolated, visible, by_interpolation, self.by_isotropic([turned])
+        )  # fmt: skip
 
-    def visible(self, alone: Stack, maps: Sequence[Callable[[Tensor], Tensor]]) -> list[float]:
-        """The share of the energy of null-space images that A sees after each of the maps."""
+    def hidden_from(self, alone: Stack) -> Tensor:
+        """Some random images (columns) that A does not see."""
         if self.hidden is None:
-            x = self.white(64 if self.exact else 2)
-            self.hidden = x - alone.project(x)
-        hidden, energy = self.hidden, max(energy_of(self.hidden), 1e-300)
+            # The same probes for A and for what it is compared with.
+            self.probes = self.white(64 if self.exact else 2) if self.probes is None else self.probes
+            self.hidden = self.probes - alone.project(self.probes)
+        return self.hidden
+
+    def visible(self, alone: Stack, maps: Sequence[Map], probes: int = 64) -> list[float]:
+        """The share of the energy of null-space images, ``probes`` at most, that A sees after each of the maps."""
+        hidden = self.hidden_from(alone)[:, :probes]
+        energy = max(energy_of(hidden), 1e-300)
         with torch.no_grad():
             after = [self.columns(function(self.images(hidden))) for function in maps]
         seen = alone.project(torch.cat(after, dim=1)).split(hidden.shape[1], dim=1)
         return [energy_of(part) / energy for part in seen]
+
+    def visible_after(self, alone: Stack, elements: Sequence[Tensor], probes: int = 64) -> list[float]:
+        """`visible` for each of some elements."""
+        maps = [lambda x, element=element: self.transformed(x, [element]) for element in elements]
+        return [share for k in range(0, len(maps), 8) for share in self.visible(alone, maps[k : k + 8], probes)]
+
+    def showing(self, alone: Stack, elements: Sequence[Tensor], images: Tensor) -> list[Tensor]:
+        """Those of some elements, the most telling first, that make A see some of these images (columns), which it
+        does not see untransformed. Only for groups that do not interpolate; one application of A for each."""
+        if not self.exact and self.top is None:
+            self.stack([])
+        energy, found = max(energy_of(images), 1e-300), []
+        for k in range(0, len(elements), 16):
+            with torch.no_grad():
+                after = self.transformed(self.images(images), elements[k : k + 16])
+                if self.exact:
+                    seen = alone.project(self.columns(after)).square().sum(0)
+                else:
+                    seen = self.physics.A(after).abs().double().square().flatten(1).sum(1) / self.top
+            shares = seen.reshape(-1, images.shape[1]).sum(1) / energy
+            found += [(float(share), k + place) for place, share in enumerate(shares)]
+        limit = ROUNDING if self.exact else self.tol**2
+        return [elements[place] for share, place in sorted(found, reverse=True) if share > limit]
+
+    def keeps_hidden(self, stack: Stack) -> bool:
+        """Whether what the stack does not see stays unseen under the whole group, because it does under the elements
+        that generate it. Only for groups that do not interpolate."""
+        generators = known(self.transform, "generators")(torch.empty(1, *self.shape))
+        if generators is None:
+            return False
+        x = self.white(4)
+        x = x - stack.project(x)
+        with torch.no_grad():
+            moved = torch.cat([self.columns(self.transformed(self.images(x), [one])) for one in generators], dim=1)
+        return energy_of(stack.project(moved)) <= (ROUNDING if self.exact else 1e-3) * energy_of(moved)
 
     def classes(self, elements: Sequence[Tensor], alone: Stack, most: int) -> tuple[list[Tensor], bool]:
         """Elements of which each brings something that A and the others do not, ``most`` at most; and whether there
@@ -215,7 +281,7 @@ class Problem:
         def against(x: Tensor) -> Tensor:
             return self.transformed(x if other is None else self.transformed_back(x, other), [element])
 
-        return is_information(*self.visible(alone, [against, lambda x: self.there_and_back(x, element)]))
+        return is_information(self.visible(alone, [against])[0], self.by_isotropic([against]))
 
     def needs_every_class(self, classes: Sequence[Tensor], threshold: float) -> bool:
         """Whether leaving out any one of the classes (or the identity) leaves something unseen."""
@@ -232,124 +298,15 @@ class Problem:
         return ratios[0], ratios[1]
 
 
-class Stack:
-    """The operator ``M = sum_g T_g^T A^T A T_g`` restricted to the support: what a stack of views ``A T_g`` sees are
-    the eigenvectors of M whose eigenvalues exceed (tol * largest singular value of A)^2."""
+def known(transform: Any, method: str) -> Callable[[Tensor], Tensor | None]:
+    """A group's own list of its elements or generators, or one that says that there is none; a list that a group has
+    inherited counts only if it draws and acts as the group that it has it from, or at least draws alike."""
+    family = type(transform).__mro__
 
-    def __init__(
-        self,
-        problem: Problem,
-        elements: Sequence[Tensor],
-        identity: bool,
-        function: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        self.problem, self.elements, self.identity = problem, list(elements), identity
-        self.function = function or (lambda x: x)
-        self._decomposed: tuple[Tensor, Tensor] | None = None
-        self._quadratures: list[tuple[Tensor, Tensor]] = []
+    def maker(name: str) -> int:
+        return next((place for place, one in enumerate(family) if name in vars(one)), len(family))
 
-    def apply(self, columns: Tensor) -> Tensor:
-        """``M`` times columns ``[size, count]``."""
-        problem = self.problem
-        result = torch.zeros_like(columns)
-        views: list[list[Tensor]] = [[]] if self.identity else []
-        # A few elements at a time bound the memory.
-        views += [self.elements[k : k + 8] for k in range(0, len(self.elements), 8)]
-        for elements in views:
-            with torch.enable_grad():
-                x = problem.images(columns).requires_grad_()
-                y = problem.physics.A(problem.transformed(x, elements) if elements else self.function(x))
-                if not y.requires_grad:
-                    raise InputError("diagnose needs an A of differentiable torch operations")
-                (gradient,) = torch.autograd.grad(y, x, y.detach())
-            result += problem.columns(gradient)
-        return result * problem.support[:, None]
-
-    def largest(self) -> float:
-        """The largest eigenvalue."""
-        return float(max(theta.max() for theta, _ in self._spectrum()))
-
-    def threshold(self) -> float:
-        assert self.problem.top is not None
-        return self.problem.tol**2 * self.problem.top
-
-    def seen(self) -> float:
-        """The share of image space (inside the support) that is seen."""
-        return statistics.fmean(
-            float(weight[theta > self.threshold()].sum() / weight.sum()) for theta, weight in self._spectrum()
-        )
-
-    def project(self, columns: Tensor) -> Tensor:
-        """The part of images (columns) that is seen."""
-        columns = columns * self.problem.support[:, None]
-        if self.problem.exact:
-            values, vectors = self._decompose()
-            seen = vectors[:, values > self.threshold()]
-            return seen @ (seen.T @ columns)
-        return self._lanczos(columns)[1]
-
-    def unseen(self) -> tuple[Tensor, Tensor]:
-        """The mean power of the unseen part of white images, by pixel and by frequency."""
-        white = self.problem.white(256 if self.problem.exact else 8)
-        left = (white - self.project(white)).T.reshape(-1, *self.problem.shape)
-        spectrum = torch.fft.fftshift(torch.fft.fft2(left, norm="ortho").abs().square().mean((0, 1)), dim=(-2, -1))
-        return left.square().mean((0, 1)).cpu(), spectrum.cpu()
-
-    def _spectrum(self) -> list[tuple[Tensor, Tensor]]:
-        """Eigenvalues and their weights: all, or a quadrature for each of two random probes."""
-        if self.problem.exact:
-            values, _ = self._decompose()
-            return [(values, torch.ones_like(values))]
-        self._quadratures = self._quadratures or self._lanczos(self.problem.white(2))[0]
-        return self._quadratures
-
-    def _decompose(self) -> tuple[Tensor, Tensor]:
-        if self._decomposed is None:
-            support = self.problem.support.nonzero().flatten()
-            matrix = torch.zeros(self.problem.n, self.problem.n, dtype=torch.float64, device=self.problem.device)
-            for start in range(0, self.problem.n, 256):
-                block = torch.zeros(self.problem.size, min(256, self.problem.n - start), dtype=torch.float64)
-                block[support[start : start + 256], torch.arange(block.shape[1])] = 1
-                matrix[:, start : start + 256] = self.apply(block.to(self.problem.device))[support]
-            values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
-            whole = torch.zeros(self.problem.size, self.problem.n, dtype=torch.float64, device=self.problem.device)
-            whole[support] = vectors
-            self._decomposed = values, whole
-        return self._decomposed
-
-    def _lanczos(self, columns: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """Lanczos' method from each column, with full reorthogonalisation: its quadrature (nodes, weights), and the
-        column projected on what is seen."""
-        steps, norms = min(LANCZOS_STEPS, self.problem.n), columns.norm(dim=0)
-        basis = columns.new_empty(steps, *columns.shape)
-        diagonal, beside = columns.new_zeros(2, steps, columns.shape[1])
-        basis[0] = columns / norms.clamp(min=1e-300)
-        running, scale = norms > 0, self.problem.top or 0.0
-        for step in range(steps):
-            rest = self.apply(basis[step])
-            diagonal[step] = (basis[step] * rest).sum(0)
-            for _ in range(2):  # twice is enough (Kahan and Parlett)
-                known = torch.einsum("ksc,sc->kc", basis[: step + 1], rest)
-                rest -= torch.einsum("ksc,kc->sc", basis[: step + 1], known)
-            length = rest.norm(dim=0)
-            scale = max(scale, float(diagonal[step].max()))
-            running = running & (length > 1e-6 * scale)  # float32 has been left behind: nothing new is there
-            if step + 1 == steps or not bool(running.any()):
-                break
-            beside[step] = torch.where(running, length, 0)
-            basis[step + 1] = torch.where(running, rest / length.clamp(min=1e-300), 0)
-        quadratures, projected = [], torch.zeros_like(columns)
-        threshold = self.threshold() if self.problem.top is not None else 0.0
-        for k in range(columns.shape[1]):
-            ends = (beside[:, k] == 0).nonzero()
-            size = int(ends[0]) + 1
-            off = torch.diag(beside[: size - 1, k], 1)
-            theta, vectors = torch.linalg.eigh(torch.diag(diagonal[:size, k]) + off + off.T)
-            quadratures.append((theta, vectors[0].square()))
-            coefficients = vectors @ ((theta > threshold) * vectors[0]) * norms[k]
-            projected[:, k] = torch.einsum("k,ks->s", coefficients, basis[:size, :, k])
-        return quadratures, projected
-
-
-def energy_of(columns: Tensor) -> float:
-    return float(columns.square().sum())
+    mattering = ("sample", "draw") if method == "every" else ("sample", "draw", "act", "apply")
+    if maker(method) < len(family) and maker(method) <= min(maker(name) for name in mattering):
+        return getattr(transform, method)
+    return lambda x: None

@@ -52,6 +52,16 @@ class Transform:
         """The images ``x`` ``[B, C, H, W]`` under ONE group element; same shape and dtype."""
         raise NotImplementedError
 
+    def every(self, x: Tensor) -> Tensor | None:
+        """All elements that `draw` can give for images of the shape of ``x``, ``[count, *element_shape]``; of those
+        that act alike only one. None where nobody has listed them: a new group need not."""
+        return None
+
+    def generators(self, x: Tensor) -> Tensor | None:
+        """A few elements, not necessarily among those that `draw` gives, whose products are all that it gives; zeros
+        name the identity. None where nobody has said."""
+        return None
+
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw ``n_trans`` group elements for images of the shape of ``x``; the first axis counts the elements, and
         with ``per_image`` the second one the images.

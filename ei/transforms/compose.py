@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from ei.errors import InputError
 from ei.transforms.base import Transform
+
+# A product of groups that has more elements is not listed.
+MOST = 20_000
 
 
 class Compose(Transform):
@@ -35,6 +40,20 @@ class Compose(Transform):
     def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         drawn = [transform.draw(x, generator) for transform in self.transforms]
         return torch.cat([elements.reshape(self.n_trans, -1).double() for elements in drawn], dim=1)
+
+    def every(self, x: Tensor) -> Tensor | None:
+        parts = [transform.every(x) for transform in self.transforms]
+        if any(part is None for part in parts) or math.prod(len(part) for part in parts if part is not None) > MOST:
+            return None
+        rows = [part.reshape(len(part), -1).double() for part in parts if part is not None]
+        picks = torch.cartesian_prod(*(torch.arange(len(part)) for part in rows))
+        return torch.cat([part[picks[:, k]] for k, part in enumerate(rows)], dim=1)
+
+    def generators(self, x: Tensor) -> Tensor | None:
+        parts = [transform.generators(x) for transform in self.transforms]
+        if any(part is None for part in parts):
+            return None
+        return torch.block_diag(*(part.reshape(len(part), -1).double() for part in parts if part is not None))
 
     def act(self, x: Tensor, element: Tensor) -> Tensor:
         for transform, part in zip(self.transforms, element.split(self._sizes), strict=True):

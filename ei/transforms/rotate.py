@@ -28,6 +28,9 @@ class Rotate(Transform):
     def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return draw_distinct(torch.arange(1, 359), self.n_trans, generator)
 
+    def every(self, x: Tensor) -> Tensor | None:
+        return torch.arange(1, 359)
+
     def inverse(self, element: Tensor) -> Tensor:
         return -element
 

@@ -51,6 +51,17 @@ class Shift(Transform):
             columns.append(draw_distinct(torch.cat([-distances, distances]), self.n_trans, generator))
         return torch.stack(columns, dim=1)
 
+    def every(self, x: Tensor) -> Tensor | None:
+        reached = []
+        for length in x.shape[-2:]:
+            reach = length - 1 if self.max_offset == 0 else min(length, self.max_offset) - 1
+            distances = torch.arange(1, reach + 1)
+            reached.append(torch.cat([distances, length - distances]).unique())
+        return torch.cartesian_prod(*reached)
+
+    def generators(self, x: Tensor) -> Tensor | None:
+        return torch.eye(2, dtype=torch.long)
+
     def inverse(self, element: Tensor) -> Tensor:
         return -element
 
@@ -75,6 +86,12 @@ class Shift1D(Transform):
             raise InputError(f"{self.n_trans} shifts cannot be drawn for a length of {length}: n_trans may be at most "
                              f"{length - 1}")  # fmt: skip
         return draw_distinct(torch.arange(1, length), self.n_trans, generator)
+
+    def every(self, x: Tensor) -> Tensor | None:
+        return torch.arange(1, x.shape[-1])
+
+    def generators(self, x: Tensor) -> Tensor | None:
+        return torch.ones(1, dtype=torch.long)
 
     def inverse(self, element: Tensor) -> Tensor:
         return -element

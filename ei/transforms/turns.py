@@ -24,6 +24,12 @@ class Rotate90(Transform):
     def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return draw_distinct(torch.arange(1, 4), self.n_trans, generator)
 
+    def every(self, x: Tensor) -> Tensor | None:
+        return torch.arange(1, 4)
+
+    def generators(self, x: Tensor) -> Tensor | None:
+        return torch.ones(1, dtype=torch.long)
+
     def inverse(self, element: Tensor) -> Tensor:
         return -element
 
@@ -49,6 +55,12 @@ class Reflect(Transform):
 
     def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return draw_distinct(torch.tensor([[0, 1], [1, 0], [1, 1]]), self.n_trans, generator)
+
+    def every(self, x: Tensor) -> Tensor | None:
+        return torch.tensor([[0, 1], [1, 0], [1, 1]])
+
+    def generators(self, x: Tensor) -> Tensor | None:
+        return torch.eye(2, dtype=torch.long)
 
     def inverse(self, element: Tensor) -> Tensor:
         return element
