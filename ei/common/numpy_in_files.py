@@ -59,8 +59,8 @@ def _no_bytes() -> bytes:
 
 @contextlib.contextmanager
 def numbers_of_numpy() -> Iterator[None]:
-    """In a ``with`` block, `torch.load` with ``weights_only=True`` takes numbers and arrays of NumPy, too; what it gives
-    needs to go through `plain`."""
+    """In a ``with`` block, `torch.load` with ``weights_only=True`` takes numbers and arrays of NumPy, too; what it
+    gives needs to go through `plain`."""
     stand_ins: list[tuple[Any, str]] = [
         (_DType, "numpy.dtype"),
         (_Array, "numpy.ndarray"),
