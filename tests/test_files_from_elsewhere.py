@@ -10,14 +10,21 @@ import numpy as np
 import pytest
 import torch
 from conftest import Result, fill
+from PIL import Image
 from torch import nn
+from torch.utils.data import Subset
 
 import ei
-from ei.common.files import load_file, save_file
+from ei.closure import MCClosure
+from ei.common.files import load_file, natural_order, save_file
+from ei.datasets import FixedCrops, ImageTree, make_loader
+from ei.datasets.batches import file_of
 from ei.errors import InputError
+from ei.evaluation.quality import evaluate, read_metrics, write_metrics
 from ei.models import Reconstructor, UNet
 from ei.models.weights import generator_weights, load_weights
 from ei.physics import CT
+from ei.training import Trainer
 
 # ---- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -140,3 +147,61 @@ def test_the_commands_take_a_bare_state_dict(script: Any, tmp_path: Path) -> Non
     )
     assert done.code == 0 and np.load("x.npy").shape == (2, 8, 8), done
     assert "bare state dict" in done.err and "'module.'" in done.err and "A_dagger" in done.err
+
+
+# ---- names and their order ----------------------------------------------------------------------------------------
+
+
+def test_natural_order() -> None:
+    names = ["y_10.npy", "y_2.npy", "y_1.npy", "y_02.npy", "x.npy", "9.npy", "y.npy", "y_2b.npy", "10.npy"]
+    wanted = ["9.npy", "10.npy", "x.npy", "y.npy", "y_1.npy", "y_02.npy", "y_2.npy", "y_2b.npy", "y_10.npy"]
+    assert sorted(names, key=natural_order) == wanted
+    padded = [f"y_{number:03d}.npy" for number in range(12)]
+    assert sorted(padded, key=natural_order) == padded  # what was in order stays in it
+
+
+def test_folders_of_measurements_keep_their_names(script: Any, tmp_path: Path) -> None:
+    """Each image is that of the file whose name it bears; numbers in names count as numbers."""
+    physics, f = CT(8, 5), Reconstructor(fill(small()).eval(), CT(8, 5))
+    (tmp_path / "y").mkdir()
+    images = {f"y_{number}": torch.rand(1, 1, 8, 8) for number in (10, 2, 1)}
+    for name, image in images.items():
+        np.save(f"y/{name}.npy", physics.A(image)[0, 0].numpy())
+    stack = torch.rand(2, 1, 8, 8)
+    np.save("y/z.npy", physics.A(stack)[:, 0].numpy())
+    np.savez("y/y_2.npz", y=physics.A(stack[:1])[:, 0].numpy())
+    trainer = Trainer(f, physics, None, MCClosure(), {"total": torch.optim.Adam(f.net.parameters())}, epochs=1,
+                      out=tmp_path / "run", progress=False)  # fmt: skip
+    trainer.fit(make_loader([torch.rand(1, 8, 8)] * 2, 2))
+    done: Result = script(
+        "ei reconstruct", "--ckp", "run/ckp_last.pth.tar", "--input", "y", "--output", "x.npy", "--png"
+    )
+    assert done.code == 0 and "from y_1 to z_00001" in done.out, done
+    names = ["y_1", "y_2.npy", "y_2.npz", "y_10", "z_00000", "z_00001"]
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == sorted(f"{name}.png" for name in names)
+    truth = [images["y_1"], images["y_2"], stack[:1], images["y_10"], stack[:1], stack[1:]]
+    with torch.no_grad():
+        expected = torch.cat([trainer.f.eval()(physics.A(image)) for image in truth])[:, 0].numpy()
+    np.testing.assert_allclose(np.load("x.npy"), expected, atol=1e-5)
+    for name, image in zip(names, expected, strict=True):
+        written = np.asarray(Image.open(tmp_path / "x" / f"{name}.png")) / 255
+        np.testing.assert_allclose(written, image.clip(0, 1), atol=0.51 / 255)
+
+
+def test_rows_of_metrics_keep_the_names_of_files(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a/1.png", "b.png", "c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8)).save(tmp_path / name)
+    tree = ImageTree(tmp_path)
+    crops = FixedCrops(tree, 4, per_image=2)
+    assert [file_of(crops, index) for index in range(6)] == [*["a/1.png"] * 2, *["b.png"] * 2, *["c.png"] * 2]
+    assert file_of(Subset(tree, [2, 0]), 1) == "a/1.png" and file_of([torch.zeros(8, 8)], 0) is None
+    physics = ei.physics.Inpainting(8, 8)
+    f = Reconstructor(small(), physics)
+    rows = evaluate(f, physics, Subset(tree, [2, 0]))
+    assert [row["file"] for row in rows] == ["c.png", "a/1.png"]
+    write_metrics(rows, tmp_path / "metrics.csv")
+    read = read_metrics(tmp_path / "metrics.csv")
+    assert read == rows
+    assert "file" not in evaluate(f, physics, [torch.rand(8, 8)])[0]

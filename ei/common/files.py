@@ -25,6 +25,13 @@ from ei.errors import InputError, MissingFileError, StorageError
 TEMPORARY = ".tmp"
 
 
+def natural_order(name: str) -> tuple[list[str | int], str]:
+    """A key to sort names by: numbers in them by their value, so that y_2 comes before y_10."""
+    parts: list[str | int] = list(re.split(r"([0-9]+)", name))  # text and digits in turn
+    parts[1::2] = [int(part) for part in parts[1::2]]
+    return parts, name
+
+
 def load_file(path: str | os.PathLike, what: str = "file", device: torch.device | str = "cpu") -> Any:
     """Load what `torch.save` wrote, with ``weights_only=True``. Numbers and arrays of NumPy come as plain numbers and
     tensors, which a warning says.

@@ -43,7 +43,7 @@ class CVDB(Dataset):
         if mode not in ("train", "test"):
             raise InputError(f"mode must be 'train' or 'test', not {mode!r}")
         crop_height, crop_width = (int(side) for side in crop_size)
-        folder = Path(root) / mode
+        self.folder = folder = Path(root) / mode
         if not folder.is_dir():
             raise MissingFileError(
                 f"there are no images at {folder}: put Urban100 there as {folder}/<folder>/*.png, or give a "
@@ -75,6 +75,10 @@ class CVDB(Dataset):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def name_of(self, index: int) -> str:
+        """The path of an image, relative to the folder of the mode."""
+        return Path(self.paths[index]).relative_to(self.folder).as_posix()
 
     def __getitem__(self, index: int) -> Tensor:
         return self.images[index].float() / 255

@@ -132,6 +132,10 @@ class ImageTree(Dataset):
     def __len__(self) -> int:
         return len(self.names)
 
+    def name_of(self, index: int) -> str:
+        """The path of an image, relative to the folder."""
+        return self.names[index]
+
     def __getitem__(self, index: int) -> Tensor:
         image = read_image(self.folder / self.names[index])
         array = np.asarray(self.prepare(image.convert("L") if self.gray else image))
