@@ -109,6 +109,8 @@ def options_of(state: Any, given: Mapping[str, Any]) -> Options:
         data = TASKS[task].place.format(given["dataset_name"])
     if data is not None:
         named["data"] = data
+    if "range" in given:
+        named["range"] = given["range"]
     options = resolve(named, config)
     split = {"split": given["split"]} if "split" in given else split_beside(given["ckp"])
     return replace(options, **split)
