@@ -50,7 +50,9 @@ def run_trial(trial: str, seed: int, given: argparse.Namespace, data: Path, fold
     subprocess.run([*command, "test", *tested, str(run / "test"), *options], check=True)
     with open(run / "test" / "metrics.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    means = {name: statistics.fmean(float(row[name]) for row in rows) for name in rows[0] if name != "index"}
+    means = {
+        name: statistics.fmean(float(row[name]) for row in rows) for name in rows[0] if name not in ("index", "file")
+    }
     figures = {
         column: round(means[name], 4)
         for column, name in {

@@ -31,6 +31,7 @@ from ei.common.seeds import derive_seed
 from ei.datasets.batches import Indexed
 from ei.errors import InputError
 from ei.models import Discriminator, Reconstructor, UNet
+from ei.models.padding import padding_for
 from ei.models.weights import generator_weights, load_weights
 from ei.training import Trainer, cosine_schedule, step_schedule
 
@@ -175,7 +176,7 @@ class EI:
         rate, decay = _entry(lr, "lr", "G"), _entry(lr, "lr", "WD", 0.0)
         with _seeded("weights"):
             net = UNet(self.in_channels, self.out_channels, compact=4, residual=residual, cat=cat)
-        net.check_size(self.img_height, self.img_width)
+        padding_for(net, self.img_height, self.img_width)  # raises now if they are too small
         if pretrained:
             load_weights(net, generator_weights(load_file(pretrained, "checkpoint"), pretrained), pretrained)
         net = net.to(self.device, self.dtype)

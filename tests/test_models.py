@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
 import pytest
 import torch
 from conftest import SmallNet, fill, filled, reference, state_dict_shapes
 from torch import nn
 
-from ei.models import Discriminator, Reconstructor, UNet
+from ei.models import Discriminator, GroupAverage, Reconstructor, UNet, Unrolled
 from ei.models.unet import Up
 from ei.models.weights import load_weights
 from ei.physics import CT, Inpainting
@@ -149,3 +152,57 @@ def test_reconstructor_takes_any_physics() -> None:
             return y.repeat_interleave(2, dim=-1)
 
     assert Reconstructor(SmallNet(1), Mine())(torch.rand(1, 1, 4, 4)).shape == (1, 1, 4, 8)
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (13, 30), (9, 16)])
+@pytest.mark.parametrize("kind", [Reconstructor, lambda net, physics: Unrolled(net, physics, last="net", iterations=1)])
+def test_sides_of_any_length(kind, shape: tuple[int, int]) -> None:
+    """Around the network images are reflected at their borders, as NumPy does it, and the result is cropped."""
+    physics = Inpainting(*shape, mask_rate=0.2)
+    net = fill(UNet(2, 2, base_channels=2)).eval()
+    f = kind(net, physics).eval()
+    y = physics.A(torch.rand(2, 2, *shape))
+    lack = [-side % 8 for side in shape]
+    widths = [(0, 0), (0, 0), *((missing // 2, missing - missing // 2) for missing in lack)]
+    padded = torch.from_numpy(np.pad(y.numpy(), widths, mode="reflect"))  # y is A_dagger y, and A^+ y
+    with pytest.warns(UserWarning, match=f"{shape[0]} x {shape[1]} are padded by reflection to {padded.shape[2]} x "):
+        x = f(y)
+    rows, columns = (slice(first, first + side) for (first, _), side in zip(widths[2:], shape, strict=True))
+    torch.testing.assert_close(x, net(padded)[:, :, rows, columns])
+    with pytest.raises(ValueError, match="multiples of 8"):
+        net(y)  # the network alone says what it needs
+
+
+def test_sides_that_fit_are_not_padded_and_tiny_ones_are_refused() -> None:
+    net = UNet(1, 1, base_channels=2).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        f = Reconstructor(net, Inpainting(16, 24))
+        y = torch.rand(1, 1, 16, 24)
+        assert torch.equal(f(y), net(f.physics.A(y)))
+        assert Reconstructor(SmallNet(1), Inpainting(5, 7))(torch.rand(1, 1, 5, 7)).shape == (1, 1, 5, 7)
+    with pytest.raises(ValueError, match=r"3 x 16 are too small .* multiples of 8"):
+        Reconstructor(net, Inpainting(3, 16))(torch.rand(1, 1, 3, 16))
+
+
+@pytest.mark.filterwarnings("ignore:images of 11 x 11 are padded")
+def test_an_average_over_a_group_is_equivariant_where_it_pads() -> None:
+    net = GroupAverage(fill(UNet(1, 1, base_channels=2)), ["rotate90", "reflect"]).eval()
+    x = torch.rand(1, 1, 11, 11)  # five pixels are missing: two on one side, three on the other
+    f = Reconstructor(net, Inpainting(11, 11, mask_rate=0))
+    for turned in (x.rot90(1, (-2, -1)), x.flip(-1)):
+        undone = f(turned).rot90(-1, (-2, -1)) if turned.equal(x.rot90(1, (-2, -1))) else f(turned).flip(-1)
+        torch.testing.assert_close(undone, f(x))
+
+
+@pytest.mark.filterwarnings("ignore:images of 12 x 20 are padded")
+def test_padded_gradients() -> None:
+    """What is learned from sides of any length is the gradient of what is computed."""
+    net = fill(UNet(1, 1, base_channels=2, norm="none")).double()
+    f = Reconstructor(net, Inpainting(12, 20, mask_rate=0))
+    y = torch.rand(1, 1, 12, 20, dtype=torch.float64, requires_grad=True)
+    direction = torch.randn_like(y)
+    (gradient,) = torch.autograd.grad(f(y).square().sum(), y)
+    step = 1e-6 * direction
+    difference = (f(y + step).square().sum() - f(y - step).square().sum()) / 2e-6
+    torch.testing.assert_close((gradient * direction).sum(), difference, rtol=1e-5, atol=1e-7)

@@ -327,6 +327,7 @@ def damaged_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "file").write_text("")
     scipy.io.savemat(folder / "other.mat", {"OTHER": np.zeros((4, 4))})
     write_mat(folder / "odd.mat", side=20)
+    write_mat(folder / "small.mat", side=3)
     scipy.io.savemat(folder / "oblong.mat", {"DATA": np.random.rand(10, 16, 24)})
     write_folder(folder / "unreadable")
     (folder / "unreadable" / "train" / "train" / "img_001.png").write_bytes(b"no image")
@@ -363,7 +364,7 @@ WRONG = [
     (("demo_train.py", "--task", "inpainting"), ["dataset/Urban100", "train"]),
     (("demo_train.py", "--task", "inpainting", "--data", "unreadable"), ["img_001.png"]),
     ((*CT_TRAIN, "--data", "other.mat"), ["DATA", "OTHER"]),
-    ((*CT_TRAIN, "--data", "odd.mat"), ["20 x 20", "24 x 24"]),
+    ((*CT_TRAIN, "--data", "small.mat"), ["3 x 3", "multiples of 8"]),
     ((*CT_TRAIN, "--data", "oblong.mat"), ["square", "16 x 24"]),
     ((*CT_TRAIN, "--data", "file"), ["file"]),
     ((*CT_TRAIN, "--ei-trans", 359), ["359", "358"]),
@@ -481,6 +482,19 @@ def test_odd_but_possible_input(script: Script, ct: Path, tmp_path: Path, argume
     assert ("no effect" in done.out) == ("--mask-rate" in arguments)
     wide = "demo_train.py: warning: DATA in wide.mat has values from -"
     assert done.err.startswith(wide) if "wide.mat" in arguments else not done.err
+
+
+@pytest.mark.parametrize("more", [(), ("--reconstructor", "unrolled", "--iterations", 1)], ids=["direct", "unrolled"])
+def test_sides_that_are_no_multiples(script: Script, ct: Path, tmp_path: Path, more: tuple) -> None:
+    write_mat(tmp_path / "odd.mat", side=20)
+    done = script(*CT_TRAIN, "--data", "odd.mat", "--ct-views", 7, "--max-steps", 2, "--out", "odd", *more, *SMALL)
+    said = "warning: images of 20 x 20 are padded by reflection to 24 x 24 for the network, and cropped after it\n"
+    assert done.code == 0 and done.err.endswith(said), done.err
+    done = script("ei test", "--ckp", "odd/ckp_last.pth.tar", "--average-over", "rotate90", "--out", "test")
+    assert done.code == 0 and "averaged" in done.out, done.err
+    np.save("y.npy", np.random.default_rng(0).random((2, 29, 7), dtype=np.float32))
+    done = script("ei reconstruct", "--ckp", "odd/ckp_last.pth.tar", "--input", "y.npy", "--output", "x.npy")
+    assert done.code == 0 and np.load("x.npy").shape == (2, 20, 20), done.err
 
 
 def test_options_of_other_methods(script: Script, ct: Path) -> None:

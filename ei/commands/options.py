@@ -57,9 +57,9 @@ class Option:
     scope: Scope = "run"
     flags: tuple[str, ...] = ()
     mapping: bool = False
-    nargs: str | None = None
+    nargs: str | int | None = None
     choices: tuple[str, ...] | None = None
-    metavar: str | None = None
+    metavar: str | tuple[str, ...] | None = None
 
     def default_for(self, task: str | None) -> Any:
         return self.presets.get(task, self.default) if task is not None else self.default
@@ -112,7 +112,7 @@ class Options:
         metavar="NAME")
     # From what.
     data: str | None = option(
-        {"train": "a .mat file of images, a folder of images (with train/ and test/, or any), or 'synthetic'",
+        {"train": "a .mat or .npy file of images, a folder of images (with train/ and test/, or any), or 'synthetic'",
          "test": "the test images (default: the task's; of a run of yours, the run's)",
          "diagnose": "images, of which only the size matters"},
         presets=papers("dataset/CT/CT100_128x128.mat", "dataset/Urban100"), commands=("train", "test", "diagnose"),
@@ -127,6 +127,10 @@ class Options:
                                commands=("train", "test"), metavar="PATH")
     crop: int | None = option("own images: a square of N pixels about the centre", COUNT, images=True)
     resize: int | None = option("own images: to a shorter side of N, after --crop", COUNT, images=True)
+    range: list[float] | None = option(
+        "which values of image files become 0 and 1, others are clipped; needed where they are not unsigned of 8 or 16 "
+        "bit (floating-point and 32-bit TIFF, .npy, DICOM: --range -1000 400 for a CT window)",
+        number(), nargs=2, images=True, metavar=("LOW", "HIGH"), commands=("train", "test"))
     gray: bool = option("own images: make colour gray", None, False, images=True)
     patch: int | None = option("train on patches of N x N at fixed random places", COUNT, images=True)
     patches: int = option("how many an image", COUNT, 1, images=True)

@@ -18,12 +18,15 @@ from ei.datasets import (
     DeadLeaves,
     EllipsePhantoms,
     FixedCrops,
+    ImageStack,
     ImageTree,
     Measurements,
     Pairs,
     image_of,
     split_images,
 )
+from ei.datasets.pictures import PICTURES
+from ei.datasets.stack import is_stack
 from ei.datasets.tree import holds_images
 from ei.errors import InputError, MissingFileError
 from ei.physics import image_shape_of, operator_of
@@ -121,12 +124,18 @@ def _images(options: Options, mode: str, told: tuple[int, ...] | None) -> Any:
     own = _own_images(options, data, mode)
     if own is not None:
         return own
+    if is_stack(data):
+        return ImageStack(data, mode, value_range=options.range)
+    if options.range is not None and Path(data).is_file():
+        return CTData(mode, data, value_range=options.range)
     if task is not None:
         return task.images(data, mode)
     if Path(data).is_dir():
         return ImageTree(Path(data) / mode)
     if not Path(data).exists():
-        raise MissingFileError(f"there are no images at {data}: give a folder of them, or a .mat file, with --data")
+        raise MissingFileError(
+            f"there are no images at {data}: give a folder of them, or a .mat or .npy file, with --data"
+        )
     return CTData(mode, data)
 
 
@@ -148,11 +157,13 @@ def _generated(channels: int) -> Any:
 def _own_images(options: Options, data: str, mode: str) -> ImageTree | None:
     """A folder of people's own: one that holds train/ and test/ or, divided by --split or --test-fraction, one that
     does not. None where neither the folder nor the options say that it is of one's own."""
-    sizes: dict[str, Any] = {"crop": options.crop, "resize": options.resize, "gray": bool(options.gray)}
+    sizes: dict[str, Any] = {"crop": options.crop, "resize": options.resize, "gray": bool(options.gray),
+                             "value_range": options.range}  # fmt: skip
     if not Path(data).is_dir() or not holds_images(data):
         return None
     if all((Path(data) / part).is_dir() for part in ("train", "test")):
-        return ImageTree(Path(data) / mode, **sizes) if any(sizes.values()) else None
+        as_own = any(sizes.values()) or not holds_images(data, PICTURES)
+        return ImageTree(Path(data) / mode, **sizes) if as_own else None
     if (Path(data) / "train").is_dir() or (Path(data) / "test").is_dir():
         return None  # half of the layout: whoever reads it will say what is missing
     fraction = options.test_fraction

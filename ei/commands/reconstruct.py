@@ -7,7 +7,7 @@
 Operator, mask and network come from the checkpoint; an operator of your own is named again, because code is never run
 for what a file says. ``--input`` is what `ei.datasets.Measurements` reads, any number of measurements; they go through
 batch by batch. The output, ``[n, C, H, W]`` (``[n, H, W]`` where the input has no channel axis), appears under its name
-when it is complete.
+when it is complete. A folder's files come in their natural order (y_2 before y_10), and PNG files keep their names.
 """
 
 from __future__ import annotations
@@ -90,12 +90,12 @@ def reconstruct_file(
     return len(measurements) / (time.monotonic() - began)
 
 
-def write_pngs(images: np.ndarray, folder: Path) -> None:
-    """One 8-bit PNG an image, ``[n, H, W]`` or ``[n, C, H, W]`` with C = 1 or 3 and values in [0, 1] (others are
-    clipped). The folder appears when it is complete.
+def write_pngs(images: np.ndarray, folder: Path, names: Sequence[str]) -> None:
+    """One 8-bit PNG an image, under its name, ``[n, H, W]`` or ``[n, C, H, W]`` with C = 1 or 3 and values in
+    [0, 1] (others are clipped). The folder appears when it is complete.
 
     Raises:
-        InputError: if the folder is there already, or images have other channels.
+        InputError: if the folder is there already, images have other channels, or two the same name.
     """
     from PIL import Image
 
@@ -103,12 +103,15 @@ def write_pngs(images: np.ndarray, folder: Path) -> None:
         raise InputError(f"{folder} is there already; move it away, or choose another --output")
     if images.ndim == 4 and images.shape[1] not in (1, 3):
         raise InputError(f"--png writes gray or RGB images, not {images.shape[1]} channels")
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        raise InputError(f"two PNG files would be called {twice}: rename a file of the input")
     with complete_folder(folder) as unfinished:
-        for index, image in enumerate(images):
+        for name, image in zip(names, images, strict=True):
             pixels = (image.clip(0, 1) * 255).round().astype(np.uint8)
             if pixels.ndim == 3:
                 pixels = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
-            Image.fromarray(pixels).save(unfinished / f"{index:05d}.png")
+            Image.fromarray(pixels).save(unfinished / f"{name}.png")
 
 
 def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
@@ -146,7 +149,9 @@ def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
         f = averaged(f, given["average_over"])
     rate = reconstruct_file(f, measurements, output, batch_size=given.get("batch_size", 8), device=device)
     images = np.load(output, mmap_mode="r")
-    print(f"{output}: {list(images.shape)} float32, {rate:.1f} images a second")
+    names = [measurements.name_of(index) for index in range(len(measurements))]
+    order = f", from {names[0]} to {names[-1]}" if measurements.path.is_dir() else ""
+    print(f"{output}: {list(images.shape)} float32{order}, {rate:.1f} images a second")
     if given.get("png"):
-        write_pngs(images, folder)
+        write_pngs(images, folder, names)
         print(f"{folder}: {len(images)} PNG files")

@@ -40,6 +40,7 @@ from ei.evaluation.loading import averaged, checked, function_of
 from ei.evaluation.quality import comparison, evaluate, image_and_measurement, summary, write_metrics
 from ei.models import UNet
 from ei.models.base import ReconstructionFunction
+from ei.models.padding import padding_for
 from ei.models.weights import AVERAGED
 from ei.physics import image_shape_of
 from ei.training.folder import new_run_folder
@@ -127,6 +128,8 @@ def options_of(state: Any, given: Mapping[str, Any]) -> Options:
         data = TASKS[task].place.format(given["dataset_name"])
     if data is not None:
         named["data"] = data
+    if "range" in given:
+        named["range"] = given["range"]
     options = resolve(named, config)
     split = {"split": given["split"]} if "split" in given else split_beside(given["ckp"])
     return replace(options, **split)
@@ -150,8 +153,7 @@ def function_for(
     physics = operator_for(options, shape, device, physics, state, given)
     net = None if described or "next_epoch" in state else UNet(shape[0], shape[0], compact=compact or 4)
     f = function_of(state, given.get("ckp", "given"), physics, net, device)
-    if isinstance(f.net, UNet):
-        f.net.check_size(*shape[1:])
+    padding_for(f.net, *shape[1:])  # raises now if they are too small
     return f
 
 

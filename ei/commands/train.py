@@ -55,6 +55,7 @@ from ei.datasets import make_loader
 from ei.errors import InputError
 from ei.models import Reconstructor, UNet, Unrolled
 from ei.models.base import ReconstructionFunction
+from ei.models.padding import padding_for
 from ei.models.sync_bn import synchronize_batch_norm
 from ei.models.weights import generator_weights, load_weights
 from ei.training import RunFolder, Trainer, cosine_schedule, one_cycle_schedule, step_schedule
@@ -168,7 +169,7 @@ def build_training(
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(options.seed, "weights"))
         net = UNet(data.shape[0], data.shape[0], base_channels=options.base_channels, norm=options.norm)
-        net.check_size(*data.shape[1:])
+        padding_for(net, *data.shape[1:])  # raises now if they are too small
         batches = (len(data.train), options.batch_size, options.sync_bn)
         if options.norm == "batch":
             check_batch_statistics(data.shape, net.compact - 1, *batches)

@@ -15,16 +15,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
+from ei.common.numpy_in_files import numbers_of_numpy, plain
 from ei.errors import InputError, MissingFileError, StorageError
 
 TEMPORARY = ".tmp"
 
 
+def natural_order(name: str) -> tuple[list[str | int], str]:
+    """A key to sort names by: numbers in them by their value, so that y_2 comes before y_10."""
+    parts: list[str | int] = list(re.split(r"([0-9]+)", name))  # text and digits in turn
+    parts[1::2] = [int(part) for part in parts[1::2]]
+    return parts, name
+
+
 def load_file(path: str | os.PathLike, what: str = "file", device: torch.device | str = "cpu") -> Any:
-    """Load what `torch.save` wrote, with ``weights_only=True``.
+    """Load what `torch.save` wrote, with ``weights_only=True``. Numbers and arrays of NumPy come as plain numbers and
+    tensors, which a warning says.
 
     Args:
         path: the file.
@@ -48,7 +58,17 @@ def load_file(path: str | os.PathLike, what: str = "file", device: torch.device 
                     raise InputError(f"the {what} {path} is damaged (a checksum does not fit); get it again")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol of files from elsewhere
-            return torch.load(path, map_location=device, weights_only=True)
+            try:
+                return torch.load(path, map_location=device, weights_only=True)
+            except pickle.UnpicklingError as error:
+                if "numpy" not in str(error):
+                    raise
+            with numbers_of_numpy():
+                content = plain(torch.load(path, map_location=device, weights_only=True))
+        warnings.warn(
+            f"the {what} {path} holds numbers of NumPy: they were read as plain numbers and tensors", stacklevel=2
+        )
+        return content
     except pickle.UnpicklingError as error:
         culprit = re.search(r"(?:Unsupported (?:global|class): (?:GLOBAL )?|Trying to call )([\w.]+)", str(error))
         if culprit:
@@ -73,7 +93,7 @@ def save_file(content: Any, path: str | os.PathLike, previous: Path | None = Non
 
     Raises:
         StorageError: if it cannot be written; the old file is as it was.
-        TypeError: if there is anything but tensors, str, int, float, bool, None, list, tuple and dict in ``content``.
+        TypeError: if there is anything but tensors, numbers, str, bool, None, list, tuple and dict in ``content``.
     """
     # Serialised in memory first: torch reports a full disk as an inconsistency of its own archive.
     buffer = io.BytesIO()
@@ -175,6 +195,8 @@ def _plain(content: Any, strings: dict[str, str]) -> Any:
         return strings.setdefault(content, content)
     if content is None or type(content) in (int, float, bool):
         return content
+    if isinstance(content, np.number | np.bool_):  # as a learning rate out of np.logspace is
+        return content.item()
     if isinstance(content, Mapping):
         return {_plain(key, strings): _plain(value, strings) for key, value in content.items()}
     if type(content) in (list, tuple):

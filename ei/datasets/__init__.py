@@ -6,6 +6,7 @@ from ei.datasets.crops import FixedCrops
 from ei.datasets.ctdb import CTData
 from ei.datasets.cvdb import CVDB, CVDB_ICCV
 from ei.datasets.measurements import Measurements, Pairs
+from ei.datasets.stack import ImageStack
 from ei.datasets.synthetic import DeadLeaves, EllipsePhantoms
 from ei.datasets.tree import ImageTree, split_images
 
@@ -16,6 +17,7 @@ __all__ = [
     "DeadLeaves",
     "EllipsePhantoms",
     "FixedCrops",
+    "ImageStack",
     "ImageTree",
     "Measurements",
     "Pairs",

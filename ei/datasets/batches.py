@@ -66,6 +66,16 @@ def number_of(dataset: Any, index: int) -> int:
     return index
 
 
+def file_of(dataset: Any, index: int) -> str | None:
+    """The name of the file that an item of a data set is from, also where this one is a part of it or cut out of it;
+    None where it does not tell, by a method ``name_of``."""
+    while not hasattr(dataset, "name_of") and hasattr(dataset, "dataset"):
+        if isinstance(dataset, Subset):
+            index = int(dataset.indices[index])
+        index, dataset = index // getattr(dataset, "per_image", 1), dataset.dataset
+    return dataset.name_of(index) if hasattr(dataset, "name_of") else None
+
+
 class Shuffled(Sampler[int]):
     """A new order every epoch, a function of (seed, epoch); the trainer sets the epoch."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ei.datasets.pictures import check_range, scaled, tell_outside
 from ei.errors import InputError, MissingExtraError, MissingFileError
 
 KEY = "DATA"
@@ -24,15 +26,27 @@ class CTData(Dataset):
         mode: "train" (the first nine tenths of the slices: 0-89) or "test" (the rest: 90-99).
         root_dir: a Matlab file with the images under the key ``DATA``, ``[n, H, W]``. Files of version 7.3 need the
             extra ``h5``.
+        value_range: which values (low, high) become 0 and 1; those outside are clipped, and a warning counts them. By
+            default values stay as they are.
 
     Raises:
         MissingFileError: if the file is not there.
         InputError: if it cannot be read, or ``DATA`` is missing or no finite ``[n, H, W]`` array.
     """
 
-    def __init__(self, mode: str = "train", root_dir: str | os.PathLike = "./dataset/CT/CT100_128x128.mat") -> None:
-        images = read_mat(root_dir)
+    def __init__(
+        self,
+        mode: str = "train",
+        root_dir: str | os.PathLike = "./dataset/CT/CT100_128x128.mat",
+        *,
+        value_range: Sequence[float] | None = None,
+    ) -> None:
+        limits = check_range(value_range)
+        images = read_mat(root_dir, in_units=limits is not None)
         self.images = split(images, mode, f"the images of {root_dir}")
+        if limits is not None:
+            tell_outside(self.images.numpy(), limits, f"the images of {root_dir}")
+            self.images = torch.from_numpy(scaled(self.images.numpy(), limits))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,8 +67,9 @@ def split(images: Any, mode: str, what: str) -> Any:
     raise InputError(f"mode must be 'train' or 'test', not {mode!r}")
 
 
-def read_mat(path: str | os.PathLike) -> Tensor:
-    """The array ``DATA`` of a Matlab file as a float32 tensor ``[n, H, W]``."""
+def read_mat(path: str | os.PathLike, in_units: bool = False) -> Tensor:
+    """The array ``DATA`` of a Matlab file as a float32 tensor ``[n, H, W]``; unless it is known to be ``in_units`` of
+    its own, values far from [0, 1] are told."""
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the path of the .mat file in it")
@@ -75,10 +90,10 @@ def read_mat(path: str | os.PathLike) -> Tensor:
             f"image {int((~finite).nonzero()[0])} of {KEY} in {path} has values that are not finite; mend or remove it"
         )
     low, high = float(images.min()), float(images.max())
-    if low < -1 or high > 2:
+    if (low < -1 or high > 2) and not in_units:
         warnings.warn(
             f"{KEY} in {path} has values from {low:.4g} to {high:.4g}; the paper's settings (learning rate, loss "
-            "weights) and the PSNR are for images in [0, 1]: scale them",
+            "weights) and the PSNR are for images in [0, 1]: scale them with --range LOW HIGH",
             stacklevel=3,
         )
     return images

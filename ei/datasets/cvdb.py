@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from ei.datasets.pictures import header_of, read_exactly, read_image
 from ei.errors import InputError, MissingFileError
 
 
 class CVDB(Dataset):
     """Images of ``root/mode/<folder>/*``; items are ``[3, H, W]`` float32 in [0, 1].
 
-    Each image is cropped about its centre, resized and kept in memory as bytes, so every file is read (and an
-    unreadable one is named) before a training starts.
+    Each image is cropped about its centre, resized and kept in memory (as bytes, if all files have 8 bits), so every
+    file is read (and an unreadable one is named) before a training starts.
 
     Args:
         root: the folder that holds ``train/`` and ``test/``.
@@ -30,7 +29,7 @@ class CVDB(Dataset):
 
     Raises:
         MissingFileError: if the folder is not there or holds no images.
-        InputError: if an image cannot be read or is smaller than the crop.
+        InputError: if an image cannot be read, is smaller than the crop, or of a type whose range must be told.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class CVDB(Dataset):
         if mode not in ("train", "test"):
             raise InputError(f"mode must be 'train' or 'test', not {mode!r}")
         crop_height, crop_width = (int(side) for side in crop_size)
-        folder = Path(root) / mode
+        self.folder = folder = Path(root) / mode
         if not folder.is_dir():
             raise MissingFileError(
                 f"there are no images at {folder}: put Urban100 there as {folder}/<folder>/*.png, or give a "
@@ -59,25 +58,35 @@ class CVDB(Dataset):
         steps: list = [transforms.CenterCrop((crop_height, crop_width))]
         if resize:
             steps.append(transforms.Resize(256))
-        prepare = transforms.Compose([*steps, transforms.PILToTensor()])
+        prepare = transforms.Compose(steps)
         self.paths = [path for path, _ in files.samples]
         self.labels = [label for _, label in files.samples]
         images = []
         for path in self.paths:
-            image = read_image(path)
-            if image.height < crop_height or image.width < crop_width:
+            header = header_of(path)
+            if header.height < crop_height or header.width < crop_width:
                 raise InputError(
-                    f"{path} is {image.height} x {image.width} pixels, smaller than the crop of {crop_height} x "
+                    f"{path} is {header.height} x {header.width} pixels, smaller than the crop of {crop_height} x "
                     f"{crop_width}; remove it or choose a smaller crop"
                 )
-            images.append(prepare(image))
+            if header.common:
+                images.append(transforms.functional.pil_to_tensor(prepare(read_image(path, header))))
+            else:
+                images.append(read_exactly(path, header, None, prepare).expand(3, -1, -1))
+        if any(image.dtype != torch.uint8 for image in images):
+            images = [image.float() / 255 if image.dtype == torch.uint8 else image for image in images]
         self.images = torch.stack(images)
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def name_of(self, index: int) -> str:
+        """The path of an image, relative to the folder of the mode."""
+        return Path(self.paths[index]).relative_to(self.folder).as_posix()
+
     def __getitem__(self, index: int) -> Tensor:
-        return self.images[index].float() / 255
+        image = self.images[index]
+        return image.float() / 255 if image.dtype == torch.uint8 else image
 
 
 class _WithLabels(Dataset):
@@ -107,26 +116,3 @@ def CVDB_ICCV(
     """
     dataset = CVDB(Path("dataset") / dataset_name, mode, crop_size, resize)
     return DataLoader(_WithLabels(dataset), batch_size=batch_size, shuffle=shuffle)
-
-
-def read_image(path: str | os.PathLike) -> Image.Image:
-    """An image file as 8-bit RGB; 16-bit files are scaled, transparency is dropped.
-
-    Raises:
-        InputError: naming the file, if it cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode.startswith("I"):
-                # Pillow would clip 16-bit values at 255.
-                return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8)).convert(
-                    "RGB"
-                )
-            if image.mode == "F":
-                raise InputError(f"the image {path} holds floating-point values; save it as 8 or 16 bit")
-            return image.convert("RGB")
-    except InputError:
-        raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"the image {path} cannot be read ({error}); replace or remove it") from error

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ei.common.files import natural_order
 from ei.errors import InputError, MissingExtraError, MissingFileError
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".mat", ".h5", ".hdf5")
@@ -26,9 +27,10 @@ class Measurements(Dataset):
     """Measurements without images; items are ``[C, ...]`` float32 (or complex64).
 
     Args:
-        path: a ``.npy``, ``.npz``, ``.pt``, ``.mat`` or ``.h5`` file, or a folder of them (in the order of their
-            names). Files of several arrays must name this one "y", "measurements", "sinograms" or "DATA". NumPy's,
-            torch's and HDF5's (Matlab 7.3's too) arrays are read piece by piece; ``.npz`` and older ``.mat`` as wholes.
+        path: a ``.npy``, ``.npz``, ``.pt``, ``.mat`` or ``.h5`` file, or a folder of them (in the natural order of
+            their names: y_2 before y_10). Files of several arrays must name this one "y", "measurements", "sinograms"
+            or "DATA". NumPy's, torch's and HDF5's (Matlab 7.3's too) arrays are read piece by piece; ``.npz`` and older
+            ``.mat`` as wholes.
         shape: the shape of one measurement, as the operator gives it without the batch axis; a leading axis of length
             one may be missing in the files. If None, measurements have two axes of any length, with or without a
             channel axis before them: arrays are ``[n, h, w]`` or ``[n, C, h, w]``. In a folder, an array without the
@@ -51,7 +53,8 @@ class Measurements(Dataset):
             raise MissingFileError(f"there are no measurements at {path}; check the path")
         files = [path]
         if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            files = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]
+            files.sort(key=lambda file: natural_order(file.name))
             if not files:
                 raise MissingFileError(f"there are no measurements in {path}: no file ends in {', '.join(SUFFIXES)}")
         self.path = path
@@ -95,6 +98,18 @@ class Measurements(Dataset):
         if not bool(torch.isfinite(torch.view_as_real(item) if item.is_complex() else item).all()):
             raise InputError(f"measurement {index} of {self.path} has values that are not finite; mend or remove it")
         return item if self.channels else item.unsqueeze(0)
+
+    def name_of(self, index: int) -> str:
+        """What to call what is made of a measurement: of a folder's, the name of its file without the ending (with it,
+        where another one's is the same), and its number in the file, if there are several; of a file's, the number."""
+        if not self.path.is_dir():
+            return f"{index:05d}"
+        file = bisect_right(self._ends, index)
+        begin = self._ends[file - 1] if file else 0
+        path = self._arrays[file].path
+        alone = sum(array.path.stem == path.stem for array in self._arrays) == 1
+        name = path.stem if alone else path.name
+        return name if self._ends[file] - begin == 1 else f"{name}_{index - begin:05d}"
 
     @property
     def item_shape(self) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from ei.common.own_code import names_own_code
 from ei.errors import InputError
 from ei.models import GroupAverage, UNet
 from ei.models.base import ReconstructionFunction, keep_average
-from ei.models.weights import generator_weights, load_weights
+from ei.models.weights import AVERAGED, generator_weights, load_weights, weight_called
 from ei.physics import with_pseudo_inverse
 from ei.training.state import CARRIED
 
@@ -152,10 +153,15 @@ def function_of(
     elif net is None and "next_epoch" in state:
         raise InputError(f"the checkpoint {path} is of a network of your own: give it as net")
     elif net is None:
-        first, last = weights.get("Conv1.conv.0.weight"), weights.get("Conv_1x1.weight")
+        first, last = (weight_called(name, weights) for name in ("Conv1.conv.0.weight", "Conv_1x1.weight"))
         channels = (1, 1) if first is None or last is None else (first.shape[1], last.shape[0])
         net = UNet(*channels, compact=compact or 4)
     load_weights(net, weights, path)
+    if not any(key in state for key in ("state_dict", "state_dict_G", AVERAGED)):
+        warnings.warn(
+            f"{path} does not say its reconstruction function: it is taken as the paper's, the network after A_dagger",
+            stacklevel=2,
+        )
     # Checkpoints of before there was another one do not tell the reconstruction function: it is the paper's.
     described = state.get("reconstructor") or {"name": "Reconstructor"}
     return rebuild(described, ei.models, net=net.to(device), physics=physics).eval()

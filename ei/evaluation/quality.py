@@ -15,6 +15,7 @@ from torch import Tensor
 from ei.common.drawing import image_grid
 from ei.common.seeds import derive_seed
 from ei.datasets import Pairs, image_of, simulate
+from ei.datasets.batches import file_of
 from ei.evaluation.classical import Reconstruction, classical_for
 from ei.metrics import cal_psnr, psnr, ssim
 from ei.models.base import ReconstructionFunction, evaluating
@@ -43,7 +44,7 @@ def evaluate(
     images: Any,
     more: Mapping[str, Reconstruction] | None = None,
     device: torch.device | str | None = None,
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
     """Quality of A_dagger y (``pinv``), of the network (``net``) and of ``more`` reconstructions, one image at a time.
 
     Args:
@@ -56,7 +57,8 @@ def evaluate(
         device: where to compute; by default where f's weights are.
 
     Returns:
-        A row for each image: ``index`` and ``<metric>_<reconstruction>`` for psnr_paper, psnr and ssim.
+        A row for each image: ``index``, ``file`` (its name, where the data set tells it), and
+        ``<metric>_<reconstruction>`` for psnr_paper, psnr and ssim.
     """
     device = device or next(f.parameters()).device
     rows = []
@@ -69,7 +71,8 @@ def evaluate(
                 name: reconstruct(operator_of(physics, [index]), done["y"])
                 for name, reconstruct in (more or {}).items()
             }
-        row: dict[str, float] = {"index": index}
+        name = file_of(images, index)
+        row: dict[str, Any] = {"index": index} if name is None else {"index": index, "file": name}
         for metric, function in METRICS.items():
             for name, output in outputs.items():
                 row[f"{metric}_{name}"] = float(function(output.to(x.dtype), x))
@@ -85,7 +88,7 @@ def image_and_measurement(images: Any, index: int, device: Any) -> tuple[Tensor,
     return x[None].to(device), y[None].to(device)
 
 
-def mean_and_std(rows: Sequence[Mapping[str, float]], name: str) -> list[str]:
+def mean_and_std(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
     """Mean and (population) standard deviation of every metric of the reconstruction ``name``, as text. Where images
     are exact, so that their PSNR is infinite, it is the mean alone and how many they are."""
     cells = []
@@ -100,7 +103,7 @@ def mean_and_std(rows: Sequence[Mapping[str, float]], name: str) -> list[str]:
     return cells
 
 
-def summary(rows: Sequence[Mapping[str, float]], names: Mapping[str, str]) -> str:
+def summary(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
     """A table for a terminal; ``names`` maps reconstructions to their titles."""
     width = max(14, *(len(title) for title in names.values()))
     lines = [f"{'':{width}}  {'paper PSNR [dB]':>16}  {'usual PSNR [dB]':>16}  {'SSIM':>16}"]
@@ -109,13 +112,14 @@ def summary(rows: Sequence[Mapping[str, float]], names: Mapping[str, str]) -> st
     return "\n".join(lines)
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows that `write_metrics` wrote."""
     with open(path, newline="", encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    return [{name: value if name == "file" else float(value) for name, value in row.items()} for row in rows]
 
 
-def write_metrics(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+def write_metrics(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write the rows as CSV."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -149,7 +153,7 @@ def report(
     folder: Path | None,
     n_drawn: int = 3,
     name: str = "network",
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
     """Evaluate on held-out images, print the table, and write ``metrics.csv`` and the figure ``reconstructions.png``
     into ``folder`` (None: the current one). Classical reconstructions that suit the physics stand beside the network.
 

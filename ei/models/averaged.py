@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ei.errors import InputError
+from ei.models.padding import call_padded
 
 
 class Turn(NamedTuple):
@@ -87,6 +88,7 @@ class GroupAverage(nn.Module):
             turned = element.act(x)
             if turned.dim() == 4:  # turning lost the format that the network is fastest in
                 turned = turned.contiguous(memory_format=torch.channels_last)
-            total = total + element.undo(self.net(turned))
+            # Padded under each element, not before: sides of odd excess are padded unequally.
+            total = total + element.undo(call_padded(self.net, turned) if turned.dim() == 4 else self.net(turned))
         assert isinstance(total, Tensor)
         return total / len(self.elements)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ei.errors import InputError
+from ei.models.padding import call_padded
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11
@@ -69,7 +70,8 @@ class ReconstructionFunction(nn.Module):
         return next((p.dtype for p in self.net.parameters()), torch.float32)
 
     def call_net(self, x: Tensor) -> Tensor:
-        """``s * net(x / s)``, in channels-last and the chosen precision; ``x`` and the result in `image_dtype`."""
+        """``s * net(x / s)``, in channels-last and the chosen precision; ``x`` and the result in `image_dtype`. Sides
+        that do not fit the network are padded (`ei.models.padding`)."""
         dtype = self.image_dtype()
         if x.is_complex():
             raise InputError(
@@ -83,7 +85,7 @@ class ReconstructionFunction(nn.Module):
             x = x.contiguous(memory_format=torch.channels_last)
         bf16 = self.precision == "bf16"
         with torch.autocast(x.device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
-            x = self.net(x)
+            x = call_padded(self.net, x) if x.dim() == 4 else self.net(x)
         x = x.to(dtype)
         return x if self.image_scale == 1 else x * self.image_scale
 

@@ -91,7 +91,7 @@ class UNet(nn.Module):
 
     Raises:
         InputError: for another ``compact`` or ``norm``, channels that do not fit, or (when called) a side that is no
-            multiple of ``2**(compact-1)``.
+            multiple of ``2**(compact-1)``. `Reconstructor` and `Unrolled` pad such images.
 
     Module names are those of the authors' checkpoints.
     """
@@ -152,13 +152,18 @@ class UNet(nn.Module):
                 self.add_module(f"Up_conv{level}", Block(wide, narrow, norm=norm))
         self.Conv_1x1 = nn.Conv2d(widths[0], out_channels, 1)
 
+    @property
+    def multiple_of(self) -> int:
+        """What the sides of images must be multiples of. Reconstruction functions pad others."""
+        return 2 ** (self.compact - 1)
+
     def check_size(self, height: int, width: int) -> None:
         """Raise unless images of ``height`` x ``width`` can be halved ``compact - 1`` times.
 
         Raises:
             InputError: naming the next size that works.
         """
-        step = 2 ** (self.compact - 1)
+        step = self.multiple_of
         if height % step or width % step or not height or not width:
             up = [max(step, -(-side // step) * step) for side in (height, width)]
             raise InputError(

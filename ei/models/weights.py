@@ -1,9 +1,10 @@
-"""Weights of networks: those in a checkpoint of ours or of the authors, and loading them exactly."""
+"""Weights of networks: those in a checkpoint of ours or of others, and loading them exactly."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,50 +14,118 @@ from ei.errors import InputError
 
 AVERAGED = "state_dict_averaged"
 FIFTH_LEVEL = ("Conv5.", "Up5.", "Up_conv5.")
+COMPILED = "_orig_mod."  # what torch.compile puts into names
+NOT_WEIGHTS = ("n_averaged", "physics.")  # of torch's AveragedModel, and of an operator that lies beside a network
 
 
 def generator_weights(checkpoint: Any, path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """The weights of the reconstruction network in a checkpoint of ours or of the authors; their moving average, if the
-    run kept one.
+    run kept one. Of other files: those under the one key that holds weights, or the file itself, if it is a state dict;
+    a warning says so.
 
     Raises:
-        InputError: if there is neither ``state_dict`` nor ``state_dict_G``.
+        InputError: if there are none, or several.
     """
-    for key in (AVERAGED, "state_dict", "state_dict_G"):
-        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
-            return dict(checkpoint[key])
+    if isinstance(checkpoint, Mapping):
+        for key in (AVERAGED, "state_dict", "state_dict_G"):
+            if isinstance(checkpoint.get(key), Mapping):
+                return dict(checkpoint[key])
+        if _holds_weights(checkpoint):
+            warnings.warn(f"{path} is a bare state dict: its weights are taken", stacklevel=2)
+            return dict(checkpoint)
+        found = [key for key, value in checkpoint.items() if _holds_weights(value)]
+        if len(found) == 1:
+            warnings.warn(f"{path} has no 'state_dict': the weights under {found[0]!r} are taken", stacklevel=2)
+            return dict(checkpoint[found[0]])
+        if found:
+            raise InputError(
+                f"{path} holds weights under {', '.join(map(repr, found))}: save those of the reconstruction network "
+                "alone, as 'state_dict'"
+            )
     raise InputError(f"{path} is no checkpoint: it has neither 'state_dict' nor 'state_dict_G'")
+
+
+def _holds_weights(content: Any) -> bool:
+    """Whether this is a state dict: names and tensors, and nothing else."""
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items())
+    )
 
 
 def load_weights(net: nn.Module, weights: Mapping[str, torch.Tensor], path: str | os.PathLike) -> None:
     """Load ``weights`` into ``net``, exactly.
 
-    The authors' files carry a fifth UNet level that a network of four levels never uses: exactly those keys are
-    dropped for such a network.
+    What wrappers put in front of all names ("module.", "net.", "_orig_mod.") is left out where only that makes them
+    the network's; a warning says so. The authors' files carry a fifth UNet level that a network of four levels never
+    uses: exactly those keys are dropped for such a network.
 
     Raises:
         InputError: for any other difference in names or shapes, naming the first of them.
     """
-    if getattr(net, "compact", None) == 4:
-        weights = {name: value for name, value in weights.items() if not name.startswith(FIFTH_LEVEL)}
-    own = net.state_dict()
     for name, value in weights.items():
         if not isinstance(value, torch.Tensor):
             raise InputError(f"the checkpoint {path} is damaged: {name} in it is no tensor, but {type(value).__name__}")
-    missing = [name for name in own if name not in weights]
-    unexpected = [name for name in weights if name not in own]
-    reshaped = [
-        f"{name} is {list(weights[name].shape)} in the file and {list(own[name].shape)} in the network"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
-    difference = (
-        reshaped
-        or [f"{name} is not in the file" for name in missing]
-        or [f"{name} is not in the network" for name in unexpected]
-    )
-    if difference:
+    own = net.state_dict()
+    weights, said = _without_prefix(weights, list(own), path)
+    if getattr(net, "compact", None) == 4:
+        weights = {name: value for name, value in weights.items() if not name.startswith(FIFTH_LEVEL)}
+    differences = {
+        "": [
+            f"{name} is {list(weights[name].shape)} in the file and {list(own[name].shape)} in the network"
+            for name in own
+            if name in weights and weights[name].shape != own[name].shape
+        ],
+        "not in the file: ": [name for name in own if name not in weights],
+        "not in the network: ": [name for name in weights if name not in own],
+    }
+    if any(differences.values()):
+        told = "; ".join(what + _first(names) for what, names in differences.items() if names)
         raise InputError(
-            f"the checkpoint {path} is of another network: {difference[0]} (check task and network options)"
+            f"the checkpoint {path} is of another network: {told} (check task and network options{said and '; '}{said})"
         )
     net.load_state_dict(dict(weights))
+    if said:
+        warnings.warn(f"the checkpoint {path}: {said}", stacklevel=2)
+
+
+def weight_called(name: str, weights: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+    """The weight of this ``name``, whatever a wrapper has put in front of it; None if there is none."""
+    return next((value for key, value in weights.items() if f".{key}".endswith(f".{name}")), None)
+
+
+def _first(names: Sequence[str], count: int = 3) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
+def _without_prefix(
+    weights: Mapping[str, torch.Tensor], own: Sequence[str], path: str | os.PathLike
+) -> tuple[dict[str, torch.Tensor], str]:
+    """``weights`` under the names of a network, where they are its ``own`` behind one prefix; and what was left out, in
+    words. What does not fit is left as it is: whoever compares the names will tell.
+
+    Raises:
+        InputError: if there are all weights of the network several times.
+    """
+    found, left_out = dict(weights), []
+    if not any(COMPILED in name for name in own) and any(COMPILED in name for name in found):
+        found = {name.replace(COMPILED, ""): value for name, value in found.items()}
+        left_out.append(f"{COMPILED!r}")
+    if own and not set(own) & set(found):
+        prefixes = sorted({name[: -len(one)] for one in own for name in found if name.endswith(f".{one}")})
+        counts = {prefix: sum(prefix + name in found for name in own) for prefix in prefixes}
+        best = [prefix for prefix in prefixes if counts[prefix] == max(counts.values())]
+        if len(best) > 1 and counts[best[0]] == len(own):
+            raise InputError(
+                f"the checkpoint {path} holds this network several times, in front of its names {', '.join(best)}: "
+                "save one of them alone"
+            )
+        if len(best) == 1:
+            (prefix,) = best
+            rest = {name: value for name, value in found.items() if not name.startswith(prefix)}
+            dropped = [name for name in rest if name.startswith(NOT_WEIGHTS)]
+            found = {name.removeprefix(prefix): value for name, value in found.items() if name not in dropped}
+            left_out += [f"{prefix!r}", *dropped]
+    return found, f"left out of the names in it: {', '.join(left_out)}" if left_out else ""

@@ -1,0 +1,382 @@
+"""Image files at the precision that they have: pictures (PNG, JPEG, TIFF, ...), arrays of NumPy, DICOM."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from ei.errors import InputError, MissingExtraError
+
+PICTURES = tuple(IMG_EXTENSIONS)
+ARRAYS = (".npy", ".npz")
+DICOM = (".dcm", ".dicom", ".ima")
+# Looked for in .npz files that hold several arrays.
+NAMES = ("x", "image", "images", "DATA")
+
+Limits = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What there is to know of an image file before it is decoded.
+
+    Attributes:
+        channels, height, width: of the image, upright. A picture with a palette has 3 channels.
+        kind: the type of its values.
+        largest: of a type whose range is that of the image (unsigned, 8 or 16 bit); None where the range must be told.
+        common: whether it is an ordinary picture of 8 bits, which Pillow reads as it is.
+    """
+
+    channels: int
+    height: int
+    width: int
+    kind: str
+    largest: float | None
+    common: bool = False
+
+
+def header_of(path: str | os.PathLike) -> Header:
+    """The header of an image file.
+
+    Raises:
+        MissingExtraError: for DICOM without pydicom.
+        InputError: naming the file, if it cannot be read or holds something else than one image.
+    """
+    return _reading(Path(path), {ARRAYS: _array_header, DICOM: _dicom_header}, _picture_header)
+
+
+def read_values(path: str | os.PathLike) -> np.ndarray:
+    """The values of an image file ``[C, H, W]`` as they are in it; DICOM's with slope and intercept applied.
+
+    Raises:
+        MissingExtraError: for DICOM without pydicom.
+        InputError: naming the file, if it cannot be read, or has values that are not finite.
+    """
+    values = _reading(Path(path), {ARRAYS: _array_values, DICOM: _dicom_values}, _picture_values)
+    if not np.isfinite(values).all():
+        raise InputError(f"the image {path} has values that are not finite; mend or remove it")
+    return values
+
+
+def read_image(path: str | os.PathLike, header: Header | None = None) -> Image.Image:
+    """A picture of 8 bits as RGB, upright as its EXIF orientation says; transparency is dropped. Its ``header`` is read
+    if it is not known.
+
+    Raises:
+        InputError: naming the file, if it cannot be read or has more than 8 bits.
+    """
+    header = header or header_of(path)
+    if not header.common:
+        raise InputError(f"the image {path} holds {header.kind} values, which 8 bits cannot hold")
+
+    def read(path: Path) -> Image.Image:
+        with Image.open(path) as image:
+            image.load()
+            return _upright(image).convert("RGB")
+
+    return _reading(Path(path), {}, read)
+
+
+def scaled(values: np.ndarray, limits: Limits) -> np.ndarray:
+    """``values`` as float32, with ``limits`` mapped to [0, 1] and those outside clipped."""
+    low, high = limits
+    return ((values.astype(np.float64) - low) / (high - low)).clip(0, 1).astype(np.float32)
+
+
+def check_range(limits: Sequence[float] | None) -> Limits | None:
+    """A range (low, high), or None.
+
+    Raises:
+        InputError: unless low is below high, and both are finite.
+    """
+    if limits is None:
+        return None
+    if len(limits) != 2 or not all(math.isfinite(limit) for limit in limits) or not limits[0] < limits[1]:
+        raise InputError(f"--range must be two numbers LOW HIGH, LOW below HIGH, not {' '.join(map(str, limits))}")
+    return float(limits[0]), float(limits[1])
+
+
+def needs_range(what: str, kind: str, low: float, high: float) -> str:
+    """The message about values whose range must be told."""
+    return (
+        f"{what} hold {kind} values, from {low:.6g} to {high:.6g}: say with --range LOW HIGH which of them become 0 "
+        "and 1 (for a CT window, --range -1000 400)"
+    )
+
+
+def tell_outside(images: Iterable[np.ndarray], limits: Limits, what: str) -> None:
+    """Warn if values of some images lie outside ``limits``, where they are clipped."""
+    below = above = total = 0
+    for values in images:
+        below += int(np.count_nonzero(values < limits[0]))
+        above += int(np.count_nonzero(values > limits[1]))
+        total += values.size
+    if below or above:
+        share = (below + above) / total
+        warnings.warn(
+            f"of {total} values of {what}, {below} lie below and {above} above --range {limits[0]:g} {limits[1]:g} "
+            f"({share:.2%}): they are clipped",
+            stacklevel=3,
+        )
+
+
+def read_exactly(
+    path: str | os.PathLike, header: Header, limits: Limits | None, prepare: Callable[[Image.Image], Image.Image]
+) -> Tensor:
+    """An image file as float32 ``[C, H, W]`` in [0, 1], never rounded to 8 bits.
+
+    Args:
+        path: of the file.
+        header: its header.
+        limits: what becomes 0 and 1; by default 0 and the largest value of its type, which it must have.
+        prepare: crops and resizes a PIL image of one channel.
+
+    Raises:
+        InputError: for a type whose range must be told.
+    """
+    if limits is None and header.largest is None:
+        raise InputError(f"the image {path} holds {header.kind} values: say with --range which become 0 and 1")
+    values = scaled(read_values(path), limits or (0.0, float(header.largest or 1)))
+    return torch.from_numpy(np.stack([np.asarray(prepare(Image.fromarray(channel))) for channel in values]))
+
+
+def _reading(path: Path, readers: dict[tuple[str, ...], Callable[[Path], Any]], otherwise: Any) -> Any:
+    reader = next((found for suffixes, found in readers.items() if path.suffix.lower() in suffixes), otherwise)
+    try:
+        return reader(path)
+    except (InputError, MissingExtraError):
+        raise
+    except Exception as error:  # the readers raise whatever the bytes lead them to
+        raise InputError(f"the image {path} cannot be read ({error}); replace or remove it") from error
+
+
+# ---- pictures -----------------------------------------------------------------------------------------------------
+
+ORIENTATION = 0x0112
+# Tags of TIFF.
+BITS, PHOTOMETRIC, SAMPLE_FORMAT, WHITE_IS_ZERO = 258, 262, 339, 0
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's number for how an image lies; 1 is upright."""
+    if image.format == "PNG" and not any("exif" in str(key) for key in image.info):
+        return 1  # Pillow would decode the pixels to look behind them
+    return int(image.getexif().get(ORIENTATION, 1))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
+
+
+def _picture_header(path: Path) -> Header:
+    if _is_tiff(path) and not _pillow_reads_tiff(path):
+        values = _tiff_values(path)
+        return Header(*_sides(values), kind=values.dtype.name, largest=largest_of(values.dtype))
+    with Image.open(path) as image:
+        width, height = image.size
+        if _orientation(image) in (5, 6, 7, 8):  # lying on its side
+            width, height = height, width
+        if image.format in ("TIFF", "GIF", "WEBP") and getattr(image, "n_frames", 1) > 1:
+            raise InputError(f"the image {path} holds {image.n_frames} pictures; save each as a file")
+        kind, largest = _kind_of(image)
+        gray = image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I") or _raw_mode(image).startswith("LA")
+    return Header(1 if gray else 3, height, width, kind, largest, common=kind == "uint8")
+
+
+def _how_it_lies(image: Image.Image) -> Any:
+    """Pillow's arguments for decoding a file that it has not decoded yet."""
+    tiles = getattr(image, "tile", [])
+    return tiles[0][3] if tiles else ""
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How a PNG's pixels lie in the file, as Pillow calls it; empty for other files."""
+    told = _how_it_lies(image) if image.format == "PNG" else ""
+    return told if isinstance(told, str) else str(told[0])
+
+
+def _kind_of(image: Image.Image) -> tuple[str, float | None]:
+    """The type of a picture's values in its file, and the largest one if that is its range."""
+    mode = image.mode
+    if image.format == "PNG" and (_raw_mode(image).endswith(";16B") or mode.startswith("I")):
+        return "uint16", 65535
+    if image.format == "PPM":
+        largest = _ppm_largest(image)
+        if mode == "I":
+            return "uint16", largest or 65535
+        if mode == "RGB" and largest is not None and largest > 255:
+            raise InputError(f"the image {getattr(image, 'filename', '')} is a PPM of more than 8 bits, which would be "
+                             "rounded to 8: save it as a PNG of 16 bits")  # fmt: skip
+    if mode.startswith("I;16"):
+        return "uint16", 65535
+    if mode == "I":
+        bits = image.tag_v2.get(BITS, (32,))[0] if isinstance(image, TiffImageFile) else 32
+        return f"int{bits}", None
+    return ("float32", None) if mode == "F" else ("uint8", 255)
+
+
+def _ppm_largest(image: Image.Image) -> float | None:
+    arguments = _how_it_lies(image)
+    return float(arguments[1]) if isinstance(arguments, tuple) and len(arguments) == 2 else None
+
+
+def _picture_values(path: Path) -> np.ndarray:
+    if _is_tiff(path) and not _pillow_reads_tiff(path):
+        return _tiff_values(path)
+    with Image.open(path) as image:
+        kind, largest = _kind_of(image)
+        if kind == "uint16" and not image.mode.startswith("I"):  # Pillow would round colours of 16 bits to 8
+            return _colours_of_16_bits(path, image)
+        ppm = image.format == "PPM" and image.mode == "I"
+        image.load()
+        image = _upright(image)
+        if kind == "uint8":
+            values = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+        else:
+            values = np.asarray(image)
+            # Pillow stretches the values of such files to 16 bits.
+            values = np.rint(values * ((largest or 65535) / 65535)) if ppm else values
+    return values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
+
+
+def _colours_of_16_bits(path: Path, image: Image.Image) -> np.ndarray:
+    if _orientation(image) != 1:
+        raise InputError(f"the image {path} has 16 bits and an EXIF orientation; turn it and save it again")
+    from torchvision.io import ImageReadMode, decode_image
+
+    values = decode_image(str(path), mode=ImageReadMode.UNCHANGED).numpy()
+    return values[: 1 if len(values) < 3 else 3]  # transparency is dropped
+
+
+def _is_tiff(path: Path) -> bool:
+    return path.suffix.lower() in (".tif", ".tiff")
+
+
+def _pillow_reads_tiff(path: Path) -> bool:
+    """Whether Pillow reads a TIFF file's values as they are in it, or cannot read it as no TIFF reader can."""
+    with open(path, "rb") as file:
+        if file.read(2) not in (b"II", b"MM"):
+            return True  # no TIFF at all: Pillow will say so
+    try:
+        with Image.open(path) as image:
+            if not isinstance(image, TiffImageFile):
+                return True
+            tags = image.tag_v2
+            bits, kind = max(tags.get(BITS, (1,))), max(tags.get(SAMPLE_FORMAT, (1,)))
+            if bits > 8 and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+                raise InputError(f"the image {path} is a negative (white is zero) of more than 8 bits; invert it and "
+                                 "save it again")  # fmt: skip
+            if bits <= 8:
+                return bool(kind == 1)
+            return bool(image.mode in ("F",) or image.mode.startswith("I;16") or (image.mode == "I" and kind == 2))
+    except InputError:
+        raise
+    except Exception:  # types that Pillow does not know
+        return False
+
+
+def _tiff_values(path: Path) -> np.ndarray:
+    """``[C, H, W]`` of a TIFF file that Pillow does not read exactly. scikit-image brings tifffile along."""
+    tifffile = importlib.import_module("tifffile")
+    with tifffile.TiffFile(path) as file:
+        if len(file.pages) != 1:
+            raise InputError(f"the image {path} holds {len(file.pages)} pictures; save each as a file")
+        values, axes = file.pages[0].asarray(), file.pages[0].axes
+    if axes == "YX":
+        return values[None]
+    values = np.moveaxis(values, -1, 0) if axes == "YXS" else values
+    if axes not in ("YXS", "SYX") or len(values) not in (1, 3):
+        raise InputError(f"the image {path} holds an array {list(values.shape)}: save a gray or an RGB image")
+    return np.ascontiguousarray(values)
+
+
+# ---- arrays -------------------------------------------------------------------------------------------------------
+
+
+def open_array(path: Path) -> np.ndarray:
+    """The array of a ``.npy`` file, mapped, or of a ``.npz`` file.
+
+    Raises:
+        InputError: if it holds no numbers, or several arrays of other names.
+    """
+    if path.suffix.lower() == ".npy":
+        array = np.load(path, mmap_mode="r")
+    else:
+        with np.load(path) as file:
+            found = file.files if len(file.files) == 1 else [name for name in NAMES if name in file.files]
+            if not found:
+                raise InputError(f"{path} holds {', '.join(file.files) or 'nothing'}; name the images 'x'")
+            array = file[found[0]]
+    if array.dtype.kind not in "fiub" or 0 in array.shape:
+        raise InputError(f"{path} must hold real numbers, not {array.dtype} {list(array.shape)}")
+    return array
+
+
+def _image_in(path: Path) -> np.ndarray:
+    array = open_array(path)
+    if array.ndim == 3 and array.shape[0] > 4 >= array.shape[2]:
+        raise InputError(f"{path} holds an array {list(array.shape)}; images are [H, W] or [C, H, W]: move the "
+                         "channels to the front")  # fmt: skip
+    if array.ndim not in (2, 3):
+        raise InputError(f"{path} holds an array {list(array.shape)}; images in a folder are [H, W] or [C, H, W]")
+    return array[None] if array.ndim == 2 else array
+
+
+def _sides(array: np.ndarray) -> tuple[int, int, int]:
+    channels, height, width = array.shape
+    return channels, height, width
+
+
+def largest_of(dtype: np.dtype) -> float | None:
+    """The largest value of a type whose range is that of images: unsigned, of 8 or 16 bit (or a truth value)."""
+    return {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}.get(dtype.name)
+
+
+def _array_header(path: Path) -> Header:
+    array = _image_in(path)
+    return Header(*_sides(array), kind=array.dtype.name, largest=largest_of(array.dtype))
+
+
+def _array_values(path: Path) -> np.ndarray:
+    return np.array(_image_in(path))
+
+
+# ---- DICOM --------------------------------------------------------------------------------------------------------
+
+
+def _dicom(path: Path, **options: Any) -> Any:
+    try:
+        pydicom = importlib.import_module("pydicom")
+    except ImportError as error:
+        raise MissingExtraError(f"{path} needs pydicom: pip install 'equivariant-imaging[dicom]'") from error
+    dataset = pydicom.dcmread(path, **options)
+    if int(dataset.get("NumberOfFrames") or 1) > 1 or int(dataset.get("SamplesPerPixel") or 1) > 1:
+        raise InputError(f"the image {path} holds several frames or colours; save each as a gray image")
+    if "ModalityLUTSequence" in dataset:
+        raise InputError(f"the image {path} tells its values by a table (ModalityLUTSequence), which is not read")
+    return dataset
+
+
+def _dicom_header(path: Path) -> Header:
+    dataset = _dicom(path, stop_before_pixels=True)
+    return Header(1, int(dataset.Rows), int(dataset.Columns), kind="DICOM", largest=None)
+
+
+def _dicom_values(path: Path) -> np.ndarray:
+    dataset = _dicom(path)
+    slope, intercept = (dataset.get(name) for name in ("RescaleSlope", "RescaleIntercept"))
+    pixels = dataset.pixel_array.astype(np.float64)
+    return (pixels * float(1 if slope is None else slope) + float(intercept or 0))[None]

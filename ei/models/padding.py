@@ -1,0 +1,53 @@
+"""Images whose sides a network cannot halve often enough: padded by reflection before it, cropped after it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ei.errors import InputError
+
+
+def padding_for(net: Any, height: int, width: int) -> tuple[int, int, int, int] | None:
+    """How many pixels (left, right, top, bottom) images of ``height`` x ``width`` lack for a network, which tells by
+    ``multiple_of`` what its sides must be multiples of (`ei.models.UNet` does); None if they fit, or it does not tell.
+
+    Raises:
+        InputError: for images too small to be padded by reflection.
+    """
+    # Averages and replicas of a network hold it as their module.
+    step = int(getattr(net, "multiple_of", 0) or getattr(getattr(net, "module", None), "multiple_of", 1))
+    down, across = -height % step, -width % step
+    if not (down or across):
+        return None
+    padding = across // 2, across - across // 2, down // 2, down - down // 2
+    if padding[1] >= width or padding[3] >= height:
+        raise InputError(
+            f"images of {height} x {width} are too small for the network: its sides must be multiples of {step}, and "
+            "reflection gives each side less than it has"
+        )
+    return padding
+
+
+def call_padded(net: nn.Module, x: Tensor) -> Tensor:
+    """``net(x)`` for images ``x`` ``[B, C, H, W]`` of any sides. Where it must, it pads by reflection, half on each
+    side, and crops the result; a warning says so.
+
+    Raises:
+        InputError: see `padding_for`.
+    """
+    height, width = x.shape[-2:]
+    padding = padding_for(net, height, width)
+    if padding is None:
+        return net(x)
+    left, right, top, bottom = padding
+    sides = f"{height + top + bottom} x {width + left + right}"
+    warnings.warn(
+        f"images of {height} x {width} are padded by reflection to {sides} for the network, and cropped after it",
+        stacklevel=2,
+    )
+    padded = functional.pad(x, padding, mode="reflect")
+    return net(padded)[..., top : top + height, left : left + width]
