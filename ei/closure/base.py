@@ -24,8 +24,8 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def _mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
-    # torch's does not know complex numbers, which a user's measurements may be.
-    return (a - b).abs().square().mean() if a.is_complex() else functional.mse_loss(a, b)
+    # torch's does not know complex numbers, which a user's measurements and images may be.
+    return (a - b).abs().square().mean() if a.is_complex() or b.is_complex() else functional.mse_loss(a, b)
 
 
 CRITERIA: dict[str, Criterion] = {"l2": _mean_squared_error, "l1": functional.l1_loss}

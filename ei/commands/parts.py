@@ -22,9 +22,10 @@ from ei.datasets import (
     image_of,
     split_images,
 )
+from ei.datasets.kspace import check_centred
 from ei.datasets.tree import holds_images
 from ei.errors import InputError, MissingFileError
-from ei.physics import image_shape_of, operator_of
+from ei.physics import MRI, image_shape_of, operator_of
 from ei.transforms import Compose, FourierRotate, Reflect, Rotate, Rotate90, Scale, Shift, Transform
 
 GROUPS: dict[str, type[Transform]] = {
@@ -179,12 +180,17 @@ def measurements_for(path: str, options: Options | None, physics: Any) -> tuple[
     """
     if physics is None:
         assert options is not None and options.task is not None
-        found, task = Measurements(path), TASKS[options.task]
+        task = TASKS[options.task]
+        found = Measurements(path, parts=task.channels == 2)
+        if found[0].is_complex():
+            raise InputError(f"{path} holds complex measurements, and those of --task {options.task} are real")
         if task.measured_shape is not None:
             return found, task.measured_shape(found.item_shape, options)
         raise InputError(f"--task {options.task} does not tell what images its measurements are of: give --data")
     physics = operator_of(physics, [0])
-    found = Measurements(path, _shape_measured(physics))
+    found = Measurements(path, _shape_measured(physics), parts=isinstance(physics, MRI))
+    if isinstance(physics, MRI):
+        check_kspace(physics, found[0], path)
     shape = tuple(probe(physics, "A_dagger", found[0][None]).shape[1:])
     if len(shape) != 3:
         raise InputError(f"A_dagger of a measurement must be images [1, C, H, W], not {[1, *shape]}")
@@ -197,6 +203,25 @@ def measurements_for(path: str, options: Options | None, physics: Any) -> tuple[
             f"{list(again.shape[1:])} ({kinds[0]})"
         )
     return found, shape
+
+
+def check_kspace(physics: MRI, y: Tensor, path: str) -> None:
+    """Raise if k-space has values where the mask measures nothing, or none at all where it does: it is another's."""
+    if y.shape[-physics.mask.dim() :] != physics.mask.shape:
+        return  # the operator says so
+    check_centred(torch.complex(y[0], y[1]) if not y.is_complex() else y)
+    mask, filled = physics.mask.cpu() != 0, y != 0
+    outside, inside = int((filled & ~mask).sum()), float((filled & mask).sum() / mask.expand_as(y).sum())
+    if outside:
+        raise InputError(
+            f"{path} has {outside} values that are not zero where the mask measures nothing: is it the mask of this "
+            "k-space? If it is to leave a part of it out, set that to zero first"
+        )
+    if inside < 0.5:
+        raise InputError(
+            f"{path} is zero at {1 - inside:.0%} of what the mask measures: is it the mask of this k-space, and are "
+            "its axes [n, (coil,) row, column]?"
+        )
 
 
 def _shape_measured(physics: Any) -> tuple[int, ...] | None:

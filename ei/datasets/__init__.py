@@ -6,7 +6,8 @@ from ei.datasets.crops import FixedCrops
 from ei.datasets.ctdb import CTData
 from ei.datasets.cvdb import CVDB, CVDB_ICCV
 from ei.datasets.measurements import Measurements
-from ei.datasets.synthetic import DeadLeaves, EllipsePhantoms
+from ei.datasets.mridb import MRIData
+from ei.datasets.synthetic import DeadLeaves, EllipsePhantoms, MagnitudePhantoms
 from ei.datasets.tree import ImageTree, split_images
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "EllipsePhantoms",
     "FixedCrops",
     "ImageTree",
+    "MRIData",
+    "MagnitudePhantoms",
     "Measurements",
     "image_of",
     "images_of",

@@ -208,6 +208,7 @@ def measured(batch: Any, physics: Any, like: Tensor, seed: int) -> tuple[Tensor 
     images where there are only measurements. ``physics`` is the operator of this batch (`ei.physics.operator_of`)."""
     if isinstance(batch, dict) and "y" in batch:
         return None, batch["y"].to(like.device, non_blocking=True)
-    x = images_of(batch).to(like.device, like.dtype, non_blocking=True)
+    x = images_of(batch)
+    x = x.to(like.device, like.dtype.to_complex() if x.is_complex() else like.dtype, non_blocking=True)
     with torch.no_grad():
         return x, simulate(physics, x, indices_of(batch), seed)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ei.common.complex import magnitude
 from ei.common.drawing import image_grid
 from ei.common.seeds import derive_seed
 from ei.datasets import image_of, simulate
@@ -55,7 +56,8 @@ def evaluate(
         device: where to compute; by default where f's weights are.
 
     Returns:
-        A row for each image: ``index`` and ``<metric>_<reconstruction>`` for psnr_paper, psnr and ssim.
+        A row for each image: ``index`` and ``<metric>_<reconstruction>`` for psnr_paper, psnr and ssim; of complex
+        images, and of two channels, which are a real and an imaginary part, those of the magnitudes.
     """
     device = device or next(f.parameters()).device
     rows = []
@@ -69,9 +71,10 @@ def evaluate(
                 for name, reconstruct in (more or {}).items()
             }
         row: dict[str, float] = {"index": index}
+        truth = magnitude(x)
         for metric, function in METRICS.items():
             for name, output in outputs.items():
-                row[f"{metric}_{name}"] = float(function(output.to(x.dtype), x))
+                row[f"{metric}_{name}"] = float(function(magnitude(output).to(truth.dtype), truth))
         rows.append(row)
     return rows
 
@@ -115,8 +118,8 @@ def comparison(
     """The figure ``y | A_dagger y | <name> | truth`` of one image ``[1, C, H, W]``, with the paper's PSNR."""
     done = reconstruct_all(f, physics, x, index)
     captions = {
-        "A_dagger y": f"{float(cal_psnr(done['pinv'], x)):.2f} dB",
-        name: f"{float(cal_psnr(done['net'], x)):.2f} dB",
+        title: f"{float(cal_psnr(magnitude(done[key]), magnitude(x))):.2f} dB"
+        for title, key in (("A_dagger y", "pinv"), (name, "net"))
     }
     row = {"y": done["y"][0], "A_dagger y": done["pinv"][0], name: done["net"][0], "truth": x[0]}
     image_grid([row], path, [captions])
