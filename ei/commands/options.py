@@ -18,6 +18,7 @@ from ei.models.base import PRECISIONS
 from ei.models.unet import NORMS
 from ei.models.unrolled import LASTS
 from ei.physics import noise_of
+from ei.physics.noise import UNKNOWN
 
 Scope = Literal["run", "machine", "call"]
 ALL = ("train", "test", "reconstruct", "diagnose")
@@ -80,7 +81,9 @@ def papers(ct: Any, inpainting: Any, mri: Any) -> dict[str, Any]:
 
 
 def noise_text(text: str) -> str:
-    """An option's type: what `ei.physics.noise_of` reads."""
+    """An option's type: what `ei.physics.noise_of` reads, or "unknown"."""
+    if text == UNKNOWN:
+        return text
     try:
         noise_of(text)
     except InputError as error:
@@ -138,7 +141,8 @@ class Options:
     noise_sigma: float = option("the same as --noise gaussian:SIGMA", number(least=0), 0.0)
     noise: str | None = option(
         "of the measurements, drawn once an image of --data: gaussian:SIGMA, poisson:GAIN, "
-        "poisson-gaussian:GAIN,SIGMA, transmission:PHOTONS,SIGMA,SCALE; --method sure and rei need it",
+        "poisson-gaussian:GAIN,SIGMA, transmission:PHOTONS,SIGMA,SCALE; --method sure and rei need it, or 'unknown', "
+        "Gaussian noise whose level they find (docs/noise.md)",
         noise_text, metavar="NAME:NUMBERS", commands=("train", "reproduce"))
     ct_views: int = option(
         {"train": "views", "diagnose": "views", "test": OF_A_CHECKPOINT, "reconstruct": OF_A_CHECKPOINT},

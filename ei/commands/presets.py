@@ -19,6 +19,7 @@ from ei.closure import (
     SupervisedClosure,
     SupervisedEIClosure,
     SUREClosure,
+    UNSUREClosure,
 )
 from ei.closure.base import CRITERIA, InUnits
 from ei.commands.options import Options
@@ -196,3 +197,19 @@ METHODS: dict[str, Method] = {
         lambda o, shape: AdversarialEIClosure(Discriminator(shape), o.ei_alpha, o.adv_beta, **_in_units(o)), "EI_adv"
     ),
 }
+
+
+# The methods that can do without the level of the noise, and what they are then: from options and the level that the
+# search starts from.
+UNKNOWN_NOISE: dict[str, Callable[[Options, float], UNSUREClosure]] = {
+    "sure": lambda o, start: UNSUREClosure(start),
+    "rei": lambda o, start: UNSUREClosure(start, o.ei_alpha, o.stop_gradient),
+}
+
+
+def closure_of(options: Options, shape: Shape, start: float | None) -> Closure:
+    """The closure of a run for images of ``shape`` (C, H, W); ``start`` is the level that the search for that of the
+    noise starts from, None where it is known."""
+    if start is None:
+        return METHODS[options.method].closure(options, shape)
+    return _divided(UNKNOWN_NOISE[options.method](options, start), options)

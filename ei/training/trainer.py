@@ -227,7 +227,7 @@ class Trainer:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             optimizer.zero_grad()
             (losses[key] * scale).backward(inputs=parameters)
-            if self.clip_norm is not None:
+            if self.clip_norm is not None and key not in getattr(self.closure, "unscaled", ()):
                 nn.utils.clip_grad_norm_(parameters, self.clip_norm)
             optimizer.step()
         if self.averaged is not None:
