@@ -143,7 +143,7 @@ class Options:
         "of the measurements, drawn once an image of --data: gaussian:SIGMA, poisson:GAIN, "
         "poisson-gaussian:GAIN,SIGMA, transmission:PHOTONS,SIGMA,SCALE; --method sure and rei need it, or 'unknown', "
         "Gaussian noise whose level they find (docs/noise.md)",
-        noise_text, metavar="NAME:NUMBERS", commands=("train", "reproduce"))
+        noise_text, metavar="NAME:NUMBERS", commands=("train", "diagnose", "reproduce"))
     ct_views: int = option(
         {"train": "views", "diagnose": "views", "test": OF_A_CHECKPOINT, "reconstruct": OF_A_CHECKPOINT},
         COUNT, 50, tasks=("ct",), commands=ALL)
@@ -276,9 +276,9 @@ class Options:
                                  "htc2022_*_full.mat; tooth: tooth.h5; kspace: a complex array", named, metavar="PATH")
     counts: str | None = of_call("prepare", "sinogram: what the detector counted, [views, detectors] or [views, rows, "
                                  "detectors]: .npy, .npz, .mat, .csv, or FILE.h5:NAME", named, metavar="PATH")
-    flat: str | None = of_call("prepare", "sinogram: what it counts without the object, one or several", named,
+    flat: str | None = of_call("prepare", "sinogram, noise: what it counts without the object, one or several", named,
                                metavar="PATH")
-    dark: str | None = of_call("prepare", "sinogram: what it counts without the beam, one or several", named,
+    dark: str | None = of_call("prepare", "sinogram, noise: what it counts without the beam, one or several", named,
                                metavar="PATH")
     angles: str | None = of_call("prepare", "sinogram: of the views, in degrees", named, metavar="PATH")
     bin: int | None = of_call("prepare", "average N neighbouring detectors (default: 1; htc2022 and tooth 4)", COUNT)

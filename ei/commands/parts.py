@@ -18,6 +18,7 @@ from ei.datasets import (
     EllipsePhantoms,
     FixedCrops,
     ImageTree,
+    MagnitudePhantoms,
     Measurements,
     image_of,
     split_images,
@@ -139,9 +140,18 @@ def _side_of(told: tuple[int, ...]) -> int:
 
 
 def _generated(channels: int) -> Any:
-    if channels not in (1, 3):
-        raise InputError(f"--data synthetic makes images of 1 or 3 channels, and the operator is for {channels}")
-    return EllipsePhantoms if channels == 1 else DeadLeaves
+    if channels not in (1, 2, 3):
+        raise InputError(f"--data synthetic makes images of 1, 2 or 3 channels, and the operator is for {channels}")
+    return {1: EllipsePhantoms, 2: MagnitudePhantoms, 3: DeadLeaves}[channels]
+
+
+def generated_images(shape: Shape) -> Any:
+    """Generated images of ``shape`` (C, H, W).
+
+    Raises:
+        InputError: for sides that differ, or channels that there are no images of.
+    """
+    return _generated(shape[0])("train", img_size=_side_of(shape))
 
 
 def _own_images(options: Options, data: str, mode: str) -> ImageTree | None:
