@@ -36,7 +36,7 @@ def psnr(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
         ``[B]``.
     """
     _check_equal_shapes(a, b)
-    mse = (a - b).square().flatten(1).mean(dim=1)
+    mse = (a - b).abs().square().flatten(1).mean(dim=1)
     return 10 * torch.log10(data_range**2 / mse)
 
 

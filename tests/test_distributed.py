@@ -17,7 +17,8 @@ from test_datasets import write_mat
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from ei.closure import AdversarialEIClosure, EIClosure
+from ei.closure import AdversarialEIClosure, EIClosure, UNSUREClosure
+from ei.closure.base import InUnits
 from ei.common.files import load_file
 from ei.common.processes import Part, Processes, check_division, joined
 from ei.datasets import make_loader
@@ -30,7 +31,7 @@ from ei.training import Trainer
 from ei.training.parallel import NoiseOfPart
 from ei.transforms import Shift
 
-CASES = ("ei", "adversarial", "sync_bn", "clipped")
+CASES = ("ei", "adversarial", "sync_bn", "clipped", "unknown")
 
 
 class SignalToTheLast(EIClosure):
@@ -60,6 +61,11 @@ def train(case: str, out: Path) -> None:
         discriminator = fill(nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 3)))
         closure = AdversarialEIClosure(discriminator, 1.0, 0.1)
         optimizers["D"] = SGD(discriminator.parameters(), lr=1e-2)
+    if case == "unknown":  # with losses in units, and a level that goes its way beside clipped gradients
+        inner = UNSUREClosure(0.02, alpha=1.0)
+        closure = InUnits(inner, 2.0)
+        optimizers["level"] = SGD(inner.noise_level.parameters(), lr=0.1)
+        more = {"networks": {"total": net, "level": inner.noise_level}, "clip_norm": 1e-2}
     f = Reconstructor(net, physics)
     trainer = Trainer(f, physics, Shift(2), closure, optimizers, epochs=4, out=out, progress=False, **more)
     trainer.fit(make_loader(images, batch_size=2))

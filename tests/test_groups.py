@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ei.closure import EIClosure, MCClosure
 from ei.errors import InputError
-from ei.transforms import Compose, Reflect, Rotate, Rotate90, Scale, Shift, Shift1D, Transform
+from ei.transforms import Compose, FourierRotate, Reflect, Rotate, Rotate90, Scale, Shift, Shift1D, Transform
 
 EXACT: list[tuple[Transform, Tensor, Tensor, Tensor]] = [  # with two elements and their product
     (Shift(2), torch.tensor([1, -2]), torch.tensor([3, 4]), torch.tensor([4, 2])),
@@ -169,3 +169,12 @@ def test_complex_measurements() -> None:
     x = torch.rand(1, 1, 4, 4)
     losses = MCClosure()(lambda y: Fourier().A_dagger(y) + 1, Fourier(), None, Fourier().A(x))
     assert float(losses["mc"]) == pytest.approx(1.0, rel=1e-5)  # Parseval
+
+
+@pytest.mark.parametrize("transform", [*ALL, FourierRotate(2)], ids=name_of)
+def test_complex_images_are_moved_part_by_part(transform: Transform) -> None:
+    z = torch.randn(3, 1, 8, 8, dtype=torch.complex128)
+    elements = transform.sample(z, torch.Generator().manual_seed(1))
+    moved = transform.apply(z, elements)
+    assert moved.dtype == z.dtype and moved.shape == (6, 1, 8, 8)
+    assert torch.equal(moved, torch.complex(transform.apply(z.real, elements), transform.apply(z.imag, elements)))

@@ -20,6 +20,7 @@ from ei.datasets import make_loader
 from ei.errors import InputError
 from ei.models import Reconstructor, UNet
 from ei.physics import MRI, GaussianNoise, Split
+from ei.physics.mri import mask_for, random_columns
 from ei.training import Trainer
 from ei.transforms import Rotate
 
@@ -57,8 +58,8 @@ CASES = [
     MRI(random_mask(6, 6)),
     MRI(random_mask(5, 8)),
     MRI(random_mask(7, 7)),
-    MRI(random_mask(1, 3)),
-    MRI(random_mask(9)),
+    MRI(random_mask(1, 3), height=2),
+    MRI(random_mask(9), height=9),
     MRI(random_mask(6, 5), random_maps(3, 6, 5)),
     MRI(random_mask(8), random_maps(4, 5, 8)),
     MRI(random_mask(4, 4), random_maps(1, 4, 4)),
@@ -113,11 +114,41 @@ def test_columns() -> None:
     whole = MRI(columns.expand(6, 7))
     for mask in (columns, columns[None], columns[None, :, None], columns.bool(), columns.numpy(), columns.long()):
         physics = MRI(mask)
-        assert torch.equal(physics.A(x), whole.A(x)) and physics.image_shape == (2, 7, 7)
+        assert torch.equal(physics.A(x), whole.A(x)) and physics.image_shape is None
         assert torch.equal(physics.mask, columns)
     assert whole.image_shape == (2, 6, 7)
     assert torch.equal(MRI(columns, random_maps(2, 6, 7)).A_adjoint(torch.ones(1, 2, 2, 6, 7)).isfinite().all(),
                        torch.tensor(True))  # fmt: skip
+
+
+def test_the_height_of_columns() -> None:
+    """Images need not be square; where a height is told, it is that of the images, and checkpoints keep it."""
+    physics = MRI(random_mask(7), height=6)
+    assert physics.image_shape == (2, 6, 7)
+    assert describe(physics) == {"name": "MRI", "cg_steps": 20, "height": 6}
+    assert rebuild(describe(physics), ei.physics, mask=physics.mask).image_shape == (2, 6, 7)
+    with pytest.raises(InputError, match="6, 7"):
+        physics.A(torch.zeros(1, 2, 7, 7))
+    assert MRI(random_mask(7), random_maps(2, 6, 7), height=6).image_shape == (2, 6, 7)
+    for wrong in (lambda: MRI(random_mask(6, 7), height=7), lambda: MRI(random_mask(7), random_maps(2, 6, 7), height=7),
+                  lambda: MRI(random_mask(7), height=0), lambda: MRI(random_mask(7), height=2.5)):  # fmt: skip
+        with pytest.raises(InputError, match="height"):
+            wrong()
+
+
+def test_random_columns_and_the_middle_of_a_mask(tmp_path: Path) -> None:
+    mask = random_columns(64, 4)
+    assert mask.shape == (64,) and int(mask.sum()) == 16 and bool(mask[31:34].all())
+    assert torch.equal(mask, random_columns(64, 4)) and not torch.equal(mask, random_columns(64, 4, seed=1))
+    assert bool(random_columns(8, 1).all()) and int(random_columns(8, 100).sum()) == 1
+    np.save(tmp_path / "mask.npy", mask.numpy())
+    # The middle of k-space, at W // 2, stays there, whatever is even or odd.
+    for width in (64, 63, 40, 33):
+        cut = mask_for(tmp_path / "mask.npy", width)
+        assert len(cut) == width and torch.equal(cut[width // 2 - 3 : width // 2 + 3], mask[29:35])
+    assert torch.equal(mask_for(mask, 100), mask)  # whoever takes it says that it does not fit
+    with pytest.raises(InputError, match="acceleration"):
+        random_columns(8, 0.5)
 
 
 def test_the_pseudo_inverse() -> None:
@@ -267,9 +298,9 @@ def test_a_checkpoint_carries_mask_and_maps(tmp_path: Path, maps: Tensor | None)
 
 def test_robust_eis_mask(shared_data: Path) -> None:
     physics = MRI(shared_data / "rei_mask_4x.pth.tar")
-    assert physics.image_shape == (2, 320, 320) and int(physics.mask.sum()) == 82
-    middle = physics.mask[32:-32]
-    assert len(middle) == 256 and int(middle.sum()) == 69
+    assert physics.image_shape is None and int(physics.mask.sum()) == 82
+    assert torch.equal(mask_for(shared_data / "rei_mask_4x.pth.tar", 256), physics.mask[32:-32])
+    assert int(physics.mask[32:-32].sum()) == 69
 
 
 def test_a_part_of_k_space_is_reconstructed_from_itself() -> None:

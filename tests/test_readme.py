@@ -20,8 +20,9 @@ from test_own_problems import dicom
 from ei.models import UNet
 from ei.physics import CT, Inpainting
 
-# The walk of docs/tomography.md is run as a whole by tests/test_scans.py.
-PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page.stem != "tomography")]
+# The walks of docs/tomography.md and docs/noise.md are run as wholes by tests/test_scans.py and test_noise_page.py.
+WALKS = ("tomography", "noise")
+PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page.stem not in WALKS)]
 COMMANDS = list(
     dict.fromkeys(
         re.split(r"\s{2,}#", line.strip())[0]

@@ -22,11 +22,12 @@ from ei.physics import CT
 
 CELLS = [f"{task}_{method}" for task in ("ct", "inpainting") for method in ("ei", "mc", "sup", "ei_adv", "ei_sup")]
 BESIDE = [f"limited_angle_{method}" for method in ("ei", "mc", "sup")]
+MRI = [f"mri_{method}" for method in ("ei", "mc", "sup", "sure", "rei")]
 PARSER = parser_of("train", "ei train", None)
 
 
 def test_there_is_a_configuration_for_each_cell() -> None:
-    assert sorted(path.stem for path in (ROOT / "configs").glob("*.yaml")) == sorted([*CELLS, *BESIDE])
+    assert sorted(path.stem for path in (ROOT / "configs").glob("*.yaml")) == sorted([*CELLS, *BESIDE, *MRI])
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -40,6 +41,17 @@ def test_configurations_are_the_papers(cell: str) -> None:
     assert wanted | {name for name in ("ei_trans", "ei_alpha") if method in OPTIONS[name].needs["method"]} <= set(
         options
     )
+
+
+@pytest.mark.parametrize("cell", MRI)
+def test_configurations_of_mri_are_robust_eis(cell: str) -> None:
+    """Noise of 0.1 for all of them, as they are one problem; all else is what the task says."""
+    options = vars(PARSER.parse_yaml(str(ROOT / "configs" / f"{cell}.yaml")))
+    assert (options.pop("task"), options.pop("method")) == ("mri", cell.removeprefix("mri_"))
+    assert options.pop("noise") == "gaussian:0.1"
+    defaults = defaults_for("mri")
+    assert options == {option: defaults[option] for option in options}
+    assert (options["epochs"], options["lr"], options["schedule"], options["batch_size"]) == (500, 5e-4, [300], 2)
 
 
 @pytest.mark.parametrize("cell", BESIDE)
@@ -137,6 +149,9 @@ def test_the_table_is_made_and_continued(tmp_path: Path) -> None:
     assert again.code == 0, again.err
     assert (out / "inpainting_ei" / "ckp_last.pth.tar").stat().st_mtime_ns == weights
 
+    for cells, said in ((("mri_ei", "inpainting_ei"), "inpainting and mri"),):
+        wrong = subprocess_run(*command[:4], "--cells", *cells, "--budget", "smoke", "--mask", "m.pt", cwd=tmp_path)
+        assert wrong.code == 2 and said in wrong.err and wrong.err.count("\n") == 1
     wrong = subprocess_run(*command[:4], "--cells", "ct_magic", "--budget", "smoke", cwd=tmp_path)
     assert wrong.code == 2 and "ct_magic" in wrong.err and wrong.err.count("\n") == 1
 

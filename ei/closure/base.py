@@ -24,8 +24,8 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def _mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
-    # torch's does not know complex numbers, which a user's measurements may be.
-    return (a - b).abs().square().mean() if a.is_complex() else functional.mse_loss(a, b)
+    # torch's does not know complex numbers, which a user's measurements and images may be.
+    return (a - b).abs().square().mean() if a.is_complex() or b.is_complex() else functional.mse_loss(a, b)
 
 
 CRITERIA: dict[str, Criterion] = {"l2": _mean_squared_error, "l1": functional.l1_loss}
@@ -37,10 +37,13 @@ class Closure:
     Class attributes for the training loop:
         columns: the columns of the log and the losses they show.
         needs_truth: whether x must be given.
+        unscaled: what of its results is in no units of images: it is not divided by their scale, and the gradient of
+            such a loss is not clipped.
     """
 
     columns: ClassVar[dict[str, str]] = {}
     needs_truth: ClassVar[bool] = False
+    unscaled: ClassVar[tuple[str, ...]] = ("x1",)
 
     def __init__(self, *, criterion: Criterion | str = "l2") -> None:
         if isinstance(criterion, str):
@@ -69,6 +72,7 @@ class InUnits(Closure):
         super().__init__()
         self.closure, self.scale = closure, scale
         self.columns, self.needs_truth = closure.columns, closure.needs_truth  # type: ignore[misc]
+        self.unscaled = closure.unscaled  # type: ignore[misc]
 
     def check(self, f: Any, physics: Any) -> None:
         self.closure.check(f, physics)
@@ -77,7 +81,7 @@ class InUnits(Closure):
         self, f: Callable[[Tensor], Tensor], physics: Any, transform: Any, y: Tensor, x: Tensor | None = None
     ) -> dict[str, Tensor]:
         losses = self.closure(f, physics, transform, y, x)
-        return {name: loss if name == "x1" else loss / self.scale**2 for name, loss in losses.items()}
+        return {name: loss if name in self.unscaled else loss / self.scale**2 for name, loss in losses.items()}
 
 
 DOMAINS = ("measurement", "image")

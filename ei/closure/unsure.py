@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ei.closure.base import Closure, loss_weight
 from ei.closure.sure import check_precision, checked_tau, divergence, mean_of_measured
+from ei.common.processes import drawn
 from ei.errors import InputError
 from ei.physics.base import only_measured
 
@@ -56,19 +57,26 @@ class UNSUREClosure(Closure):
         InputError: for arguments out of range, or (when called) if f computes in bf16.
     """
 
+    unscaled = ("x1", "sigma", "level")
+
     def __init__(
         self, sigma: float, alpha: float | None = None, stop_gradient: bool = False, *, tau: float | None = None
     ) -> None:
         super().__init__()
+        # Called, not read, in a step: with several processes a stand-in averages its gradient.
         self.noise_level = NoiseLevel(sigma)
         self.alpha = None if alpha is None else loss_weight("alpha", alpha)
         self.stop_gradient, self.tau = stop_gradient, checked_tau(tau)
         parts = {} if alpha is None else {"loss_unsure": "unsure", "loss_ei": "ei"}
         self.columns = {**parts, "loss_total": "total", "sigma": "sigma"}  # type: ignore[misc]
 
+    def check(self, f: Any, physics: Any) -> None:
+        check_precision(f)
+
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         check_precision(f)
-        sigma = self.noise_level().detach().to(y.device)
+        level = self.noise_level().to(y.device)
+        sigma = level.detach()
         x1 = f(y)
         measured = physics.A(x1)
         residual = mean_of_measured(physics, (measured - y).abs().square())
@@ -76,11 +84,12 @@ class UNSUREClosure(Closure):
         unsure = residual + 2 * spread
         losses = {"unsure": unsure, "total": unsure, "sigma": sigma}
         # Minus its gradient by log sigma is the mean derivative, which has no units: the Lagrangian's / (4 sigma^2).
-        losses["level"] = -self.noise_level.log_sigma * (spread.detach() / sigma.square())
+        losses["level"] = -level.log() * (spread.detach() / sigma.square())
         if self.alpha is not None:
             x2 = transform.apply(x1.detach() if self.stop_gradient else x1)
             u = physics.A(x2)
-            x3 = f(u + only_measured(physics, sigma * torch.randn_like(u), torch.zeros_like(u)))
+            normal = drawn(lambda shape: torch.randn_like(u.new_empty(shape)), tuple(u.shape))
+            x3 = f(u + only_measured(physics, sigma * normal, torch.zeros_like(u)))
             losses["ei"] = self.criterion(x3, x2)
             losses["total"] = unsure + self.alpha * losses["ei"]
         return {**losses, "x1": x1.detach()}

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Subset
 from ei.commands.options import Options
 from ei.commands.parts import SPLIT, image_shape, images_for, measurements_for, split_beside
 from ei.commands.presets import Shape
-from ei.datasets import ImageTree, Measurements, Pairs
+from ei.datasets import ImageTree, Measurements, Pairs, image_of
 from ei.datasets.batches import Indexed, number_of
 from ei.datasets.ctdb import split
 from ei.datasets.measurements import NAMES_OF_TRUTH
@@ -59,6 +59,26 @@ class TrainingData:
         if isinstance(getattr(self.train, "dataset", self.train), ImageTree):
             tests = images_for(options, "test", told, patches=False).names
             self.files[SPLIT] = "".join(f"{name}\n" for name in tests)
+
+
+def level_to_start_from(physics: Any, data: TrainingData, device: torch.device) -> float:
+    """Where the search for an unknown level of noise starts: a hundredth of the root mean square of a few measurements,
+    where they are not zero. Noise is seldom below, and the search is to come from there.
+
+    Raises:
+        InputError: if all are zero.
+    """
+    squares = []
+    for index in range(0, data.count, max(1, data.count // 8)):
+        if data.held_out is not None and index >= len(data.train):
+            break
+        item = data.train[index]
+        y = item if data.held_out is not None else operator_of(physics, [index]).A(image_of(item).to(device))
+        squares.append(y[y != 0].abs().square().mean())
+    level = float(f"{0.01 * float(torch.stack(squares).nanmean()) ** 0.5:.3g}")
+    if not level > 0:
+        raise InputError("the measurements are all zero: there is no noise to find in them")
+    return level
 
 
 def fit_of(physics: Any, measurements: Any) -> SinogramReport | None:

@@ -3,29 +3,34 @@
     {prog} --config configs/ct_ei.yaml --size 32             a configuration of a training
     {prog} --task ct --ct-views 20 --size 32                 a task of the paper, small, so that the answer is exact
     {prog} --physics blur.py:Blur --group rotate             an operator of your own
+    {prog} --task mri --size 32 --noise gaussian:0.1         how much noise that is, too
 
 Prints a verdict with its figures, and draws what stays unseen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ei.commands.data import fit_of
 from ei.commands.operators import named_physics, operator_for, probe
 from ei.commands.options import OPTIONS, Options
 from ei.commands.parser import choose_device
-from ei.commands.parts import image_shape, images_for, measurements_for, named_group
+from ei.commands.parts import generated_images, image_shape, images_for, measurements_for, named_group
 from ei.commands.presets import Shape, task_of
 from ei.commands.settings import parser_of, read_options, resolve
 from ei.common.own_code import names_own_code
+from ei.datasets import image_of
 from ei.errors import InputError
 from ei.evaluation.diagnosis import diagnose
+from ei.evaluation.noise import look_at_noise
 from ei.physics import Inpainting, image_shape_of
+from ei.physics.noise import UNKNOWN
 
 
 def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
@@ -35,6 +40,8 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
         raise InputError("--config, --task or --physics is needed: what to diagnose; --help has examples")
     device = choose_device(given.get("device", "cpu" if "gpu" not in given else None), given.get("gpu"))
     no_data = given.get("measurements") is None and OPTIONS["data"].default_for(given.get("task")) is None
+    if given.get("noise") == UNKNOWN:
+        raise InputError("--noise unknown has no size that could be looked at; give a level, as gaussian:0.1")
     options = resolve({"data": "synthetic", **given} if no_data else given)
     physics = None if options.physics is None else named_physics(options.physics, device)
     shape = _shape(options, given, physics)
@@ -62,8 +69,25 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
         fit = fit_of(physics, measurements_for(options.measurements, options, known)[0])
         if fit is not None:
             print(f"\n{fit}")
+    if getattr(physics, "noise", None) is not None:
+        print(f"\n{look_at_noise(physics, _some_measurements(options, given, physics, shape, device))}")
     found.save_figure(out)
     print(f"\nfigure: {out}")
+
+
+def _some_measurements(options: Options, given: Mapping[str, Any], physics: Any, shape: Shape, device: Any) -> Tensor:
+    """A few measurements: those of --measurements, or of images: of --data where it was given, else generated."""
+    if options.measurements is not None:
+        measurements = measurements_for(options.measurements, options, physics)[0]
+        return torch.stack([measurements[index] for index in range(min(8, len(measurements)))]).to(device)
+    if "data" in given:
+        images = images_for(options, "train", shape)
+        if image_shape(images) != shape:
+            raise InputError(f"--noise is looked at on images of {list(shape)}, and those of --data are "
+                             f"{list(image_shape(images))}: leave out --data or --size")  # fmt: skip
+    else:
+        images = generated_images(shape)
+    return physics.A(torch.cat([image_of(images[index]) for index in range(min(8, len(images)))]).to(device))
 
 
 def _shape(options: Options, given: dict[str, Any], physics: Any) -> Shape:
@@ -74,7 +98,7 @@ def _shape(options: Options, given: dict[str, Any], physics: Any) -> Shape:
         if told and told[-2:] != (given["size"],) * 2:
             raise InputError(f"--size {given['size']} contradicts the operator, which is for images of "
                              f"{told[-2]} x {told[-1]}; leave it out")  # fmt: skip
-        return (task.channels if task else 1), given["size"], given["size"]
+        return (task.channels if task else getattr(physics, "channels", 1)), given["size"], given["size"]
     if told and "data" not in given and options.measurements is None:
         channels, height, width = told if len(told) == 3 else (1, *told)
         return channels, height, width

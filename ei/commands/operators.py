@@ -17,7 +17,8 @@ from ei.common.files import read_yaml
 from ei.common.own_code import import_own, made, names_own_code
 from ei.errors import InputError
 from ei.evaluation.loading import noise_in, operator_in, physics_of
-from ei.physics import Inpainting, image_shape_of, with_pseudo_inverse
+from ei.physics import MRI, Inpainting, image_shape_of, with_pseudo_inverse
+from ei.physics.mri import mask_for
 from ei.training.state import CARRIED
 
 # Values of a physics file with these endings are paths.
@@ -186,9 +187,14 @@ def check_contradictions(state: Mapping[str, Any], given: Mapping[str, Any], tas
                 f"{described[name]}; leave the option out"
             )
     if given.get("mask") is not None and isinstance(physics, Inpainting):
-        other = Inpainting(*physics.image_shape, mask=given["mask"])
-        if not torch.equal(other.mask, physics.mask.cpu()):
-            raise InputError(f"--mask {given['mask']} contradicts the checkpoint's own mask; leave the option out")
+        check_mask(Inpainting(*physics.image_shape, mask=given["mask"]).mask, physics, given["mask"])
+    if given.get("mask") is not None and isinstance(physics, MRI):
+        check_mask(mask_for(given["mask"], physics.mask.shape[-1]), physics, given["mask"])
+
+
+def check_mask(mask: Tensor, physics: Any, name: str) -> None:
+    if not torch.equal(mask, physics.mask.cpu()):
+        raise InputError(f"--mask {name} contradicts the checkpoint's own mask; leave the option out")
 
 
 def probe_operator(physics: Any, shape: Shape) -> None:

@@ -19,6 +19,7 @@ from ei.models.base import PRECISIONS
 from ei.models.unet import NORMS
 from ei.models.unrolled import LASTS
 from ei.physics import noise_of
+from ei.physics.noise import UNKNOWN
 
 Scope = Literal["run", "machine", "call"]
 ALL = ("train", "test", "reconstruct", "diagnose")
@@ -75,12 +76,15 @@ def of_call(command: str, help: str, kind: Callable[[str], Any] | None = str, de
     return option(help, kind, default, commands=(command,), scope="call", **more)
 
 
-def papers(ct: Any, inpainting: Any) -> dict[str, Any]:
-    return {"ct": ct, "inpainting": inpainting}
+def papers(ct: Any, inpainting: Any, mri: Any) -> dict[str, Any]:
+    """The paper's settings of ct and inpainting, Robust EI's (Chen, Tachella & Davies, 2022) of mri."""
+    return {"ct": ct, "inpainting": inpainting, "mri": mri}
 
 
 def noise_text(text: str) -> str:
-    """An option's type: what `ei.physics.noise_of` reads."""
+    """An option's type: what `ei.physics.noise_of` reads, or "unknown"."""
+    if text == UNKNOWN:
+        return text
     try:
         noise_of(text)
     except InputError as error:
@@ -91,6 +95,10 @@ def noise_text(text: str) -> str:
 COUNT = number(int, least=1)
 GROUPED = ("ei", "ei_sup", "ei_adv", "split_ei", "rei")  # the methods with a group
 WITH_GROUP, ADVERSARIAL, UNROLLED = {"method": GROUPED}, {"method": ("ei_adv",)}, {"reconstructor": ("unrolled",)}
+SAVED_MASK = (
+    "a saved mask (.pt; for mri .npy, too), instead of a random one; for mri [H, W] or columns [W], of which "
+    "the middle is taken where there are more than images have"
+)
 OF_A_CHECKPOINT = "of a checkpoint that does not say it"
 
 
@@ -108,15 +116,15 @@ class Options:
     group: str = option(
         "what images are invariant to: shift, rotate, rotate_fourier (sharper), reflect, rotate90, scale, several with "
         "commas; or FILE.py:NAME",
-        named, "shift", presets=papers("rotate", "shift"), commands=("train", "diagnose"), needs=WITH_GROUP,
+        named, "shift", presets=papers("rotate", "shift", "rotate"), commands=("train", "diagnose"), needs=WITH_GROUP,
         metavar="NAME")
     # From what.
     data: str | None = option(
         {"train": "a .mat or .npy file of images, a folder of images (with train/ and test/, or any), or 'synthetic'",
          "test": "the test images (default: the task's; of a run of yours, the run's)",
          "diagnose": "images, of which only the size matters"},
-        presets=papers("dataset/CT/CT100_128x128.mat", "dataset/Urban100"), commands=("train", "test", "diagnose"),
-        metavar="PATH")
+        presets=papers("dataset/CT/CT100_128x128.mat", "dataset/Urban100", "dataset/MRI/mri_chest_256.npz"),
+        commands=("train", "test", "diagnose"), metavar="PATH")
     measurements: str | None = option(
         {"train": "train from measurements alone: an array (.npy .npz .pt .mat .h5) or a folder of them; nine tenths "
          "train, the rest judges (ckp_best)",
@@ -142,39 +150,42 @@ class Options:
     noise_sigma: float = option("the same as --noise gaussian:SIGMA", number(least=0), 0.0)
     noise: str | None = option(
         "of the measurements, drawn once an image of --data: gaussian:SIGMA, poisson:GAIN, "
-        "poisson-gaussian:GAIN,SIGMA, transmission:PHOTONS,SIGMA,SCALE; --method sure and rei need it",
-        noise_text, metavar="NAME:NUMBERS", commands=("train", "reproduce"))
+        "poisson-gaussian:GAIN,SIGMA, transmission:PHOTONS,SIGMA,SCALE; --method sure and rei need it, or 'unknown', "
+        "Gaussian noise whose level they find (docs/noise.md)",
+        noise_text, metavar="NAME:NUMBERS", commands=("train", "diagnose", "reproduce"))
     ct_views: int = option(
         {"train": "views", "diagnose": "views", "test": OF_A_CHECKPOINT, "reconstruct": OF_A_CHECKPOINT},
         COUNT, 50, tasks=("ct",), commands=ALL)
     mask_rate: float = option("fraction of pixels removed", number(least=0, below=1), 0.3, tasks=("inpainting",),
                               commands=("train", "diagnose"))
+    acceleration: float = option(
+        "of k-space columns, one in so many is measured: a sixth of them in the middle, the others at random",
+        number(least=1), 4.0, tasks=("mri",), commands=("train", "diagnose"), metavar="R")
     mask: str | None = option(
-        {"train": "a saved mask (.pt), instead of a random one of --mask-rate", "test": OF_A_CHECKPOINT,
-         "diagnose": "a saved mask (.pt), instead of a random one of --mask-rate", "reconstruct": OF_A_CHECKPOINT,
-         "reproduce": "a saved mask, as the authors' mask_random0.3.pt"},
-        tasks=("inpainting",), commands=(*ALL, "reproduce"), metavar="PATH")
+        {"train": SAVED_MASK, "test": OF_A_CHECKPOINT, "diagnose": SAVED_MASK, "reconstruct": OF_A_CHECKPOINT,
+         "reproduce": "a saved mask, as the authors' mask_random0.3.pt, or Robust EI's for mri"},
+        tasks=("inpainting", "mri"), commands=(*ALL, "reproduce"), metavar="PATH")
     # For how long, and how.
     epochs: int = option({"train": "how often to go through the data", "reproduce": "instead of the budget's"},
-                         COUNT, 50, presets=papers(5000, 2000), commands=("train", "reproduce"))
+                         COUNT, 50, presets=papers(5000, 2000, 500), commands=("train", "reproduce"))
     max_steps: int | None = option("stop after N optimiser steps in all", COUNT, scope="machine")
     batch_size: int = option(
         {"train": "images a step, over all processes", "reconstruct": "measurements at a time (default: 8)"},
-        COUNT, 2, presets=papers(2, 1), commands=("train", "reconstruct"), flags=("-b",))
-    lr: float = option("learning rate", number(above=0), 1e-3, presets=papers(5e-4, 1e-3))
+        COUNT, 2, presets=papers(2, 1, 2), commands=("train", "reconstruct"), flags=("-b",))
+    lr: float = option("learning rate", number(above=0), 1e-3, presets=papers(5e-4, 1e-3, 5e-4))
     lr_d: float | None = option("learning rate of the discriminator, --lr if not given", number(above=0),
                                 needs=ADVERSARIAL)
     wd: float = option("weight decay", number(least=0), 1e-8)
     schedule: list[int] = option(
         "epochs, counted from 0, at which the learning rate drops to a tenth", number(int, least=0), (),
-        presets=papers((2000, 3000, 4000), (500, 1000, 1500)), nargs="*", metavar="EPOCH")
-    cos: bool = option("cosine learning rate instead of --schedule", None, True, presets=papers(False, False))
+        presets=papers((2000, 3000, 4000), (500, 1000, 1500), (300,)), nargs="*", metavar="EPOCH")
+    cos: bool = option("cosine learning rate instead of --schedule", None, True, presets=papers(False, False, False))
     one_cycle: bool = option(
         "learning rate that climbs to --lr over 30 %% of the epochs, then falls as a cosine, instead of --schedule and "
         "--cos; not the paper's", None, False)
-    ei_trans: int = option("transforms a step", COUNT, 2, presets=papers(5, 3), needs=WITH_GROUP,
+    ei_trans: int = option("transforms a step", COUNT, 2, presets=papers(5, 3, 2), needs=WITH_GROUP,
                            commands=("train", "diagnose"))
-    ei_alpha: float = option("weight of the equivariance loss", number(least=0), 1.0, presets=papers(100.0, 1.0),
+    ei_alpha: float = option("weight of the equivariance loss", number(least=0), 1.0, presets=papers(100.0, 1.0, 1.0),
                              needs=WITH_GROUP)
     mc_domain: str = option(
         "measurement consistency of A x1 with y (measurement), or of A_dagger A x1 with A_dagger y (image), whose "
@@ -188,7 +199,7 @@ class Options:
     adv_beta: float = option("weight of the adversarial loss", number(least=0), 1e-8, needs=ADVERSARIAL,
                              flags=("--adv_beta",))
     clip_norm: float | None = option("scale a gradient of a larger norm down to N; not the paper's", number(above=0),
-                                     0.01, presets=papers(None, None), metavar="N")
+                                     0.01, presets=papers(None, None, None), metavar="N")
     average: float | None = option("keep, and evaluate, a moving average of the network, of decay D a step; not the "
                                    "paper's", number(above=0, below=1), metavar="D")
     # The reconstruction function.
@@ -205,7 +216,7 @@ class Options:
     image_scale: float | None = option(
         "the network sees images divided by this, and losses are in these units (default: 1; for measurements alone, "
         "found from A_dagger y)", number(above=0), metavar="S")
-    base_channels: int = option("of the UNet's first level", COUNT, 16, presets=papers(64, 64), fixed=True)
+    base_channels: int = option("of the UNet's first level", COUNT, 16, presets=papers(64, 64, 64), fixed=True)
     norm: str = option("of the UNet: BatchNorm, or none", default="batch", choices=NORMS, fixed=True)
     precision: str = option("of the network; bf16 is faster, and not the paper's", default="fp32", choices=PRECISIONS)
     weights: str | None = option("begin with the weights of a checkpoint", named, scope="machine", metavar="PATH")
@@ -230,7 +241,8 @@ class Options:
                                 commands=(*ALL, "reproduce"))
     gpu: int | None = option("the same as --device cuda:N", number(int, least=0), scope="call",
                              commands=(*ALL, "reproduce"), metavar="N")
-    ckp_interval: int = option("epochs between the checkpoints that are kept", COUNT, 50, presets=papers(1000, 500))
+    ckp_interval: int = option("epochs between the checkpoints that are kept", COUNT, 50,
+                               presets=papers(1000, 500, 100))
     save_every: float = option("between the rolling checkpoints ckp_last, ckp_last-1", number(above=0), 5.0,
                                scope="machine", metavar="MINUTES")
     workers: int = option("processes that load data", number(int, least=0), 0, scope="machine", metavar="N")
@@ -246,7 +258,7 @@ class Options:
     draws: int = of_call("test", "of a run of split or split_ei: average over so many random parts of the data, "
                          "too (default: 8)", COUNT, 8)
     ckp: str = option({"test": "the checkpoint, the authors' (default: ckp/<task>/ckp_ei_final.pth.tar) or yours",
-                       "reconstruct": "the checkpoint (needed)"},
+                       "reconstruct": "the checkpoint; without it --physics alone, for A_dagger"},
                       named, commands=("test", "reconstruct"), scope="call", metavar="PATH")
     dataset_name: str = of_call("test", "look for the task's data under this name", metavar="NAME")
     model_name: str = of_call("test", "what to call the network in table and figures (default: EI)", metavar="NAME")
@@ -267,15 +279,17 @@ class Options:
     recipe: str | None = of_call("reproduce", "settings that are not the paper's: one of configs/recipe")
     ct_data: str | None = of_call("reproduce", "instead of dataset/CT/CT100_128x128.mat; or 'synthetic'",
                                   metavar="PATH")
+    mri_data: str | None = of_call("reproduce", "instead of dataset/MRI/mri_chest_256.npz; or 'synthetic'",
+                                   metavar="PATH")
     urban_data: str | None = of_call("reproduce", "instead of dataset/Urban100; or 'synthetic'", metavar="PATH")
     dicom: str | None = of_call("prepare", "ct100: the folder or ZIP of DICOM files", named, metavar="PATH")
     source: str | None = of_call("prepare", "urban100: the folder or ZIP of images; htc2022: the folder of "
-                                 "htc2022_*_full.mat; tooth: tooth.h5", named, metavar="PATH")
+                                 "htc2022_*_full.mat; tooth: tooth.h5; kspace: a complex array", named, metavar="PATH")
     counts: str | None = of_call("prepare", "sinogram: what the detector counted, [views, detectors] or [views, rows, "
                                  "detectors]: .npy, .npz, .mat, .csv, or FILE.h5:NAME", named, metavar="PATH")
-    flat: str | None = of_call("prepare", "sinogram: what it counts without the object, one or several", named,
+    flat: str | None = of_call("prepare", "sinogram, noise: what it counts without the object, one or several", named,
                                metavar="PATH")
-    dark: str | None = of_call("prepare", "sinogram: what it counts without the beam, one or several", named,
+    dark: str | None = of_call("prepare", "sinogram, noise: what it counts without the beam, one or several", named,
                                metavar="PATH")
     angles: str | None = of_call("prepare", "sinogram: of the views, in degrees", named, metavar="PATH")
     bin: int | None = of_call("prepare", "average N neighbouring detectors (default: 1; htc2022 and tooth 4)", COUNT)

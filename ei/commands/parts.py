@@ -20,16 +20,18 @@ from ei.datasets import (
     FixedCrops,
     ImageStack,
     ImageTree,
+    MagnitudePhantoms,
     Measurements,
     Pairs,
     image_of,
     split_images,
 )
+from ei.datasets.kspace import check_centred
 from ei.datasets.pictures import PICTURES
 from ei.datasets.stack import is_stack
 from ei.datasets.tree import holds_images
 from ei.errors import InputError, MissingFileError
-from ei.physics import image_shape_of, operator_of
+from ei.physics import MRI, image_shape_of, operator_of
 from ei.transforms import Compose, FourierRotate, Reflect, Rotate, Rotate90, Scale, Shift, Transform
 
 GROUPS: dict[str, type[Transform]] = {
@@ -124,6 +126,12 @@ def _images(options: Options, mode: str, told: tuple[int, ...] | None) -> Any:
     own = _own_images(options, data, mode)
     if own is not None:
         return own
+    if task is not None and task.channels == 2:  # real and imaginary parts, in the units of their file
+        if options.range is not None:
+            raise InputError(
+                f"--range is for real images, and those of --task {options.task} are complex: leave it out"
+            )
+        return task.images(data, mode)
     if is_stack(data):
         return ImageStack(data, mode, value_range=options.range)
     if options.range is not None and Path(data).is_file():
@@ -149,9 +157,18 @@ def _side_of(told: tuple[int, ...]) -> int:
 
 
 def _generated(channels: int) -> Any:
-    if channels not in (1, 3):
-        raise InputError(f"--data synthetic makes images of 1 or 3 channels, and the operator is for {channels}")
-    return EllipsePhantoms if channels == 1 else DeadLeaves
+    if channels not in (1, 2, 3):
+        raise InputError(f"--data synthetic makes images of 1, 2 or 3 channels, and the operator is for {channels}")
+    return {1: EllipsePhantoms, 2: MagnitudePhantoms, 3: DeadLeaves}[channels]
+
+
+def generated_images(shape: Shape) -> Any:
+    """Generated images of ``shape`` (C, H, W).
+
+    Raises:
+        InputError: for sides that differ, or channels that there are no images of.
+    """
+    return _generated(shape[0])("train", img_size=_side_of(shape))
 
 
 def _own_images(options: Options, data: str, mode: str) -> ImageTree | None:
@@ -192,12 +209,17 @@ def measurements_for(path: str, options: Options | None, physics: Any) -> tuple[
     """
     if physics is None:
         assert options is not None and options.task is not None
-        found, task = Measurements(path), TASKS[options.task]
+        task = TASKS[options.task]
+        found = Measurements(path, parts=task.channels == 2)
+        if found[0].is_complex():
+            raise InputError(f"{path} holds complex measurements, and those of --task {options.task} are real")
         if task.measured_shape is not None:
             return found, task.measured_shape(found.item_shape, options)
         raise InputError(f"--task {options.task} does not tell what images its measurements are of: give --data")
     physics = operator_of(physics, [0])
-    found = Measurements(path, _shape_measured(physics))
+    found = Measurements(path, _shape_measured(physics), parts=isinstance(physics, MRI))
+    if isinstance(physics, MRI):
+        check_kspace(physics, found[0], path)
     shape = tuple(probe(physics, "A_dagger", found[0][None]).shape[1:])
     if len(shape) != 3:
         raise InputError(f"A_dagger of a measurement must be images [1, C, H, W], not {[1, *shape]}")
@@ -227,6 +249,25 @@ def say_how_truth_fits(pairs: Pairs, physics: Any) -> None:
         print(
             f"warning: that of another image fits it to {others:.1%}: are --measurements and --truth in the same "
             "order, and in the units of the operator?"
+        )
+
+
+def check_kspace(physics: MRI, y: Tensor, path: str) -> None:
+    """Raise if k-space has values where the mask measures nothing, or none at all where it does: it is another's."""
+    if y.shape[-physics.mask.dim() :] != physics.mask.shape:
+        return  # the operator says so
+    check_centred(torch.complex(y[0], y[1]) if not y.is_complex() else y)
+    mask, filled = physics.mask.cpu() != 0, y != 0
+    outside, inside = int((filled & ~mask).sum()), float((filled & mask).sum() / mask.expand_as(y).sum())
+    if outside:
+        raise InputError(
+            f"{path} has {outside} values that are not zero where the mask measures nothing: is it the mask of this "
+            "k-space? If it is to leave a part of it out, set that to zero first"
+        )
+    if inside < 0.5:
+        raise InputError(
+            f"{path} is zero at {1 - inside:.0%} of what the mask measures: is it the mask of this k-space, and are "
+            "its axes [n, (coil,) row, column]?"
         )
 
 

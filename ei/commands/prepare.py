@@ -6,6 +6,8 @@
                                                     a parallel scan of yours: y.npz, and its geometry y.yaml
     {prog} htc2022 --source FOLDER --views 60 --arc 120
                                                     real fan-beam scans at few views: dataset/HTC2022/60_over_120
+    {prog} kspace --source kspace.npy --out y.npz    MRI of yours: k-space y.npz, its mask, coil maps, and y.yaml
+    {prog} noise --flat flat.npy --dark dark.npy    gain and read-out noise of a detector, as --noise takes them
     {prog} tooth --source tooth.h5                  a real parallel scan: dataset/tooth/y.npz, y.yaml, y_reference.npy
 
 ct100 and urban100 take a folder or a ZIP file. CT100 needs the extra ``dicom``. Its recipe is reconstructed: it gives
@@ -23,6 +25,8 @@ import torch
 
 from ei.commands.settings import parser_of
 from ei.common.files import writing
+from ei.datasets.flats import detector_noise
+from ei.datasets.kspace import prepare_kspace
 from ei.datasets.prepare import prepare_ct100, prepare_urban100
 from ei.datasets.scans import prepare_helsinki, prepare_scan, read_array, reference_of, sinograms_of_counts
 from ei.errors import InputError
@@ -56,6 +60,29 @@ def _urban100(given: Mapping[str, Any]) -> None:
 def _sinogram(given: Mapping[str, Any]) -> None:
     arrays = [read_array(given[name]) for name in ("counts", "flat", "dark", "angles")]
     _write_scan(arrays, given.get("bin", 1), Path(given["out"]))
+
+
+def _noise(given: Mapping[str, Any]) -> None:
+    each = given.get("bin", 1)
+    found = detector_noise(read_array(given["flat"]), read_array(given["dark"]), each)
+    what = f"a bin of {each} detectors, averaged" if each > 1 else "a pixel"
+    print(f"gain                   {found.gain:.4g} +- {found.gain_error:.1g} counts a photon, of {what}")
+    print(f"read-out noise         {found.sigma:.4g} counts (standard deviation)")
+    print(f"without an object      {found.photons:.4g} photons; brightness varies by {found.drift:.2%} between flats")
+    print(f"of counts above dark   --noise {found.of_counts}")
+    print(f"of line integrals      --noise {found.of_line_integrals}")
+
+
+def _kspace(given: Mapping[str, Any]) -> None:
+    out = Path(given["out"])
+    y, mask, used = prepare_kspace(read_array(given["source"]), out)
+    what = "columns" if mask.dim() == 1 else "points"
+    print(f"{out}: y {list(y.shape)}; {int(mask.sum())} of {mask.numel()} {what} are measured")
+    if used is None:
+        print(f"{out.with_suffix('.yaml')}: the operator, of one coil")
+    else:
+        print(f"{out.with_suffix('.yaml')}: the operator; coil maps from the middle {used[0]} x {used[1]} of k-space" +
+              (f", of all {len(y)} images together, which must be of one slice" if len(y) > 1 else ""))  # fmt: skip
 
 
 def _tooth(given: Mapping[str, Any]) -> None:
@@ -98,6 +125,8 @@ WHAT: dict[str, tuple[Any, tuple[str, ...]]] = {
     "ct100": (_ct100, ("dicom",)),
     "urban100": (_urban100, ("source",)),
     "sinogram": (_sinogram, ("counts", "flat", "dark", "angles", "out")),
+    "noise": (_noise, ("flat", "dark")),
+    "kspace": (_kspace, ("source", "out")),
     "htc2022": (_htc2022, ("source",)),
     "tooth": (_tooth, ("source",)),
 }

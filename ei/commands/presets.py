@@ -19,14 +19,16 @@ from ei.closure import (
     SupervisedClosure,
     SupervisedEIClosure,
     SUREClosure,
+    UNSUREClosure,
 )
 from ei.closure.base import CRITERIA, InUnits
 from ei.commands.options import Options
-from ei.datasets import CVDB, CTData, DeadLeaves, EllipsePhantoms
+from ei.datasets import CVDB, CTData, DeadLeaves, EllipsePhantoms, MagnitudePhantoms, MRIData
 from ei.errors import InputError
 from ei.models import Discriminator
-from ei.physics import CT, Inpainting
+from ei.physics import CT, MRI, Inpainting
 from ei.physics.ct import n_detectors_of
+from ei.physics.mri import mask_for, random_columns
 
 Shape = tuple[int, int, int]
 
@@ -97,6 +99,33 @@ def _inpainting_shape(shape: tuple[int, ...], options: Options) -> Shape:
     return channels, height, width
 
 
+def _mri(options: Options, shape: tuple[int, ...], device: torch.device) -> MRI:
+    channels, height, width = shape
+    if channels != 2:
+        raise InputError(f"MRI needs images of two channels, real and imaginary part, and the data has {channels}: "
+                         "give an .npz or .npy file of images [n, H, W]")  # fmt: skip
+    # As for inpainting, the mask belongs to the problem.
+    mask = random_columns(width, options.acceleration) if options.mask is None else mask_for(options.mask, width)
+    if options.mask is not None and mask.dim() == 1 and MRI(options.mask).mask.shape != mask.shape:
+        print(f"note: the mask {options.mask} has more columns than the images: its middle {width} are taken, of which "
+              f"{int(mask.sum())} are measured")  # fmt: skip
+    if mask.shape[-1] != width or (mask.dim() == 2 and len(mask) != height):
+        raise InputError(f"the mask {options.mask} has the shape {list(mask.shape)}, and images are {height} x {width}")
+    return MRI(mask, height=height if mask.dim() == 1 else None, device=device)
+
+
+def _mri_shape(shape: tuple[int, ...], options: Options) -> Shape:
+    if options.mask is None:
+        raise InputError("--measurements of mri need the mask they were made with: give --mask")
+    if len(shape) != 3 or shape[0] != 2:
+        raise InputError(
+            f"--task mri has one coil, whose k-space is [n, H, W], complex, or [n, 2, H, W]; one of these measurements "
+            f"is {list(shape)}: for several coils give a file with mask and maps with --physics"
+        )
+    _, height, width = shape
+    return 2, height, width
+
+
 TASKS: dict[str, Task] = {
     "ct": Task(
         physics=_ct,
@@ -119,6 +148,15 @@ TASKS: dict[str, Task] = {
         dataset_name="Urban100",
         sample_to_show=6,
         papers={"pinv": 5.84, "mc": 5.84, "ei": 25.14, "ei_adv": 23.26, "sup": 26.51, "ei_sup": 26.75},
+    ),
+    "mri": Task(
+        physics=_mri,
+        images=lambda data, mode: MRIData(mode, data),
+        generated=MagnitudePhantoms,
+        channels=2,
+        measured_shape=_mri_shape,
+        place="dataset/MRI/{}.npz",
+        dataset_name="mri_chest_256",
     ),
 }
 
@@ -163,3 +201,19 @@ METHODS: dict[str, Method] = {
         lambda o, shape: AdversarialEIClosure(Discriminator(shape), o.ei_alpha, o.adv_beta, **_in_units(o)), "EI_adv"
     ),
 }
+
+
+# The methods that can do without the level of the noise, and what they are then: from options and the level that the
+# search starts from.
+UNKNOWN_NOISE: dict[str, Callable[[Options, float], UNSUREClosure]] = {
+    "sure": lambda o, start: UNSUREClosure(start),
+    "rei": lambda o, start: UNSUREClosure(start, o.ei_alpha, o.stop_gradient),
+}
+
+
+def closure_of(options: Options, shape: Shape, start: float | None) -> Closure:
+    """The closure of a run for images of ``shape`` (C, H, W); ``start`` is the level that the search for that of the
+    noise starts from, None where it is known."""
+    if start is None:
+        return METHODS[options.method].closure(options, shape)
+    return _divided(UNKNOWN_NOISE[options.method](options, start), options)

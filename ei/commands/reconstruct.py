@@ -1,13 +1,15 @@
-"""Reconstruct new measurements with a trained network:
+"""Reconstruct new measurements with a trained network, or with A_dagger alone:
 
     {prog} --ckp RUN/ckp_last.pth.tar --input y.npy --output x.npy
     {prog} --ckp RUN/ckp_best.pth.tar --input folder/ --output x.npy --png
     {prog} --ckp RUN/ckp_best.pth.tar --physics blur.py:Blur --input y.npy --output x.npy
+    {prog} --physics mri.yaml --input kspace.npy --output x.npy      no network: A_dagger, as CG-SENSE of MRI
 
 Operator, mask and network come from the checkpoint; an operator of your own is named again, because code is never run
 for what a file says. ``--input`` is what `ei.datasets.Measurements` reads, any number of measurements; they go through
-batch by batch. The output, ``[n, C, H, W]`` (``[n, H, W]`` where the input has no channel axis), appears under its name
-when it is complete. A folder's files come in their natural order (y_2 before y_10), and PNG files keep their names.
+batch by batch. The output, ``[n, C, H, W]`` (``[n, H, W]`` where the input has no channel axis; complex where the input
+is complex k-space), appears under its name when it is complete. A folder's files come in their natural order (y_2
+before y_10), and PNG files keep their names.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -27,11 +30,12 @@ from ei.commands.parser import choose_device
 from ei.commands.parts import measurements_for
 from ei.commands.presets import TASKS
 from ei.commands.settings import parser_of, read_options, resolve
+from ei.common.complex import magnitude
 from ei.common.files import TEMPORARY, complete_folder, load_file, writing
 from ei.datasets import Measurements
 from ei.errors import InputError
 from ei.evaluation.loading import averaged, checked, function_of
-from ei.models import UNet
+from ei.models import Reconstructor, UNet
 from ei.models.base import ReconstructionFunction
 from ei.physics import operator_of
 
@@ -73,11 +77,14 @@ def reconstruct_file(
             for y in loader:
                 own = operator_of(f.physics, range(done, done + len(y)))
                 x = f.of(own)(y.to(device)).cpu().numpy()
-                if not measurements.channels:
+                if measurements.parts:
+                    x = x[:, 0] + 1j * x[:, 1]
+                elif not measurements.channels:
                     x = x[:, 0]
                 if images is None:
                     shape = (len(measurements), *x.shape[1:])
-                    images = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+                    kind = np.complex64 if np.iscomplexobj(x) else np.float32
+                    images = np.lib.format.open_memmap(temporary, "w+", kind, shape)
                 images[done : done + len(x)] = x
                 done += len(x)
                 bar.update(len(x))
@@ -92,7 +99,8 @@ def reconstruct_file(
 
 def write_pngs(images: np.ndarray, folder: Path, names: Sequence[str]) -> None:
     """One 8-bit PNG an image, under its name, ``[n, H, W]`` or ``[n, C, H, W]`` with C = 1 or 3 and values in
-    [0, 1] (others are clipped). The folder appears when it is complete.
+    [0, 1] (others are clipped). Of complex images, and of C = 2, it is the magnitude, in parts of the brightest of each
+    but for a thousandth of the pixels. The folder appears when it is complete.
 
     Raises:
         InputError: if the folder is there already, images have other channels, or two the same name.
@@ -101,24 +109,33 @@ def write_pngs(images: np.ndarray, folder: Path, names: Sequence[str]) -> None:
 
     if folder.exists():
         raise InputError(f"{folder} is there already; move it away, or choose another --output")
-    if images.ndim == 4 and images.shape[1] not in (1, 3):
+    if images.ndim == 4 and images.shape[1] not in (1, 2, 3):
         raise InputError(f"--png writes gray or RGB images, not {images.shape[1]} channels")
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
         raise InputError(f"two PNG files would be called {twice}: rename a file of the input")
     with complete_folder(folder) as unfinished:
         for name, image in zip(names, images, strict=True):
+            if _of_parts(images):
+                image = magnitude(torch.from_numpy(np.array(image))).numpy()
+                image = image / max(np.quantile(image, 0.999), np.finfo(np.float32).tiny)
             pixels = (image.clip(0, 1) * 255).round().astype(np.uint8)
             if pixels.ndim == 3:
                 pixels = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
             Image.fromarray(pixels).save(unfinished / f"{name}.png")
 
 
+def _of_parts(images: np.ndarray) -> bool:
+    return np.iscomplexobj(images) or (images.ndim == 4 and images.shape[1] == 2)
+
+
 def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
     given = read_options(parser_of("reconstruct", prog, (__doc__ or "").format(prog=prog)), arguments)
-    for option in ("ckp", "input", "output"):
+    for option in ("input", "output"):
         if option not in given:
             raise InputError(f"--{option} is needed; --help lists the options")
+    if "ckp" not in given and "physics" not in given:
+        raise InputError("--ckp is needed, a checkpoint; or --physics alone, for A_dagger without a network")
     output = Path(given["output"])
     if output.suffix != ".npy" or output.is_dir():
         raise InputError(f"--output must be a .npy file, not {output}")
@@ -128,7 +145,8 @@ def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
     if given.get("png") and folder.exists():
         raise InputError(f"--png would write into {folder}, which is there already; choose another --output")
     device = choose_device(given.get("device"), given.get("gpu"))
-    state = checked(load_file(given["ckp"], "checkpoint"), given["ckp"])
+    trained = "ckp" in given
+    state = checked(load_file(given["ckp"], "checkpoint"), given["ckp"]) if trained else {}
     physics = for_other_images(known_physics(given.get("physics"), state, device), given)
     task = given.get("task") or (state.get("config") or {}).get("task")
     net = None
@@ -144,14 +162,19 @@ def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
         check_contradictions(state, given, task if task in TASKS else None, physics)
         measurements, _ = measurements_for(given["input"], None, physics)
     check_count(physics, len(measurements), "measurements: give theirs with --mask")
-    f = function_of(state, given["ckp"], physics, net, device)
+    f = function_of(state, given["ckp"], physics, net, device) if trained else Reconstructor(nn.Identity(), physics)
+    if not trained:
+        print(f"no checkpoint: A_dagger of {physics}, without a network")
     if given.get("average_over"):
+        if not trained:
+            raise InputError("--average-over averages a network, and there is none without --ckp; leave it out")
         f = averaged(f, given["average_over"])
     rate = reconstruct_file(f, measurements, output, batch_size=given.get("batch_size", 8), device=device)
     images = np.load(output, mmap_mode="r")
     names = [measurements.name_of(index) for index in range(len(measurements))]
     order = f", from {names[0]} to {names[-1]}" if measurements.path.is_dir() else ""
-    print(f"{output}: {list(images.shape)} float32{order}, {rate:.1f} images a second")
+    print(f"{output}: {list(images.shape)} {images.dtype}{order}, {rate:.1f} images a second")
     if given.get("png"):
         write_pngs(images, folder, names)
-        print(f"{folder}: {len(images)} PNG files")
+        scaled = " of magnitudes, each divided by its own brightest" if _of_parts(images) else ""
+        print(f"{folder}: {len(images)} PNG files{scaled}")

@@ -3,6 +3,7 @@ project):
 
     {prog} --cells ct_ei ct_mc ct_sup --budget small --ct-data CT100_128x128.mat
     {prog} --cells inpainting_ei --budget paper --urban-data dataset/Urban100 --mask mask_random0.3.pt
+    {prog} --cells mri_ei mri_rei mri_sup --budget small --mri-data mri_chest_256.npz --mask rei_mask_4x.pth.tar
 
 A cell is a file ``<problem>_<method>.yaml`` of ``configs/``, a budget one of ``configs/budget/``, a recipe, where one
 is given, one of ``configs/recipe/``: settings that are not the paper's. Run again, it continues: each training where it
@@ -26,11 +27,13 @@ from typing import Any
 import torch
 
 from ei.commands.operators import known_physics
+from ei.commands.options import OPTIONS
 from ei.commands.parser import choose_device
 from ei.commands.parts import image_shape, images_for, sample_of_the_paper
 from ei.commands.presets import METHODS, TASKS
 from ei.commands.settings import parser_of
 from ei.commands.test import function_for, options_of
+from ei.common.complex import magnitude
 from ei.common.drawing import curves, image_grid
 from ei.common.files import load_file, read_yaml
 from ei.datasets import image_of
@@ -42,6 +45,7 @@ from ei.metrics import cal_psnr
 from ei.training.folder import LAST
 from ei.training.log import LOG
 
+DATA_OPTIONS = {"ct": "ct_data", "inpainting": "urban_data", "mri": "mri_data"}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -175,7 +179,7 @@ def report(
     x = first["shown"]["x"]
     order = [m for m in ("mc", "ei", "ei_adv", "split", "split_ei", "sure", "rei", "sup", "ei_sup") if m in results]
     row = {"A_dagger y": first["shown"]["pinv"][0]} | {METHODS[m].title: results[m]["shown"]["net"][0] for m in order}
-    captions = {name: f"{float(cal_psnr(image[None], x)):.2f} dB" for name, image in row.items()}
+    captions = {name: f"{float(cal_psnr(magnitude(image[None]), magnitude(x))):.2f} dB" for name, image in row.items()}
     image_grid([{**row, "truth": x[0]}], out / f"{problem}.png", [captions])
     spent = {
         "steps": {METHODS[m].title: facts[m]["steps"] for m in order},
@@ -204,13 +208,19 @@ def main(arguments: Sequence[str], prog: str = "ei reproduce") -> None:
             name += f"-{given[option]}".replace(":", "-").replace(",", "-")
     out = Path(given.get("out", ROOT / "reproduction" / name)).resolve()
 
+    with_mask = sorted({read_yaml(str(ROOT / "configs" / f"{cell}.yaml"))["task"] for cell in given["cells"]} &
+                       set(OPTIONS["mask"].tasks or ()))  # fmt: skip
+    if "mask" in given and len(with_mask) > 1:
+        raise InputError(
+            f"--mask is of one problem, and the cells are of {' and '.join(with_mask)}: one after the other"
+        )
     results: dict[str, dict[str, dict[str, Any]]] = {}
     commands: dict[str, list[str]] = {}
     for cell in given["cells"]:
         settings = read_yaml(str(ROOT / "configs" / f"{cell}.yaml"))
         task, method = settings["task"], settings["method"]
         problem = cell.removesuffix(f"_{method}")
-        data = given.get("ct_data" if task == "ct" else "urban_data")
+        data = given.get(DATA_OPTIONS[task])
         if data is None:
             data = str(ROOT / settings["data"])
         elif data != "synthetic":
@@ -218,7 +228,7 @@ def main(arguments: Sequence[str], prog: str = "ei reproduce") -> None:
         more = ["--data", data, "--device", str(device)]
         more += ["--epochs", str(given["epochs"])] if "epochs" in given else []
         more += ["--noise", given["noise"]] if "noise" in given else []
-        if task == "inpainting" and "mask" in given:
+        if "mask" in given and task in with_mask:
             more += ["--mask", str(Path(given["mask"]).resolve())]
         command = train_cell(cell, configurations, out / cell, more)
         commands.setdefault(problem, []).append(shlex.join(command))

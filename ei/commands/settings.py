@@ -10,10 +10,11 @@ from typing import Any
 from ei.commands.operators import code_needed, read_physics_file, resolved_physics
 from ei.commands.options import OPTIONS, Option, Options, add_options, flag
 from ei.commands.parser import Parser
-from ei.commands.presets import METHODS, TASKS
+from ei.commands.presets import METHODS, TASKS, UNKNOWN_NOISE
 from ei.common.files import read_yaml
 from ei.common.own_code import absolute, names_own_code
 from ei.errors import InputError
+from ei.physics.noise import UNKNOWN
 from ei.training.state import rules_of
 
 SCHEDULES = ("schedule", "cos", "one_cycle")
@@ -99,7 +100,11 @@ def resolve(given: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) 
             print(f"note: {flag(name)} has no effect on {lacks}")
             chosen.pop(name, None)
     of_physics = physics.get("noise") if isinstance(physics, Mapping) else None
-    if sum(1 for noise in (chosen.get("noise"), chosen.get("noise_sigma"), of_physics) if noise) > 1:
+    named = chosen.get("noise")
+    if named == UNKNOWN:
+        _check_unknown(chosen)
+        named = None
+    if sum(1 for noise in (named, chosen.get("noise_sigma"), of_physics) if noise) > 1:
         raise InputError("--noise, --noise-sigma and the noise in the file of --physics contradict each other: "
                          "give one of them")  # fmt: skip
     # A schedule that was chosen replaces the one that was not.
@@ -113,6 +118,22 @@ def resolve(given: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) 
     if options.data is None and options.measurements is None:
         raise InputError("--data (images to simulate measurements of) or --measurements are needed without --task")
     return options
+
+
+def _check_unknown(chosen: Mapping[str, Any]) -> None:
+    """Raise unless ``--noise unknown`` can be trained with."""
+    if chosen.get("method") not in UNKNOWN_NOISE:
+        raise InputError(
+            f"--noise unknown is for --method {' and '.join(UNKNOWN_NOISE)}, which find its level (UNSURE), not for "
+            f"{chosen.get('method', OPTIONS['method'].default)}"
+        )
+    if chosen.get("measurements") is not None and chosen.get("noise_sigma"):
+        raise InputError("--noise unknown and --noise-sigma contradict each other: give one of them")
+    if chosen.get("measurements") is None and not chosen.get("noise_sigma"):
+        raise InputError(
+            "--noise unknown is of --measurements; with images of --data give --noise-sigma, too: it is simulated, and "
+            "the training is not told"
+        )
 
 
 def config_of(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,15 +27,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim import Adam
+from torch.optim import SGD, Adam
 
-from ei.closure import AdversarialEIClosure
-from ei.commands.data import TrainingData, find_image_scale, fit_of
+from ei.closure import AdversarialEIClosure, UNSUREClosure
+from ei.closure.base import InUnits
+from ei.commands.data import TrainingData, find_image_scale, fit_of, level_to_start_from
 from ei.commands.operators import check_count, known_physics, operator_for, probe_operator
 from ei.commands.options import GROUPED, Options
 from ei.commands.parser import choose_device
 from ei.commands.parts import named_group, probe_group, say_how_truth_fits
-from ei.commands.presets import METHODS, Shape
+from ei.commands.presets import Shape, closure_of
 from ei.commands.settings import (
     check_code_is_given,
     check_same_run,
@@ -58,9 +59,13 @@ from ei.models.base import ReconstructionFunction
 from ei.models.padding import padding_for
 from ei.models.sync_bn import synchronize_batch_norm
 from ei.models.weights import generator_weights, load_weights
+from ei.physics.noise import UNKNOWN
 from ei.training import RunFolder, Trainer, cosine_schedule, one_cycle_schedule, step_schedule
 from ei.training.folder import check_run_folder
 from ei.training.state import is_run_state, load_to_resume, newest_checkpoint
+
+# Of the logarithm of an unknown level of noise; slow beside the network, which has to follow.
+LEVEL_RATE = 0.02
 
 
 def main(arguments: Sequence[str], prog: str = "ei train") -> None:
@@ -107,6 +112,11 @@ def train(given: Mapping[str, Any], device: torch.device) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     trainer.fit(loader)
+    if "level" in trainer.networks:
+        found = float(trainer.networks["level"]())
+        print(
+            f"noise: sigma = {found:.4g} was found, more than there is by what is missed of the images (docs/noise.md)"
+        )
     print(f"run folder: {trainer.folder}")
 
 
@@ -140,7 +150,7 @@ def build_training(
     Raises:
         InputError: for what does not fit together.
     """
-    method, given = METHODS[options.method], given or {}
+    given = given or {}
     # What a checkpoint carries is taken from there, so that a run continues where its files are no more.
     setting = options.physics if state is None else given.get("physics")
     known = known_physics(setting, state or {}, device)
@@ -173,7 +183,8 @@ def build_training(
         batches = (len(data.train), options.batch_size, options.sync_bn)
         if options.norm == "batch":
             check_batch_statistics(data.shape, net.compact - 1, *batches)
-        closure = method.closure(options, data.shape)
+        start = level_to_start_from(physics, data, device) if options.noise == UNKNOWN else None
+        closure = closure_of(options, data.shape, start)
     if closure.needs_truth and data.held_out is not None and data.pairs is None:
         raise InputError(
             f"--method {options.method} learns from images; --measurements have none: use ei or mc, or give --truth"
@@ -193,6 +204,11 @@ def build_training(
             synchronize_batch_norm(closure.discriminator, device)
         lr_d = options.lr if options.lr_d is None else options.lr_d
         optimizers["D"] = Adam(closure.discriminator.parameters(), lr=lr_d, weight_decay=0)
+    networks: dict[str, torch.nn.Module] | None = None
+    inner = closure.closure if isinstance(closure, InUnits) else closure
+    if isinstance(inner, UNSUREClosure):
+        networks = {"total": net, "level": inner.noise_level}
+        optimizers["level"] = SGD(inner.noise_level.parameters(), lr=LEVEL_RATE)
     if options.weights is not None and state is None:
         content = load_file(options.weights, "checkpoint")
         load_weights(net, generator_weights(content, options.weights), options.weights)
@@ -203,6 +219,7 @@ def build_training(
         transform,
         closure,
         optimizers,
+        networks=networks,
         epochs=options.epochs,
         schedule=_schedule(options),
         seed=options.seed,

@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
+
+from ei.common.complex import magnitude
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,20 +77,27 @@ def curves(logs: Mapping[str, Path], spent: Mapping[str, Mapping[str, float]], p
     figure.savefig(path, dpi=120)
 
 
+def _picture(image: Tensor) -> Tensor:
+    """``[C, H, W]``, real, of an image or of measurements of several coils ``[2, K, H, W]``, whose first is taken."""
+    if image.dim() == 4 and len(image) == 2 and not image.is_complex():
+        image = torch.complex(image[0].float(), image[1].float())[:1]
+    return magnitude(image)
+
+
 def image_grid(
     rows: Sequence[Mapping[str, Tensor]], path: Path, captions: Sequence[Mapping[str, str]] | None = None
 ) -> Figure:
     """Draw images side by side: each row is a dict from title to an image ``[C, H, W]``.
 
     Images of one or three channels are shown clipped to [0, 1]; others (sinograms) are shown in their own range when
-    their title begins with "y".
+    their title begins with "y". Of complex images, and of two channels, it is the magnitude.
     """
     n_columns = max(len(row) for row in rows)
     figure = new_figure(figsize=(3 * n_columns, 3.3 * len(rows)))
     axes = figure.subplots(len(rows), n_columns, squeeze=False)
     for r, row in enumerate(rows):
         for ax, (title, image) in zip(axes[r], row.items(), strict=False):
-            array = image.detach().float().cpu().permute(1, 2, 0).numpy()
+            array = _picture(image.detach()).float().cpu().permute(1, 2, 0).numpy()
             if title.startswith("y") and (array.shape[-1] != 3 or array.max() > 1):
                 ax.imshow(array[..., 0], cmap="gray", aspect="auto")
             else:

@@ -6,8 +6,9 @@ from ei.datasets.crops import FixedCrops
 from ei.datasets.ctdb import CTData
 from ei.datasets.cvdb import CVDB, CVDB_ICCV
 from ei.datasets.measurements import Measurements, Pairs
+from ei.datasets.mridb import MRIData
 from ei.datasets.stack import ImageStack
-from ei.datasets.synthetic import DeadLeaves, EllipsePhantoms
+from ei.datasets.synthetic import DeadLeaves, EllipsePhantoms, MagnitudePhantoms
 from ei.datasets.tree import ImageTree, split_images
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "FixedCrops",
     "ImageStack",
     "ImageTree",
+    "MRIData",
+    "MagnitudePhantoms",
     "Measurements",
     "Pairs",
     "image_of",

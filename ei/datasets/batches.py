@@ -263,7 +263,8 @@ def measured(batch: Any, physics: Any, like: Tensor, seed: int) -> tuple[Tensor 
         y = y.to(like.device, non_blocking=True)
         if batch.get("x") is None:
             return None, y
-    x = images_of(batch).to(like.device, like.dtype, non_blocking=True)
+    x = images_of(batch)
+    x = x.to(like.device, like.dtype.to_complex() if x.is_complex() else like.dtype, non_blocking=True)
     if y is not None:
         if len(x) != len(y):
             raise InputError(f"a batch has {len(x)} images and {len(y)} measurements: they must be pairs")

@@ -34,11 +34,14 @@ class Measurements(Dataset):
         shape: the shape of one measurement, as the operator gives it without the batch axis; a leading axis of length
             one may be missing in the files. If None, measurements have two axes of any length, with or without a
             channel axis before them: arrays are ``[n, h, w]`` or ``[n, C, h, w]``. In a folder, an array without the
-            axis n is one measurement.
+            axis n is one measurement. Where a measurement begins with an axis of length two, complex arrays without it
+            are read, too: their real and imaginary parts are that axis.
         names: what their arrays are called in files that hold several.
+        parts: complex arrays are read so without a shape, too: ``[n, h, w]`` as items ``[2, h, w]``.
 
     Attributes:
         channels: whether the files have all axes of a measurement; without, items get a leading axis of length one.
+        parts: whether they are complex and items are their real and imaginary parts.
 
     Raises:
         MissingFileError: if there is no such file, or no such files in the folder.
@@ -47,7 +50,9 @@ class Measurements(Dataset):
             not finite.
     """
 
-    def __init__(self, path: str | Path, shape: Sequence[int] | None = None, names: Sequence[str] = NAMES) -> None:
+    def __init__(
+        self, path: str | Path, shape: Sequence[int] | None = None, names: Sequence[str] = NAMES, parts: bool = False
+    ) -> None:
         path = Path(path)
         if not path.exists():
             raise MissingFileError(f"there are no measurements at {path}; check the path")
@@ -59,15 +64,21 @@ class Measurements(Dataset):
                 raise MissingFileError(f"there are no measurements in {path}: no file ends in {', '.join(SUFFIXES)}")
         self.path = path
         self._arrays = [_Array(file, names) for file in files]
+        self.parts = _in_parts(self._arrays, shape, parts, path.is_dir())
+        expected, shape = shape, (1, *shape[1:]) if self.parts and shape is not None else shape
         counts, kinds, first = [], set(), self._arrays[0].shape
         for array in self._arrays:
             whole, bare = (_axes(array.shape, shape, channels, path.is_dir()) for channels in (True, False))
             axes = whole if whole is not None else bare
             if axes is None or 0 in array.shape:
-                wanted = f"of the shape {list(shape)}" if shape is not None else "[n, C, ...] with two axes behind"
+                wanted = (
+                    f"of the shape {list(expected)}" if expected is not None else "[n, C, ...] with two axes behind"
+                )
                 raise InputError(
                     f"{array.path} holds an array of the shape {list(array.shape)}; measurements must be [n, ...] or "
-                    f"{wanted}" + ("" if shape is None else " each: that was expected")
+                    f"{wanted}"
+                    + ("" if shape is None else " each: that was expected")
+                    + (", or complex without the axis of length 2" if _two_parts(expected) else "")
                 )
             if shape is None and array.shape[-2:] != first[-2:]:
                 raise InputError(
@@ -97,7 +108,8 @@ class Measurements(Dataset):
         item = torch.from_numpy(np.array(row, dtype=np.complex64 if row.dtype.kind == "c" else np.float32))
         if not bool(torch.isfinite(torch.view_as_real(item) if item.is_complex() else item).all()):
             raise InputError(f"measurement {index} of {self.path} has values that are not finite; mend or remove it")
-        return item if self.channels else item.unsqueeze(0)
+        item = item if self.channels else item.unsqueeze(0)
+        return torch.cat([item.real, item.imag]) if self.parts else item
 
     def name_of(self, index: int) -> str:
         """What to call what is made of a measurement: of a folder's, the name of its file without the ending (with it,
@@ -143,6 +155,19 @@ class Pairs(Dataset):
         return self.measurements[index], self.images[index]
 
 
+def _two_parts(shape: Sequence[int] | None) -> bool:
+    return shape is not None and len(shape) > 1 and shape[0] == 2
+
+
+def _in_parts(arrays: Sequence[_Array], shape: Sequence[int] | None, parts: bool, alone: bool) -> bool:
+    """Whether complex arrays are to be read as the real and imaginary parts that begin a measurement."""
+    if not all(array.complex for array in arrays):
+        if any(array.complex for array in arrays):
+            raise InputError(f"some of the files in {arrays[0].path.parent} are complex and some are real")
+        return False
+    return parts if shape is None else _two_parts(shape) and _axes(arrays[0].shape, shape, True, alone) is None
+
+
 def _axes(array: tuple[int, ...], shape: Sequence[int] | None, channels: bool, alone: bool) -> int | None:
     """How many axes of an array are one measurement's, with its ``channels`` or without; None if it does not fit.
     An array may hold one measurement ``alone``, without the axis that counts them."""
@@ -165,6 +190,7 @@ class _Array:
         try:
             self._opened: Any = self._open()
             self.shape = tuple(int(side) for side in self._opened.shape)
+            self.complex = "complex" in str(getattr(self._opened, "dtype", ""))
         except (InputError, MissingExtraError):
             raise
         except PermissionError as error:
@@ -239,7 +265,7 @@ class _Reversed:
     """A Matlab 7.3 array: HDF5 sees its axes in reverse."""
 
     def __init__(self, array: Any) -> None:
-        self.array, self.shape = array, array.shape[::-1]
+        self.array, self.shape, self.dtype = array, array.shape[::-1], array.dtype
 
     def __getitem__(self, row: Any) -> np.ndarray:
         return np.asarray(self.array[...] if row is Ellipsis else self.array[..., row]).T

@@ -109,3 +109,12 @@ class EllipsePhantoms(_Generated):
             image += rng.uniform(-0.3, 0.5) * organ
         image = np.clip(image, 0, None)
         return image / image.max()
+
+
+class MagnitudePhantoms(EllipsePhantoms):
+    """Ellipse phantoms (`EllipsePhantoms`) as magnitude MR images: ``[2, img_size, img_size]``, the imaginary part is
+    zero."""
+
+    def paint(self, rng: np.random.Generator) -> np.ndarray:
+        image = super().paint(rng)
+        return np.stack([image, np.zeros_like(image)])

@@ -20,6 +20,7 @@ from ei.models import GroupAverage, UNet
 from ei.models.base import ReconstructionFunction, keep_average
 from ei.models.weights import AVERAGED, generator_weights, load_weights, weight_called
 from ei.physics import with_pseudo_inverse
+from ei.physics.noise import UNKNOWN
 from ei.training.state import CARRIED
 
 
@@ -127,8 +128,9 @@ def noise_of_checkpoint(state: Mapping[str, Any]) -> Any:
 
 
 def noise_in(config: Mapping[str, Any]) -> Any:
-    """The noise model that a run's configuration names; None where it names none."""
-    if config.get("noise") is not None:
+    """The noise model that a run's configuration names; None where it names none. Where the noise is unknown to the
+    training, it is the one that is simulated."""
+    if config.get("noise") not in (None, UNKNOWN):
         return ei.physics.noise_of(config["noise"])
     if config.get("noise_sigma"):
         return ei.physics.GaussianNoise(config["noise_sigma"])

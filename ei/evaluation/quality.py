@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ei.common.complex import magnitude
 from ei.common.drawing import image_grid
 from ei.common.seeds import derive_seed
 from ei.datasets import Pairs, image_of, simulate
@@ -58,7 +59,8 @@ def evaluate(
 
     Returns:
         A row for each image: ``index``, ``file`` (its name, where the data set tells it), and
-        ``<metric>_<reconstruction>`` for psnr_paper, psnr and ssim.
+        ``<metric>_<reconstruction>`` for psnr_paper, psnr and ssim; of complex images, and of two channels, which are a
+        real and an imaginary part, those of the magnitudes.
     """
     device = device or next(f.parameters()).device
     rows = []
@@ -73,9 +75,10 @@ def evaluate(
             }
         name = file_of(images, index)
         row: dict[str, Any] = {"index": index} if name is None else {"index": index, "file": name}
+        truth = magnitude(x)
         for metric, function in METRICS.items():
             for name, output in outputs.items():
-                row[f"{metric}_{name}"] = float(function(output.to(x.dtype), x))
+                row[f"{metric}_{name}"] = float(function(magnitude(output).to(truth.dtype), truth))
         rows.append(row)
     return rows
 
@@ -139,8 +142,8 @@ def comparison(
     """The figure ``y | A_dagger y | <name> | truth`` of one image ``[1, C, H, W]``, with the paper's PSNR."""
     done = reconstruct_all(f, physics, x, index, y=y)
     captions = {
-        "A_dagger y": f"{float(cal_psnr(done['pinv'], x)):.2f} dB",
-        name: f"{float(cal_psnr(done['net'], x)):.2f} dB",
+        title: f"{float(cal_psnr(magnitude(done[key]), magnitude(x))):.2f} dB"
+        for title, key in (("A_dagger y", "pinv"), (name, "net"))
     }
     row = {"y": done["y"][0], "A_dagger y": done["pinv"][0], name: done["net"][0], "truth": x[0]}
     image_grid([row], path, [captions])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ei.common.complex import to_channels, to_complex
 from ei.errors import InputError
 from ei.models.padding import call_padded
 
@@ -71,13 +72,11 @@ class ReconstructionFunction(nn.Module):
 
     def call_net(self, x: Tensor) -> Tensor:
         """``s * net(x / s)``, in channels-last and the chosen precision; ``x`` and the result in `image_dtype`. Sides
-        that do not fit the network are padded (`ei.models.padding`)."""
-        dtype = self.image_dtype()
+        that do not fit the network are padded (`ei.models.padding`). The network is given complex images as twice as
+        many real channels (`ei.common.complex`); the result is complex."""
         if x.is_complex():
-            raise InputError(
-                "the operator gives complex images, and networks take real ones: let A_dagger give real and imaginary "
-                "part as two channels"
-            )
+            return to_complex(self.call_net(to_channels(x)))
+        dtype = self.image_dtype()
         x = x.to(dtype)
         if self.image_scale != 1:
             x = x / self.image_scale

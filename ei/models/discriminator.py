@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ei.common.complex import to_channels
 from ei.errors import InputError
 
 
@@ -39,6 +40,7 @@ class Discriminator(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = to_channels(x) if x.is_complex() else x
         if x.dim() != 4 or tuple(x.shape[1:]) != self.input_shape:
             wanted = ", ".join(["B", *map(str, self.input_shape)])
             raise InputError(f"the discriminator needs images of the shape [{wanted}], not {list(x.shape)}")

@@ -45,7 +45,8 @@ class Reconstructor(ReconstructionFunction):
         return {"image_scale": self.image_scale}
 
     def forward(self, y: Tensor) -> Tensor:
-        """Measurements ``y`` to images ``[B, C, H, W]`` in the dtype of the network's weights (float32)."""
+        """Measurements ``y`` to images ``[B, C, H, W]`` in the dtype of the network's weights (float32), complex where
+        those of A_dagger are."""
         with outside_autocast(y):
             x = self.physics.A_dagger(y)
         return self.call_net(x)

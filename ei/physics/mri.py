@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ei.common.files import load_file
+from ei.common.seeds import generator
 from ei.errors import InputError, MissingFileError
 from ei.physics.base import NoiseModel, Physics
 from ei.physics.krylov import pinv_cg
@@ -31,18 +33,22 @@ class MRI(Physics):
     (deepinv's layout): zero where nothing is measured.
 
     Args:
-        mask: zeros and ones ``[H, W]``, or ``[W]`` for columns that are measured as wholes (then, without maps, images
-            may have any H, and `image_shape` tells a square); axes of length one are dropped. A tensor or an array, or
-            the path of one: ``.npy``, or what `torch.save` wrote, also a dict with the key "mask".
+        mask: zeros and ones ``[H, W]``, or ``[W]`` for columns that are measured as wholes; axes of length one are
+            dropped. A tensor or an array, or the path of one: ``.npy``, or what `torch.save` wrote, also a dict with
+            the key "mask".
         coil_maps: the sensitivities S, complex ``[K, H, W]``; a tensor, an array or a path (key "coil_maps").
+        height: H, where neither mask nor maps tell it: for a mask of columns without maps. None: images may then have
+            any H, and `image_shape` is None.
         cg_steps: steps of conjugate gradients in `A_dagger`, used with maps. More put more of the noise into the image.
         device: where mask and maps are kept; move them with ``.to(device)``.
         noise: None or a noise model (see `Physics`).
 
     Raises:
         InputError: for a mask that is not of zeros and ones or measures nothing, for maps that do not fit it or are not
-            complex and finite, or (when called) a tensor of another shape.
+            complex and finite, for a height that contradicts them, or (when called) a tensor of another shape.
     """
+
+    channels = 2  # of its images: real and imaginary part
 
     mask: Tensor
     coil_maps: Tensor | None
@@ -52,6 +58,7 @@ class MRI(Physics):
         mask: Source,
         coil_maps: Source | None = None,
         *,
+        height: int | None = None,
         cg_steps: int = 20,
         device: torch.device | str = "cpu",
         noise: NoiseModel | None = None,
@@ -62,6 +69,7 @@ class MRI(Physics):
         self.cg_steps = int(cg_steps)
         made = _checked_mask(_read(mask, "mask"))
         maps = None if coil_maps is None else _checked_maps(_read(coil_maps, "coil_maps"), made)
+        self._height = _checked_height(height, made, maps)
         # Not persistent: checkpoints carry them with the physics, not with weights.
         self.register_buffer("mask", made.to(device), persistent=False)
         self.register_buffer("coil_maps", None if maps is None else maps.to(device), persistent=False)
@@ -77,12 +85,13 @@ class MRI(Physics):
     @property
     def config(self) -> dict[str, Any]:
         """The arguments to build it again, with ``mask`` and ``coil_maps`` beside them."""
-        return {"cg_steps": self.cg_steps}
+        columns = self.mask.dim() == 1 and self.coil_maps is None and self._height is not None
+        return {"cg_steps": self.cg_steps, **({"height": self._height} if columns else {})}
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        shape = self.mask.shape if self.coil_maps is None else self.coil_maps.shape
-        return (2, shape[-2] if len(shape) > 1 else shape[-1], shape[-1])
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(2, H, W); None where columns are measured of images of any height."""
+        return None if self._height is None else (2, self._height, self.mask.shape[-1])
 
     def A(self, x: Tensor) -> Tensor:
         """The measured part of k-space, of every coil: ``[B, 2, H, W]`` to ``[B, 2, (K,) H, W]``."""
@@ -95,7 +104,7 @@ class MRI(Physics):
         """The exact adjoint: ``sum_k conj(S_k) F^-1 mask y_k``, ``[B, 2, (K,) H, W]`` to ``[B, 2, H, W]``. Without maps
         it is the zero-filled image."""
         self._check(y, "k-space for MRI", coils=True)
-        coils = _inverse_fourier(_to_complex(y * self._mask(y)))
+        coils = inverse_fourier(_to_complex(y * self._mask(y)))
         image = coils if self.coil_maps is None else (coils * self._maps(coils).conj()).sum(1)
         return _to_channels(image, y.dtype)
 
@@ -132,13 +141,12 @@ class MRI(Physics):
     def _check(self, tensor: Tensor, what: str, coils: bool) -> None:
         if not isinstance(tensor, torch.Tensor):
             raise InputError(f"{what} must be a torch tensor, not {type(tensor).__name__}")
-        _, height, width = self.image_shape
-        any_height = self.coil_maps is None and self.mask.dim() == 1
+        height, width = self._height, self.mask.shape[-1]
         middle = [] if self.coil_maps is None or not coils else [len(self.coil_maps)]
         given = list(tensor.shape)
-        expected = [2, *middle, *(given[-2:-1] if any_height else [height]), width]
+        expected = [2, *middle, *(given[-2:-1] if height is None else [height]), width]
         if given[1:] != expected or tensor.is_complex():
-            sides = ", ".join(map(str, [2, *middle, "H" if any_height else height, width]))
+            sides = ", ".join(map(str, [2, *middle, "H" if height is None else height, width]))
             kind = "complex " if tensor.is_complex() else ""
             raise InputError(
                 f"{what} must be real and of the shape [B, {sides}] ([B, (real, imaginary)"
@@ -160,7 +168,8 @@ def _fourier(image: Tensor) -> Tensor:
     return torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(image, AXES), norm="ortho"), AXES)
 
 
-def _inverse_fourier(kspace: Tensor) -> Tensor:
+def inverse_fourier(kspace: Tensor) -> Tensor:
+    """The inverse of F (see `MRI`) over the last two axes of complex k-space."""
     if kspace.numel() == 0:
         return kspace
     return torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(kspace, AXES), norm="ortho"), AXES)
@@ -221,6 +230,18 @@ def _checked_mask(read: tuple[Tensor, str]) -> Tensor:
     return mask.to(torch.float32).clone()
 
 
+def _checked_height(height: int | None, mask: Tensor, maps: Tensor | None) -> int | None:
+    """H of the images, as the maps, the mask or the argument tell it; None where none does."""
+    told = mask.shape[0] if mask.dim() == 2 else None if maps is None else maps.shape[1]
+    if height is None:
+        return told
+    if isinstance(height, bool) or not isinstance(height, int) or height < 1 or told not in (None, height):
+        of = "mask" if mask.dim() == 2 else "coil maps"
+        wanted = "a whole number >= 1" if told is None else f"{told}, that of the {of}, or be left out"
+        raise InputError(f"height, of images for MRI, must be {wanted}, not {height!r}")
+    return height
+
+
 def _checked_maps(read: tuple[Tensor, str], mask: Tensor) -> Tensor:
     """``[K, H, W]``, complex."""
     maps, where = read
@@ -234,3 +255,33 @@ def _checked_maps(read: tuple[Tensor, str], mask: Tensor) -> Tensor:
     if not bool(torch.isfinite(torch.view_as_real(maps.resolve_conj())).all()) or not bool((maps != 0).any()):
         raise InputError(f"{where} must be finite and not all zero")
     return maps.to(torch.promote_types(maps.dtype, torch.complex64)).resolve_conj().clone()
+
+
+def random_columns(width: int, acceleration: float = 4.0, seed: int = 0) -> Tensor:
+    """A mask of columns ``[W]`` that measures ``W / acceleration`` of them: a sixth of these in the middle, where most
+    of an image's energy is, the others drawn from the rest with equal chances (at least one column in all).
+
+    Raises:
+        InputError: for an acceleration below 1.
+    """
+    if not math.isfinite(acceleration) or acceleration < 1:
+        raise InputError(f"acceleration must be a finite number >= 1, not {acceleration}")
+    kept = max(1, round(width / acceleration))
+    middle = max(1, round(kept / 6))
+    first = width // 2 - middle // 2
+    mask = torch.zeros(width)
+    mask[first : first + middle] = 1
+    others = (mask == 0).nonzero().flatten()
+    order = torch.randperm(len(others), generator=generator(seed, "columns", width))
+    mask[others[order[: kept - middle]]] = 1
+    return mask
+
+
+def mask_for(source: Source, width: int) -> Tensor:
+    """A mask for images of ``width``: the one of ``source`` (see `MRI`), or the middle of it where it is of more
+    columns ``[W]``, as the same field of view in larger pixels is measured."""
+    mask = _checked_mask(_read(source, "mask"))
+    if mask.dim() == 1 and len(mask) > width:
+        first = len(mask) // 2 - width // 2
+        mask = _checked_mask((mask[first : first + width], f"the middle {width} columns of the mask {source}"))
+    return mask

@@ -95,7 +95,7 @@ class PoissonNoise(Noise):
         super().__init__(gain=self.gain)
 
     def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        _check_nonnegative(y, self)
+        y = _nonnegative(y, self)
         return (self.gain * _poisson(y / self.gain, generator)).to(y.dtype)
 
     def variance(self, y: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class PoissonGaussianNoise(Noise):
         super().__init__(gain=self.gain, sigma=self.sigma)
 
     def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        _check_nonnegative(y, self)
+        y = _nonnegative(y, self)
         counted = (self.gain * _poisson(y / self.gain, generator)).to(y.dtype)
         return counted + self.sigma * _normal(y, generator)
 
@@ -171,6 +171,9 @@ def random_signs(y: Tensor) -> Tensor:
     return (2 * torch.randint(0, 2, y.shape, device=y.device) - 1).to(y.dtype)
 
 
+# What ``--noise`` says of Gaussian noise whose level a training finds (`ei.closure.UNSUREClosure`).
+UNKNOWN = "unknown"
+
 # What ``--noise`` and a physics file call them, and their arguments.
 NOISES: dict[str, tuple[type[Noise], str]] = {
     "gaussian": (GaussianNoise, "SIGMA"),
@@ -212,13 +215,25 @@ def _check_real(y: Tensor, noise: Noise) -> None:
         raise InputError(f"{noise} is of counts, which are real numbers, and the measurements are complex")
 
 
-def _check_nonnegative(y: Tensor, noise: Noise) -> None:
+# What an operator's rounding may leave below zero, in units of the dtype's and of the largest measurement.
+ROUNDINGS = 100
+
+
+def _nonnegative(y: Tensor, noise: Noise) -> Tensor:
+    """``y`` with zeros for what rounding has left below zero.
+
+    Raises:
+        InputError: for other negative entries, and complex ones.
+    """
     _check_real(y, noise)
     if bool((y < 0).any()):
-        raise InputError(
-            f"{noise} is of counts, which cannot be negative, and A x goes down to {float(y.min()):.3g}: choose "
-            "another noise, or an operator and images without negative measurements"
-        )
+        rounding = ROUNDINGS * torch.finfo(_at_least_float32(y.dtype)).eps * float(y.abs().max())
+        if float(y.min()) < -rounding:
+            raise InputError(
+                f"{noise} is of counts, which cannot be negative, and A x goes down to {float(y.min()):.3g}: choose "
+                "another noise, or an operator and images without negative measurements"
+            )
+    return y.clamp(min=0)
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:

@@ -34,16 +34,19 @@ def replicated(f: Any, closure: Any, networks: Mapping[str, nn.Module], processe
     """With several processes, networks whose gradients are averaged stand in for the plain ones.
 
     Raises:
-        InputError: if a network is neither ``f.net`` nor the closure's discriminator.
+        InputError: if a network is neither ``f.net`` nor the closure's discriminator or noise level.
     """
     if processes.count == 1:
         yield
         return
+    inner = getattr(closure, "closure", closure)  # of `ei.closure.base.InUnits`
     places = [(holder, name, getattr(holder, name, None)) for holder, name in
-              ((f, "net"), (closure, "discriminator"))]  # fmt: skip
+              ((f, "net"), (inner, "discriminator"), (inner, "noise_level"))]  # fmt: skip
     for network in networks.values():
         if not any(network is held for _, _, held in places):
-            raise InputError("several processes need the networks to be f.net and the closure's discriminator")
+            raise InputError(
+                "several processes need the networks to be f.net and the closure's discriminator or noise_level"
+            )
     try:
         for holder, name, held in places:
             if held is not None:

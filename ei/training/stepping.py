@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -38,10 +38,14 @@ def set_learning_rates(optimizers: Mapping[str, Optimizer], base: Mapping[str, S
 
 
 def descend(
-    optimizers: Mapping[str, Optimizer], losses: Mapping[str, Tensor], scale: float, largest_norm: float | None
+    optimizers: Mapping[str, Optimizer],
+    losses: Mapping[str, Tensor],
+    scale: float,
+    largest_norm: float | None,
+    unscaled: Collection[str] = (),
 ) -> None:
     """One step of every optimiser on its loss, times ``scale``. Parameters that are frozen stay as they are;
-    a gradient whose norm is above ``largest_norm`` is scaled down to it.
+    a gradient whose norm is above ``largest_norm`` is scaled down to it, but for the optimisers named in ``unscaled``.
 
     All gradients are there before the first step: it changes weights in place, which the graph of another loss may
     hold, as the generator's adversarial loss holds the discriminator's.
@@ -49,8 +53,8 @@ def descend(
     for key, optimizer in optimizers.items():
         optimizer.zero_grad()
         (losses[key] * scale).backward(inputs=_trained(optimizer))
-    for optimizer in optimizers.values():
-        if largest_norm is not None:
+    for key, optimizer in optimizers.items():
+        if largest_norm is not None and key not in unscaled:
             nn.utils.clip_grad_norm_(_parameters(optimizer), largest_norm)
         optimizer.step()
 

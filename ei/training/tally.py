@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ei.closure.base import CRITERIA
 from ei.common.processes import Processes
 from ei.errors import InputError, TrainingDivergedError
 
@@ -56,7 +57,7 @@ class Tally:
         if truth is not None:
             x1, x, images = truth
             columns = (*columns, "psnr", "mse")
-            values.append(torch.nn.functional.mse_loss(x1, x).double())
+            values.append(CRITERIA["l2"](x1, x).double())
             peak, per_image = x.abs().max().double(), images * x.shape[1]
         self._unread.append(_Note(epoch, step, columns, weight * torch.stack(values), peak, per_image))
 

@@ -228,7 +228,8 @@ class Trainer:
         with draws_of_part(physics, part, self.processes):
             losses = self.closure(f, physics, group_of(self, self.step), y, x)
         # Gradients are averaged over the processes; what counts is the mean over the images of the batch.
-        descend(self.optimizers, losses, part.weight * self.processes.count, self.clip_norm)
+        unscaled = getattr(self.closure, "unscaled", ())
+        descend(self.optimizers, losses, part.weight * self.processes.count, self.clip_norm, unscaled)
         if self.averaged is not None:
             self.averaged.update_parameters(self.networks["total"])
         self.batch, self.step = self.batch + 1, self.step + 1

@@ -12,13 +12,25 @@ A new group is a subclass with two methods: `draw` draws elements, `act` applies
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import ClassVar
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ei.common.complex import to_channels, to_complex
 from ei.errors import InputError
+
+
+def part_by_part(act: Callable[[Any, Tensor, Tensor], Tensor]) -> Callable[[Any, Tensor, Tensor], Tensor]:
+    """For an ``act`` whose operations know real numbers alone: complex images are moved as their two parts."""
+
+    @functools.wraps(act)
+    def both(self: Any, x: Tensor, element: Tensor) -> Tensor:
+        return to_complex(act(self, to_channels(x), element)) if x.is_complex() else act(self, x, element)
+
+    return both
 
 
 class Transform:
@@ -49,7 +61,7 @@ class Transform:
         raise NotImplementedError
 
     def act(self, x: Tensor, element: Tensor) -> Tensor:
-        """The images ``x`` ``[B, C, H, W]`` under ONE group element; same shape and dtype."""
+        """The images ``x`` ``[B, C, H, W]``, real or complex, under ONE group element; same shape and dtype."""
         raise NotImplementedError
 
     def every(self, x: Tensor) -> Tensor | None:

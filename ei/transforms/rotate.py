@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ei.errors import InputError
-from ei.transforms.base import Transform, draw_distinct
+from ei.transforms.base import Transform, draw_distinct, part_by_part
 
 
 class Rotate(Transform):
@@ -34,6 +34,7 @@ class Rotate(Transform):
     def inverse(self, element: Tensor) -> Tensor:
         return -element
 
+    @part_by_part
     def act(self, x: Tensor, element: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         # Half precision has too few bits for coordinates; the images are rotated in at least float32.

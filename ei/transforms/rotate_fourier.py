@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ei.transforms.base import part_by_part
 from ei.transforms.rotate import Rotate
 
 
@@ -21,6 +22,7 @@ class FourierRotate(Rotate):
     hard edge, rings a little.
     """
 
+    @part_by_part
     def act(self, x: Tensor, element: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         degrees = float(element) % 360

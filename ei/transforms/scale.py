@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ei.errors import InputError
-from ei.transforms.base import Transform
+from ei.transforms.base import Transform, part_by_part
 
 
 class Scale(Transform):
@@ -45,6 +45,7 @@ class Scale(Transform):
         periods = 2 * factor[:, None] * torch.tensor(x.shape[-2:], dtype=torch.float64)
         return torch.cat([factor[:, None], (offsets * periods).floor()], dim=1)
 
+    @part_by_part
     def act(self, x: Tensor, element: Tensor) -> Tensor:
         factor, *offsets = (float(value) for value in element)
         sides = [max(1, round(factor * side)) for side in x.shape[-2:]]

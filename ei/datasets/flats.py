@@ -1,0 +1,96 @@
+"""A detector's noise from what it counts without an object and without a beam, by the mean-variance method (Janesick,
+"Photon transfer", 2007)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ei.errors import InputError
+
+
+@dataclass(frozen=True)
+class DetectorNoise:
+    """The noise of counts ``gain * Poisson + offset + sigma N``.
+
+    Attributes:
+        gain: counts that a photon (or whatever is counted) adds; above zero.
+        gain_error: its standard error.
+        sigma: standard deviation of the read-out, in counts.
+        photons: how many reach a pixel without an object, in the mean.
+        drift: standard deviation of the flats' brightness from one to the next, as a part of it; it is taken out.
+    """
+
+    gain: float
+    gain_error: float
+    sigma: float
+    photons: float
+    drift: float
+
+    @property
+    def of_counts(self) -> str:
+        """For ``--noise``, of counts above dark."""
+        return f"poisson-gaussian:{self.gain:.4g},{self.sigma:.4g}"
+
+    @property
+    def of_line_integrals(self) -> str:
+        """For ``--noise``, of ``-log((counts - dark) / (flat - dark))``."""
+        return f"transmission:{self.photons:.4g},{self.sigma / self.gain:.4g}"
+
+
+def detector_noise(flat: np.ndarray, dark: np.ndarray, each: int = 1) -> DetectorNoise:
+    """Gain and read-out noise. Of counts, variance grows with the mean: ``var(flat) - var(dark) = gain * (mean(flat) -
+    mean(dark))``, pixel by pixel over repeated exposures, so that a pattern of the pixels does not matter.
+
+    Args:
+        flat, dark: several exposures each, ``[n, ..., D]``, of the same pixels.
+        each: neighbouring detectors (along the last axis) that are averaged first: a detector that blurs has less noise
+            in bins than pixels would have that know nothing of each other.
+
+    Raises:
+        InputError: for arrays that do not fit, are not finite, or do not show the noise of counts.
+    """
+    stacks = {}
+    for name, array in (("flat", flat), ("dark", dark)):
+        values = np.asarray(array)
+        if values.dtype.kind not in "fiub" or values.ndim < 2 or len(values) < 2:
+            raise InputError(
+                f"--{name} must hold two or more exposures [n, ..., detectors] of real numbers, for the noise is what "
+                f"differs between them; not {values.dtype} {list(values.shape)}"
+            )
+        if not np.isfinite(values).all():
+            raise InputError(f"--{name} has values that are not finite; mend or remove them")
+        stacks[name] = _binned(values.astype(np.float64), each)
+    bright, black = stacks["flat"], stacks["dark"]
+    if bright.shape[1:] != black.shape[1:]:
+        raise InputError(f"flats of {list(flat.shape[1:])} and darks of {list(dark.shape[1:])} are not of one detector")
+    bright = bright - black.mean(0)
+    brightness = bright.reshape(len(bright), -1).mean(1)
+    if brightness.min() <= 0:
+        raise InputError("the flats are not brighter than the darks: check which is which")
+    steady = bright * (brightness.mean() / brightness).reshape(-1, *[1] * (bright.ndim - 1))
+    readout = black.var(0, ddof=1).mean()
+    excess = steady.var(0, ddof=1) - readout
+    gain = excess.mean() / brightness.mean()
+    if gain <= 0:
+        raise InputError(
+            f"flats vary by {steady.var(0, ddof=1).mean():.3g} (variance), which is not more than darks do, "
+            f"{readout:.3g}: there is no noise of counts to see in them; are they averaged already?"
+        )
+    pixels = excess.size
+    error = excess.std() / brightness.mean() / pixels**0.5 if pixels > 1 else gain * (2 / (len(bright) - 1)) ** 0.5
+    return DetectorNoise(
+        float(gain),
+        float(error),
+        float(readout**0.5),
+        float(brightness.mean() / gain),
+        float(brightness.std() / brightness.mean()),
+    )
+
+
+def _binned(stack: np.ndarray, each: int) -> np.ndarray:
+    number = stack.shape[-1] // each
+    if number == 0:
+        raise InputError(f"bins of {each} detectors are more than the {stack.shape[-1]} that there are")
+    return stack[..., : number * each].reshape(*stack.shape[:-1], number, each).mean(-1)
