@@ -14,13 +14,18 @@ from torch import Tensor
 from ei.common.drawing import image_grid
 from ei.common.seeds import derive_seed
 from ei.datasets import image_of, simulate
-from ei.datasets.batches import file_of
+from ei.datasets.batches import file_of, told_range
 from ei.evaluation.classical import Reconstruction, classical_for
-from ei.metrics import cal_psnr, psnr, ssim
+from ei.metrics import cal_psnr, psnr, range_of, ssim
 from ei.models.base import ReconstructionFunction
 from ei.physics import operator_of
 
-METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr_paper": cal_psnr, "psnr": psnr, "ssim": ssim}
+# By the prediction, the truth and its range; the paper's PSNR has the largest value of each image as its peak.
+METRICS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "psnr_paper": lambda a, b, data_range: cal_psnr(a, b),
+    "psnr": psnr,
+    "ssim": ssim,
+}
 
 
 def reconstruct_all(
@@ -39,27 +44,42 @@ def reconstruct_all(
         f.train(was_training)
 
 
+def data_range_of(images: Any) -> float:
+    """The range of true images that PSNR and SSIM are told by: what their data set tells (1 for all of ours that are in
+    [0, 1]), else what `ei.metrics.range_of` makes of their values."""
+    told = told_range(images)
+    if told is not None:
+        return told
+    values = [image_of(images[index]) for index in range(len(images))]
+    values = [image.abs() if image.is_complex() else image for image in values]
+    return range_of(min(float(image.min()) for image in values), max(float(image.max()) for image in values))
+
+
 def evaluate(
     f: ReconstructionFunction,
     physics: Any,
     images: Any,
     more: Mapping[str, Reconstruction] | None = None,
     device: torch.device | str | None = None,
+    *,
+    data_range: float | None = None,
 ) -> list[dict[str, Any]]:
     """Quality of A_dagger y (``pinv``), of the network (``net``) and of ``more`` reconstructions, one image at a time.
 
     Args:
         f: the reconstruction function.
         physics: the forward operator.
-        images: a data set of images ``[H, W]`` or ``[C, H, W]`` with values in [0, 1].
+        images: a data set of images ``[H, W]`` or ``[C, H, W]``.
         more: other reconstructions by name, called as ``reconstruct(physics, y)``.
         device: where to compute; by default where f's weights are.
+        data_range: of the images, for the usual PSNR and SSIM; by default `data_range_of` them: 1 for images in [0, 1].
 
     Returns:
         A row for each image: ``index``, ``file`` (its name, where the data set tells it), and
         ``<metric>_<reconstruction>`` for psnr_paper, psnr and ssim.
     """
     device = device or next(f.parameters()).device
+    data_range = data_range_of(images) if data_range is None else data_range
     rows = []
     for index in range(len(images)):
         x = image_of(images[index]).to(device)
@@ -74,7 +94,7 @@ def evaluate(
         row: dict[str, Any] = {"index": index} if name is None else {"index": index, "file": name}
         for metric, function in METRICS.items():
             for name, output in outputs.items():
-                row[f"{metric}_{name}"] = float(function(output.to(x.dtype), x))
+                row[f"{metric}_{name}"] = float(function(output.to(x.dtype), x, data_range))
         rows.append(row)
     return rows
 
@@ -132,6 +152,8 @@ def report(
     images: Any,
     folder: Path | None,
     n_drawn: int = 3,
+    *,
+    data_range: float | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluate on held-out images, print the table, and write ``metrics.csv`` and the figure ``reconstructions.png``
     into ``folder`` (None: the current one). Classical reconstructions that suit the physics stand beside the network.
@@ -140,8 +162,9 @@ def report(
     """
     folder = Path(folder or ".")
     more = classical_for(physics)
-    rows = evaluate(f, physics, images, more)
-    print(f"{len(rows)} held-out images")
+    data_range = data_range_of(images) if data_range is None else data_range
+    rows = evaluate(f, physics, images, more, data_range=data_range)
+    print(f"{len(rows)} held-out images; usual PSNR and SSIM: peak {data_range:g}")
     print(summary(rows, {"pinv": "A_dagger y", **{name: name for name in more}, "net": "EI"}))
     write_metrics(rows, folder / "metrics.csv")
     device = next(f.parameters()).device
