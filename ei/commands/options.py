@@ -91,6 +91,7 @@ COUNT = number(int, least=1)
 GROUPED = ("ei", "ei_sup", "ei_adv", "split_ei", "rei")  # the methods with a group
 WITH_GROUP, ADVERSARIAL, UNROLLED = {"method": GROUPED}, {"method": ("ei_adv",)}, {"reconstructor": ("unrolled",)}
 OF_A_CHECKPOINT = "of a checkpoint that does not say it"
+SAVED_MASK = "a saved mask (.pt .npy .npz .mat .png), instead of a random one of --mask-rate"
 
 
 # fmt: off
@@ -145,8 +146,7 @@ class Options:
     mask_rate: float = option("fraction of pixels removed", number(least=0, below=1), 0.3, tasks=("inpainting",),
                               commands=("train", "diagnose"))
     mask: str | None = option(
-        {"train": "a saved mask (.pt), instead of a random one of --mask-rate", "test": OF_A_CHECKPOINT,
-         "diagnose": "a saved mask (.pt), instead of a random one of --mask-rate", "reconstruct": OF_A_CHECKPOINT,
+        {"train": SAVED_MASK, "test": OF_A_CHECKPOINT, "diagnose": SAVED_MASK, "reconstruct": OF_A_CHECKPOINT,
          "reproduce": "a saved mask, as the authors' mask_random0.3.pt"},
         tasks=("inpainting",), commands=(*ALL, "reproduce"), metavar="PATH")
     # For how long, and how.
