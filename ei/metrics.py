@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ def cal_psnr(a: Tensor, b: Tensor) -> Tensor:
     ONE norm runs over batch and channels, so it reads ``10 log10(B*C)`` dB below the usual PSNR (4.77 dB for one RGB
     image), less ``20 log10 max|b|``. Infinite when a equals b.
     """
-    _check_equal_shapes(a, b)
+    _check(a, b)
     height, width = b.shape[-2:]
     return 20 * torch.log10((height * width) ** 0.5 * b.abs().max() / torch.linalg.vector_norm(b - a))
 
@@ -30,12 +32,15 @@ def psnr(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     Args:
         a: predictions ``[B, C, H, W]``.
         b: truth, same shape.
-        data_range: the range of the values.
+        data_range: the range of the values: 1 for images in [0, 1]. See `range_of` for images in other units.
 
     Returns:
         ``[B]``.
+
+    Raises:
+        InputError: for other shapes (one image needs the batch axis, too), or values that are not floating-point.
     """
-    _check_equal_shapes(a, b)
+    _check(a, b, batches=True, data_range=data_range)
     mse = (a - b).abs().square().flatten(1).mean(dim=1)
     return 10 * torch.log10(data_range**2 / mse)
 
@@ -45,21 +50,49 @@ def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
 
     Args:
         a, b: images ``[B, C, H, W]``, sides of at least 7.
+        data_range: as of `psnr`.
 
     Returns:
         ``[B]`` on the CPU, float64.
     """
     from skimage.metrics import structural_similarity
 
-    _check_equal_shapes(a, b)
-    if a.dim() != 4 or min(a.shape[-2:]) < 7:
+    _check(a, b, batches=True, data_range=data_range, real=True)
+    if min(a.shape[-2:]) < 7:
         raise InputError(f"SSIM needs images [B, C, H, W] with sides of at least 7 pixels, not {list(a.shape)}")
     pairs = zip(a.detach().cpu().double().numpy(), b.detach().cpu().double().numpy(), strict=True)
     values = [structural_similarity(p, q, win_size=7, channel_axis=0, data_range=data_range) for p, q in pairs]
     return torch.from_numpy(np.array(values))
 
 
-def _check_equal_shapes(a: Tensor, b: Tensor) -> None:
+def range_of(least: float, largest: float) -> float:
+    """The ``data_range`` for true images with values from ``least`` to ``largest``: 1 where they are images in [0, 1]
+    (nothing below 0, and the brightest between 1/2 and 1, to a hundredth), else the range that they have.
+
+    Raises:
+        InputError: if all values are the same, or they are not finite.
+    """
+    if least >= -0.01 and 0.5 <= largest <= 1.01:
+        return 1.0
+    if not 0 < largest - least < math.inf:
+        raise InputError(f"the true images have values from {least:g} to {largest:g}: give data_range, by which PSNR "
+                         "and SSIM are told")  # fmt: skip
+    return largest - least
+
+
+def _check(a: Tensor, b: Tensor, batches: bool = False, data_range: float = 1.0, real: bool = False) -> None:
     # Without this, broadcasting would give a number for images that do not belong together.
     if a.shape != b.shape:
         raise InputError(f"prediction and truth must have the same shape, not {list(a.shape)} and {list(b.shape)}")
+    for images in (a, b):
+        if not (images.is_floating_point() or (images.is_complex() and not real)):  # unsigned integers wrap around
+            raise InputError(
+                f"prediction and truth must hold floating-point values, not {images.dtype}: of 8 bits, give "
+                "images.float() / 255; of complex ones, images.abs()"
+            )
+    if batches and a.dim() != 4:
+        raise InputError(
+            f"prediction and truth must be images [B, C, H, W], not {list(a.shape)}: one image [C, H, W] is image[None]"
+        )
+    if not 0 < data_range < math.inf:
+        raise InputError(f"data_range must be a finite number above 0, not {data_range}")

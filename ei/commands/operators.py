@@ -22,7 +22,7 @@ from ei.physics.mri import mask_for
 from ei.training.state import CARRIED
 
 # Values of a physics file with these endings are paths.
-FILES = (".pt", ".pth", ".tar", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".txt", ".csv", ".png")
+FILES = (".pt", ".pth", ".tar", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".txt", ".csv", ".png", ".bmp", ".tif", ".tiff")
 
 
 def read_physics_file(path: str) -> dict[str, Any]:

@@ -96,7 +96,7 @@ COUNT = number(int, least=1)
 GROUPED = ("ei", "ei_sup", "ei_adv", "split_ei", "rei")  # the methods with a group
 WITH_GROUP, ADVERSARIAL, UNROLLED = {"method": GROUPED}, {"method": ("ei_adv",)}, {"reconstructor": ("unrolled",)}
 SAVED_MASK = (
-    "a saved mask (.pt; for mri .npy, too), instead of a random one; for mri [H, W] or columns [W], of which "
+    "a saved mask (.pt .npy .npz .mat .png), instead of a random one; for mri [H, W] or columns [W], of which "
     "the middle is taken where there are more than images have"
 )
 OF_A_CHECKPOINT = "of a checkpoint that does not say it"
@@ -264,6 +264,8 @@ class Options:
     model_name: str = of_call("test", "what to call the network in table and figures (default: EI)", metavar="NAME")
     sample_to_show: list[int] = of_call("test", "test images to draw, counted from 0 (default: the paper's)",
                                         number(int, least=0), nargs="*", metavar="I")
+    data_range: float | None = of_call("test", "the range of the true images, for the usual PSNR and SSIM (default: 1 "
+                                       "for images in [0, 1], else found from them)", number(above=0), metavar="R")
     network_compact: int | None = of_call("test", "levels of the network, if the checkpoint does not say (4)",
                                           number(int), metavar="N")
     input: str = of_call("reconstruct", "the measurements: a file or a folder (needed)", named, metavar="PATH")

@@ -37,7 +37,14 @@ from ei.datasets import Measurements, Pairs
 from ei.datasets.measurements import NAMES_OF_TRUTH
 from ei.errors import InputError, MissingFileError
 from ei.evaluation.loading import averaged, checked, function_of
-from ei.evaluation.quality import comparison, evaluate, image_and_measurement, summary, write_metrics
+from ei.evaluation.quality import (
+    comparison,
+    data_range_of,
+    evaluate,
+    image_and_measurement,
+    summary,
+    write_metrics,
+)
 from ei.models import UNet
 from ei.models.base import ReconstructionFunction
 from ei.models.padding import padding_for
@@ -96,7 +103,8 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
         draws = given.get("draws", OPTIONS["draws"].default)
         titles["parts"] = f"{name}, mean of {draws} parts"
         more["parts"] = lambda physics, y: mean_over_parts(f, physics, y, options.keep, draws)
-    rows = evaluate(f, f.physics, images, more)
+    data_range = given.get("data_range") or data_range_of(images)
+    rows = evaluate(f, f.physics, images, more, data_range=data_range)
     weights = " (averaged weights)" if AVERAGED in state else ""
     print(f"{given['ckp']}{weights} on {len(rows)} test images of {given.get('truth', options.data)}, one at a time")
     print(summary(rows, titles))
@@ -106,7 +114,8 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
         x, y = image_and_measurement(images, sample, device)
         comparison(f, f.physics, x, figure, name, sample, y)
         show_if_screen(figure)
-    print(f"paper PSNR: one norm over the channels, peak max|x|; usual PSNR: peak 1. Files: {folder}")
+    peak = f"usual PSNR and SSIM: peak {data_range:g}"
+    print(f"paper PSNR: one norm over the channels, peak max|x|; {peak}. Files: {folder}")
 
 
 def options_of(state: Any, given: Mapping[str, Any]) -> Options:

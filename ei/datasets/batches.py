@@ -76,6 +76,14 @@ def file_of(dataset: Any, index: int) -> str | None:
     return dataset.name_of(index) if hasattr(dataset, "name_of") else None
 
 
+def told_range(dataset: Any) -> float | None:
+    """The range of the images that a data set tells as its ``data_range``, or the one that this is a part of; None
+    where it does not tell."""
+    while not hasattr(dataset, "data_range") and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    return getattr(dataset, "data_range", None)
+
+
 class Shuffled(Sampler[int]):
     """A new order every epoch, a function of (seed, epoch); the trainer sets the epoch."""
 

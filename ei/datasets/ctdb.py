@@ -48,6 +48,11 @@ class CTData(Dataset):
             tell_outside(self.images.numpy(), limits, f"the images of {root_dir}")
             self.images = torch.from_numpy(scaled(self.images.numpy(), limits))
 
+    @property
+    def data_range(self) -> float | None:
+        """1 for images in about [0, 1] (CT100's are), None for others."""
+        return 1.0 if self.images.min() >= -1 and 0.5 <= self.images.max() <= 2 else None
+
     def __len__(self) -> int:
         return len(self.images)
 

@@ -77,6 +77,8 @@ class CVDB(Dataset):
             images = [image.float() / 255 if image.dtype == torch.uint8 else image for image in images]
         self.images = torch.stack(images)
 
+    data_range = 1.0  # of the images, whatever values they happen to have
+
     def __len__(self) -> int:
         return len(self.images)
 

@@ -55,6 +55,8 @@ class ImageStack(Dataset):
         if limits is not None:
             tell_outside(self.images, limits, f"the images of {path}")
 
+    data_range = 1.0  # of the images, whatever values they happen to have
+
     def __len__(self) -> int:
         return len(self.images)
 

@@ -23,6 +23,8 @@ class _Generated(Dataset):
         self.indices = split(range(int(n_images)), mode, "the generated images")
         self._made: dict[int, Tensor] = {}
 
+    data_range = 1.0  # of the images, whatever values they happen to have
+
     def __len__(self) -> int:
         return len(self.indices)
 

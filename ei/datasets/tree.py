@@ -197,6 +197,8 @@ class ImageTree(Dataset):
                 stacklevel=3,
             )
 
+    data_range = 1.0  # of the images, whatever values they happen to have
+
     def __len__(self) -> int:
         return len(self.names)
 

@@ -16,13 +16,18 @@ from ei.common.complex import magnitude
 from ei.common.drawing import image_grid
 from ei.common.seeds import derive_seed
 from ei.datasets import Pairs, image_of, simulate
-from ei.datasets.batches import file_of
+from ei.datasets.batches import file_of, told_range
 from ei.evaluation.classical import Reconstruction, classical_for
-from ei.metrics import cal_psnr, psnr, ssim
+from ei.metrics import cal_psnr, psnr, range_of, ssim
 from ei.models.base import ReconstructionFunction, evaluating
 from ei.physics import operator_of
 
-METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr_paper": cal_psnr, "psnr": psnr, "ssim": ssim}
+# By the prediction, the truth and its range; the paper's PSNR has the largest value of each image as its peak.
+METRICS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "psnr_paper": lambda a, b, data_range: cal_psnr(a, b),
+    "psnr": psnr,
+    "ssim": ssim,
+}
 
 
 def reconstruct_all(
@@ -39,12 +44,24 @@ def reconstruct_all(
         return {"y": y, "pinv": own.A_dagger(y), "net": net, "x": x}
 
 
+def data_range_of(images: Any) -> float:
+    """The range of true images that PSNR and SSIM are told by: what their data set tells (1 for all of ours that are in
+    [0, 1]), else what `ei.metrics.range_of` makes of their values."""
+    told = told_range(images)
+    if told is not None:
+        return told
+    values = [magnitude(image_and_measurement(images, index, "cpu")[0]) for index in range(len(images))]
+    return range_of(min(float(image.min()) for image in values), max(float(image.max()) for image in values))
+
+
 def evaluate(
     f: ReconstructionFunction,
     physics: Any,
     images: Any,
     more: Mapping[str, Reconstruction] | None = None,
     device: torch.device | str | None = None,
+    *,
+    data_range: float | None = None,
 ) -> list[dict[str, Any]]:
     """Quality of A_dagger y (``pinv``), of the network (``net``) and of ``more`` reconstructions, one image at a time.
 
@@ -52,10 +69,11 @@ def evaluate(
         f: the reconstruction function. Where its training keeps a moving average of the network (``average=``), that
             is judged, as it is by ``ei test``.
         physics: the forward operator.
-        images: a data set of images ``[H, W]`` or ``[C, H, W]`` with values in [0, 1]; or pairs of measurements and
-            images (`ei.datasets.Pairs`), where nothing is simulated.
+        images: a data set of images ``[H, W]`` or ``[C, H, W]``; or pairs of measurements and images
+            (`ei.datasets.Pairs`), where nothing is simulated.
         more: other reconstructions by name, called as ``reconstruct(physics, y)``.
         device: where to compute; by default where f's weights are.
+        data_range: of the images, for the usual PSNR and SSIM; by default `data_range_of` them: 1 for images in [0, 1].
 
     Returns:
         A row for each image: ``index``, ``file`` (its name, where the data set tells it), and
@@ -63,6 +81,7 @@ def evaluate(
         real and an imaginary part, those of the magnitudes.
     """
     device = device or next(f.parameters()).device
+    data_range = data_range_of(images) if data_range is None else data_range
     rows = []
     for index in range(len(images)):
         x, y = image_and_measurement(images, index, device)
@@ -78,7 +97,7 @@ def evaluate(
         truth = magnitude(x)
         for metric, function in METRICS.items():
             for name, output in outputs.items():
-                row[f"{metric}_{name}"] = float(function(magnitude(output).to(truth.dtype), truth))
+                row[f"{metric}_{name}"] = float(function(magnitude(output).to(truth.dtype), truth, data_range))
         rows.append(row)
     return rows
 
@@ -156,6 +175,8 @@ def report(
     folder: Path | None,
     n_drawn: int = 3,
     name: str = "network",
+    *,
+    data_range: float | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluate on held-out images, print the table, and write ``metrics.csv`` and the figure ``reconstructions.png``
     into ``folder`` (None: the current one). Classical reconstructions that suit the physics stand beside the network.
@@ -165,8 +186,9 @@ def report(
     """
     folder = Path(folder or ".")
     more = classical_for(physics)
-    rows = evaluate(f, physics, images, more)
-    print(f"{len(rows)} held-out images")
+    data_range = data_range_of(images) if data_range is None else data_range
+    rows = evaluate(f, physics, images, more, data_range=data_range)
+    print(f"{len(rows)} held-out images; usual PSNR and SSIM: peak {data_range:g}")
     print(summary(rows, {"pinv": "A_dagger y", **{title: title for title in more}, "net": name}))
     write_metrics(rows, folder / "metrics.csv")
     device = next(f.parameters()).device

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ei.common.files import load_file
 from ei.errors import InputError
 from ei.physics.base import NoiseModel, Physics, check_shape, for_each_image
+from ei.physics.saved import Source, read_array, zeros_and_ones
 
 
 class Inpainting(Physics):
@@ -27,8 +26,9 @@ class Inpainting(Physics):
         img_height, img_width: H and W in pixels.
         mask_rate: the fraction of pixels that is REMOVED, in [0, 1); used when no ``mask`` is given.
         mask: a tensor of zeros and ones ``[H, W]`` (leading axes of length one are dropped), ``[n, 1, H, W]`` for n
-            images or ``[n, C, H, W]`` for their channels, too (n = 1: for all images), or the path of a saved one (a
-            ``.pt`` file, as the authors' ``mask_random0.3.pt``).
+            images or ``[n, C, H, W]`` for their channels, too (n = 1: for all images), or an array, or the path of a
+            file: of ``torch.save``, as the authors' ``mask_random0.3.pt`` (or a dict with the key "mask", as Robust
+            EI's), ``.npy``, ``.npz``, ``.mat``, or a picture (``.png``). Ones may be 255.
         seed: seed of the random mask.
         device: where the mask is kept; move it with ``.to(device)``.
         noise: None or a noise model (see `Physics`).
@@ -47,7 +47,7 @@ class Inpainting(Physics):
         img_width: int | None = None,
         *,
         mask_rate: float = 0.3,
-        mask: Tensor | str | os.PathLike | None = None,
+        mask: Source | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
         noise: NoiseModel | None = None,
@@ -147,13 +147,8 @@ def random_mask(height: int, width: int, mask_rate: float, seed: int) -> Tensor:
     return mask.view(height, width)
 
 
-def _read_mask(mask: Tensor | str | os.PathLike, height: int, width: int) -> Tensor:
-    where = "the mask"
-    if not isinstance(mask, torch.Tensor):
-        where = f"the mask in {os.fspath(mask)}"
-        mask = load_file(mask, "mask")
-        if not isinstance(mask, torch.Tensor):
-            raise InputError(f"{where} must be a saved tensor, not a {type(mask).__name__}")
+def _read_mask(source: Source, height: int, width: int) -> Tensor:
+    mask, where = read_array(source, "mask")
     given = list(mask.shape)
     while mask.dim() > 2 and mask.shape[0] == 1 and (mask.dim() != 4 or mask.shape[1] == 1):
         mask = mask[0]
@@ -162,9 +157,7 @@ def _read_mask(mask: Tensor | str | os.PathLike, height: int, width: int) -> Ten
             f"{where} must have the shape [{height}, {width}] of the images, or [n, 1 or C, {height}, {width}] with "
             f"one for each of n images, not {given}"
         )
-    mask = mask.detach().to(torch.float32).clone()
-    if not bool(((mask == 0) | (mask == 1)).all()):
-        raise InputError(f"{where} must hold only zeros (missing) and ones (measured)")
+    mask = zeros_and_ones(mask, where)
     if not bool((mask[None] if mask.dim() == 2 else mask).flatten(1).any(1).all()):
         raise InputError(f"{where} keeps no pixel at all")
     return mask

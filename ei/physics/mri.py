@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ei.common.files import load_file
 from ei.common.seeds import generator
-from ei.errors import InputError, MissingFileError
+from ei.errors import InputError
 from ei.physics.base import NoiseModel, Physics
 from ei.physics.krylov import pinv_cg
+from ei.physics.saved import Source, read_array, zeros_and_ones
 from ei.physics.split import Split
-
-Source = Tensor | np.ndarray | str | os.PathLike
 
 
 class MRI(Physics):
@@ -67,8 +62,8 @@ class MRI(Physics):
         if isinstance(cg_steps, bool) or int(cg_steps) != cg_steps or cg_steps < 1:
             raise InputError(f"cg_steps must be a whole number >= 1, not {cg_steps}")
         self.cg_steps = int(cg_steps)
-        made = _checked_mask(_read(mask, "mask"))
-        maps = None if coil_maps is None else _checked_maps(_read(coil_maps, "coil_maps"), made)
+        made = _checked_mask(read_array(mask, "mask"))
+        maps = None if coil_maps is None else _checked_maps(read_array(coil_maps, "coil_maps"), made)
         self._height = _checked_height(height, made, maps)
         # Not persistent: checkpoints carry them with the physics, not with weights.
         self.register_buffer("mask", made.to(device), persistent=False)
@@ -185,34 +180,6 @@ def _to_channels(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.stack([tensor.real, tensor.imag], dim=1).to(dtype)
 
 
-def _read(source: Source, key: str) -> tuple[Tensor, str]:
-    """A mask or maps as a tensor, and what they are called in messages."""
-    what = key.replace("_", " ")
-    if isinstance(source, torch.Tensor):
-        return source.detach(), f"the {what}"
-    if isinstance(source, np.ndarray):
-        return torch.from_numpy(source.copy()), f"the {what}"
-    path = Path(source)
-    where = f"the {what} in {path}"
-    if path.suffix == ".npy":
-        return _read_npy(path, what), where
-    content = load_file(path, what)
-    if isinstance(content, dict):
-        content = content.get(key)
-    if not isinstance(content, torch.Tensor):
-        raise InputError(f"{where} must be a saved tensor, or a dict with a tensor {key!r}")
-    return content, where
-
-
-def _read_npy(path: Path, what: str) -> Tensor:
-    if not path.exists():
-        raise MissingFileError(f"there is no {what} {path}; check the path")
-    try:
-        return torch.from_numpy(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, TypeError, EOFError) as error:
-        raise InputError(f"the {what} {path} is damaged or no .npy file of numbers ({error})") from error
-
-
 def _checked_mask(read: tuple[Tensor, str]) -> Tensor:
     """``[H, W]`` or ``[W]``, float32."""
     mask, where = read
@@ -223,11 +190,10 @@ def _checked_mask(read: tuple[Tensor, str]) -> Tensor:
         mask = mask.flatten()
     if mask.dim() not in (1, 2) or mask.numel() == 0:
         raise InputError(f"{where} must have the shape [H, W], or [W] for columns, not {given}")
-    if not bool(((mask == 0) | (mask == 1)).all()):
-        raise InputError(f"{where} must hold only zeros (missing) and ones (measured)")
-    if not bool((mask != 0).any()):
+    mask = zeros_and_ones(mask, where)
+    if not bool(mask.any()):
         raise InputError(f"{where} measures nothing at all")
-    return mask.to(torch.float32).clone()
+    return mask
 
 
 def _checked_height(height: int | None, mask: Tensor, maps: Tensor | None) -> int | None:
@@ -280,7 +246,7 @@ def random_columns(width: int, acceleration: float = 4.0, seed: int = 0) -> Tens
 def mask_for(source: Source, width: int) -> Tensor:
     """A mask for images of ``width``: the one of ``source`` (see `MRI`), or the middle of it where it is of more
     columns ``[W]``, as the same field of view in larger pixels is measured."""
-    mask = _checked_mask(_read(source, "mask"))
+    mask = _checked_mask(read_array(source, "mask"))
     if mask.dim() == 1 and len(mask) > width:
         first = len(mask) // 2 - width // 2
         mask = _checked_mask((mask[first : first + width], f"the middle {width} columns of the mask {source}"))
