@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset
 from ei.commands.options import Options
 from ei.commands.parts import SPLIT, image_shape, images_for, measurements_for, split_beside
 from ei.commands.presets import Shape
-from ei.datasets import ImageTree
+from ei.datasets import ImageTree, hold_out
 from ei.datasets.batches import Indexed, number_of
 from ei.datasets.ctdb import split
 from ei.errors import InputError
@@ -22,8 +22,9 @@ from ei.physics.projections import Projections
 
 
 class TrainingData:
-    """What a run trains on: ``train`` (images, or measurements alone), ``shape`` (C, H, W) of its images, ``count``
-    of its images or measurements, ``held_out`` batches of measurements to judge by, and ``files`` for the run folder.
+    """What a run trains on: ``train`` (images, or, where ``measured``, measurements alone), ``shape`` (C, H, W) of its
+    images, ``count`` of its images or measurements, ``held_out`` batches of them to judge by (None: all train), and
+    ``files`` for the run folder.
 
     Args:
         options: of the run.
@@ -36,13 +37,17 @@ class TrainingData:
 
     def __init__(self, options: Options, physics: Any) -> None:
         self.held_out: DataLoader | None = None
+        self.measured = options.measurements is not None
         self.files: dict[str, str] = {}
         if options.measurements is not None:
             found, self.shape = measurements_for(options.measurements, options, physics)
-            self.count = len(found)
-            what = f"the measurements of {options.measurements}"
-            rest, self.train = (Subset(found, split(range(len(found)), mode, what)) for mode in ("test", "train"))
-            self.held_out = DataLoader(Indexed(rest, measured=True), batch_size=1)
+            self.train, self.count = found, len(found)
+            if options.rules == 1 and options.held_out is None:
+                what = f"the measurements of {options.measurements}"
+                rest, self.train = (Subset(found, split(range(len(found)), mode, what)) for mode in ("test", "train"))
+                self.held_out = DataLoader(Indexed(rest, measured=True), batch_size=1)
+                return
+            self._hold_out(0.1 if options.held_out is None else options.held_out, options.batch_size)
             return
         if options.split is None and options.resume is not None:
             options.split = split_beside(options.resume).get("split")
@@ -52,6 +57,16 @@ class TrainingData:
         if isinstance(getattr(self.train, "dataset", self.train), ImageTree):
             tests = images_for(options, "test", told, patches=False).names
             self.files[SPLIT] = "".join(f"{name}\n" for name in tests)
+        self._hold_out(options.held_out or 0.0, options.batch_size)
+
+    def _hold_out(self, fraction: float, batch_size: int) -> None:
+        if not fraction:
+            return
+        what = "measurements" if self.measured else "training images"
+        whole = len(self.train)
+        self.train, rest = hold_out(self.train, fraction, f"the {what}")
+        self.held_out = DataLoader(Indexed(rest, self.measured), batch_size)
+        print(f"held out: {len(rest)} of {whole} {what} judge after every epoch")
 
 
 def fit_of(physics: Any, measurements: Any) -> SinogramReport | None:

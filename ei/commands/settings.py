@@ -111,7 +111,7 @@ def resolve(given: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) 
 
 def config_of(state: Mapping[str, Any]) -> dict[str, Any]:
     """The options in a checkpoint of ours, with the rules that the run goes on by."""
-    return {**state["config"], "rules": rules_of(state)}
+    return {"held_out": None, **state["config"], "rules": rules_of(state)}
 
 
 def run_config(options: Options) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from ei.datasets.counts import line_integrals
 from ei.datasets.crops import FixedCrops
 from ei.datasets.ctdb import CTData
 from ei.datasets.cvdb import CVDB, CVDB_ICCV
+from ei.datasets.held_out import hold_out
 from ei.datasets.measurements import Measurements
 from ei.datasets.synthetic import DeadLeaves, EllipsePhantoms
 from ei.datasets.tree import ImageTree, split_images
@@ -18,6 +19,7 @@ __all__ = [
     "FixedCrops",
     "ImageTree",
     "Measurements",
+    "hold_out",
     "image_of",
     "images_of",
     "line_integrals",

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from ei.common.processes import Part, Processes, check_division
 from ei.common.seeds import derive_seed, generator, seed_all, seeded
 from ei.common.signals import outlive_the_step
+from ei.datasets.held_out import Portion
 from ei.errors import InputError
 from ei.physics.base import only_measured
 
@@ -38,7 +39,8 @@ class Indexed(Dataset):
         epoch, index = getattr(index, "epoch", None), int(index)
         with contextlib.nullcontext() if epoch is None else seeded(derive_seed(self.seed, "item", epoch, index)):
             item = self.dataset[index]
-        number = number_of(self.dataset, index) if self.key == "y" else index
+        whole = self.key == "y" or isinstance(self.dataset, Portion)
+        number = number_of(self.dataset, index) if whole else index
         return {self.key: item[0] if isinstance(item, list | tuple) else item, "index": number}
 
 
