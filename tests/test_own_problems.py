@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 import ei
 from ei.common.files import load_file
-from ei.datasets import FixedCrops, ImageTree, Measurements, make_loader, split_images
+from ei.datasets import FixedCrops, ImageTree, Measurements, hold_out, make_loader, split_images
 from ei.datasets.prepare import imresize_matrix
 from ei.errors import InputError, MissingFileError
 from ei.evaluation.classical import least_squares
@@ -145,7 +145,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     images = np.random.default_rng(0).random((12, 16, 16)).astype(np.float32)
     scipy.io.savemat(folder / "x.mat", {"DATA": images})
-    np.save(folder / "y.npy", CT(16, 8).A(torch.from_numpy(images)[:, None])[:, 0].numpy())
+    # In such an order that the measurements that are not held out are those of the training images, in their order.
+    train, held_out = (part.indices for part in hold_out(range(12), 0.1, "they"))
+    place = np.empty(12, dtype=int)
+    place[[*train, *held_out]] = range(12)
+    np.save(folder / "y.npy", CT(16, 8).A(torch.from_numpy(images[place])[:, None])[:, 0].numpy())
     common = ["--task", "ct", "--ct-views", 8, "--base-channels", 2, "--epochs", 3, "--ei-alpha", 1, "--schedule"]
     for name, more in {"images": ["--data", "x.mat"], "alone": ["--measurements", "y.npy"],
                        "noisy": ["--data", "x.mat", "--noise-sigma", "0.5"]}.items():  # fmt: skip

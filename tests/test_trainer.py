@@ -20,6 +20,7 @@ from ei.closure import AdversarialEIClosure, DIPClosure, EIClosure, MCClosure, S
 from ei.common.files import load_file
 from ei.common.seeds import generator
 from ei.datasets import make_loader
+from ei.evaluation import evaluate
 from ei.models import Discriminator, Reconstructor
 from ei.models.weights import generator_weights
 from ei.physics import GaussianNoise, Inpainting
@@ -385,6 +386,84 @@ def test_held_out_batches_judge_the_moving_average(tmp_path: Path) -> None:
     assert trainer.f.net is trainer.networks["total"]
 
 
+class Told(MCClosure):
+    """The losses on what is held out are those it is told, epoch by epoch."""
+
+    def __init__(self, losses: list[float]) -> None:
+        super().__init__()
+        self.losses = list(losses)
+
+    def __call__(self, f: Any, *args: Any) -> dict:
+        losses = super().__call__(f, *args)
+        if f.training:
+            return losses
+        return {**losses, "total": torch.tensor(self.losses.pop(0))}
+
+
+def measurements() -> list[torch.Tensor]:
+    return [Inpainting(16, 16).A(x[None])[0] for x in IMAGES]
+
+
+@pytest.mark.parametrize(("losses", "best"), [([math.nan, 3.0, 2.0, 4.0], 2), ([3.0, math.nan, math.inf, 4.0], 0)])
+def test_a_held_out_loss_that_is_no_number_does_not_choose(
+    tmp_path: Path, losses: list[float], best: int, capsys: pytest.CaptureFixture
+) -> None:
+    held_out = make_loader(measurements(), 7, shuffle=False, measured=True)
+    make(tmp_path, Told(losses), epochs=4, held_out=held_out, ckp_interval=1).fit(loader())
+    assert load_file(tmp_path / "ckp_best.pth.tar")["epoch"] == best
+    assert "held_out_loss_fc is nan after epoch" in capsys.readouterr().err
+
+
+def test_patience(tmp_path: Path) -> None:
+    """It ends when as many epochs were no better, also those of before an interruption, and it is finished then."""
+    losses = [5.0, 3.0, 4.0, 3.0, 3.5, 1.0, 1.0]
+    options: dict[str, Any] = {"epochs": 9, "patience": 3, "ckp_interval": 9}
+    held_out = make_loader(measurements(), 7, shuffle=False, measured=True)
+    whole = make(tmp_path / "whole", Told(losses), held_out=held_out, **options)
+    assert len(whole.fit(loader())) == 5 and whole.finished
+    assert (tmp_path / "whole" / "ckp_4.pth.tar").exists()
+    assert load_file(tmp_path / "whole" / "ckp_best.pth.tar")["epoch"] in (1, 3)
+    make(tmp_path / "parts", Told(losses[:3]), held_out=held_out, max_steps=14, **options).fit(loader())
+    again = make(tmp_path / "parts", Told(losses[3:]), held_out=held_out, **options)
+    again.resume(load_file(tmp_path / "parts" / "ckp_last.pth.tar"))
+    again.fit(loader())
+    for name in ("ckp_last.pth.tar", "training_loss.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
+    assert len(make(False, Told([math.nan] * 9), held_out=held_out, **options).fit(loader())) == 3
+    with pytest.raises(ValueError, match="a part to judge by"):
+        make(False, patience=3)
+
+
+def test_images_that_are_held_out_are_judged_by_their_psnr(tmp_path: Path) -> None:
+    """As the tables do, one by one, whatever the batches; the best epoch is that of the highest."""
+    test = list(torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
+    histories = []
+    for size in (1, 2):
+        trainer = make(tmp_path / str(size), epochs=4, lr=3e-2, held_out=make_loader(test, size, shuffle=False))
+        trainer.fit(loader())
+        histories.append([row["held_out_psnr"] for row in trainer.history])
+    assert histories[0] == pytest.approx(histories[1], rel=1e-5)
+    table = evaluate(trainer.f, trainer.physics, test)
+    assert histories[0][-1] == pytest.approx(sum(row["psnr_paper_net"] for row in table) / 3, rel=1e-5)
+    best = max(range(4), key=lambda epoch: histories[0][epoch])
+    assert load_file(tmp_path / "1" / "ckp_best.pth.tar")["epoch"] == best
+    assert list(rows(tmp_path / "1")[0])[-2:] == ["held_out_loss_total", "held_out_psnr"]
+    blind = make(False, held_out=make_loader(test, 1), report_psnr=False, epochs=1).fit(loader())
+    assert "held_out_psnr" not in blind[0]
+
+
+def test_the_mean_of_what_is_held_out_is_over_images() -> None:
+    """Batches of 3 and 1 weigh as they should: as all in one batch."""
+    held_out = measurements()[:4]
+    logs = [
+        make(False, MCClosure(), epochs=1, held_out=make_loader(held_out, size, shuffle=False, measured=True)).fit(
+            loader()
+        )
+        for size in (3, 4)
+    ]
+    assert logs[0][0]["held_out_loss_fc"] == pytest.approx(logs[1][0]["held_out_loss_fc"], rel=1e-5)
+
+
 def test_resume_refuses_another_kind_of_run(tmp_path: Path) -> None:
     make(tmp_path / "a", epochs=1).fit(loader())
     state = load_file(tmp_path / "a" / "ckp_last.pth.tar")
@@ -474,7 +553,7 @@ def test_a_run_of_before_goes_on_by_its_rules(tmp_path: Path) -> None:
     again.fit(loader())
     final, other = ((folder / "ckp_last.pth.tar").read_bytes() for folder in (whole, tmp_path / "new"))
     assert final == (parts / "ckp_last.pth.tar").read_bytes() != other
-    with pytest.raises(ValueError, match="rules 3, and 1 to 2 are known here"):
+    with pytest.raises(ValueError, match="rules must be 1 to 2, not 3"):
         make(tmp_path / "later").resume({**state, "rules": 3})
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Subset
 from ei.commands.options import Options
 from ei.commands.parts import SPLIT, image_shape, images_for, measurements_for, split_beside
 from ei.commands.presets import Shape
-from ei.datasets import ImageTree, Measurements, Pairs, image_of
+from ei.datasets import ImageTree, Measurements, Pairs, hold_out, image_of
 from ei.datasets.batches import Indexed, number_of
 from ei.datasets.ctdb import split
 from ei.datasets.measurements import NAMES_OF_TRUTH
@@ -24,9 +24,9 @@ from ei.physics.projections import Projections
 
 
 class TrainingData:
-    """What a run trains on: ``train`` (images, or measurements alone), ``shape`` (C, H, W) of its images, ``count``
-    of its images or measurements, ``held_out`` batches of measurements to judge by, all ``pairs`` where their truth is
-    known, and ``files`` for the run folder.
+    """What a run trains on: ``train`` (images, or, where ``measured``, measurements alone), ``shape`` (C, H, W) of its
+    images, ``count`` of its images or measurements, ``held_out`` batches of them to judge by (None: all train), all
+    ``pairs`` where the truth of measurements is known, and ``files`` for the run folder.
 
     Args:
         options: of the run.
@@ -40,6 +40,7 @@ class TrainingData:
     def __init__(self, options: Options, physics: Any) -> None:
         self.held_out: DataLoader | None = None
         self.pairs: Pairs | None = None
+        self.measured = options.measurements is not None
         self.files: dict[str, str] = {}
         if options.measurements is not None:
             found: Any
@@ -47,9 +48,13 @@ class TrainingData:
             self.count = len(found)
             if options.truth is not None:
                 self.pairs = found = Pairs(found, Measurements(options.truth, self.shape, NAMES_OF_TRUTH))
-            what = f"the measurements of {options.measurements}"
-            rest, self.train = (Subset(found, split(range(len(found)), mode, what)) for mode in ("test", "train"))
-            self.held_out = DataLoader(Indexed(rest, measured=True), batch_size=1)
+            self.train = found
+            if options.rules == 1 and options.held_out is None:
+                what = f"the measurements of {options.measurements}"
+                rest, self.train = (Subset(found, split(range(len(found)), mode, what)) for mode in ("test", "train"))
+                self.held_out = DataLoader(Indexed(rest, measured=True), batch_size=1)
+                return
+            self._hold_out(0.1 if options.held_out is None else options.held_out, options.batch_size)
             return
         if options.split is None and options.resume is not None:
             options.split = split_beside(options.resume).get("split")
@@ -59,6 +64,16 @@ class TrainingData:
         if isinstance(getattr(self.train, "dataset", self.train), ImageTree):
             tests = images_for(options, "test", told, patches=False).names
             self.files[SPLIT] = "".join(f"{name}\n" for name in tests)
+        self._hold_out(options.held_out or 0.0, options.batch_size)
+
+    def _hold_out(self, fraction: float, batch_size: int) -> None:
+        if not fraction:
+            return
+        what = "measurements" if self.measured else "training images"
+        whole = len(self.train)
+        self.train, rest = hold_out(self.train, fraction, f"the {what}")
+        self.held_out = DataLoader(Indexed(rest, self.measured), batch_size)
+        print(f"held out: {len(rest)} of {whole} {what} judge after every epoch")
 
 
 def level_to_start_from(physics: Any, data: TrainingData, device: torch.device) -> float:
@@ -69,11 +84,11 @@ def level_to_start_from(physics: Any, data: TrainingData, device: torch.device) 
         InputError: if all are zero.
     """
     squares = []
-    for index in range(0, data.count, max(1, data.count // 8)):
-        if data.held_out is not None and index >= len(data.train):
-            break
-        item = data.train[index]
-        y = item if data.held_out is not None else operator_of(physics, [index]).A(image_of(item).to(device))
+    for index in range(0, len(data.train), max(1, len(data.train) // 8)):
+        if data.measured:
+            y = _measurement(data.train, index)
+        else:
+            y = operator_of(physics, [number_of(data.train, index)]).A(image_of(data.train[index]).to(device))
         squares.append(y[y != 0].abs().square().mean())
     level = float(f"{0.01 * float(torch.stack(squares).nanmean()) ** 0.5:.3g}")
     if not level > 0:

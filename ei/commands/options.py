@@ -126,13 +126,18 @@ class Options:
         presets=papers("dataset/CT/CT100_128x128.mat", "dataset/Urban100", "dataset/MRI/mri_chest_256.npz"),
         commands=("train", "test", "diagnose"), metavar="PATH")
     measurements: str | None = option(
-        {"train": "train from measurements alone: an array (.npy .npz .pt .mat .h5) or a folder of them; nine tenths "
-         "train, the rest judges (ckp_best)",
+        {"train": "train from measurements alone: an array (.npy .npz .pt .mat .h5) or a folder of them",
          "test": "measured ones, instead of simulated ones of --data; they need their --truth",
          "diagnose": "an array (.npy .npz .pt .mat .h5) or a folder of them"},
         commands=("train", "test", "diagnose"), metavar="PATH")
     truth: str | None = option("of --measurements: their true images [n, C, H, W] or [n, H, W], in the same order",
                                commands=("train", "test"), metavar="PATH")
+    held_out: float | None = option(
+        "the part of the training images or measurements, drawn, that does not train but judges after every epoch "
+        "(ckp_best), images by their PSNR; if not given 0.1 of --measurements, nothing of --data",
+        number(least=0, below=1), fixed=True, metavar="FRACTION")
+    patience: int | None = option("stop when N epochs in a row were no better on what is held out than the best before",
+                                  COUNT, metavar="N")
     crop: int | None = option("own images: a square of N pixels about the centre", COUNT, images=True)
     resize: int | None = option("own images: to a shorter side of N, after --crop", COUNT, images=True)
     range: list[float] | None = option(

@@ -138,7 +138,7 @@ def _check_unknown(chosen: Mapping[str, Any]) -> None:
 
 def config_of(state: Mapping[str, Any]) -> dict[str, Any]:
     """The options in a checkpoint of ours, with the rules that the run goes on by."""
-    return {**state["config"], "rules": rules_of(state)}
+    return {"held_out": None, **state["config"], "rules": rules_of(state)}
 
 
 def run_config(options: Options) -> dict[str, Any]:

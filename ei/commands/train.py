@@ -62,6 +62,7 @@ from ei.models.weights import generator_weights, load_weights
 from ei.physics.noise import UNKNOWN
 from ei.training import RunFolder, Trainer, cosine_schedule, one_cycle_schedule, step_schedule
 from ei.training.folder import check_run_folder
+from ei.training.judging import judge
 from ei.training.state import is_run_state, load_to_resume, newest_checkpoint
 
 # Of the logarithm of an unknown level of noise; slow beside the network, which has to follow.
@@ -103,11 +104,15 @@ def train(given: Mapping[str, Any], device: torch.device) -> None:
     if state is not None and not resumed:
         print(f"{path} is not a checkpoint of ours: its weights are taken, the run is new")
     if resumed:
-        if trainer.epoch >= trainer.epochs:
+        if trainer.finished:
+            patient = trainer.epoch < trainer.epochs
+            done = (
+                f"none of {trainer.patience} epochs was better" if patient else f"all {trainer.epochs} epochs are done"
+            )
             if given["resume"] == "auto":
-                print(f"{path} is finished: all {trainer.epochs} epochs are done, nothing is left to do")
+                print(f"{path} is finished: {done}, nothing is left to do")
                 return
-            raise InputError(f"{path} is finished: all {trainer.epochs} epochs are done; give more --epochs")
+            raise InputError(f"{path} is finished: {done}; give more --{'patience' if patient else 'epochs'}")
         print(f"continuing {path} at epoch {trainer.epoch + 1}, step {trainer.step}")
     if device.type == "cpu":
         keep_freed_memory()
@@ -117,6 +122,9 @@ def train(given: Mapping[str, Any], device: torch.device) -> None:
         print(
             f"noise: sigma = {found:.4g} was found, more than there is by what is missed of the images (docs/noise.md)"
         )
+    if trainer.finished and trainer.epoch < trainer.epochs:
+        column, _ = judge(trainer)
+        print(f"stopped after epoch {trainer.epoch}: {column} was no better in {trainer.patience} epochs than before")
     print(f"run folder: {trainer.folder}")
 
 
@@ -156,16 +164,16 @@ def build_training(
     known = known_physics(setting, state or {}, device)
     data = TrainingData(options, known if options.physics is not None else None)
     physics = operator_for(options, data.shape, device, known, state or {}, given)
-    check_count(physics, data.count, "training images" if data.held_out is None else "measurements")
+    check_count(physics, data.count, "measurements" if data.measured else "training images")
     if names_own_code(options.physics):
         probe_operator(physics, data.shape)
     if data.pairs is not None and state is None:
         say_how_truth_fits(data.pairs, physics)
-    if data.held_out is not None and state is None:
+    if data.measured and state is None:
         fit = fit_of(physics, data.train)
         if fit is not None:
             print(fit.line())
-    if options.image_scale is None and data.held_out is not None and state is None:
+    if options.image_scale is None and data.measured and state is None:
         options.image_scale = find_image_scale(physics, data.train, device)
         print(f"image scale: {options.image_scale:g} (from A_dagger y; losses are in units of it)")
     transform = None
@@ -173,7 +181,7 @@ def build_training(
         transform = named_group(options.group, options.ei_trans, said=given.get("ei_trans") is not None)
         probe_group(transform, data.shape, options.group)  # raises now if the group has too few elements
     loader = make_loader(
-        data.train, options.batch_size, workers=options.workers, seed=options.seed, measured=data.held_out is not None
+        data.train, options.batch_size, workers=options.workers, seed=options.seed, measured=data.measured
     )
 
     with torch.random.fork_rng():
@@ -185,7 +193,7 @@ def build_training(
             check_batch_statistics(data.shape, net.compact - 1, *batches)
         start = level_to_start_from(physics, data, device) if options.noise == UNKNOWN else None
         closure = closure_of(options, data.shape, start)
-    if closure.needs_truth and data.held_out is not None and data.pairs is None:
+    if closure.needs_truth and data.measured and data.pairs is None:
         raise InputError(
             f"--method {options.method} learns from images; --measurements have none: use ei or mc, or give --truth"
         )
@@ -234,8 +242,9 @@ def build_training(
         max_steps=options.max_steps,
         clip_norm=options.clip_norm,
         average=options.average,
-        report_psnr=data.held_out is None or data.pairs is not None,
+        report_psnr=not data.measured or data.pairs is not None,
         held_out=data.held_out,
+        patience=options.patience,
         config=run_config(options),
         method=options.method,
         task=options.task or "",

@@ -37,9 +37,10 @@ def loss_curves(log: Path, path: Path) -> None:
     columns = _read_log(log)
     if not columns:
         return
-    names = [name for name in columns if name not in ("epoch", "psnr")]
+    psnrs = {"psnr": "training batches", "held_out_psnr": "held out, one by one"}
+    names = [name for name in columns if name != "epoch" and name not in psnrs]
     epochs = columns["epoch"]
-    with_psnr = "psnr" in columns
+    with_psnr = not psnrs.keys().isdisjoint(columns)
     figure = new_figure(figsize=(10 if with_psnr else 5.5, 4))
     axes = figure.subplots(1, 2 if with_psnr else 1, squeeze=False)[0]
     marker = "." if len(epochs) < 30 else None
@@ -48,8 +49,11 @@ def loss_curves(log: Path, path: Path) -> None:
     axes[0].set(xlabel="epoch", yscale="log", title="losses, mean over the epoch")
     axes[0].legend()
     if with_psnr:
-        axes[1].plot(epochs, columns["psnr"], color="black", marker=marker)
-        axes[1].set(xlabel="epoch", ylabel="dB", title="paper PSNR of the training batches")
+        for name, color in (("psnr", "black"), ("held_out_psnr", "tab:red")):
+            if name in columns:
+                axes[1].plot(epochs, columns[name], color=color, marker=marker, label=psnrs[name])
+        axes[1].set(xlabel="epoch", ylabel="dB", title="paper PSNR")
+        axes[1].legend()
     for ax in axes:
         ax.grid(alpha=0.3)
         ax.xaxis.get_major_locator().set_params(integer=True)

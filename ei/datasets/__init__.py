@@ -5,6 +5,7 @@ from ei.datasets.counts import line_integrals
 from ei.datasets.crops import FixedCrops
 from ei.datasets.ctdb import CTData
 from ei.datasets.cvdb import CVDB, CVDB_ICCV
+from ei.datasets.held_out import hold_out
 from ei.datasets.measurements import Measurements, Pairs
 from ei.datasets.mridb import MRIData
 from ei.datasets.stack import ImageStack
@@ -24,6 +25,7 @@ __all__ = [
     "MagnitudePhantoms",
     "Measurements",
     "Pairs",
+    "hold_out",
     "image_of",
     "images_of",
     "line_integrals",

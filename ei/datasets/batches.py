@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from ei.common.processes import Part, Processes, check_division
 from ei.common.seeds import derive_seed, generator, seed_all, seeded
 from ei.common.signals import outlive_the_step
+from ei.datasets.held_out import Portion
 from ei.errors import InputError
 from ei.physics.base import only_measured
 
@@ -39,10 +40,12 @@ class Indexed(Dataset):
         with contextlib.nullcontext() if epoch is None else seeded(derive_seed(self.seed, "item", epoch, index)):
             item = self.dataset[index]
         first = item[0] if isinstance(item, list | tuple) else item
+        whole = self.measured or isinstance(self.dataset, Portion)
+        number = number_of(self.dataset, index) if whole else index
         if not self.measured:
-            return {"x": first, "index": index}
+            return {"x": first, "index": number}
         truth = {"x": item[1]} if isinstance(item, tuple) and len(item) > 1 else {}
-        return {"y": first, **truth, "index": number_of(self.dataset, index)}
+        return {"y": first, **truth, "index": number}
 
 
 class IndexInEpoch(int):

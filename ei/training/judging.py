@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ei.common.processes import Part, Processes
 from ei.common.seeds import derive_seed, seed_all
 from ei.datasets.batches import indices_of, measured, seeded_batches
 from ei.errors import InputError
+from ei.metrics import cal_psnr
 from ei.models.base import evaluating
 from ei.physics import operator_of
+from ei.training.parallel import draws_of_part
 from ei.transforms.seeded import SeededGroup
 
 if TYPE_CHECKING:
@@ -30,6 +35,7 @@ def known_columns(trainer: Trainer) -> list[str]:
     if not columns:
         return []
     held_out = [f"held_out_{column}" for column in columns] if trainer.held_out is not None else []
+    held_out += ["held_out_psnr"] if held_out and _tells_psnr(trainer) else []
     return [*columns, *(["psnr", "mse"] if trainer.report_psnr else []), *held_out]
 
 
@@ -53,32 +59,92 @@ def group_of(trainer: Trainer, *place: str | int) -> Any:
 
 
 def judged(trainer: Trainer) -> dict[str, float]:
-    """The closure's losses on the held-out batches, of the network that evaluation will take."""
+    """What the held-out batches say of the network that evaluation will take, as columns of the log: means over their
+    images of the closure's losses and, where they have true images, of the paper's PSNR of each. All processes get the
+    same values."""
     if trainer.held_out is None:
         return {}
-    sums: dict[str, float] = {}
-    count = 0
+    sums: dict[str, float] = {"images": 0.0}
+    # The same items in every epoch, whatever the data set draws for them.
+    batches = seeded_batches(trainer.held_out, derive_seed(trainer.seed, "held-out items"), epoch=0, first=0)
+    part_of = getattr(getattr(trainer.held_out, "batch_sampler", None), "part", None)
     with as_evaluated(trainer), torch.no_grad():
-        # The same items in every epoch, whatever the data set draws for them.
-        batches = seeded_batches(trainer.held_out, derive_seed(trainer.seed, "held-out items"), epoch=0, first=0)
         for number, batch in enumerate(batches):
-            seed_all(derive_seed(trainer.seed, "held out", number))
-            like = next(trainer.networks["total"].parameters())
-            f, physics = of_batch(trainer.f, trainer.physics, batch)
-            x, y = measured(batch, physics, like=like, seed=trainer.seed)
-            losses = trainer.closure(f, physics, group_of(trainer, "held out", number), y, x)
-            count += len(y)
-            for column, key in columns_of(trainer.closure, losses).items():
-                sums[column] = sums.get(column, 0.0) + len(y) * float(losses[key])
-    return {f"held_out_{column}": total / count for column, total in sums.items()}
+            part = None if part_of is None else part_of(number)
+            values, images = _judged_batch(trainer, number, batch, part)
+            sums["images"] += images
+            if images:  # a process may have none of a batch
+                for column, value in values.items():
+                    sums[column] = sums.get(column, 0.0) + images * value
+    # Of a loader that divides its batches each process has a part, of another one all: the mean is the same.
+    columns = sorted(sums)
+    totals = trainer.processes.sum(torch.tensor([sums[column] for column in columns], dtype=torch.float64)).tolist()
+    total = dict(zip(columns, totals, strict=True))
+    return {f"held_out_{column}": total[column] / total["images"] for column in sums if column != "images"}
+
+
+def _judged_batch(trainer: Trainer, number: int, batch: Any, part: Part | None) -> tuple[dict[str, float], float]:
+    """The columns of a held-out batch, or of this process's ``part`` of it, and how many images they are the mean of.
+
+    What else is to judge an epoch is one more column here, and in `judge` if it is to choose the best one.
+    """
+    seed_all(derive_seed(trainer.seed, "held out", number))
+    f, physics = of_batch(trainer.f, trainer.physics, batch)
+    like = next(trainer.networks["total"].parameters())
+    x, y = measured(batch, physics, like=like, seed=trainer.seed)
+    part, processes = (Part.of(len(y), Processes()), Processes()) if part is None else (part, trainer.processes)
+    with draws_of_part(physics, part, processes):
+        losses = trainer.closure(f, physics, group_of(trainer, "held out", number), y, x)
+    values = {column: float(losses[key]) for column, key in columns_of(trainer.closure, losses).items()}
+    if x is not None and _tells_psnr(trainer):
+        # Of f(y) as evaluation computes it, which of some closures is not x1: splitting reconstructs from a part.
+        each = [float(cal_psnr(ours[None], true[None])) for ours, true in zip(f(y), x, strict=True)]
+        values["psnr"] = sum(each) / len(each)
+    return values, part.weight * part.size
+
+
+def _tells_psnr(trainer: Trainer) -> bool:
+    return trainer.report_psnr and trainer.rules > 1
+
+
+def judge(trainer: Trainer) -> tuple[str, int]:
+    """The column of the log that chooses the best epoch: the PSNR of what is held out where there are true images,
+    else the closure's total on it. And 1 where less of it is better, -1 where more is."""
+    if trainer.history and "held_out_psnr" in trainer.history[-1]:
+        return "held_out_psnr", -1
+    columns = columns_of(trainer.closure, ["total"])
+    return next((f"held_out_{column}" for column, key in columns.items() if key == "total"), ""), 1
+
+
+def _costs(trainer: Trainer) -> list[float]:
+    """What every epoch so far is judged by, the less the better; infinite where that is no number. Empty where nothing
+    is held out."""
+    column, sign = judge(trainer)
+    if not trainer.history or column not in trainer.history[-1]:
+        return []
+    values = [sign * row.get(column, math.inf) for row in trainer.history]
+    return [math.inf if math.isnan(value) else value for value in values]
 
 
 def is_best(trainer: Trainer) -> bool:
-    """Whether no epoch had a lower total on the held-out batches; never where there are none."""
-    columns = columns_of(trainer.closure, ["total"])
-    total = next((f"held_out_{column}" for column, key in columns.items() if key == "total"), "")
-    newest = trainer.history[-1]
-    return total in newest and newest[total] == min(row[total] for row in trainer.history)
+    """Whether no epoch was better on the held-out batches; never where there are none, or it cannot be judged, which is
+    said."""
+    costs = _costs(trainer)
+    if costs and costs[-1] == math.inf and trainer.processes.first:
+        column, _ = judge(trainer)
+        print(f"warning: {column} is {trainer.history[-1][column]} after epoch {len(costs)}: it cannot be the best one",
+              file=sys.stderr)  # fmt: skip
+    return bool(costs) and costs[-1] < math.inf and costs[-1] == min(costs)
+
+
+def out_of_patience(trainer: Trainer) -> bool:
+    """Whether the last ``trainer.patience`` epochs were all no better than the best one before them."""
+    costs = _costs(trainer)
+    if trainer.patience is None or len(costs) < trainer.patience:
+        return False
+    best = min(costs)
+    since = len(costs) if best == math.inf else len(costs) - 1 - costs.index(best)
+    return since >= trainer.patience
 
 
 def as_evaluated(trainer: Trainer) -> AbstractContextManager[Any]:

@@ -106,5 +106,5 @@ class Progress:
 
 def _format(values: Mapping[str, float]) -> str:
     return "  ".join(
-        f"{name} {value:.2f}" if name == "psnr" else f"{name} {value:.3e}" for name, value in values.items()
+        f"{name} {value:.2f}" if name.endswith("psnr") else f"{name} {value:.3e}" for name, value in values.items()
     )

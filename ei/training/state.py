@@ -151,8 +151,8 @@ def rules_of(state: Mapping[str, Any]) -> int:
     """
     rules = state.get("rules", 1)
     if isinstance(rules, bool) or rules not in range(1, RULES + 1):
-        raise InputError(f"the checkpoint is of a run by the rules {rules!r}, and 1 to {RULES} are known here: "
-                         "continue it with the version that wrote it")  # fmt: skip
+        raise InputError(f"rules must be 1 to {RULES}, not {rules!r}: a run by later ones goes on with the version "
+                         "that began it")  # fmt: skip
     return int(rules)
 
 

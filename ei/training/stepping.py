@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ei.errors import InputError
 
@@ -57,6 +58,17 @@ def descend(
         if largest_norm is not None and key not in unscaled:
             nn.utils.clip_grad_norm_(_parameters(optimizer), largest_norm)
         optimizer.step()
+
+
+def moving_average(network: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of a network, weights and BatchNorm statistics, of this decay a step.
+
+    Raises:
+        InputError: for a decay that is not in (0, 1).
+    """
+    if not 0 < decay < 1:
+        raise InputError(f"average must be between 0 and 1, not {decay}; None for none")
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:

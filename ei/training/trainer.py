@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ei.common.processes import Part, Processes
 from ei.common.seeds import RULES, derive_seed, seed_all, states_kept
@@ -31,12 +30,12 @@ from ei.datasets.batches import Batches, measured, seeded_batches
 from ei.errors import InputError, TrainingStoppedError
 from ei.models.base import keep_average
 from ei.training.folder import BEST, LAST, RunFolder
-from ei.training.judging import columns_of, group_of, is_best, judged, known_columns, of_batch
+from ei.training.judging import columns_of, group_of, is_best, judged, known_columns, of_batch, out_of_patience
 from ei.training.log import Progress
 from ei.training.parallel import division, draws_of_part, replicated
 from ei.training.schedules import LearningRate, step_schedule
-from ei.training.state import restore, state_of
-from ei.training.stepping import check_optimizers, descend, set_learning_rates
+from ei.training.state import restore, rules_of, state_of
+from ei.training.stepping import check_optimizers, descend, moving_average, set_learning_rates
 from ei.training.tally import Tally
 
 
@@ -60,9 +59,11 @@ class Trainer:
         average: keep an exponential moving average of the network, weights and BatchNorm statistics, of this decay a
             step (0.99, say). It is in the checkpoints as ``state_dict_averaged``, and evaluation takes it from there.
         report_psnr: log PSNR and MSE of the training batches, where they have images.
-        held_out: a loader of batches to judge by after every epoch: the closure's losses on them, in evaluation mode
-            and under the same group elements every time, are logged as ``held_out_<loss>``, and ``ckp_best.pth.tar``
-            is the checkpoint of the epoch with the lowest total. For runs without ground truth.
+        held_out: a loader of batches to judge by after every epoch, in evaluation mode and under the same group
+            elements every time: the closure's losses on them are logged as ``held_out_<loss>`` and, where they have
+            images, the mean of the paper's PSNR of each as ``held_out_psnr``. ``ckp_best.pth.tar`` is the checkpoint
+            of the epoch with the highest PSNR or, without images (or `report_psnr`), the lowest total.
+        patience: stop when so many epochs in a row were no better than the best one before them.
         config: what to write to ``config.yaml`` and into the checkpoints (plain values).
         networks: what is saved for each optimiser; by default ``{"total": f.net}`` and the closure's discriminator.
         method, task: name the default run folder.
@@ -90,6 +91,7 @@ class Trainer:
         average: float | None = None,
         report_psnr: bool = True,
         held_out: Iterable | None = None,
+        patience: int | None = None,
         config: Mapping[str, Any] | None = None,
         networks: Mapping[str, nn.Module] | None = None,
         method: str = "",
@@ -102,10 +104,10 @@ class Trainer:
             raise InputError(f"epochs and ckp_interval must be at least 1, not {epochs} and {ckp_interval}")
         if clip_norm is not None and not clip_norm > 0:
             raise InputError(f"clip_norm must be above 0, not {clip_norm}; None for no limit")
-        if rules not in range(1, RULES + 1):
-            raise InputError(f"rules must be 1 to {RULES}, not {rules}")
-        if average is not None and not 0 < average < 1:
-            raise InputError(f"average must be between 0 and 1, not {average}; None for none")
+        if patience is not None and (patience < 1 or held_out is None):
+            raise InputError(
+                "patience needs a number of epochs >= 1, and a part to judge by: held_out, or --held-out 0.1"
+            )
         self.f, self.physics, self.transform, self.closure = f, physics, transform, closure
         self.optimizers = dict(optimizers)
         check_optimizers(self.optimizers)
@@ -113,10 +115,7 @@ class Trainer:
         self.networks = dict(networks) if networks is not None else {"total": f.net, **discriminator}
         if self.networks.keys() != self.optimizers.keys():
             raise InputError(f"optimizers for {list(self.optimizers)} but networks for {list(self.networks)}")
-        self.averaged: AveragedModel | None = None
-        if average is not None:
-            mean = get_ema_multi_avg_fn(average)
-            self.averaged = AveragedModel(self.networks["total"], multi_avg_fn=mean, use_buffers=True)
+        self.averaged = None if average is None else moving_average(self.networks["total"], average)
         keep_average(f, None if self.averaged is None else self.averaged.module)
         self.epochs, self.max_steps, self.seed, self.clip_norm = epochs, max_steps, seed, clip_norm
         self.schedule: LearningRate = schedule or step_schedule()
@@ -126,10 +125,10 @@ class Trainer:
             raise InputError("a RunFolder belongs to one training: make another one")
         self.run_folder.owner = self
         self.ckp_interval, self.save_every = ckp_interval or epochs, save_every
-        self.report_psnr, self.held_out, self.progress = report_psnr, held_out, progress
+        self.report_psnr, self.held_out, self.patience, self.progress = report_psnr, held_out, patience, progress
         self.method, self.task = method or type(closure).__name__.removesuffix("Closure").lower(), task
         self.config = dict(config or {"method": self.method, "task": task, "epochs": epochs, "seed": seed})
-        self.on_epoch_end, self.rules = on_epoch_end, rules
+        self.on_epoch_end, self.rules = on_epoch_end, rules_of({"rules": rules})
 
         # The state of a run, besides weights and optimisers: where it is, and the open epoch's sums.
         self.processes = Processes.current()
@@ -142,6 +141,11 @@ class Trainer:
     def folder(self) -> Path | None:
         """The run folder, once it is there."""
         return self.run_folder.path
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or the patience with them is at its end."""
+        return self.epoch >= self.epochs or out_of_patience(self)
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint's content (from `ei.common.files.load_file`), in the folder that it is in.
@@ -190,7 +194,7 @@ class Trainer:
         self._training_mode()
         saved, signal = time.monotonic(), 0
         try:
-            while self.epoch < self.epochs and not self._enough() and not signal:
+            while not (self.finished or self._enough() or signal):
                 with contextlib.closing(seeded_batches(loader, self.seed, self.epoch, self.batch)) as batches:
                     for batch in batches:
                         self._step(batch, part_of(self.batch))
@@ -212,7 +216,7 @@ class Trainer:
             if isinstance(loader, Batches):
                 loader.close()
         self._save_rolling(max(self.epoch - (self.batch == 0), 0))
-        if signal and self.epoch < self.epochs and not self._enough():
+        if signal and not (self.finished or self._enough()):
             message = f"stopped by {Signals(signal).name} after step {self.step}, in epoch {self.epoch + 1}"
             where = "" if self.folder is None else f"; continue with --resume {self.folder / LAST}"
             raise TrainingStoppedError(message + where, signal)
@@ -248,7 +252,7 @@ class Trainer:
         self.run_folder.append(self.history)
         if self.folder is not None and is_best(self):
             self.run_folder.save(state_of(self, ended), BEST)
-        if ended % self.ckp_interval == 0 or self.epoch == self.epochs:
+        if ended % self.ckp_interval == 0 or self.finished:
             if self.folder is not None:
                 self.run_folder.save(state_of(self, ended), f"ckp_{ended}.pth.tar")
             self._save_rolling(ended)
