@@ -305,7 +305,9 @@ def test_the_commands_are_listed(script: Script, tmp_path: Path) -> None:
         assert done.code == 0 and f"usage: ei {command}" in done.out, command
         for name, entry in OPTIONS.items():
             assert (f"--{name.replace('_', '-')}" in done.out.replace("\n", " ")) or command not in entry.commands
-    assert "default: ct 5000, inpainting 2000; without --task 50" in " ".join(script("ei train", "--help").out.split())
+    assert "default: ct 5000, inpainting 2000, mri 500; without --task 50" in " ".join(
+        script("ei train", "--help").out.split()
+    )
 
 
 def test_a_class_of_ours_out_of_ones_own_code_stays_ones_own(script: Script, workspace: Path) -> None:

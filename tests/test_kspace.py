@@ -21,6 +21,7 @@ from ei.datasets import MagnitudePhantoms, Measurements, MRIData, make_loader
 from ei.datasets.kspace import kspace_of, low_resolution_maps
 from ei.errors import InputError, MissingFileError
 from ei.evaluation import evaluate, report
+from ei.evaluation.quality import data_range_of
 from ei.metrics import psnr
 from ei.models import Discriminator, Reconstructor, Unrolled
 from ei.physics import MRI
@@ -98,7 +99,7 @@ def test_a_training_on_complex_images(tmp_path: Path, closure: EIClosure) -> Non
     assert (tmp_path / "reconstructions.png").stat().st_size > 5000
     with torch.no_grad():
         found = f(physics.A(x[:1])).abs()
-    assert rows[0]["psnr_net"] == pytest.approx(float(psnr(found, x[:1].abs())), rel=1e-5)
+    assert rows[0]["psnr_net"] == pytest.approx(float(psnr(found, x[:1].abs(), data_range_of(images))), rel=1e-5)
 
 
 def test_the_psnr_of_complex_images() -> None:

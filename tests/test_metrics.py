@@ -80,7 +80,9 @@ def test_one_number_an_image_or_none(metric, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("metric", [cal_psnr, psnr, ssim])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool, torch.complex64])
 def test_values_must_be_floating_point(metric, dtype: torch.dtype) -> None:
-    """Differences of bytes wrap around: 3 - 5 would be 254."""
+    """Differences of bytes wrap around: 3 - 5 would be 254. PSNR has a meaning for complex images, too, SSIM none."""
+    if dtype.is_complex and metric is not ssim:
+        pytest.skip("PSNR takes complex images: tests/test_kspace.py")
     images = torch.ones(1, 1, 8, 8).to(dtype)
     for pair in ((images, images), (torch.ones(1, 1, 8, 8), images), (images, torch.ones(1, 1, 8, 8))):
         with pytest.raises(ValueError, match=rf"floating-point values, not {dtype}"):
