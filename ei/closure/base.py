@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ei.errors import InputError
 from ei.physics.base import only_measured
+from ei.physics.foreign import noise_model_of
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -116,7 +117,7 @@ def measure(physics: Any, x: Tensor) -> Tensor:
     them (`ei.physics.Noise.clipped`).
     """
     u = physics.A(x)
-    noise = getattr(physics, "noise", None)
+    noise = noise_model_of(physics)
     if noise is None:
         return u
     clip = getattr(noise, "clip", None)

@@ -18,6 +18,7 @@ from ei.datasets.batches import Indexed, number_of
 from ei.datasets.ctdb import split
 from ei.datasets.measurements import NAMES_OF_TRUTH
 from ei.errors import InputError
+from ei.evaluation.look import look_at
 from ei.evaluation.sinograms import SinogramReport, check_sinogram
 from ei.physics import image_shape_of, operator_of
 from ei.physics.projections import Projections
@@ -94,6 +95,16 @@ def level_to_start_from(physics: Any, data: TrainingData, device: torch.device) 
     if not level > 0:
         raise InputError("the measurements are all zero: there is no noise to find in them")
     return level
+
+
+def look_of(physics: Any, measurements: Any) -> str:
+    """What is to be said of measurements before a training (`ei.evaluation.look`)."""
+    some = range(0, len(measurements), max(1, len(measurements) // 8))
+    return look_at(
+        physics,
+        [_measurement(measurements, index) for index in some],
+        [number_of(measurements, index) for index in some],
+    )
 
 
 def fit_of(physics: Any, measurements: Any) -> SinogramReport | None:

@@ -18,6 +18,7 @@ from ei.common.own_code import import_own, made, names_own_code
 from ei.errors import InputError
 from ei.evaluation.loading import noise_in, operator_in, physics_of
 from ei.physics import MRI, Inpainting, image_shape_of, with_pseudo_inverse
+from ei.physics.foreign import noise_model_of
 from ei.physics.mri import mask_for
 from ei.training.state import CARRIED
 
@@ -209,7 +210,7 @@ def probe_operator(physics: Any, shape: Shape) -> None:
         raise InputError(f"A_dagger A of images {[1, *shape]} must have their shape, not {list(back.shape)}")
     if back.is_complex():
         raise InputError("A_dagger gives complex images: let it give real and imaginary part as two channels")
-    noise = getattr(physics, "noise", None)
+    noise = noise_model_of(physics)
     if noise is not None:
         try:
             noise(y, generator=torch.Generator())

@@ -31,7 +31,7 @@ from torch.optim import SGD, Adam
 
 from ei.closure import AdversarialEIClosure, UNSUREClosure
 from ei.closure.base import InUnits
-from ei.commands.data import TrainingData, find_image_scale, fit_of, level_to_start_from
+from ei.commands.data import TrainingData, find_image_scale, fit_of, level_to_start_from, look_of
 from ei.commands.operators import check_count, known_physics, operator_for, probe_operator
 from ei.commands.options import GROUPED, Options
 from ei.commands.parser import choose_device
@@ -170,6 +170,7 @@ def build_training(
     if data.pairs is not None and state is None:
         say_how_truth_fits(data.pairs, physics)
     if data.measured and state is None:
+        print(look_of(physics, data.train))
         fit = fit_of(physics, data.train)
         if fit is not None:
             print(fit.line())

@@ -17,6 +17,7 @@ from ei.common.signals import outlive_the_step
 from ei.datasets.held_out import Portion
 from ei.errors import InputError
 from ei.physics.base import only_measured
+from ei.physics.foreign import noise_model_of
 
 
 class Indexed(Dataset):
@@ -246,7 +247,7 @@ def simulate(physics: Any, x: Tensor, indices: Sequence[int] | None, seed: int) 
         InputError: if the physics has noise and the indices are not known.
     """
     y = physics.A(x)
-    noise = getattr(physics, "noise", None)
+    noise = noise_model_of(physics)
     if noise is None:
         return y
     if indices is None:

@@ -21,7 +21,7 @@ def look_at(physics: Any, measurements: Sequence[Tensor], numbers: Sequence[int]
     ``A A_dagger`` leaves of its own outcome, which is a measurement of an image for certain.
 
     Args:
-        physics: the operator.
+        physics: the operator; one of somebody else's may fail, and what it raises is not caught.
         measurements: some of them, ``[C, ...]`` each.
         numbers: which they are in their set, for operators that differ by image.
     """

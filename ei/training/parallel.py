@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ei.common.processes import Part, Processes, drawing_for
 from ei.errors import InputError
+from ei.physics.foreign import noise_model_of
 
 
 def division(loader: Iterable, transform: Any, processes: Processes) -> Callable[[int], Part | None]:
@@ -61,10 +62,10 @@ def replicated(f: Any, closure: Any, networks: Mapping[str, nn.Module], processe
 @contextlib.contextmanager
 def draws_of_part(physics: Any, part: Part, processes: Processes) -> Iterator[None]:
     """With several processes, what a closure draws for images, noise and other, is this part of the whole batch's."""
-    noise = getattr(physics, "noise", None)
     if processes.count == 1:
         yield
         return
+    held, noise = getattr(physics, "noise", None), noise_model_of(physics)
     if noise is not None:
         physics.noise = NoiseOfPart(noise, part)
     try:
@@ -72,7 +73,7 @@ def draws_of_part(physics: Any, part: Part, processes: Processes) -> Iterator[No
             yield
     finally:
         if noise is not None:
-            physics.noise = noise
+            physics.noise = held
 
 
 class NoiseOfPart:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -42,11 +42,10 @@ def descend(
     optimizers: Mapping[str, Optimizer],
     losses: Mapping[str, Tensor],
     scale: float,
-    largest_norm: float | None,
-    unscaled: Collection[str] = (),
+    largest_norms: Mapping[str, float | None],
 ) -> None:
     """One step of every optimiser on its loss, times ``scale``. Parameters that are frozen stay as they are;
-    a gradient whose norm is above ``largest_norm`` is scaled down to it, but for the optimisers named in ``unscaled``.
+    a gradient whose norm is above the one of its optimiser in ``largest_norms`` is scaled down to it.
 
     All gradients are there before the first step: it changes weights in place, which the graph of another loss may
     hold, as the generator's adversarial loss holds the discriminator's.
@@ -55,8 +54,8 @@ def descend(
         optimizer.zero_grad()
         (losses[key] * scale).backward(inputs=_trained(optimizer))
     for key, optimizer in optimizers.items():
-        if largest_norm is not None and key not in unscaled:
-            nn.utils.clip_grad_norm_(_parameters(optimizer), largest_norm)
+        if (largest := largest_norms.get(key)) is not None:
+            nn.utils.clip_grad_norm_(_parameters(optimizer), largest)
         optimizer.step()
 
 

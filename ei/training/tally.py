@@ -37,6 +37,7 @@ class Tally:
         self.steps = 0
         self._unread: list[_Note] = []
 
+    @torch.no_grad()
     def note(
         self,
         epoch: int,

@@ -182,8 +182,7 @@ class Trainer:
                 stack.enter_context(self.run_folder.held((self.method, self.task), self.config, columns, self.history))
             stack.enter_context(replicated(self.f, self.closure, self.networks, self.processes))
             # Seeding per step must not disturb the random numbers of the program that calls us.
-            devices = [self._device] if self._device.type == "cuda" else []
-            stack.enter_context(states_kept(devices))
+            stack.enter_context(states_kept([self._device] if self._device.type == "cuda" else []))
             self._train(loader, steps, part_of, stop)
         return self.history
 
@@ -223,8 +222,8 @@ class Trainer:
 
     def _step(self, batch: Any, part: Part | None) -> None:
         """One optimisation step; with several processes, on this one's ``part`` of a batch."""
-        factor = self.schedule(self.step if getattr(self.schedule, "of_step", False) else self.epoch)
-        set_learning_rates(self.optimizers, self.base_lr, factor)
+        at = self.step if getattr(self.schedule, "of_step", False) else self.epoch
+        set_learning_rates(self.optimizers, self.base_lr, self.schedule(at))
         seed_all(derive_seed(self.seed, "step", self.step))
         f, physics = of_batch(self.f, self.physics, batch)
         x, y = measured(batch, physics, like=next(self.networks["total"].parameters()), seed=self.seed)
@@ -232,15 +231,14 @@ class Trainer:
         with draws_of_part(physics, part, self.processes):
             losses = self.closure(f, physics, group_of(self, self.step), y, x)
         # Gradients are averaged over the processes; what counts is the mean over the images of the batch.
-        unscaled = getattr(self.closure, "unscaled", ())
-        descend(self.optimizers, losses, part.weight * self.processes.count, self.clip_norm, unscaled)
+        limits = dict.fromkeys(self.optimizers.keys() - getattr(self.closure, "unscaled", ()), self.clip_norm)
+        descend(self.optimizers, losses, part.weight * self.processes.count, limits)
         if self.averaged is not None:
             self.averaged.update_parameters(self.networks["total"])
         self.batch, self.step = self.batch + 1, self.step + 1
         shown = {column: losses[key] for column, key in columns_of(self.closure, losses).items()}
         truth = (losses["x1"], x, part.size) if self.report_psnr and x is not None else None
-        with torch.no_grad():
-            self.tally.note(self.epoch, self.step, shown, part.weight, truth)
+        self.tally.note(self.epoch, self.step, shown, part.weight, truth)
 
     def _end_epoch(self) -> dict[str, float]:
         if self.batch == 0:
