@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ei.closure.base import Closure, loss_weight
+from ei.closure.base import Closure, equivariance, loss_weight
 from ei.closure.sure import check_precision, checked_tau, divergence, mean_of_measured
 from ei.errors import InputError
 from ei.physics.base import only_measured
@@ -78,9 +78,11 @@ class UNSUREClosure(Closure):
         # Minus its gradient by log sigma is the mean derivative, which has no units: the Lagrangian's / (4 sigma^2).
         losses["level"] = -self.noise_level.log_sigma * (spread.detach() / sigma.square())
         if self.alpha is not None:
-            x2 = transform.apply(x1.detach() if self.stop_gradient else x1)
-            u = physics.A(x2)
-            x3 = f(u + only_measured(physics, sigma * torch.randn_like(u), torch.zeros_like(u)))
-            losses["ei"] = self.criterion(x3, x2)
+
+            def measured_anew(physics: Any, x2: Tensor) -> Tensor:
+                u = physics.A(x2)
+                return u + only_measured(physics, sigma * torch.randn_like(u), torch.zeros_like(u))
+
+            _, losses["ei"] = equivariance(f, physics, transform, x1, self.criterion, self.stop_gradient, measured_anew)
             losses["total"] = unsure + self.alpha * losses["ei"]
         return {**losses, "x1": x1.detach()}

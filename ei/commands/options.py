@@ -176,10 +176,10 @@ class Options:
     mc_domain: str = option(
         "measurement consistency of A x1 with y (measurement), or of A_dagger A x1 with A_dagger y (image), whose "
         "--ei-alpha is about 1; not the paper's",
-        default="measurement", choices=DOMAINS, needs={"method": ("ei", "mc")})
+        default="measurement", choices=DOMAINS, needs={"method": ("ei", "mc", "ei_adv")})
     stop_gradient: bool = option(
         "the transformed image is data, no gradient flows through it; not the paper's", None, False,
-        needs={"method": ("ei", "split_ei", "rei")})
+        needs=WITH_GROUP)
     keep: float = option("the part of the measurements that is reconstructed from, all are compared with",
                          number(above=0, below=1), 0.8, needs={"method": ("split", "split_ei")})
     adv_beta: float = option("weight of the adversarial loss", number(least=0), 1e-8, needs=ADVERSARIAL,
