@@ -291,6 +291,12 @@ def test_deep_image_prior() -> None:
     assert not torch.equal(other.z, closure.z)
     with pytest.raises(ValueError, match="one fixed batch"):
         closure(f, physics, None, y[:1])
+    for other in (y.flip(0), y + 1):  # of the same shape: shuffled, or the next image
+        with pytest.raises(ValueError, match="shuffle=False"):
+            closure(f, physics, None, other)
+    assert torch.equal(closure.reconstruct(f), f.net(closure.z)) and f.training
+    with pytest.raises(ValueError, match="train first"):
+        DIPClosure().reconstruct(f)
 
 
 def test_the_discriminator_is_not_trained_by_the_generators_loss() -> None:
