@@ -133,7 +133,7 @@ class Options:
     patches: int = option("how many an image", COUNT, 1, images=True)
     split: str | None = option(
         "own images: a list of the test images, one path a line (split.txt of a run)",
-        commands=("train", "test"), scope="machine", metavar="FILE")
+        commands=("train", "test"), scope="machine", metavar="FILE", images=True)
     test_fraction: float | None = option("own images: drawn for testing, 0.1 if not given", number(above=0, below=1),
                                          images=True)
     noise_sigma: float = option("the same as --noise gaussian:SIGMA", number(least=0), 0.0)
