@@ -16,8 +16,11 @@ from ei.closure import (
     DIPClosure,
     EIClosure,
     MCClosure,
+    RobustEIClosure,
+    SplittingEIClosure,
     SupervisedClosure,
     SupervisedEIClosure,
+    UNSUREClosure,
 )
 from ei.models import Discriminator, Reconstructor
 from ei.physics import CT, GaussianNoise, Inpainting
@@ -145,6 +148,61 @@ def test_ei_is_the_equation() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+def equivariant(**options: Any) -> list[Any]:
+    """Every closure with an equivariance loss."""
+    return [
+        EIClosure(2.0, **options),
+        SupervisedEIClosure(2.0, **options),
+        AdversarialEIClosure(Discriminator((3, 16, 16)), 2.0, 0.5, **options),
+        SplittingEIClosure(2.0, **options),
+        RobustEIClosure(2.0, **options),
+        UNSUREClosure(0.1, 2.0, **options),
+    ]
+
+
+@pytest.mark.parametrize("stop_gradient", [False, True])
+def test_a_stopped_gradient_is_of_images_that_are_data(stop_gradient: bool) -> None:
+    """In every closure: the gradient of its equivariance loss is that with x2 held fixed, or not; the value is the
+    same."""
+    for closure in equivariant(stop_gradient=stop_gradient):
+        f, physics, _, y, x = setting()
+        physics.noise = GaussianNoise(0.1) if isinstance(closure, RobustEIClosure) else None
+        elements = torch.tensor([[3, 5], [-2, 1]])
+        torch.manual_seed(4)
+        losses = closure(f, physics, Fixed(Shift(2), elements.numpy()), y, x)
+        torch.manual_seed(4)
+
+        class Data:
+            def apply(self, x1: torch.Tensor, elements: torch.Tensor = elements) -> torch.Tensor:
+                return Shift(2).apply(x1, elements).detach()
+
+        expected = closure(f, physics, Data(), y, x)["ei"]
+        torch.testing.assert_close(losses["ei"], expected)
+        weights = list(f.net.parameters())
+        ours, theirs = (
+            torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, weights, retain_graph=True)])
+            for loss in (losses["ei"], expected)
+        )
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-7) == stop_gradient, type(closure).__name__
+
+
+def test_the_adversarial_loss_trains_the_network_whether_or_not_the_gradient_is_stopped() -> None:
+    f, physics, transform, y, _ = setting()
+    closure = AdversarialEIClosure(Discriminator((3, 16, 16)), 0.0, 0.5, stop_gradient=True)
+    gradients = torch.autograd.grad(closure(f, physics, transform, y)["g"], list(f.net.parameters()))
+    assert all(float(gradient.abs().max()) > 0 for gradient in gradients)
+
+
+def test_the_domain_of_consistency_is_the_adversarial_closures_too() -> None:
+    torch.manual_seed(0)
+    physics = CT(16, 5)
+    f, x = Reconstructor(fill(SmallNet(1)), physics), torch.rand(2, 1, 16, 16)
+    y = physics.A(x)
+    ours = AdversarialEIClosure(Discriminator((1, 16, 16)), 1.0, 0.5, mc_domain="image")(f, physics, Rotate(1), y)
+    expected = functional.mse_loss(physics.A_dagger(physics.A(f(y))), physics.A_dagger(y))
+    torch.testing.assert_close(ours["mc"], expected)
+
+
 def test_l1_and_other_criteria() -> None:
     f, physics, transform, y, _ = setting()
     expected = functional.l1_loss(physics.A(f(y)), y)
@@ -233,6 +291,12 @@ def test_deep_image_prior() -> None:
     assert not torch.equal(other.z, closure.z)
     with pytest.raises(ValueError, match="one fixed batch"):
         closure(f, physics, None, y[:1])
+    for other in (y.flip(0), y + 1):  # of the same shape: shuffled, or the next image
+        with pytest.raises(ValueError, match="shuffle=False"):
+            closure(f, physics, None, other)
+    assert torch.equal(closure.reconstruct(f), f.net(closure.z)) and f.training
+    with pytest.raises(ValueError, match="train first"):
+        DIPClosure().reconstruct(f)
 
 
 def test_the_discriminator_is_not_trained_by_the_generators_loss() -> None:

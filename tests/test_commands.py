@@ -384,6 +384,31 @@ def test_options_without_effect_are_said(script: Script, workspace: Path) -> Non
         "--sync-bn has no effect on --norm none",
     ):
         assert option in done.out
+    done = script(*measured, "--gray", "--test-fraction", 0.2, "--patches", 2, "--split", "list.txt", "--out", "a2")
+    for option in ("--gray", "--test-fraction", "--patches", "--split"):
+        assert f"note: {option} has no effect on --measurements" in done.out
+    ct = ("ei train", "--task", "ct", "--ct-views", 5, *SMALL, "--max-steps", 1)
+    of_trees = ("--crop", 16, "--resize", 16, "--gray", "--test-fraction", 0.2, "--split", "list.txt")
+    for data in ("synthetic", "x.mat"):
+        done = script(*ct, "--data", data, *of_trees, "--patch", 8, "--out", f"of_{data}")
+        assert done.code == 0, done.err
+        for option in ("--crop", "--resize", "--gray", "--test-fraction", "--split"):
+            assert f"note: {option} has no effect on --data {data}, which is no folder of images" in done.out
+        assert "--patch " not in done.out
+        config = yaml.safe_load((workspace / f"of_{data}" / "config.yaml").read_text())
+        assert (config["crop"], config["gray"], config["test_fraction"], config["patch"]) == (None, False, None, 8)
+    done = script(*ct, "--data", "photos", *of_trees, "--patches", 2, "--out", "photos_run")
+    assert done.code == 0, done.err
+    assert [line for line in done.out.splitlines() if line.startswith("note")] == [
+        "note: --test-fraction has no effect on --split",
+        "note: --patches has no effect on images without --patch",
+    ]
+    for part in ("train", "test"):
+        shutil.copytree(workspace / "photos", workspace / "divided" / part)
+    done = script(*ct, "--data", "divided", *of_trees, "--out", "divided_run")
+    assert done.code == 0, done.err
+    for option in ("--test-fraction", "--split"):
+        assert f"note: {option} has no effect on --data divided, which is divided into train/ and test/" in done.out
     own = ("--physics", "code/mine.py:Rows", "--group", "code/mine.py:Transpose", "--data", "x.mat")
     done = script("ei train", *own, *SMALL, "--max-steps", 1, "--out", "b")
     assert done.code == 0 and "--ei-trans has no effect on" in done.out, done.err

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +15,11 @@ from conftest import ROOT, subprocess_run
 
 from ei.commands.options import OPTIONS
 from ei.commands.parts import sample_of_the_paper
+from ei.commands.reproduce import minutes_noted, train_cell
 from ei.commands.settings import defaults_for, parser_of
 from ei.common.files import read_yaml
 from ei.datasets import EllipsePhantoms, FixedCrops
+from ei.errors import InputError
 from ei.evaluation.classical import _divergence, _gradient, least_squares, total_variation
 from ei.evaluation.loading import operator_in
 from ei.metrics import psnr
@@ -154,6 +159,39 @@ def test_the_table_is_made_and_continued(tmp_path: Path) -> None:
         assert wrong.code == 2 and said in wrong.err and wrong.err.count("\n") == 1
     wrong = subprocess_run(*command[:4], "--cells", "ct_magic", "--budget", "smoke", cwd=tmp_path)
     assert wrong.code == 2 and "ct_magic" in wrong.err and wrong.err.count("\n") == 1
+
+
+def test_the_minutes_of_an_interrupted_training_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """70 minutes that end in a signal and 5 to the end are 75; looking at a finished run adds nothing."""
+    clock = iter([0.0, 70 * 60.0, 0.0, 5 * 60.0, 0.0, 2 * 60.0])
+    monkeypatch.setattr("ei.commands.reproduce.time.monotonic", lambda: next(clock))
+    newest = tmp_path / "ckp_last.pth.tar"
+    with pytest.raises(InputError, match="code 143"), minutes_noted(tmp_path):
+        newest.write_bytes(b"one")
+        raise InputError("ended with code 143")
+    with minutes_noted(tmp_path):
+        newest.write_bytes(b"two")
+        os.utime(newest, ns=(1, 1))
+    with minutes_noted(tmp_path):
+        next(clock)
+    assert json.loads((tmp_path / "minutes.json").read_text()) == [70.0, 5.0]
+
+
+@pytest.mark.parametrize("code", [0, 143])
+def test_a_training_notes_its_minutes_however_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    class Training:
+        def __init__(self, command: list[str], cwd: Path) -> None:
+            (tmp_path / "ckp_last.pth.tar").write_bytes(b"weights")
+
+        def wait(self) -> int:
+            return code
+
+    monkeypatch.setattr("ei.commands.reproduce.subprocess.Popen", Training)
+    with pytest.raises(InputError, match="code 143") if code else contextlib.nullcontext():
+        train_cell("ct_mc", [], tmp_path, [])
+    assert len(json.loads((tmp_path / "minutes.json").read_text())) == 1
 
 
 def test_pages_show_what_the_files_say() -> None:

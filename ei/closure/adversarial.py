@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ei.closure.base import Closure, Criterion, loss_weight, measure
+from ei.closure.base import Closure, Consistency, Criterion, equivariance, loss_weight
 
 
 class AdversarialEIClosure(Closure):
@@ -21,24 +21,32 @@ class AdversarialEIClosure(Closure):
     Args:
         discriminator: maps images to scores; train it by an optimiser under the key "D".
         alpha_ei, alpha_adv: weights of the equivariance and of the adversarial loss.
+        stop_gradient: treat x2 as data in the equivariance loss, as in `EIClosure`; not in the adversarial one.
+        mc_domain: where measurement consistency is measured, see `ei.closure.base.Consistency`.
     """
 
     columns = {"loss_mc": "mc", "loss_ei": "ei", "loss_g": "g", "loss_G": "total", "loss_D": "D"}
 
     def __init__(
-        self, discriminator: nn.Module, alpha_ei: float, alpha_adv: float, *, criterion: Criterion | str = "l2"
+        self,
+        discriminator: nn.Module,
+        alpha_ei: float,
+        alpha_adv: float,
+        stop_gradient: bool = False,
+        *,
+        criterion: Criterion | str = "l2",
+        mc_domain: str = "measurement",
     ) -> None:
         super().__init__(criterion=criterion)
         self.discriminator = discriminator
         self.alpha_ei = loss_weight("alpha_ei", alpha_ei)
         self.alpha_adv = loss_weight("alpha_adv", alpha_adv)
+        self.stop_gradient, self.compared = stop_gradient, Consistency(mc_domain)
 
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         x1 = f(y)
-        x2 = transform.apply(x1)
-        x3 = f(measure(physics, x2))
-        mc = self.criterion(physics.A(x1), y)
-        ei = self.criterion(x3, x2)
+        x2, ei = equivariance(f, physics, transform, x1, self.criterion, self.stop_gradient)
+        mc = self.criterion(*self.compared(physics, x1, y))
         g = _squared_distance(self.discriminator(x2), 1.0)
         real = _squared_distance(self.discriminator(x1.detach()), 1.0)
         fake = _squared_distance(self.discriminator(x2.detach()), 0.0)

@@ -126,6 +126,30 @@ def measure(physics: Any, x: Tensor) -> Tensor:
     return only_measured(physics, noise(clean).detach(), clean) + (u - clean)
 
 
+def equivariance(
+    f: Any,
+    physics: Any,
+    transform: Any,
+    x1: Tensor,
+    criterion: Criterion,
+    stop_gradient: bool = False,
+    measured: Callable[[Any, Tensor], Tensor] = measure,
+) -> tuple[Tensor, Tensor]:
+    """``x2 = T_g x1`` ``[n_trans*B, C, H, W]``, and the equivariance loss: ``criterion(x3, x2)`` with ``x3 = f(A x2)``.
+
+    Args:
+        f, physics, transform: as of a closure.
+        x1: ``f(y)``.
+        criterion: compares two images.
+        stop_gradient: to the loss x2 is data: no gradient flows through it. The x2 that is returned has its gradient.
+        measured: measures x2, by default with fresh noise where the physics has a noise model.
+    """
+    x2 = transform.apply(x1)
+    data = x2.detach() if stop_gradient else x2
+    x3 = f(measured(physics, data))
+    return x2, criterion(x3, data)
+
+
 def require_truth(x: Tensor | None, method: str) -> Tensor:
     if x is None:
         raise InputError(f"{method} training needs ground-truth images; use ei or mc to train from measurements alone")

@@ -10,18 +10,20 @@ from torch import Tensor
 from ei.closure.base import Closure, Criterion
 from ei.common.seeds import generator
 from ei.errors import InputError
+from ei.models.base import evaluating
 
 
 class DIPClosure(Closure):
     """``||A net(z) - y||^2`` with z a uniform random image drawn once; for one fixed batch. Keys: mc, total.
 
-    Needs a `Reconstructor` as f, whose network it calls without the pseudo-inverse.
+    Needs a `Reconstructor` as f, whose network it calls without the pseudo-inverse: the reconstruction is
+    ``closure.reconstruct(f)``, and not ``f(y)``, which the network has never seen.
 
     Args:
         seed: seed of z.
 
     Raises:
-        InputError: when it is called with a batch of another shape than the first.
+        InputError: when it is called with other measurements than at first.
     """
 
     columns = {"loss_mc": "mc", "loss_total": "total"}
@@ -30,7 +32,7 @@ class DIPClosure(Closure):
         super().__init__(criterion=criterion)
         self.seed = int(seed)
         self.z: Tensor | None = None
-        self._y_shape: torch.Size | None = None
+        self._y: Tensor | None = None
 
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         if self.z is None:
@@ -38,12 +40,24 @@ class DIPClosure(Closure):
             image = physics.A_dagger(y)
             drawn = torch.rand(image.shape, generator=generator(self.seed, "deep image prior"))
             self.z = drawn.to(image.device, image.dtype)
-            self._y_shape = y.shape
-        if y.shape != self._y_shape:
+            self._y = y.detach().clone()
+        if self._y is None or not torch.equal(y, self._y):
             raise InputError(
-                f"the deep image prior fits one fixed batch: it began with measurements of the shape "
-                f"{list(self._y_shape or ())} and was given {list(y.shape)}"
+                "the deep image prior fits one fixed batch of measurements, and was given others than it began with: "
+                "put all images into one batch, in the same order every time (shuffle=False), or train once for each"
             )
         x1 = f.net(self.z)
         mc = self.criterion(physics.A(x1), y)
         return {"mc": mc, "total": mc, "x1": x1.detach()}
+
+    def reconstruct(self, f: Any) -> Tensor:
+        """The images ``[B, C, H, W]`` that were fitted: ``net(z)`` in evaluation mode, of the moving average of the
+        network where its training keeps one.
+
+        Raises:
+            InputError: before the first step.
+        """
+        if self.z is None:
+            raise InputError("the deep image prior has fitted nothing yet: train first")
+        with evaluating(f), torch.no_grad():
+            return f.net(self.z)

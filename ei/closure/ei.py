@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ei.closure.base import Closure, Consistency, Criterion, loss_weight, measure
+from ei.closure.base import Closure, Consistency, Criterion, equivariance, loss_weight
 
 
 class EIClosure(Closure):
@@ -37,8 +37,6 @@ class EIClosure(Closure):
 
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         x1 = f(y)
-        x2 = transform.apply(x1.detach() if self.stop_gradient else x1)
-        x3 = f(measure(physics, x2))
+        _, ei = equivariance(f, physics, transform, x1, self.criterion, self.stop_gradient)
         mc = self.criterion(*self.compared(physics, x1, y))
-        ei = self.criterion(x3, x2)
         return {"mc": mc, "ei": ei, "total": mc + self.alpha * ei, "x1": x1.detach()}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.closure.base import Closure, Criterion, loss_weight, measure
+from ei.closure.base import Closure, Criterion, equivariance, loss_weight
 from ei.common.processes import drawn
 from ei.common.seeds import generator
 from ei.errors import InputError
@@ -74,9 +74,7 @@ class SplittingEIClosure(SplittingClosure):
 
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         x1, split = self.reconstruct(f, physics, y)
-        x2 = transform.apply(x1.detach() if self.stop_gradient else x1)
-        x3 = f(measure(physics, x2))
-        ei = self.criterion(x3, x2)
+        _, ei = equivariance(f, physics, transform, x1, self.criterion, self.stop_gradient)
         return {"split": split, "ei": ei, "total": split + self.alpha * ei, "x1": x1.detach()}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ei.closure.base import Closure, Criterion, loss_weight, measure, require_truth
+from ei.closure.base import Closure, Criterion, equivariance, loss_weight, require_truth
 
 
 class SupervisedClosure(Closure):
@@ -22,19 +22,22 @@ class SupervisedClosure(Closure):
 
 
 class SupervisedEIClosure(Closure):
-    """``||x1 - x||^2 + alpha ||x3 - x2||^2`` with ``x2 = T_g x1``, ``x3 = f(A x2)``. Keys: sup, ei, total."""
+    """``||x1 - x||^2 + alpha ||x3 - x2||^2`` with ``x2 = T_g x1``, ``x3 = f(A x2)``. Keys: sup, ei, total.
+
+    Args:
+        alpha: weight of the equivariance loss.
+        stop_gradient: treat x2 as data, as in `EIClosure`.
+    """
 
     columns = {"loss_sup": "sup", "loss_ei": "ei", "loss_total": "total"}
     needs_truth = True
 
-    def __init__(self, alpha: float, *, criterion: Criterion | str = "l2") -> None:
+    def __init__(self, alpha: float, stop_gradient: bool = False, *, criterion: Criterion | str = "l2") -> None:
         super().__init__(criterion=criterion)
-        self.alpha = loss_weight("alpha", alpha)
+        self.alpha, self.stop_gradient = loss_weight("alpha", alpha), stop_gradient
 
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         x1 = f(y)
-        x2 = transform.apply(x1)
-        x3 = f(measure(physics, x2))
+        _, ei = equivariance(f, physics, transform, x1, self.criterion, self.stop_gradient)
         sup = self.criterion(x1, require_truth(x, "supervised"))
-        ei = self.criterion(x3, x2)
         return {"sup": sup, "ei": ei, "total": sup + self.alpha * ei, "x1": x1.detach()}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.closure.base import Closure, loss_weight, measure
+from ei.closure.base import Closure, equivariance, loss_weight
 from ei.common.processes import drawn
 from ei.errors import InputError
 from ei.physics.base import measured_entries, only_measured
@@ -87,10 +87,8 @@ class RobustEIClosure(Closure):
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         self.check(f, physics)
         x1 = f(y)
-        x2 = transform.apply(x1.detach() if self.stop_gradient else x1)
-        x3 = f(measure(physics, x2))
+        _, ei = equivariance(f, physics, transform, x1, self.criterion, self.stop_gradient)
         sure = unbiased_risk(f, physics, y, x1, self.tau)
-        ei = self.criterion(x3, x2)
         return {"sure": sure, "ei": ei, "total": sure + self.alpha * ei, "x1": x1.detach()}
 
 

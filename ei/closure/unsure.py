@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ei.closure.base import Closure, loss_weight
+from ei.closure.base import Closure, equivariance, loss_weight
 from ei.closure.sure import check_precision, checked_tau, divergence, mean_of_measured
 from ei.common.processes import drawn
 from ei.errors import InputError
@@ -86,10 +86,12 @@ class UNSUREClosure(Closure):
         # Minus its gradient by log sigma is the mean derivative, which has no units: the Lagrangian's / (4 sigma^2).
         losses["level"] = -level.log() * (spread.detach() / sigma.square())
         if self.alpha is not None:
-            x2 = transform.apply(x1.detach() if self.stop_gradient else x1)
-            u = physics.A(x2)
-            normal = drawn(lambda shape: torch.randn_like(u.new_empty(shape)), tuple(u.shape))
-            x3 = f(u + only_measured(physics, sigma * normal, torch.zeros_like(u)))
-            losses["ei"] = self.criterion(x3, x2)
+
+            def measured_anew(physics: Any, x2: Tensor) -> Tensor:
+                u = physics.A(x2)
+                normal = drawn(lambda shape: torch.randn_like(u.new_empty(shape)), tuple(u.shape))
+                return u + only_measured(physics, sigma * normal, torch.zeros_like(u))
+
+            _, losses["ei"] = equivariance(f, physics, transform, x1, self.criterion, self.stop_gradient, measured_anew)
             losses["total"] = unsure + self.alpha * losses["ei"]
         return {**losses, "x1": x1.detach()}

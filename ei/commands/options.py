@@ -149,7 +149,7 @@ class Options:
     patches: int = option("how many an image", COUNT, 1, images=True)
     split: str | None = option(
         "own images: a list of the test images, one path a line (split.txt of a run)",
-        commands=("train", "test"), scope="machine", metavar="FILE")
+        commands=("train", "test"), scope="machine", metavar="FILE", images=True)
     test_fraction: float | None = option("own images: drawn for testing, 0.1 if not given", number(above=0, below=1),
                                          images=True)
     noise_sigma: float = option("the same as --noise gaussian:SIGMA", number(least=0), 0.0)
@@ -195,10 +195,10 @@ class Options:
     mc_domain: str = option(
         "measurement consistency of A x1 with y (measurement), or of A_dagger A x1 with A_dagger y (image), whose "
         "--ei-alpha is about 1; not the paper's",
-        default="measurement", choices=DOMAINS, needs={"method": ("ei", "mc")})
+        default="measurement", choices=DOMAINS, needs={"method": ("ei", "mc", "ei_adv")})
     stop_gradient: bool = option(
         "the transformed image is data, no gradient flows through it; not the paper's", None, False,
-        needs={"method": ("ei", "split_ei", "rei")})
+        needs=WITH_GROUP)
     keep: float = option("the part of the measurements that is reconstructed from, all are compared with",
                          number(above=0, below=1), 0.8, needs={"method": ("split", "split_ei")})
     adv_beta: float = option("weight of the adversarial loss", number(least=0), 1e-8, needs=ADVERSARIAL,

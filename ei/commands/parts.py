@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,26 @@ def _own_images(options: Options, data: str, mode: str) -> ImageTree | None:
         return None  # half of the layout: whoever reads it will say what is missing
     fraction = options.test_fraction
     return ImageTree(data, split_images(data, options.split or (0.1 if fraction is None else fraction))[mode], **sizes)
+
+
+def ignored_by(data: str, name: str, chosen: Mapping[str, Any]) -> str:
+    """What an option of images means nothing to, in words, where it means nothing to ``data``; empty where it does.
+
+    Args:
+        data: of the run.
+        name: the option.
+        chosen: what else was chosen.
+    """
+    if name == "patches":
+        return "" if chosen.get("patch") else "images without --patch"
+    if name == "patch":
+        return ""
+    if data == "synthetic" or Path(data).is_file():
+        return f"--data {data}, which is no folder of images"
+    divided = [(Path(data) / part).is_dir() for part in ("train", "test")]
+    if name in ("split", "test_fraction") and all(divided):
+        return f"--data {data}, which is divided into train/ and test/"
+    return "--split" if name == "test_fraction" and chosen.get("split") else ""
 
 
 def image_shape(images: Any) -> Shape:

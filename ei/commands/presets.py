@@ -196,9 +196,12 @@ METHODS: dict[str, Method] = {
     "sure": Method(lambda o, shape: _divided(SUREClosure(), o), "SURE"),
     "rei": Method(lambda o, shape: _divided(RobustEIClosure(o.ei_alpha, o.stop_gradient), o), "REI"),
     "sup": Method(lambda o, shape: SupervisedClosure(**_in_units(o)), "Sup"),
-    "ei_sup": Method(lambda o, shape: SupervisedEIClosure(o.ei_alpha, **_in_units(o)), "EI_sup"),
+    "ei_sup": Method(lambda o, shape: SupervisedEIClosure(o.ei_alpha, o.stop_gradient, **_in_units(o)), "EI_sup"),
     "ei_adv": Method(
-        lambda o, shape: AdversarialEIClosure(Discriminator(shape), o.ei_alpha, o.adv_beta, **_in_units(o)), "EI_adv"
+        lambda o, shape: AdversarialEIClosure(
+            Discriminator(shape), o.ei_alpha, o.adv_beta, o.stop_gradient, mc_domain=o.mc_domain, **_in_units(o)
+        ),
+        "EI_adv",
     ),
 }
 

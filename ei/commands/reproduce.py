@@ -14,13 +14,15 @@ each test image, ``<problem>.json`` and ``<problem>.md`` with the table beside t
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import platform
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from ei.commands.settings import parser_of
 from ei.commands.test import function_for, options_of
 from ei.common.complex import magnitude
 from ei.common.drawing import curves, image_grid
-from ei.common.files import load_file, read_yaml
+from ei.common.files import load_file, read_yaml, write_atomically
 from ei.datasets import image_of
 from ei.errors import InputError
 from ei.evaluation.classical import classical_for
@@ -79,15 +81,40 @@ def train_cell(cell: str, configurations: Sequence[str], out: Path, more: Sequen
         *more,
     ]
     print(f"\n{cell}: python {shlex.join(command)}", flush=True)
-    began = time.time()
-    done = subprocess.run([sys.executable, *command], cwd=ROOT)
-    if done.returncode:
-        raise InputError(f"the training of {cell} ended with code {done.returncode}; run the same command to continue")
-    spent = out / "minutes.json"
-    before = json.loads(spent.read_text()) if spent.exists() else []
-    if not before or time.time() - began > 30:  # finished trainings are only looked at
-        spent.write_text(json.dumps([*before, round((time.time() - began) / 60, 2)]))
+    with minutes_noted(out):
+        code = run_to_its_end([sys.executable, *command])
+    if code:
+        raise InputError(f"the training of {cell} ended with code {code}; run the same command to continue")
     return command
+
+
+def run_to_its_end(command: Sequence[str]) -> int:
+    """Run a training; its exit code. Ctrl-C reaches it, too: it saves and stops, which is waited for."""
+    training = subprocess.Popen(command, cwd=ROOT)
+    try:
+        return training.wait()
+    except KeyboardInterrupt:
+        training.wait()
+        raise
+
+
+@contextlib.contextmanager
+def minutes_noted(out: Path) -> Iterator[None]:
+    """Add the minutes of a ``with`` block to ``minutes.json`` of a run folder, however the block ends; but not those of
+    one in which the run has not gone on, as finished ones are only looked at."""
+    spent, newest = out / "minutes.json", out / LAST
+    before: list[float] = json.loads(spent.read_text()) if spent.exists() else []
+    stood, began = _written(newest), time.monotonic()
+    try:
+        yield
+    finally:
+        if _written(newest) != stood:
+            write_atomically(spent, json.dumps([*before, round((time.monotonic() - began) / 60, 2)]).encode())
+
+
+def _written(path: Path) -> int:
+    """When a file was written last; 0 where there is none."""
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def evaluate_cell(
@@ -105,7 +132,8 @@ def evaluate_cell(
     mean = averaged(f, average_over) if average_over else None
     rows = evaluate(f, f.physics, images, {**more, **({"average": lambda physics, y: mean(y)} if mean else {})})
     shown = sample_of_the_paper(task, images)
-    minutes = json.loads((run / "minutes.json").read_text())
+    spent = run / "minutes.json"  # not there if the run was trained by another command
+    minutes = json.loads(spent.read_text()) if spent.exists() else [math.nan]
     facts = {
         "steps": state["step"],
         "minutes": round(sum(minutes), 1),
@@ -137,11 +165,15 @@ def table(folder: Path, problem: str) -> str:
     for name in facts[first]["classical"]:
         line(f"{name} (no learning)", first, name, "-", "-", "-")
     for method, fact in facts.items():
-        title, spent = METHODS[method].title, (str(fact["steps"]), f"{fact['minutes']:.0f}")
+        title, spent = METHODS[method].title, (str(fact["steps"]), _minutes(fact["minutes"]))
         line(title, method, "net", *spent, papers.get(method, "-"))
         if fact["averaged"]:
             line(f"{title}, averaged over {' and '.join(fact['averaged'])}", method, "average", "-", "-", "-")
     return "\n".join(lines)
+
+
+def _minutes(spent: float) -> str:
+    return "-" if math.isnan(spent) else f"{spent:.0f}"
 
 
 def machine() -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from ei.commands.operators import code_needed, read_physics_file, resolved_physics
 from ei.commands.options import OPTIONS, Option, Options, add_options, flag
 from ei.commands.parser import Parser
+from ei.commands.parts import ignored_by
 from ei.commands.presets import METHODS, TASKS, UNKNOWN_NOISE
 from ei.common.files import read_yaml
 from ei.common.own_code import absolute, names_own_code
@@ -85,6 +86,7 @@ def resolve(given: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) 
         if chosen.get(name) not in (None, *known):
             raise InputError(f"there is no {name} {chosen[name]!r} here: {', '.join(known)}")
     defaults = defaults_for(task)
+    data = chosen.get("data", defaults["data"])
     for name, value in given.items():
         entry = OPTIONS[name]
         if entry.tasks is not None and value is not None and (physics is not None or task not in entry.tasks):
@@ -93,6 +95,8 @@ def resolve(given: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) 
             continue
         elif entry.images and chosen.get("measurements") is not None:
             lacks = "--measurements"
+        elif entry.images and data is not None and (lacks := ignored_by(data, name, chosen)):
+            pass
         else:
             others = {other: chosen.get(other, defaults[other]) for other in entry.needs}
             lacks = next((f"{flag(o)} {v}" for o, v in others.items() if v not in entry.needs[o]), "")

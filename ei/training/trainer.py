@@ -105,9 +105,7 @@ class Trainer:
         if clip_norm is not None and not clip_norm > 0:
             raise InputError(f"clip_norm must be above 0, not {clip_norm}; None for no limit")
         if patience is not None and (patience < 1 or held_out is None):
-            raise InputError(
-                "patience needs a number of epochs >= 1, and a part to judge by: held_out, or --held-out 0.1"
-            )
+            raise InputError("patience needs at least one epoch, and a part to judge by: held_out, --held-out 0.1")
         self.f, self.physics, self.transform, self.closure = f, physics, transform, closure
         self.optimizers = dict(optimizers)
         check_optimizers(self.optimizers)
