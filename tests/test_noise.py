@@ -16,15 +16,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 import ei
-from ei.closure import EIClosure, RobustEIClosure, SUREClosure, UNSUREClosure
+from ei.closure import EIClosure, MCClosure, RobustEIClosure, SUREClosure, UNSUREClosure
 from ei.closure.base import InUnits, measure
 from ei.closure.sure import default_tau, unbiased_risk
 from ei.common.files import load_file, save_file
 from ei.common.processes import Part, Processes
 from ei.common.seeds import generator
-from ei.datasets import make_loader, simulate
+from ei.datasets import EllipsePhantoms, make_loader, simulate
 from ei.errors import InputError
 from ei.evaluation.loading import noise_in
+from ei.metrics import psnr
 from ei.models import Reconstructor, UNet, Unrolled
 from ei.physics import (
     CT,
@@ -39,6 +40,7 @@ from ei.physics import (
 )
 from ei.physics.base import measured_entries
 from ei.training import Trainer
+from ei.training.judging import known_columns
 from ei.training.parallel import draws_of_part
 from ei.transforms import Shift
 
@@ -705,3 +707,37 @@ def test_losses_in_units_are_divided_by_the_square() -> None:
         assert divided[name].item() == pytest.approx(plain[name].item() / 25)
     with pytest.raises(InputError, match="noise"):
         InUnits(closure, 5.0).check(f, CT(8, 5))
+
+
+def test_sure_of_what_is_held_out_chooses_the_epoch(tmp_path: Path) -> None:
+    """Measurement consistency falls for as long as noise is fitted; the true images, which nobody is told, say when it
+    was best."""
+    x = torch.stack([EllipsePhantoms("train", 16, n_images=40)[i] for i in range(24)])[:, None]
+    physics = CT(16, 12, noise=GaussianNoise(0.4))
+    y = simulate(physics, x, range(24), 0)
+    torch.manual_seed(0)
+    f = Reconstructor(UNet(1, 1, base_channels=8, norm="none"), physics)
+    true: list[float] = []
+
+    def look(trainer: Trainer) -> None:
+        f.eval()
+        with torch.no_grad():
+            true.append(float(psnr(f(y[20:]), x[20:]).mean()))
+
+    held_out = make_loader(list(y[20:]), 4, shuffle=False, measured=True)
+    optimizers = {"total": torch.optim.Adam(f.net.parameters(), 2e-3)}
+    trainer = Trainer(
+        f, physics, None, MCClosure(mc_domain="image"), optimizers, epochs=40, out=tmp_path / "run", progress=False,
+        report_psnr=False, held_out=held_out, on_epoch_end=look,
+    )  # fmt: skip
+    history = trainer.fit(make_loader(list(y[:20]), 4, measured=True))
+    by_sure, by_loss = (
+        min(range(40), key=lambda epoch: history[epoch][column]) for column in ("held_out_sure", "held_out_loss_fc")
+    )
+    assert true[by_sure] > true[by_loss] + 0.05 and true[by_sure] > max(true) - 0.1
+    assert load_file(tmp_path / "run" / "ckp_best.pth.tar")["epoch"] == by_sure
+    f = Reconstructor(UNet(1, 1, base_channels=2), CT(16, 12, noise=lambda y, generator=None: y))
+    assert "held_out_sure" not in known_columns(
+        Trainer(f, f.physics, None, MCClosure(), {"total": torch.optim.Adam(f.net.parameters())}, epochs=1, out=False,
+                report_psnr=False, held_out=held_out)
+    )  # fmt: skip

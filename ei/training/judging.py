@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ei.closure.sure import SUREClosure
 from ei.common.processes import Part, Processes
 from ei.common.seeds import derive_seed, seed_all
 from ei.datasets.batches import indices_of, measured, seeded_batches
@@ -17,6 +18,7 @@ from ei.errors import InputError
 from ei.metrics import cal_psnr
 from ei.models.base import evaluating
 from ei.physics import operator_of
+from ei.physics.foreign import noise_model_of
 from ei.training.parallel import draws_of_part
 from ei.transforms.seeded import SeededGroup
 
@@ -36,6 +38,7 @@ def known_columns(trainer: Trainer) -> list[str]:
         return []
     held_out = [f"held_out_{column}" for column in columns] if trainer.held_out is not None else []
     held_out += ["held_out_psnr"] if held_out and _tells_psnr(trainer) else []
+    held_out += ["held_out_sure"] if held_out and _tells_sure(trainer) else []
     return [*columns, *(["psnr", "mse"] if trainer.report_psnr else []), *held_out]
 
 
@@ -60,8 +63,8 @@ def group_of(trainer: Trainer, *place: str | int) -> Any:
 
 def judged(trainer: Trainer) -> dict[str, float]:
     """What the held-out batches say of the network that evaluation will take, as columns of the log: means over their
-    images of the closure's losses and, where they have true images, of the paper's PSNR of each. All processes get the
-    same values."""
+    images of the closure's losses and, where they have true images, of the paper's PSNR of each, or else, where the
+    noise is known and the closure does not have it, of SURE. All processes get the same values."""
     if trainer.held_out is None:
         return {}
     sums: dict[str, float] = {"images": 0.0}
@@ -100,6 +103,9 @@ def _judged_batch(trainer: Trainer, number: int, batch: Any, part: Part | None) 
         # Of f(y) as evaluation computes it, which of some closures is not x1: splitting reconstructs from a part.
         each = [float(cal_psnr(ours[None], true[None])) for ours, true in zip(f(y), x, strict=True)]
         values["psnr"] = sum(each) / len(each)
+    if _tells_sure(trainer):
+        with draws_of_part(physics, part, processes):
+            values["sure"] = float(SUREClosure()(f, physics, None, y)["total"])
     return values, part.weight * part.size
 
 
@@ -107,11 +113,20 @@ def _tells_psnr(trainer: Trainer) -> bool:
     return trainer.report_psnr and trainer.rules > 1
 
 
+def _tells_sure(trainer: Trainer) -> bool:
+    """Whether SURE judges: a loss that compares with noisy measurements is least where their noise is fitted."""
+    has_it = any("sure" in column for column in getattr(trainer.closure, "columns", None) or {})
+    if trainer.report_psnr or trainer.rules == 1 or has_it or getattr(trainer.f, "precision", None) == "bf16":
+        return False
+    return callable(getattr(noise_model_of(trainer.physics), "variance", None))
+
+
 def judge(trainer: Trainer) -> tuple[str, int]:
-    """The column of the log that chooses the best epoch: the PSNR of what is held out where there are true images,
-    else the closure's total on it. And 1 where less of it is better, -1 where more is."""
-    if trainer.history and "held_out_psnr" in trainer.history[-1]:
-        return "held_out_psnr", -1
+    """The column of the log that chooses the best epoch: the PSNR of what is held out where there are true images, SURE
+    where the noise is known, else the closure's total on it. And 1 where less of it is better, -1 where more is."""
+    for column, sign in (("held_out_psnr", -1), ("held_out_sure", 1)):
+        if trainer.history and column in trainer.history[-1]:
+            return column, sign
     columns = columns_of(trainer.closure, ["total"])
     return next((f"held_out_{column}" for column, key in columns.items() if key == "total"), ""), 1
 
