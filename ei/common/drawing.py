@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,11 +82,33 @@ def curves(logs: Mapping[str, Path], spent: Mapping[str, Mapping[str, float]], p
     figure.savefig(path, dpi=120)
 
 
-def _picture(image: Tensor) -> Tensor:
-    """``[C, H, W]``, real, of an image or of measurements of several coils ``[2, K, H, W]``, whose first is taken."""
-    if image.dim() == 4 and len(image) == 2 and not image.is_complex():
-        image = torch.complex(image[0].float(), image[1].float())[:1]
-    return magnitude(image)
+def _picture(image: Tensor) -> tuple[np.ndarray, str]:
+    """What is shown of an image or measurement of any axes: ``[H, W]``, or ``[H, W, 3]`` of three channels; and a
+    remark where that is not all of it. Of complex ones, and of two channels, it is the magnitude; of more than three
+    channels, and of coils, the first; a vector is a row."""
+    remark = ""
+    if image.dim() == 4 and len(image) == 2 and not image.is_complex():  # real and imaginary part of several coils
+        image = torch.complex(image[0].float(), image[1].float())
+    while image.dim() > 3:
+        image, remark = image[0], f" (1st of {len(image)})"
+    image = image.reshape((1,) * (3 - image.dim()) + tuple(image.shape))
+    if image.is_complex() and len(image) > 1:
+        image, remark = image[:1], f" (1st of {len(image)})"
+    image = magnitude(image)
+    if len(image) not in (1, 3):
+        image, remark = image[:1], f" (1st of {len(image)})"
+    array = image.float().cpu().permute(1, 2, 0).numpy()
+    return array[..., 0] if len(image) == 1 else array, remark
+
+
+def _limits(truth: Tensor | None) -> tuple[float, float]:
+    """What black and white stand for in a row of images: 0 and 1 but for true images in other units, whose least and
+    largest values they are."""
+    if truth is None:
+        return 0.0, 1.0
+    least, largest = (float(value) for value in torch.aminmax(magnitude(truth)))
+    usual = (least >= -0.01 and 0.5 <= largest <= 1.01) or least == largest
+    return (0.0, 1.0) if usual else (least, largest)
 
 
 def image_grid(
@@ -93,20 +116,22 @@ def image_grid(
 ) -> Figure:
     """Draw images side by side: each row is a dict from title to an image ``[C, H, W]``.
 
-    Images of one or three channels are shown clipped to [0, 1]; others (sinograms) are shown in their own range when
-    their title begins with "y". Of complex images, and of two channels, it is the magnitude.
+    Images are shown clipped to [0, 1], or to the values of the row's "truth" where they are of other units; what is
+    measured (its title begins with "y"; of any number of axes) in its own range. Of complex images, and of two
+    channels, it is the magnitude; of more than three channels the first, which is said.
     """
     n_columns = max(len(row) for row in rows)
     figure = new_figure(figsize=(3 * n_columns, 3.3 * len(rows)))
     axes = figure.subplots(len(rows), n_columns, squeeze=False)
     for r, row in enumerate(rows):
+        low, high = _limits(row.get("truth"))
         for ax, (title, image) in zip(axes[r], row.items(), strict=False):
-            array = _picture(image.detach()).float().cpu().permute(1, 2, 0).numpy()
-            if title.startswith("y") and (array.shape[-1] != 3 or array.max() > 1):
-                ax.imshow(array[..., 0], cmap="gray", aspect="auto")
+            array, remark = _picture(image.detach())
+            if title.startswith("y") and (array.ndim == 2 or array.max() > 1):
+                ax.imshow(array if array.ndim == 2 else array[..., 0], cmap="gray", aspect="auto")
             else:
-                ax.imshow(array.clip(0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
-            ax.set_title(title)
+                ax.imshow(((array - low) / (high - low)).clip(0, 1), cmap="gray", vmin=0, vmax=1)
+            ax.set_title(title + remark)
             if captions and title in captions[r]:
                 ax.text(
                     0.97, 0.04, captions[r][title], transform=ax.transAxes, ha="right", va="bottom", color="white",
