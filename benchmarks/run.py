@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import importlib.metadata
 import json
 import os
@@ -88,7 +89,7 @@ def operator_section(repeats: int) -> dict[str, Table]:
             ("A", x, {"ours": ours.A, "loop of grid_sample": loop.A, "deepinv": theirs.radon}),
             ("A_dagger", y, {"ours": ours.A_dagger, "loop of grid_sample": loop.A_dagger, "deepinv": theirs.iradon}),
         ):
-            forward = compare({name: lambda f=f, at=at: f(at) for name, f in functions.items()}, repeats)
+            forward = compare({name: functools.partial(f, at) for name, f in functions.items()}, repeats)
             tables[f"{what}, batch {batch}, forward"] = forward
             both = compare({name: with_backward(f, at) for name, f in functions.items()}, repeats)
             tables[f"{what}, batch {batch}, forward + backward"] = both
@@ -187,7 +188,7 @@ def unrolled_section(repeats: int) -> dict[str, Any]:
         return lambda: torch.autograd.grad(f(y).square().mean(), list(net.parameters()))
 
     with torch.no_grad():
-        forward = compare({name: lambda f=f: f(y) for name, f in functions.items()}, repeats)
+        forward = compare({name: functools.partial(f, y) for name, f in functions.items()}, repeats)
         physics_alone = compare(
             {"ours": lambda: ours(y), "of it conjugate gradients": lambda: _towards_data(ours, y)}, repeats
         )

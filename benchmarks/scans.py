@@ -106,7 +106,7 @@ def main() -> None:
             images[name] = torch.cat([f(one[None]) for one in y])
         length[name] = load_file(f"{run}/ckp_last.pth.tar")["step"]
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, found in images.items():
         for index in range(len(x)):
             figures = quality(found[index, 0].numpy(), x[index, 0].numpy())

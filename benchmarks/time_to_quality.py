@@ -15,6 +15,7 @@ import argparse
 import csv
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -37,22 +38,27 @@ N, V = 128, 50
 def train(given: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(given.seed)
-    net = UNet(1, 1, base_channels=given.base_channels)
+    net: torch.nn.Module = UNet(1, 1, base_channels=given.base_channels)
+    f: Callable[[torch.Tensor], torch.Tensor]
+    loss_of: Callable[[torch.Tensor], torch.Tensor]
     physics = CT(N, V)
     if given.who == "ours":
         keep_freed_memory()
         f = Reconstructor(net, physics, given.precision)
         closure, transform = EIClosure(100), Rotate(given.ei_trans)
 
-        def loss_of(y: torch.Tensor) -> torch.Tensor:
+        def ours(y: torch.Tensor) -> torch.Tensor:
             return closure(f, physics, transform, y)["total"]
+
+        loss_of = ours
     else:
         weights = net.state_dict().values()
-        net = peers.deepinv_net(given.base_channels)
-        net.load_state_dict(dict(zip(net.state_dict(), weights, strict=True)))
-        loss_of, f = peers.deepinv_training(peers.deepinv_ct(N, V), net, given.ei_trans, given.precision == "bf16")
+        theirs = peers.deepinv_net(given.base_channels)
+        theirs.load_state_dict(dict(zip(theirs.state_dict(), weights, strict=True)))
+        net = theirs
+        loss_of, f = peers.deepinv_training(peers.deepinv_ct(N, V), theirs, given.ei_trans, given.precision == "bf16")
     loader = make_loader(CTData("train", given.data), batch_size=2, seed=given.seed)
-    test = torch.stack([torch.as_tensor(x) for x in CTData("test", given.data)])[:, None]
+    test = CTData("test", given.data).images[:, None]
     sinograms = physics.A(test)
     optimizer = torch.optim.Adam(net.parameters(), lr=given.lr, weight_decay=1e-8)
     factor = cosine_schedule(given.epochs)

@@ -83,3 +83,17 @@ def test_exact_reconstructions_have_a_table(tmp_path: Path, capsys: pytest.Captu
     assert all(row["psnr_pinv"] == math.inf and math.isfinite(row["psnr_net"]) for row in rows)
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("A_dagger"))
     assert line.split("  ")[1:] and line.count("inf, 4 exact") == 2 and line.endswith("1.0000 +- 0.0000")
+
+
+def test_the_harmonic_fill_solves_the_laplace_equation() -> None:
+    """What is linear is harmonic, so it is filled exactly; every missing pixel is the mean of its neighbours."""
+    mask = Inpainting(9, 11, mask_rate=0.4, seed=2).mask.clone()
+    mask[..., [0, -1], :], mask[..., [0, -1]] = 1, 1
+    physics = Inpainting(9, 11, mask=mask)
+    ramp = (torch.arange(9.0)[:, None] + 2 * torch.arange(11.0)).expand(1, 3, 9, 11).double()
+    torch.testing.assert_close(harmonic_fill(physics, physics.A(ramp)), ramp)
+    y = physics.A(torch.rand(1, 3, 9, 11, dtype=torch.float64))
+    filled, missing = harmonic_fill(physics, y), (mask == 0).expand(1, 3, 9, 11)
+    mean = sum(filled.roll(shift, axis) for shift in (1, -1) for axis in (-1, -2)) / 4
+    torch.testing.assert_close(filled[missing], mean[missing])
+    assert torch.equal(filled[~missing], y[~missing]) and bool((filled[missing] > 0).all())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,7 +20,10 @@ from ei.datasets import FixedCrops, Measurements, hold_out, make_loader
 from ei.datasets.batches import Indexed
 from ei.errors import InputError
 from ei.metrics import cal_psnr
+from ei.models import Reconstructor, UNet
 from ei.physics import CT
+from ei.training import Trainer
+from ei.transforms import Shift
 
 Script = Callable[..., Result]
 
@@ -107,3 +112,37 @@ def test_measurements_are_judged_in_batches(script: Script, folder: Path) -> Non
     assert (
         done.code == 0 and load_file("all/ckp_last.pth.tar")["step"] == 4 and not Path("all/ckp_best.pth.tar").exists()
     )
+
+
+class Size:
+    """A closure whose loss is the largest value of a batch, plus what its group drew."""
+
+    columns: ClassVar = {"loss_total": "total"}
+    needs_truth = False
+
+    def __init__(self) -> None:
+        self.drawn: list[float] = []
+
+    def check(self, f: object, physics: object) -> None:
+        pass
+
+    def __call__(self, f: Any, physics: Any, transform: Any, y: torch.Tensor, x: object = None) -> dict:
+        if not f.training:
+            self.drawn.append(float(transform.apply(y).flatten()[:5].sum()))
+        x1 = f(y)
+        return {"total": y.max() + 0 * x1.sum(), "x1": x1.detach()}
+
+
+def test_held_out_batches_are_weighted_by_their_images_and_their_elements_stay() -> None:
+    """A last batch of one image weighs one, and every epoch is judged by the same elements."""
+    ys = [torch.full((1, 8, 8), value) + torch.arange(8.0) / 100 for value in (0.0, 0.0, 0.0, 0.4)]
+    closure, held_out = Size(), make_loader(ys, 3, shuffle=False, measured=True)
+    physics = SimpleNamespace(A=lambda x: x, A_dagger=lambda y: y)
+    f = Reconstructor(UNet(1, 1, base_channels=2), physics)
+    optimizers = {"total": torch.optim.Adam(f.net.parameters())}
+    trainer = Trainer(f, physics, Shift(2), closure, optimizers, epochs=3, out=False, progress=False,
+                      report_psnr=False, held_out=held_out)  # fmt: skip
+    history = trainer.fit(make_loader(ys, 2, measured=True))
+    expected = (3 * 0.07 + 0.47) / 4
+    assert [row["held_out_loss_total"] for row in history] == pytest.approx([expected] * 3, rel=1e-5)
+    assert closure.drawn[:2] == closure.drawn[2:4] == closure.drawn[4:] and closure.drawn[0] != closure.drawn[1]

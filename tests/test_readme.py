@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,17 @@ SMALLER = {
     r"ei diagnose": "--size 16 --max-elements 2",
     r"prepare ct100": "--out prepared.mat",
     r"prepare urban100": "--out prepared",
+}
+
+# The files that a command makes, if nothing else: an exit code of 0 says little.
+MADE = {
+    r"demo_train|ei train|train_paper|get_started|reproduce": ("config.yaml", "training_loss.csv", "ckp_last.pth.tar"),
+    r"demo_test|ei test": ("metrics.csv", "sample_*.png"),
+    r"diagnose": ("*.png",),
+    r"ei reconstruct": ("*.npy",),
+    r"prepare ct100": ("*.mat",),
+    r"prepare urban100": ("*.png",),
+    r"prepare": ("*.yaml",),
 }
 
 
@@ -92,6 +104,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_command(workspace: Path, command: str, script: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     smaller = [more for pattern, more in SMALLER.items() if re.search(pattern, command)]
     command = " ".join([command, *smaller])
+    began = time.time_ns() - 10**8  # file systems round their times
     program, *arguments = shlex.split(command)
     if program == "torchrun":
         done = subprocess_run(program, *arguments, cwd=workspace)
@@ -104,6 +117,13 @@ def test_command(workspace: Path, command: str, script: Callable[..., Result], m
         monkeypatch.chdir(workspace)
         done = script(name, *arguments)
     assert done.code == 0, f"{command}\n{done.err}"
+    if "--help" in command or "benchmarks/" in command:
+        assert len(done.out) > 100
+        return
+    made = [path for path in workspace.rglob("*") if path.is_file() and path.stat().st_mtime_ns >= began]
+    what = next((endings for pattern, endings in MADE.items() if re.search(pattern, command)), None)
+    assert what is not None, f"what does {command} make? Say it in MADE"
+    assert all(any(path.match(ending) and path.stat().st_size > 50 for path in made) for ending in what), made
 
 
 def test_links_lead_somewhere() -> None:

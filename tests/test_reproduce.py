@@ -6,6 +6,8 @@ import contextlib
 import csv
 import json
 import os
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -198,3 +200,29 @@ def test_pages_show_what_the_files_say() -> None:
     """Every table of RESULTS.md and the README that names a folder is the one that its files give."""
     done = subprocess_run("python", ROOT / "benchmarks" / "pages.py", "--check", cwd=ROOT)
     assert (done.code, done.out) == (0, "all equal\n"), done
+
+
+@pytest.mark.parametrize("name", ["run", "scans", "time_to_quality", "trials"])
+def test_benchmarks_begin(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Their figures are measured by hand; that they can be called, and that their types fit, is checked always."""
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"), run_name="__main__")
+    assert ended.value.code == 0 and "usage:" in capsys.readouterr().out
+
+
+def test_figures_of_scans() -> None:
+    """Of benchmarks/scans.py: a copy is perfect, what lies outside the disc does not count, half the contrast costs."""
+    quality = runpy.run_path(str(ROOT / "benchmarks" / "scans.py"))["quality"]
+    across = np.arange(32) - 15.5
+    reference = (np.hypot(across[:, None], across) < 14) * 1.0
+    reference[12:18, 12:18] = 0.1
+    rng = np.random.default_rng(0)
+    reference += 0.03 * rng.standard_normal((32, 32))
+    outside = np.where(np.hypot(across[:, None], across) > 16, 7.0, reference)
+    noisy = outside + 1e-3 * rng.standard_normal((32, 32))
+    found = quality(noisy, reference)
+    assert found["matthews"] > 0.99 and found["ssim"] > 0.99 and found["psnr"] == pytest.approx(60, abs=1)
+    shifted = quality(np.roll(reference, 4, axis=1), reference)
+    assert shifted["matthews"] < 0.8 and shifted["psnr"] < 15

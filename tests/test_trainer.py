@@ -24,7 +24,15 @@ from ei.evaluation import evaluate
 from ei.models import Discriminator, Reconstructor
 from ei.models.weights import generator_weights
 from ei.physics import GaussianNoise, Inpainting
-from ei.training import RunFolder, Trainer, TrainingDivergedError, by_step, cosine_schedule, step_schedule
+from ei.training import (
+    RunFolder,
+    Trainer,
+    TrainingDivergedError,
+    by_step,
+    cosine_schedule,
+    one_cycle_schedule,
+    step_schedule,
+)
 from ei.training.judging import as_evaluated
 from ei.transforms import Shift
 
@@ -65,6 +73,13 @@ def test_step_schedule() -> None:
 def test_cosine_schedule() -> None:
     factor = cosine_schedule(10)
     assert [factor(epoch) for epoch in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
+
+
+def test_one_cycle_schedule() -> None:
+    factor = one_cycle_schedule(10)
+    assert [factor(epoch) for epoch in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1])
+    fall = [factor(epoch) for epoch in range(3, 10)]
+    assert fall == sorted(fall, reverse=True) and fall[-1] < 0.1
 
 
 def test_learning_rates_are_set() -> None:

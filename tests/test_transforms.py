@@ -105,7 +105,7 @@ def test_dtype_is_kept_and_gradients_flow(transform: Transform, dtype: torch.dty
 
 def test_a_new_group_is_two_methods() -> None:
     class Flip(Transform):
-        def sample(self, x, generator=None):
+        def draw(self, x, generator=None):
             return torch.ones(self.n_trans)
 
         def act(self, x, element):
