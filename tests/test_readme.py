@@ -71,6 +71,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scipy.io.savemat(folder / "dataset" / "CT" / "CT100_128x128.mat", {"DATA": slices})
     for name in ("y.npy", "new.npy"):
         np.save(folder / name, CT(16, 50).A(torch.from_numpy(slices)[:, None])[:, 0].numpy())
+    np.save(folder / "truth.npy", slices)
     picture = Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).resize((512, 512))
     for place in ("dataset/Urban100/train/train/1.png", "dataset/Urban100/train/train/2.png",
                   "dataset/Urban100/test/test/3.png", "photos/a/1.png", "photos/2.jpg", "photos/3.png"):  # fmt: skip
