@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ei.errors import InputError
 from ei.evaluation import Diagnosis, diagnose
-from ei.evaluation.diagnosis import CANNOT, HOLDS, NOTHING
+from ei.evaluation.diagnosis import CANNOT, HOLDS, NOTHING, UNDECIDED
 from ei.physics import CT, Inpainting
 from ei.transforms import Rotate, Rotate90, Shift
 
@@ -62,7 +62,7 @@ def test_random_probes_agree_with_matrices(monkeypatch: pytest.MonkeyPatch) -> N
         probed = diagnose(physics, transform, (1, 24, 24), max_elements=4, n_shown=2)
         monkeypatch.undo()
         assert exact.exact and not probed.exact
-        assert probed.verdict[:25] == exact.verdict[:25]
+        assert probed.verdict.split(":")[0] == exact.verdict.split(":")[0]
         assert probed.rank == pytest.approx(exact.rank, rel=0.1)
         assert [share for _, share in probed.coverage] == pytest.approx(
             [share for _, share in exact.coverage], abs=0.08
@@ -78,7 +78,7 @@ def test_ct_and_rotations() -> None:
     multiples, half_turn, others = found.elements[:3], found.elements[3], found.elements[4:]
     assert half_turn.share < 0.02 and half_turn.redundant
     assert all(one.redundant for one in multiples) and not any(one.redundant for one in others)
-    assert max(one.share for one in multiples) <= 0.5 * min(one.share for one in others)
+    assert max(one.share for one in multiples) <= 0.6 * min(one.share for one in others)
     assert all(one.visible > 4 * one.visible_interpolation for one in others)
     assert found.n == pytest.approx(torch.pi / 4 * 32**2, rel=0.02)  # the inscribed circle
 
@@ -155,6 +155,7 @@ def test_command(tmp_path: Path) -> None:
         "python", "-m", "ei", "diagnose", "--config", "my.yaml", "--max-elements", "4", "--out", "d.png", cwd=tmp_path
     )
     assert done.code == 0, done.err
-    assert done.out.startswith(CANNOT) and (tmp_path / "d.png").stat().st_size > 1000  # four shifts are too few
+    # Four shifts are too few, and say nothing of the others.
+    assert done.out.startswith(UNDECIDED) and (tmp_path / "d.png").stat().st_size > 1000
     wrong = subprocess_run("python", "-m", "ei", "diagnose", "--config", str(ROOT / "Makefile"), cwd=tmp_path)
     assert wrong.code == 2 and len(wrong.err.splitlines()) == 1

@@ -210,15 +210,15 @@ def probe_operator(physics: Any, shape: Shape) -> None:
         raise InputError(f"A_dagger A of images {[1, *shape]} must have their shape, not {list(back.shape)}")
     if back.is_complex():
         raise InputError("A_dagger gives complex images: let it give real and imaginary part as two channels")
-    noise = noise_model_of(physics)
-    if noise is not None:
-        try:
+    try:
+        noise = noise_model_of(physics)
+        if noise is not None:
             noise(y, generator=torch.Generator())
-        except Exception as error:  # whatever the code raises
-            raise InputError(
-                "noise of the operator must be None, or a function noise(y, generator=None) of measurements: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+    except Exception as error:  # whatever the code raises
+        raise InputError(
+            "noise of the operator must be None, or a function noise(y, generator=None) of measurements: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def probe(physics: Any, name: str, tensor: Tensor) -> Tensor:

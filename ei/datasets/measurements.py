@@ -225,7 +225,8 @@ class _Array:
     def _choose(self, names: Sequence[str]) -> str:
         found = list(names) if len(names) == 1 else [name for name in self.names if name in names]
         if not found:
-            raise InputError(f"{self.path} holds {', '.join(names) or 'nothing'}; name what is meant {self.names[0]!r}")
+            what = "measurements" if self.names is NAMES else "images"
+            raise InputError(f"{self.path} holds {', '.join(names) or 'nothing'}; name the {what} {self.names[0]!r}")
         return found[0]
 
     def _open_npz(self) -> Any:
