@@ -178,6 +178,17 @@ def _rows() -> Any:
     return Rows()
 
 
+def test_noise_of_ones_own_that_tells_no_variance_is_diagnosed(script: Script, tmp_path: Path) -> None:
+    (tmp_path / "noisy.py").write_text(
+        "import torch\n\nclass Rows:\n    image_shape = (1, 8, 8)\n"
+        "    noise = staticmethod(lambda y, generator=None: y)\n\n"
+        "    def A(self, x):\n        return x[..., ::2, :]\n\n"
+        "    def A_dagger(self, y):\n        return torch.stack([y, 0 * y], -2).flatten(-3, -2)\n"
+    )
+    done = script("ei diagnose", "--physics", "noisy.py:Rows", "--group", "shift", "--max-elements", 2)
+    assert done.code == 0 and (tmp_path / "diagnosis.png").exists(), done.err
+
+
 def test_measurements_that_are_no_pictures_and_a_group_of_ones_own(script: Script, own: Path) -> None:
     parts = ("--physics", "code/mine.py:made", "--group", "code/mine.py:Transpose")
     done = script("ei train", *parts, "--measurements", "vectors.npy", *SMALL, "--max-steps", 4, "--out", "run")

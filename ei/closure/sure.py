@@ -103,7 +103,7 @@ def check_sure(f: Any, physics: Any) -> None:
         lacks = "the physics has none" if noise is None else f"{noise} has no variance(y)"
         raise InputError(
             f"SURE needs a noise model that knows its variance, and {lacks}: set physics.noise, as GaussianNoise(0.1), "
-            "or --noise gaussian:0.1"
+            "or --noise gaussian:0.1 (or unknown)"
         )
     check_precision(f)
 

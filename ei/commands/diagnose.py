@@ -69,7 +69,7 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
         fit = fit_of(physics, measurements_for(options.measurements, options, known)[0])
         if fit is not None:
             print(f"\n{fit}")
-    if getattr(physics, "noise", None) is not None:
+    if callable(getattr(getattr(physics, "noise", None), "variance", None)):  # one of one's own may tell nothing
         print(f"\n{look_at_noise(physics, _some_measurements(options, given, physics, shape, device))}")
     found.save_figure(out)
     print(f"\nfigure: {out}")
