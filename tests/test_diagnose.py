@@ -62,7 +62,7 @@ def test_random_probes_agree_with_matrices(monkeypatch: pytest.MonkeyPatch) -> N
         probed = diagnose(physics, transform, (1, 24, 24), max_elements=4, n_shown=2)
         monkeypatch.undo()
         assert exact.exact and not probed.exact
-        assert probed.verdict.split(":")[0] == exact.verdict.split(":")[0]
+        assert probed.verdict[:25] == exact.verdict[:25]
         assert probed.rank == pytest.approx(exact.rank, rel=0.1)
         assert [share for _, share in probed.coverage] == pytest.approx(
             [share for _, share in exact.coverage], abs=0.08
@@ -146,7 +146,7 @@ def blur(n: int, sigma: float, across: float) -> Operator:
     return convolution(torch.exp(-2 * (torch.pi / n) ** 2 * ((row * sigma) ** 2 + (column * across) ** 2)))
 
 
-@pytest.mark.parametrize(("n", "radii", "sigmas"), [(16, (0.3, 0.4, 0.5), (0.8, 1, 1.5)), (21, (0.44, 0.5), (0.9,))])
+@pytest.mark.parametrize(("n", "radii", "sigmas"), [(16, (0.3, 0.4, 0.5), (0.8, 1, 1.5)), (19, (0.44, 0.5), (0.9,))])
 def test_rotations_bring_nothing_to_isotropic_filters(
     n: int, radii: tuple[float, ...], sigmas: tuple[float, ...]
 ) -> None:
