@@ -87,7 +87,7 @@ class Stack:
 
     def unseen(self) -> tuple[Tensor, Tensor]:
         """The mean power of the unseen part of white images, by pixel and by frequency."""
-        white = self.problem.white(256 if self.problem.exact else 8)
+        white = self.problem.white(256 if self.problem.exact else 8 if not self.elements else 2)
         left = (white - self.project(white)).T.reshape(-1, *self.problem.shape)
         spectrum = torch.fft.fftshift(torch.fft.fft2(left, norm="ortho").abs().square().mean((0, 1)), dim=(-2, -1))
         return left.square().mean((0, 1)).cpu(), spectrum.cpu()
