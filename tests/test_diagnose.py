@@ -16,7 +16,7 @@ from ei.errors import InputError
 from ei.evaluation import Diagnosis, diagnose
 from ei.evaluation.diagnosis import CANNOT, HOLDS, NOTHING, UNDECIDED
 from ei.physics import CT, Inpainting
-from ei.transforms import Rotate, Rotate90, Shift
+from ei.transforms import Compose, Reflect, Rotate, Rotate90, Shift, Shift1D
 
 
 class Operator:
@@ -62,7 +62,7 @@ def test_random_probes_agree_with_matrices(monkeypatch: pytest.MonkeyPatch) -> N
         probed = diagnose(physics, transform, (1, 24, 24), max_elements=4, n_shown=2)
         monkeypatch.undo()
         assert exact.exact and not probed.exact
-        assert probed.verdict.split(":")[0] == exact.verdict.split(":")[0]
+        assert probed.verdict[:25] == exact.verdict[:25]
         assert probed.rank == pytest.approx(exact.rank, rel=0.1)
         assert [share for _, share in probed.coverage] == pytest.approx(
             [share for _, share in exact.coverage], abs=0.08
@@ -78,7 +78,7 @@ def test_ct_and_rotations() -> None:
     multiples, half_turn, others = found.elements[:3], found.elements[3], found.elements[4:]
     assert half_turn.share < 0.02 and half_turn.redundant
     assert all(one.redundant for one in multiples) and not any(one.redundant for one in others)
-    assert max(one.share for one in multiples) <= 0.6 * min(one.share for one in others)
+    assert max(one.share for one in multiples) <= 0.5 * min(one.share for one in others)
     assert all(one.visible > 4 * one.visible_interpolation for one in others)
     assert found.n == pytest.approx(torch.pi / 4 * 32**2, rel=0.02)  # the inscribed circle
 
@@ -136,6 +136,85 @@ def test_even_shifts_of_a_mosaic_bring_nothing() -> None:
     assert found.verdict.startswith(HOLDS + " without margin")
 
 
+def disc(n: int, radius: float) -> Operator:
+    row, column = frequencies(n)
+    return convolution((torch.hypot(row, column) <= radius * n).float())
+
+
+def blur(n: int, sigma: float, across: float) -> Operator:
+    row, column = frequencies(n)
+    return convolution(torch.exp(-2 * (torch.pi / n) ** 2 * ((row * sigma) ** 2 + (column * across) ** 2)))
+
+
+@pytest.mark.parametrize(("n", "radii", "sigmas"), [(16, (0.3, 0.4, 0.5), (0.8, 1, 1.5)), (19, (0.44, 0.5), (0.9,))])
+def test_rotations_bring_nothing_to_isotropic_filters(
+    n: int, radii: tuple[float, ...], sigmas: tuple[float, ...]
+) -> None:
+    """However fine the details that they leave out; benchmarks/diagnose.py looks at many more."""
+    for physics in [*(disc(n, radius) for radius in radii), *(blur(n, sigma, sigma) for sigma in sigmas)]:
+        found = diagnose(physics, Rotate(2), (1, n, n), n_shown=1)
+        assert found.verdict.startswith((CANNOT, NOTHING)), found.verdict
+        assert "holds" not in str(found) and found.group == 358
+
+
+def test_what_no_direction_sees_stays_unseen() -> None:
+    """A blur that is stronger one way is less so in other directions, and beyond what the best of them shows nothing
+    is seen: rotations bring something and not all. Known of the band, not guessed from elements."""
+    found = diagnose(blur(20, 3, 1.5), Rotate(2), (1, 20, 20), n_shown=1)
+    assert found.verdict.startswith(CANNOT + ", not all of it") and "cycles a pixel" in found.verdict
+    assert diagnose(blur(20, 2, 0.5), Rotate(2), (1, 20, 20), n_shown=1).verdict.startswith(HOLDS)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_sample_of_shifts_does_not_speak_for_the_others(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """One shift of a Bayer mosaic shows one more of four classes; the others are searched for and found."""
+    monkeypatch.setattr("ei.evaluation.diagnosis.SAMPLED", 1)
+    found = diagnose(bayer(32), Shift(2), (3, 32, 32), seed=seed)
+    assert found.verdict.startswith(HOLDS + " without margin")
+    assert not found.exact and found.effective == 4 and not found.effective_is_bound and found.group == 31**2
+
+
+def test_large_groups_are_decided_by_their_generators() -> None:
+    """More shifts than are looked at, and the verdict covers them all; without a reason for them it says which."""
+    n = 44
+    row, column = frequencies(n)
+    found = diagnose(convolution((row.abs() + column.abs() < 12).float()), Shift(2), (1, n, n), n_shown=1)
+    assert found.verdict.startswith(CANNOT + ": no element of the group") and found.group == 43**2
+    found = diagnose(Inpainting(n, n, mask_rate=0.97), Shift(2), (1, n, n), n_shown=1)
+    assert found.verdict.startswith(UNDECIDED) and "the other 1833 were not" in found.verdict
+    assert "holds" not in str(found)
+
+
+def test_above_exact_sizes_a_sample_of_rotations_never_says_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known of a band is known at every size; what elements seem to bring is not."""
+    monkeypatch.setattr("ei.evaluation.views.EXACT", 0)
+    monkeypatch.setattr("ei.evaluation.diagnosis.SAMPLED", 2)
+    found = diagnose(disc(20, 0.48), Rotate(2), (1, 20, 20), n_shown=1)
+    assert found.verdict.startswith(UNDECIDED) and "holds" not in str(found), found.verdict
+    found = diagnose(disc(20, 0.3), Rotate(2), (1, 20, 20), n_shown=1)
+    assert found.verdict.startswith(CANNOT) and "cycles a pixel" in found.verdict and not found.exact
+
+
+def test_groups_list_their_elements() -> None:
+    groups = (Shift(2), Shift(1, max_offset=3), Rotate90(1), Reflect(2), Shift1D(3), Compose(Reflect(1), Shift(1)))
+    for group in groups:
+        x = torch.randn(1, 1, 6, 6) if isinstance(group, Rotate90) else torch.randn(1, 1, 5, 6)
+        every, generators = group.every(x), group.generators(x)
+        assert every is not None and generators is not None and generators.shape[1:] == every.shape[1:]
+        listed = group.apply(x, every)
+        assert len(listed.unique(dim=0)) == len(every)  # each action once
+        drawn = group.apply(x, torch.cat([group.sample(x) for _ in range(20)]))
+        assert all(any(torch.equal(one, other) for other in listed) for one in drawn)
+
+    class Twice(Shift):
+        def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+            return 2 * super().draw(x, generator)
+
+    # A group that draws otherwise than the one it comes from is not spoken for by that one's list.
+    found = diagnose(Operator(lambda x: x[..., ::2]), Twice(1), (1, 8, 8), max_elements=16)
+    assert found.group is None and found.verdict.startswith(UNDECIDED) and "the group has more" in found.verdict
+
+
 @pytest.mark.parametrize(
     ("A", "shape", "message"),
     [
@@ -156,6 +235,7 @@ def test_command(tmp_path: Path) -> None:
     )
     assert done.code == 0, done.err
     # Four shifts are too few, and say nothing of the others.
-    assert done.out.startswith(UNDECIDED) and (tmp_path / "d.png").stat().st_size > 1000
+    assert done.out.startswith(UNDECIDED) and "the other 16125 were not" in done.out.splitlines()[0]
+    assert "holds" not in done.out and (tmp_path / "d.png").stat().st_size > 1000
     wrong = subprocess_run("python", "-m", "ei", "diagnose", "--config", str(ROOT / "Makefile"), cwd=tmp_path)
     assert wrong.code == 2 and len(wrong.err.splitlines()) == 1

@@ -96,14 +96,15 @@ class Diagnosis:
             lines += [
                 "",
                 "                          share of A T_g outside range(A^T)      null space made visible",
-                "element                  white   natural   interpolation alone   by A T_g   interpolation   isotropic",
+                "element                  white   natural   interpolation alone   by A T_g   interpolation    gain",
             ]
         for found in self.elements:
             name = ", ".join(f"{float(value):g}" for value in found.element.flatten()[:4])
+            gain = "" if found.gain is None else f"{found.gain:8.2f}"
             note = "   (nearly) redundant" if found.redundant else ""
             lines.append(
                 f"{name:22} {found.share:7.3f} {found.share_natural:9.3f} {found.share_interpolation:15.3f}"
-                f"{found.visible:17.3f} {found.visible_interpolation:16.3f} {found.visible_isotropic:11.3f}{note}"
+                f"{found.visible:17.3f} {found.visible_interpolation:16.3f}{gain}{note}"
             )
         return "\n".join(lines)
 
@@ -160,7 +161,8 @@ def diagnose(
             f"{tol}, {max_elements} and {n_shown}"
         )
     rng = torch.Generator().manual_seed(seed)
-    problem = Problem(physics, accurate(transform), shape, torch.device(device), rng, tol)
+    problem = Problem(physics, transform, shape, torch.device(device), rng, tol)
+    problem.judged = accurate(transform)
     problem.check_linear()
     drawn = problem.draw_elements(max_elements)
     problem.restrict_to_support(drawn)

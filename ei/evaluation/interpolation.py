@@ -155,9 +155,11 @@ class Isotropic:
             raise ValueError("there is no isotropic filter to compare with")
         ours, theirs = (stack.problem.visible_after(stack, every, probes) for stack in (self.alone, self.twin[1]))
         beyond = sorted(range(len(every)), key=lambda k: theirs[k] - ours[k])
-        strongest = self.compare([every[k] for k in beyond[:3]]).gain
-        assert strongest is not None
-        return sum(ours) / max(sum(theirs), 1e-12), strongest
+        strongest = self.compare([every[k] for k in beyond[:3]])
+        assert strongest.isotropic is not None
+        mean = max(sum(theirs) / len(theirs), 1e-12)
+        # Next to quarter turns, which interpolate nothing, both shares are nearly 0 and their ratio says nothing.
+        return sum(ours) / len(ours) / mean, strongest.visible / max(strongest.isotropic, mean / 10)
 
     def visible(self, maps: Sequence[Map]) -> float:
         """What the last of some maps (of images) makes visible of its null space."""

@@ -87,7 +87,7 @@ class Stack:
 
     def unseen(self) -> tuple[Tensor, Tensor]:
         """The mean power of the unseen part of white images, by pixel and by frequency."""
-        white = self.problem.white(256 if self.problem.exact else 8)
+        white = self.problem.white(256 if self.problem.exact else 8 if not self.elements else 2)
         left = (white - self.project(white)).T.reshape(-1, *self.problem.shape)
         spectrum = torch.fft.fftshift(torch.fft.fft2(left, norm="ortho").abs().square().mean((0, 1)), dim=(-2, -1))
         return left.square().mean((0, 1)).cpu(), spectrum.cpu()
@@ -118,23 +118,24 @@ class Stack:
         """Lanczos' method from each column, with full reorthogonalisation: its quadrature (nodes, weights), and the
         column projected on what is seen."""
         steps, norms = min(LANCZOS_STEPS, self.problem.n), columns.norm(dim=0)
-        basis = columns.new_empty(steps, *columns.shape)
+        # Memory is what this takes time for: the vectors of a column lie behind each other.
+        basis = columns.new_empty(columns.shape[1], steps, columns.shape[0])
         diagonal, beside = columns.new_zeros(2, steps, columns.shape[1])
-        basis[0] = columns / norms.clamp(min=1e-300)
+        basis[:, 0] = (columns / norms.clamp(min=1e-300)).T
         running, scale = norms > 0, self.problem.top or 0.0
         for step in range(steps):
-            rest = self.apply(basis[step])
-            diagonal[step] = (basis[step] * rest).sum(0)
+            rest = self.apply(basis[:, step].T)
+            diagonal[step] = (basis[:, step].T * rest).sum(0)
             for _ in range(2):  # twice is enough (Kahan and Parlett)
-                known = torch.einsum("ksc,sc->kc", basis[: step + 1], rest)
-                rest -= torch.einsum("ksc,kc->sc", basis[: step + 1], known)
+                known = basis[:, : step + 1] @ rest.T[:, :, None]
+                rest = rest - (known.mT @ basis[:, : step + 1])[:, 0].T
             length = rest.norm(dim=0)
             scale = max(scale, float(diagonal[step].max()))
             running = running & (length > 1e-6 * scale)  # float32 has been left behind: nothing new is there
             if step + 1 == steps or not bool(running.any()):
                 break
             beside[step] = torch.where(running, length, 0)
-            basis[step + 1] = torch.where(running, rest / length.clamp(min=1e-300), 0)
+            basis[:, step + 1] = torch.where(running, rest / length.clamp(min=1e-300), 0).T
         quadratures, projected = [], torch.zeros_like(columns)
         threshold = self.threshold() if self.problem.top is not None else 0.0
         for k in range(columns.shape[1]):
@@ -144,7 +145,7 @@ class Stack:
             theta, vectors = torch.linalg.eigh(torch.diag(diagonal[:size, k]) + off + off.T)
             quadratures.append((theta, vectors[0].square()))
             coefficients = vectors @ ((theta > threshold) * vectors[0]) * norms[k]
-            projected[:, k] = torch.einsum("k,ks->s", coefficients, basis[:size, :, k])
+            projected[:, k] = coefficients @ basis[k, :size]
         return quadratures, projected
 
 

@@ -107,9 +107,8 @@ def exact(
     whole_group = len(drawn) >= len(every) > 0 or (searched and not more)
     if result.unseen > threshold and not whole_group and not more:
         whole_group = problem.keeps_hidden(result.full)
-    classes, may_be_more = exact_classes(
-        problem, alone, [*drawn, *every] if searched else drawn, most_classes(problem, result)
-    )
+    pools = [drawn, every] if searched else [drawn]
+    classes, may_be_more = exact_classes(problem, alone, pools, most_classes(problem, result))
     result.effective, result.effective_is_bound = 1 + len(classes), may_be_more or not searched
     if not classes and whole_group:
         result.verdict = f"{CANNOT}: no element of the group makes A see more than it does alone"
@@ -122,8 +121,7 @@ def exact(
         result.verdict = f"{CANNOT}, not all of it: {result.unseen:.2%} of image space stays unseen by the whole group"
     else:
         hint = "; others bring more: raise max_elements (--max-elements)" if more else ""
-        left = f"{result.unseen:.2%} of image space stays unseen by"
-        result.verdict = f"{UNDECIDED}: {left} {looked_at_of(problem, drawn)}{hint}"
+        result.verdict = f"{UNDECIDED}: {not_all(problem, result, drawn)}{hint}"
 
 
 def interpolating(
@@ -180,7 +178,7 @@ def interpolating(
             )
         elif result.unseen > threshold:
             part = ", not all of it" if whole_group else ""
-            result.verdict = f"{cannot}{part}: {result.unseen:.2%} of image space stays unseen by {where}"
+            result.verdict = f"{cannot}{part}: {not_all(problem, result, drawn)}"
         else:
             result.verdict = positive(problem, result, classes, threshold)
 
@@ -196,17 +194,25 @@ def cover(problem: Problem, result: Examination, drawn: list[Tensor], threshold:
         count *= 2
 
 
-def exact_classes(problem: Problem, alone: Stack, candidates: Sequence[Tensor], most: int) -> tuple[list[Tensor], bool]:
+def exact_classes(
+    problem: Problem, alone: Stack, pools: Sequence[Sequence[Tensor]], most: int
+) -> tuple[list[Tensor], bool]:
     """As `Problem.classes`, of a group that does not interpolate: A sees by T_g what it sees by T_h exactly if
-    T_g T_h^-1 shows it nothing of its null space."""
+    T_g T_h^-1 shows it nothing of its null space. A pool is looked at if those before it have too few classes."""
     hidden = problem.hidden_from(alone)[:, :8]
     found: list[Tensor] = []
-    left = problem.showing(alone, candidates, hidden)
-    while left and len(found) < most:
-        found.append(left[0])
-        back = problem.columns(problem.transformed_back(problem.images(hidden), left[0]))
-        left = problem.showing(alone, left[1:], back)
-    return found, bool(left)
+    moved = [hidden]  # the hidden images, moved back by each class
+    for pool in pools:
+        left = list(pool)
+        for images in moved:
+            left = problem.showing(alone, left, images)
+        while left:
+            if len(found) == most:
+                return found, True
+            found.append(left[0])
+            moved.append(problem.columns(problem.transformed_back(problem.images(hidden), left[0])))
+            left = problem.showing(alone, left[1:], moved[-1])
+    return found, False
 
 
 def most_classes(problem: Problem, result: Examination) -> int:
@@ -229,10 +235,14 @@ def positive(problem: Problem, result: Examination, classes: Sequence[Tensor], t
 
 def looked_at_of(problem: Problem, drawn: Sequence[Tensor]) -> str:
     if problem.every is None:
-        return f"the {len(drawn)} elements looked at; the group has more, which were not"
+        return f"the {len(drawn)} elements looked at (the group has more, which were not)"
     if len(drawn) >= len(problem.every):
         return f"all {len(drawn)} elements"
-    return f"the {len(drawn)} elements looked at; the other {len(problem.every) - len(drawn)} were not"
+    return f"the {len(drawn)} elements looked at (the other {len(problem.every) - len(drawn)} were not)"
+
+
+def not_all(problem: Problem, result: Examination, drawn: Sequence[Tensor]) -> str:
+    return f"not all of image space is seen by {looked_at_of(problem, drawn)}: {result.unseen:.2%} of it stays unseen"
 
 
 def _like_a_filter(gain: float) -> str:

@@ -42,9 +42,9 @@ class Element:
         share_interpolation: the share for ``A T_g^-1 T_g``, which would be 0 if nothing were interpolated.
         visible: the share of the energy of images in the null space of A that A sees once they are transformed.
         visible_interpolation: the same for ``T_g^-1 T_g``.
-        visible_isotropic: the same for the isotropic filter most like A, to which rotations bring nothing; 0 where
-            nothing is interpolated.
-        informative: whether ``visible`` is more than that.
+        informative: whether that is more than an isotropic filter shows, to which rotations bring nothing.
+        gain: how many times as much it is; None where nothing is interpolated. Rotations are judged by the most
+            accurate ones there are, not by those that the other figures are of.
         redundant: not informative, or, where pixels are interpolated, with at most half the largest share of those
             looked at: nearly a permutation of the measurements.
     """
@@ -55,12 +55,11 @@ class Element:
     share_interpolation: float
     visible: float
     visible_interpolation: float
-    visible_isotropic: float
-    informative: bool = field(init=False)
+    informative: bool
+    gain: float | None = None
     redundant: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.informative = is_information(self.visible, self.visible_isotropic)
         self.redundant = not self.informative
 
 
@@ -82,6 +81,7 @@ class Problem:
         tol: float,
     ) -> None:
         self.physics, self.transform, self.shape, self.device = physics, transform, shape, device
+        self.judged = transform  # or the same group, with less interpolation
         self.rng, self.tol = rng, tol
         self.size = math.prod(shape)
         self.support = torch.ones(self.size, dtype=torch.float64, device=device)
@@ -208,9 +208,12 @@ class Problem:
             energy_of(row - part) / max(energy_of(row), 1e-300) for row, part in zip(rows, inside, strict=True)
         )
         visible, by_interpolation = self.visible(alone, [turned, returned])
-        return Element(
-            element, white, natural, interpolated, visible, by_interpolation, self.by_isotropic([turned])
-        )  # fmt: skip
+        if not self.interpolates:
+            return Element(element, white, natural, interpolated, visible, by_interpolation, visible > ROUNDING)
+        (judged,) = self.visible_after(alone, [element])
+        isotropic = self.by_isotropic([lambda x: self.judged.apply(x, element[None])])
+        informative, gain = is_information(judged, isotropic), judged / max(isotropic, 1e-12)
+        return Element(element, white, natural, interpolated, visible, by_interpolation, informative, gain)
 
     def hidden_from(self, alone: Stack) -> Tensor:
         """Some random images (columns) that A does not see."""
@@ -230,8 +233,8 @@ class Problem:
         return [energy_of(part) / energy for part in seen]
 
     def visible_after(self, alone: Stack, elements: Sequence[Tensor], probes: int = 64) -> list[float]:
-        """`visible` for each of some elements."""
-        maps = [lambda x, element=element: self.transformed(x, [element]) for element in elements]
+        """`visible` for each of some elements, as they are judged."""
+        maps = [lambda x, element=element: self.judged.apply(x, element[None]) for element in elements]
         return [share for k in range(0, len(maps), 8) for share in self.visible(alone, maps[k : k + 8], probes)]
 
     def showing(self, alone: Stack, elements: Sequence[Tensor], images: Tensor) -> list[Tensor]:
@@ -279,7 +282,9 @@ class Problem:
         """Whether ``A T_g`` sees something that ``A T_h`` (A, if there is no ``other``) does not."""
 
         def against(x: Tensor) -> Tensor:
-            return self.transformed(x if other is None else self.transformed_back(x, other), [element])
+            if other is not None:
+                x = transposed(lambda image: self.judged.apply(image, other[None]), x, x.shape)
+            return self.judged.apply(x, element[None])
 
         return is_information(self.visible(alone, [against])[0], self.by_isotropic([against]))
 
@@ -306,7 +311,7 @@ def known(transform: Any, method: str) -> Callable[[Tensor], Tensor | None]:
     def maker(name: str) -> int:
         return next((place for place, one in enumerate(family) if name in vars(one)), len(family))
 
-    mattering = ("sample", "draw") if method == "every" else ("sample", "draw", "act", "apply")
+    mattering = ("sample", "draw") if method == "every" else ("act", "apply")
     if maker(method) < len(family) and maker(method) <= min(maker(name) for name in mattering):
         return getattr(transform, method)
     return lambda x: None
