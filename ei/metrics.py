@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ei.common.ranges import is_unit_range
 from ei.errors import InputError
 
 
@@ -67,12 +68,12 @@ def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
 
 def range_of(least: float, largest: float) -> float:
     """The ``data_range`` for true images with values from ``least`` to ``largest``: 1 where they are images in [0, 1]
-    (nothing below 0, and the brightest between 1/2 and 1, to a hundredth), else the range that they have.
+    (`ei.common.ranges.is_unit_range`), else the range that they have.
 
     Raises:
         InputError: if all values are the same, or they are not finite.
     """
-    if least >= -0.01 and 0.5 <= largest <= 1.01:
+    if is_unit_range(least, largest):
         return 1.0
     if not 0 < largest - least < math.inf:
         raise InputError(f"the true images have values from {least:g} to {largest:g}: give data_range, by which PSNR "

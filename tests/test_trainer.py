@@ -22,6 +22,7 @@ from ei.common.seeds import generator
 from ei.datasets import make_loader
 from ei.evaluation import evaluate
 from ei.models import Discriminator, Reconstructor
+from ei.models.base import evaluating
 from ei.models.weights import generator_weights
 from ei.physics import GaussianNoise, Inpainting
 from ei.training import (
@@ -33,7 +34,6 @@ from ei.training import (
     one_cycle_schedule,
     step_schedule,
 )
-from ei.training.judging import as_evaluated
 from ei.transforms import Shift
 
 IMAGES = list(torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
@@ -113,7 +113,7 @@ def test_the_hook_sees_every_finished_epoch(tmp_path: Path) -> None:
 
     def look(trainer: Trainer) -> None:
         written = len(rows(tmp_path))
-        with as_evaluated(trainer):
+        with evaluating(trainer.f):
             seen.append((trainer.epoch, trainer.step, len(trainer.history), written, trainer.f.training))
 
     make(tmp_path, epochs=3, average=0.5, on_epoch_end=look).fit(loader())

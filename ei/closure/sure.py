@@ -14,6 +14,7 @@ from ei.closure.base import Closure, equivariance, loss_weight
 from ei.common.processes import drawn
 from ei.errors import InputError
 from ei.physics.base import measured_entries, only_measured
+from ei.physics.foreign import noise_model_of, noise_with_variance
 from ei.physics.noise import random_signs
 
 # The default tau, in units of the noise: f is to be differentiated on the scale on which noise moves y. The estimate is
@@ -98,8 +99,8 @@ def check_sure(f: Any, physics: Any) -> None:
     Raises:
         InputError: if the physics has no noise model with a ``variance``, or f computes in bf16.
     """
-    noise = getattr(physics, "noise", None)
-    if not callable(getattr(noise, "variance", None)):
+    if noise_with_variance(physics) is None:
+        noise = noise_model_of(physics)
         lacks = "the physics has none" if noise is None else f"{noise} has no variance(y)"
         raise InputError(
             f"SURE needs a noise model that knows its variance, and {lacks}: set physics.noise, as GaussianNoise(0.1), "
@@ -124,7 +125,7 @@ def unbiased_risk(f: Any, physics: Any, y: Tensor, x1: Tensor, tau: float | None
         x1: ``f(y)``.
         tau: the step; None for the default.
     """
-    variance = physics.noise.variance(y)
+    variance = noise_with_variance(physics).variance(y)
     measured = physics.A(x1)
     residual = mean_of_measured(physics, (measured - y).abs().square())
     spread = divergence(f, physics, y, measured, variance, tau)

@@ -11,12 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from ei.commands.options import Options
-from ei.commands.parts import SPLIT, image_shape, images_for, measurements_for, split_beside
+from ei.commands.parts import SPLIT, image_shape, images_for, measurements_for, pairs_for, split_beside
 from ei.commands.presets import Shape
-from ei.datasets import ImageTree, Measurements, Pairs, hold_out, image_of
-from ei.datasets.batches import Indexed, number_of
+from ei.datasets import ImageTree, Pairs, hold_out, image_of
+from ei.datasets.batches import Indexed, number_of, spread
 from ei.datasets.ctdb import split
-from ei.datasets.measurements import NAMES_OF_TRUTH
 from ei.errors import InputError
 from ei.evaluation.look import look_at
 from ei.evaluation.sinograms import SinogramReport, check_sinogram
@@ -48,7 +47,7 @@ class TrainingData:
             found, self.shape = measurements_for(options.measurements, options, physics)
             self.count = len(found)
             if options.truth is not None:
-                self.pairs = found = Pairs(found, Measurements(options.truth, self.shape, NAMES_OF_TRUTH))
+                self.pairs = found = pairs_for(found, options.truth, self.shape)
             self.train = found
             if options.rules == 1 and options.held_out is None:
                 what = f"the measurements of {options.measurements}"
@@ -85,7 +84,7 @@ def level_to_start_from(physics: Any, data: TrainingData, device: torch.device) 
         InputError: if all are zero.
     """
     squares = []
-    for index in range(0, len(data.train), max(1, len(data.train) // 8)):
+    for index in spread(data.train):
         if data.measured:
             y = _measurement(data.train, index)
         else:
@@ -99,19 +98,16 @@ def level_to_start_from(physics: Any, data: TrainingData, device: torch.device) 
 
 def look_of(physics: Any, measurements: Any) -> str:
     """What is to be said of measurements before a training (`ei.evaluation.look`)."""
-    some = range(0, len(measurements), max(1, len(measurements) // 8))
-    return look_at(
-        physics,
-        [_measurement(measurements, index) for index in some],
-        [number_of(measurements, index) for index in some],
-    )
+    some = spread(measurements)
+    ys = [_measurement(measurements, index) for index in some]
+    return look_at(physics, ys, [number_of(measurements, index) for index in some])
 
 
 def fit_of(physics: Any, measurements: Any) -> SinogramReport | None:
     """Whether measured sinograms fit their geometry; None for measurements that are none."""
     if not isinstance(physics, Projections):
         return None
-    some = range(0, len(measurements), max(1, len(measurements) // 16))
+    some = spread(measurements, 16)
     return check_sinogram(physics, torch.stack([_measurement(measurements, index) for index in some]))
 
 
@@ -124,7 +120,7 @@ def find_image_scale(physics: Any, measurements: Any, device: torch.device) -> f
     """The largest value of ``A_dagger y``, but for its thousandth part, over a few measurements; 1 where images are in
     about [0, 1] already."""
     peaks = []
-    for index in range(0, len(measurements), max(1, len(measurements) // 8)):
+    for index in spread(measurements):
         own = operator_of(physics, [number_of(measurements, index)])
         x = own.A_dagger(_measurement(measurements, index)[None].to(device)).abs().flatten()
         peaks.append(float(x.kthvalue(max(1, math.ceil(0.999 * len(x)))).values))

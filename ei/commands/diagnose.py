@@ -30,6 +30,7 @@ from ei.errors import InputError
 from ei.evaluation.diagnosis import diagnose
 from ei.evaluation.noise import look_at_noise
 from ei.physics import Inpainting, image_shape_of
+from ei.physics.foreign import noise_with_variance
 from ei.physics.noise import UNKNOWN
 
 
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
         fit = fit_of(physics, measurements_for(options.measurements, options, known)[0])
         if fit is not None:
             print(f"\n{fit}")
-    if callable(getattr(getattr(physics, "noise", None), "variance", None)):  # one of one's own may tell nothing
+    if noise_with_variance(physics) is not None:  # one of one's own may tell nothing
         print(f"\n{look_at_noise(physics, _some_measurements(options, given, physics, shape, device))}")
     found.save_figure(out)
     print(f"\nfigure: {out}")

@@ -27,7 +27,9 @@ from ei.datasets import (
     image_of,
     split_images,
 )
+from ei.datasets.batches import spread
 from ei.datasets.kspace import check_centred
+from ei.datasets.measurements import NAMES_OF_TRUTH
 from ei.datasets.pictures import PICTURES
 from ei.datasets.stack import is_stack
 from ei.datasets.tree import holds_images
@@ -255,10 +257,15 @@ def measurements_for(path: str, options: Options | None, physics: Any) -> tuple[
     return found, shape
 
 
+def pairs_for(measurements: Measurements, truth: str, shape: Shape) -> Pairs:
+    """Measurements beside their true images of ``shape`` (C, H, W), those of ``--truth``."""
+    return Pairs(measurements, Measurements(truth, shape, NAMES_OF_TRUTH))
+
+
 def say_how_truth_fits(pairs: Pairs, physics: Any) -> None:
     """Say how well ``A x`` fits y over a few pairs, and warn where it fits another one's y as well: files in another
     order, or in other units, would train and judge without a word."""
-    rows = range(0, len(pairs), max(1, len(pairs) // 8))
+    rows = spread(pairs)
     ys = [pairs[index][0] for index in rows]
     measured = [probe(operator_of(physics, [index]), "A", pairs[index][1][None])[0].cpu() for index in rows]
     own, others = (

@@ -25,6 +25,7 @@ from ei.commands.parts import (
     image_shape,
     images_for,
     measurements_for,
+    pairs_for,
     sample_of_the_paper,
     say_how_truth_fits,
     split_beside,
@@ -33,8 +34,7 @@ from ei.commands.presets import TASKS
 from ei.commands.settings import parser_of, read_options, resolve
 from ei.common.drawing import show_if_screen
 from ei.common.files import load_file
-from ei.datasets import Measurements, Pairs
-from ei.datasets.measurements import NAMES_OF_TRUTH
+from ei.datasets import Pairs
 from ei.errors import InputError, MissingFileError
 from ei.evaluation.loading import averaged, checked, function_of
 from ei.evaluation.quality import (
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
         if "measurements" not in given or "truth" not in given:
             raise InputError("--measurements are judged by their --truth: give both, or images to simulate with --data")
         found, shape = measurements_for(given["measurements"], options, physics)
-        images: Any = Pairs(found, Measurements(given["truth"], shape, NAMES_OF_TRUTH))
+        images: Any = pairs_for(found, given["truth"], shape)
     else:
         images = images_for(options, "test", None if physics is None else image_shape_of(physics))
         shape = image_shape(images)

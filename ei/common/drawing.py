@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ei.common.complex import magnitude
+from ei.common.ranges import is_unit_range
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,8 +108,7 @@ def _limits(truth: Tensor | None) -> tuple[float, float]:
     if truth is None:
         return 0.0, 1.0
     least, largest = (float(value) for value in torch.aminmax(magnitude(truth)))
-    usual = (least >= -0.01 and 0.5 <= largest <= 1.01) or least == largest
-    return (0.0, 1.0) if usual else (least, largest)
+    return (0.0, 1.0) if is_unit_range(least, largest) or least == largest else (least, largest)
 
 
 def image_grid(

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,18 @@ def natural_order(name: str) -> tuple[list[str | int], str]:
     parts: list[str | int] = list(re.split(r"([0-9]+)", name))  # text and digits in turn
     parts[1::2] = [int(part) for part in parts[1::2]]
     return parts, name
+
+
+def name_among(held: Sequence[str], names: Sequence[str], path: str | os.PathLike, what: str) -> str:
+    """Which of the arrays that a file has, ``held``, is meant: the only one, or the first of ``names`` that is there.
+
+    Raises:
+        InputError: if there are several of other names, or none; it says to call ``what`` it is the first of ``names``.
+    """
+    found = held if len(held) == 1 else [name for name in names if name in held]
+    if not found:
+        raise InputError(f"{path} holds {', '.join(held) or 'nothing'}; name the {what} {names[0]!r}")
+    return found[0]
 
 
 def load_file(path: str | os.PathLike, what: str = "file", device: torch.device | str = "cpu") -> Any:

@@ -49,6 +49,11 @@ class Indexed(Dataset):
         return {"y": first, **truth, "index": number}
 
 
+def spread(dataset: Any, most: int = 8) -> range:
+    """The indices of a few items, evenly spread over a data set: about ``most`` of them."""
+    return range(0, len(dataset), max(1, len(dataset) // most))
+
+
 class IndexInEpoch(int):
     """An item's index that tells the epoch, too: so it gets to a process that loads items, which stays over epochs."""
 

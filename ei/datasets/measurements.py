@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ei.common.files import natural_order
+from ei.common.files import name_among, natural_order
 from ei.errors import InputError, MissingExtraError, MissingFileError
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".mat", ".h5", ".hdf5")
@@ -223,11 +223,8 @@ class _Array:
         return reader[suffix]()
 
     def _choose(self, names: Sequence[str]) -> str:
-        found = list(names) if len(names) == 1 else [name for name in self.names if name in names]
-        if not found:
-            what = "measurements" if self.names is NAMES else "images"
-            raise InputError(f"{self.path} holds {', '.join(names) or 'nothing'}; name the {what} {self.names[0]!r}")
-        return found[0]
+        what = "measurements" if self.names is NAMES else "images"
+        return name_among(names, self.names, self.path, what)
 
     def _open_npz(self) -> Any:
         with np.load(self.path) as file:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ei.common.files import name_among
 from ei.datasets.ctdb import split
 from ei.errors import InputError, MissingFileError
 
@@ -52,10 +53,7 @@ def _read(path: Path) -> Tensor:
         if isinstance(content, np.ndarray):
             array = content
         else:
-            names = content.files
-            if KEY not in names and len(names) != 1:
-                raise InputError(f"{path} holds {', '.join(names) or 'nothing'}; name the images {KEY!r}")
-            array = content[KEY if KEY in names else names[0]]
+            array = content[name_among(content.files, (KEY,), path, "images")]
     except InputError:
         raise
     except Exception as error:  # the reader raises whatever the bytes lead it to

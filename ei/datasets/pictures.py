@@ -18,6 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ei.common.files import name_among
 from ei.errors import InputError, MissingExtraError
 
 PICTURES = tuple(IMG_EXTENSIONS)
@@ -316,10 +317,7 @@ def open_array(path: Path) -> np.ndarray:
         array = np.load(path, mmap_mode="r")
     else:
         with np.load(path) as file:
-            found = file.files if len(file.files) == 1 else [name for name in NAMES if name in file.files]
-            if not found:
-                raise InputError(f"{path} holds {', '.join(file.files) or 'nothing'}; name the images 'x'")
-            array = file[found[0]]
+            array = file[name_among(file.files, NAMES, path, "images")]
     if array.dtype.kind not in "fiub" or 0 in array.shape:
         raise InputError(f"{path} must hold real numbers, not {array.dtype} {list(array.shape)}")
     return array

@@ -12,6 +12,7 @@ from torch import Tensor
 from ei.closure.sure import mean_of_measured
 from ei.errors import InputError
 from ei.physics.base import only_measured
+from ei.physics.foreign import noise_model_of, noise_with_variance
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ def look_at_noise(physics: Any, y: Tensor, seed: int = 0) -> NoiseReport:
     Raises:
         InputError: if the noise does not know its variance, or all measurements are zero.
     """
-    noise = physics.noise
-    if not callable(getattr(noise, "variance", None)):
-        raise InputError(f"{noise} has no variance(y), so that nothing can be said about it")
+    noise = noise_with_variance(physics)
+    if noise is None:
+        raise InputError(f"{noise_model_of(physics)} has no variance(y), so that nothing can be said about it")
     with torch.no_grad():
         size = float(mean_of_measured(physics, y.abs().square())) ** 0.5
         if size == 0:

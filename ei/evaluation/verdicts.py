@@ -74,18 +74,15 @@ def examine(
     result = Examination(alone, [(0, alone.seen())])
     if result.unseen <= problem.unseen_threshold(exact_group=True):
         return result
-    route = interpolating if problem.interpolates else exact
-    route(problem, result, drawn, unseen, looked_at, max_elements)
+    if problem.interpolates:
+        interpolating(problem, result, drawn, looked_at, unseen)
+    else:
+        exact(problem, result, drawn, looked_at, max_elements)
     return result
 
 
 def exact(
-    problem: Problem,
-    result: Examination,
-    drawn: list[Tensor],
-    unseen: Tensor,
-    looked_at: Sequence[Tensor],
-    max_elements: int,
+    problem: Problem, result: Examination, drawn: list[Tensor], looked_at: Sequence[Tensor], max_elements: int
 ) -> None:
     """A group that moves pixels: what its elements bring is exact, and telling elements can be searched for."""
     alone, threshold = result.full, problem.unseen_threshold(exact_group=True)
@@ -125,12 +122,7 @@ def exact(
 
 
 def interpolating(
-    problem: Problem,
-    result: Examination,
-    drawn: list[Tensor],
-    unseen: Tensor,
-    looked_at: Sequence[Tensor],
-    max_elements: int,
+    problem: Problem, result: Examination, drawn: list[Tensor], looked_at: Sequence[Tensor], unseen: Tensor
 ) -> None:
     """A group that interpolates pixels: see `ei.evaluation.interpolation`."""
     alone, threshold = result.full, problem.unseen_threshold(exact_group=False)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ei.common.seeds import seeded
 from ei.physics.noise import Noise
 
 
@@ -26,15 +27,25 @@ def noise_model_of(physics: Any) -> Any:
     return noise if noise is None or isinstance(noise, Noise) else Drawn(noise)
 
 
+def noise_with_variance(physics: Any) -> Any:
+    """The noise of an operator that knows its ``variance(y)``, which SURE needs; None where it does not, or there is
+    none."""
+    noise = noise_model_of(physics)
+    return noise if callable(getattr(noise, "variance", None)) else None
+
+
 class Drawn:
     """A noise function of one's own, which draws from its argument ``generator``, from a generator ``rng`` that it
-    keeps (deepinv's), or from torch's global one: all follow the generator that is given, so that noise which is drawn
+    keeps (deepinv's), or from the global ones: all follow the generator that is given, so that noise which is drawn
     once an image is the same in every epoch."""
 
     def __init__(self, noise: Callable[..., Tensor]) -> None:
         self.noise = noise
         parameters = inspect.signature(noise.forward if isinstance(noise, torch.nn.Module) else noise).parameters
         self._takes_generator = "generator" in parameters
+
+    def __repr__(self) -> str:
+        return repr(self.noise)
 
     def __getattr__(self, name: str) -> Any:
         if name == "noise":  # not there yet, as in a copy that is being made
@@ -50,7 +61,5 @@ class Drawn:
         seed = generator.initial_seed()
         if isinstance(own, torch.Generator):
             own.manual_seed(seed)
-        devices = [y.device] if y.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
+        with seeded(seed, y.device):
             return self.noise(y, generator=generator) if self._takes_generator else self.noise(y)

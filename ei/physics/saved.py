@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ei.common.files import load_file
+from ei.common.files import load_file, name_among
 from ei.errors import InputError, MissingFileError
 
 Source = Tensor | np.ndarray | str | os.PathLike
@@ -78,22 +78,14 @@ def _npy(path: Path, key: str) -> Any:
 
 def _npz(path: Path, key: str) -> Any:
     with np.load(path, allow_pickle=False) as file:
-        return file[_name(path, list(file.files), key)]
+        return file[name_among(file.files, (key,), path, "array")]
 
 
 def _mat(path: Path, key: str) -> Any:
     import scipy.io
 
     content = scipy.io.loadmat(path)
-    return content[_name(path, [name for name in content if not name.startswith("__")], key)]
-
-
-def _name(path: Path, names: list[str], key: str) -> str:
-    if key in names:
-        return key
-    if len(names) != 1:
-        raise InputError(f"{path} holds {', '.join(names) or 'nothing'}; name the array {key!r}")
-    return names[0]
+    return content[name_among([name for name in content if not name.startswith("__")], (key,), path, "array")]
 
 
 def _picture(path: Path, key: str) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +17,7 @@ from ei.errors import InputError
 from ei.metrics import cal_psnr
 from ei.models.base import evaluating
 from ei.physics import operator_of
-from ei.physics.foreign import noise_model_of
+from ei.physics.foreign import noise_with_variance
 from ei.training.parallel import draws_of_part
 from ei.transforms.seeded import SeededGroup
 
@@ -71,7 +70,7 @@ def judged(trainer: Trainer) -> dict[str, float]:
     # The same items in every epoch, whatever the data set draws for them.
     batches = seeded_batches(trainer.held_out, derive_seed(trainer.seed, "held-out items"), epoch=0, first=0)
     part_of = getattr(getattr(trainer.held_out, "batch_sampler", None), "part", None)
-    with as_evaluated(trainer), torch.no_grad():
+    with evaluating(trainer.f), torch.no_grad():
         for number, batch in enumerate(batches):
             part = None if part_of is None else part_of(number)
             values, images = _judged_batch(trainer, number, batch, part)
@@ -118,7 +117,7 @@ def _tells_sure(trainer: Trainer) -> bool:
     has_it = any("sure" in column for column in getattr(trainer.closure, "columns", None) or {})
     if trainer.report_psnr or trainer.rules == 1 or has_it or getattr(trainer.f, "precision", None) == "bf16":
         return False
-    return callable(getattr(noise_model_of(trainer.physics), "variance", None))
+    return noise_with_variance(trainer.physics) is not None
 
 
 def judge(trainer: Trainer) -> tuple[str, int]:
@@ -160,8 +159,3 @@ def out_of_patience(trainer: Trainer) -> bool:
     best = min(costs)
     since = len(costs) if best == math.inf else len(costs) - 1 - costs.index(best)
     return since >= trainer.patience
-
-
-def as_evaluated(trainer: Trainer) -> AbstractContextManager[Any]:
-    """``f`` in evaluation mode in a ``with`` block, with the averaged network if there is one."""
-    return evaluating(trainer.f)
