@@ -21,6 +21,9 @@ from test_own_problems import dicom
 from ei.models import UNet
 from ei.physics import CT, Inpainting
 
+# Later commands take what earlier ones have made.
+pytestmark = pytest.mark.xdist_group("readme")
+
 # The walks of docs/tomography.md and docs/noise.md are run as wholes by tests/test_scans.py and test_noise_page.py.
 WALKS = ("tomography", "noise")
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page.stem not in WALKS)]
