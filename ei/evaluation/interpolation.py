@@ -8,10 +8,10 @@ is known. An ISOTROPIC FILTER is one: it commutes with rotations, so they bring 
 gain is interpolation, jaggedness and corners. Hence
 
 1. the gain of A: the share of its null space that the views show, over the share that they show of the null space of
-   the isotropic filter that is most like A: it lets the same frequencies pass as A does in the mean over directions,
-   and as many of them as A has rank. For A such a filter itself the gain is 1 by construction; a blur, whose edge is
-   softer than the filter's, stays below. Above `GAIN` it is information, below `NO_GAIN` there is none, and between
-   them the figures do not tell;
+   an isotropic filter of A's rank. There are two such filters, and the one of which more becomes visible counts: the
+   ideal filter that lets the frequencies pass that A lets pass in the mean over directions, and a Gaussian blur, with
+   its soft edge. For A such a filter itself the gain is 1 by construction. Above `GAIN` it is information, below
+   `NO_GAIN` there is none, and between them the figures do not tell;
 2. blindness: rotations keep how fine a detail is (the modulus of its frequency). Details so fine (or so coarse) that A
    sees none of them in any direction are seen by no rotated view. That is a proof, whatever a gain says.
 
@@ -22,8 +22,8 @@ the elements are the same, and what A learns from them too.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -56,13 +56,13 @@ def keeps_fineness(transform: Any) -> bool:
 
 
 class Filter:
-    """The ideal filter that lets the frequencies of a mask ``[H, W]`` pass."""
+    """The filter that multiplies frequencies by a real ``response`` ``[H, W]``."""
 
-    def __init__(self, mask: Tensor) -> None:
-        self.mask = mask
+    def __init__(self, response: Tensor) -> None:
+        self.response = response
 
     def A(self, x: Tensor) -> Tensor:
-        return torch.fft.ifft2(torch.fft.fft2(x) * self.mask).real
+        return torch.fft.ifft2(torch.fft.fft2(x) * self.response).real
 
 
 def modulus(problem: Problem) -> Tensor:
@@ -84,86 +84,96 @@ def unseen_by_modulus(problem: Problem, unseen: Tensor) -> Tensor:
     return by_knot[below] * (1 - part) + by_knot[below + 1] * part
 
 
-def most_alike(problem: Problem, alone: Stack, unseen: Tensor) -> tuple[Problem, Stack] | None:
-    """The problem of the isotropic filter most like A, and what it sees; None where no such filter has a null space of
-    about the same size."""
+def most_alike(problem: Problem, alone: Stack, unseen: Tensor) -> Stack | None:
+    """What the ideal isotropic filter most like A sees; None where no such filter has a null space of about the same
+    size."""
     score = unseen_by_modulus(problem, unseen)
     score = score / score.max().clamp(min=1e-12) + SLOPE * modulus(problem)
-    levels = score.flatten().sort().values
-    wanted, pixels = alone.seen(), levels.numel()
-    passing, tried, best = round(wanted * pixels), set[int](), None
-    for _ in range(6):
-        # At least one frequency is left out.
-        mask = (score <= levels[min(max(passing, 1), pixels) - 1] + 1e-9) & (score < levels[-1] - 1e-9)
-        if int(mask.sum()) in tried:
+    levels = score.unique()
+    levels = levels[:-1][levels.diff() > 1e-9]  # at least one frequency is left out
+    if not len(levels):
+        return None
+    wanted, best = alone.seen(), None
+    first, last = 0, len(levels) - 1
+    order = score.flatten().sort().values
+    place = int((levels < order[min(round(wanted * len(order)), len(order) - 1)]).sum())
+    while first <= last:  # the more passes, the more is seen
+        place = place if first <= place <= last else (first + last) // 2
+        stack = of_isotropic(problem, (score <= levels[place] + 1e-9).float())
+        seen = stack.seen()
+        if best is None or abs(seen - wanted) < abs(best.seen() - wanted):
+            best = stack
+        if seen == wanted:
             break
-        tried.add(int(mask.sum()))
-        twin = copy.copy(problem)
-        twin.physics, twin.top, twin.hidden = Filter(mask.float().to(problem.device)), None, None
-        twin.rng = torch.Generator().manual_seed(0)  # its probes are those of A all the same
-        stack = twin.stack([])
-        if best is None or abs(stack.seen() - wanted) < abs(best[1].seen() - wanted):
-            best = twin, stack
-        if best[1].seen() == wanted:
-            break
-        passing = int(mask.sum()) + round((wanted - stack.seen()) * pixels)
+        first, last = (place + 1, last) if seen < wanted else (first, place - 1)
+        place = -1
     if best is not None and problem.exact:
-        best[1].see(wanted)
-    if best is None or not 2 / 3 < (1 - best[1].seen()) / max(1 - wanted, 1e-12) < 3 / 2:
+        best.see(wanted)
+    if best is None or not 2 / 3 < (1 - best.seen()) / max(1 - wanted, 1e-12) < 3 / 2:
         return None
     return best
 
 
-@dataclass
-class Comparison:
-    """How much more the views show of the null space of A than of that of an isotropic filter.
+def as_soft(problem: Problem, alone: Stack, sharp: Stack) -> Stack:
+    """What the Gaussian blur sees that lets as many frequencies pass as an ideal filter, up to the tolerance."""
+    fineness, passing = modulus(problem), int(sharp.problem.physics.response.sum())
+    edge = fineness.flatten().sort().values[max(passing, 1) - 1] + 0.5 / max(problem.shape[-2:])
+    stack = of_isotropic(problem, torch.exp(math.log(problem.tol) * (fineness / edge) ** 2).float())
+    if problem.exact:
+        stack.see(alone.seen())
+    return stack
 
-    Attributes:
-        visible, isotropic: the shares that become visible, of A and of the filter, in the mean over elements.
-        gain: the one over the other; None where no isotropic filter compares.
-    """
 
-    visible: float
-    isotropic: float | None
-
-    @property
-    def gain(self) -> float | None:
-        return None if self.isotropic is None else self.visible / max(self.isotropic, 1e-12)
+def of_isotropic(problem: Problem, response: Tensor) -> Stack:
+    """What a filter sees in the place of A."""
+    other = copy.copy(problem)
+    other.physics, other.top, other.hidden = Filter(response.to(problem.device)), None, None
+    other.rng = torch.Generator().manual_seed(0)  # its probes are those of A all the same
+    return other.stack([])
 
 
 class Isotropic:
-    """The isotropic filter that A is compared with.
+    """The isotropic filters that A is compared with.
 
     Args:
         unseen: the power of what A leaves unseen by frequency, as `Stack.unseen` gives it.
+
+    Attributes:
+        stacks: what each of them sees; none where there is no filter of A's rank.
     """
 
     def __init__(self, problem: Problem, alone: Stack, unseen: Tensor) -> None:
         self.problem, self.alone = problem, alone
         problem.hidden_from(alone)
-        self.twin = most_alike(problem, alone, unseen)
+        sharp = most_alike(problem, alone, unseen)
+        self.stacks = [] if sharp is None else [sharp, as_soft(problem, alone, sharp)]
 
-    def compare(self, elements: Sequence[Tensor]) -> Comparison:
-        ours = self.problem.visible_after(self.alone, elements)
-        theirs = None if self.twin is None else self.twin[0].visible_after(self.twin[1], elements)
-        return Comparison(sum(ours) / len(ours), None if theirs is None else sum(theirs) / len(theirs))
+    def gain(self, elements: Sequence[Tensor]) -> float | None:
+        """How many times what some elements show of the null space of a filter, the one of which they show most, they
+        show of that of A, in the mean; None where no filter compares."""
+        if not self.stacks:
+            return None
+        ours, *theirs = self._visible(elements)
+        return sum(ours) / max(*(sum(shares) for shares in theirs), 1e-12)
 
-    def compare_all(self, every: Sequence[Tensor], probes: int = 8) -> tuple[float, float]:
-        """The gain over all elements of a group, and over the few that seem to show most beyond what they show of the
+    def gain_of_all(self, every: Sequence[Tensor], probes: int = 8) -> tuple[float, float]:
+        """`gain` over all elements of a group, and over the few that seem to show most beyond what they show of a
         filter."""
-        if self.twin is None:
-            raise ValueError("there is no isotropic filter to compare with")
-        ours, theirs = (stack.problem.visible_after(stack, every, probes) for stack in (self.alone, self.twin[1]))
-        beyond = sorted(range(len(every)), key=lambda k: theirs[k] - ours[k])
-        strongest = self.compare([every[k] for k in beyond[:3]])
-        assert strongest.isotropic is not None
-        mean = max(sum(theirs) / len(theirs), 1e-12)
+        ours, *theirs = self._visible(every, probes)
+        at_best = [max(shares) for shares in zip(*theirs, strict=True)]
+        beyond = sorted(range(len(every)), key=lambda k: at_best[k] - ours[k])[:3]
+        mean = max(*(sum(shares) / len(shares) for shares in theirs), 1e-12)
+        ours_then, *theirs_then = (sum(shares) / len(shares) for shares in self._visible([every[k] for k in beyond]))
         # Next to quarter turns, which interpolate nothing, both shares are nearly 0 and their ratio says nothing.
-        return sum(ours) / len(ours) / mean, strongest.visible / max(strongest.isotropic, mean / 10)
+        return sum(ours) / len(ours) / mean, ours_then / max(*theirs_then, mean / 10)
 
     def visible(self, maps: Sequence[Map]) -> float:
-        """What the last of some maps (of images) makes visible of its null space."""
-        return 0.0 if self.twin is None else self.twin[0].visible(self.twin[1], maps)[-1]
+        """What the last of some maps (of images) makes visible of the null space of a filter."""
+        return max((stack.problem.visible(stack, maps)[-1] for stack in self.stacks), default=0.0)
+
+    def _visible(self, elements: Sequence[Tensor], probes: int = 64) -> list[list[float]]:
+        """What becomes visible by each element: of A, and of each filter."""
+        return [stack.problem.visible_after(stack, elements, probes) for stack in (self.alone, *self.stacks)]
 
 
 def blind_to(problem: Problem) -> tuple[float, float] | None:

@@ -132,7 +132,7 @@ def interpolating(
     most = max(one.share for one in result.found)
     for one in result.found:
         one.redundant = one.redundant or one.share <= most / 2
-    result.gain = gain = isotropic.compare(drawn[:COMPARED]).gain
+    result.gain = gain = isotropic.gain(drawn[:COMPARED])
     result.effective_is_bound = True
     blind = blind_to(problem) if keeps_fineness(problem.transform) else None
     where = looked_at_of(problem, drawn)
@@ -148,7 +148,7 @@ def interpolating(
             "is there to tell what of it interpolation shows"
         )
     elif gain <= NO_GAIN and problem.exact and problem.every is not None:
-        result.gain, strongest = isotropic.compare_all(problem.every)
+        result.gain, strongest = isotropic.gain_of_all(problem.every)
         if result.gain <= NO_GAIN and strongest <= STRONGEST:
             result.verdict, result.effective_is_bound = f"{CANNOT}: {_like_a_filter(result.gain)}", False
         else:
