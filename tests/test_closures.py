@@ -22,7 +22,7 @@ from ei.closure import (
     SupervisedEIClosure,
     UNSUREClosure,
 )
-from ei.models import Discriminator, Reconstructor
+from ei.models import Discriminator, Reconstructor, UNet
 from ei.physics import CT, GaussianNoise, Inpainting
 from ei.training import Trainer, step_schedule
 from ei.transforms import Rotate, Shift
@@ -297,6 +297,18 @@ def test_deep_image_prior() -> None:
     assert torch.equal(closure.reconstruct(f), f.net(closure.z)) and f.training
     with pytest.raises(ValueError, match="train first"):
         DIPClosure().reconstruct(f)
+
+
+def test_the_deep_image_prior_fits_images_of_any_sides_and_units() -> None:
+    """It calls the network as f does: padded, and in units of f's scale."""
+    physics = Inpainting(12, 18)
+    f = Reconstructor(UNet(3, 3, base_channels=2, norm="none"), physics, image_scale=100.0)
+    closure, y = DIPClosure(), physics.A(100 * torch.rand(1, 3, 12, 18))
+    with pytest.warns(UserWarning, match="padded by reflection to 16 x 24"):
+        losses = closure(f, physics, None, y)
+    assert losses["x1"].shape == (1, 3, 12, 18) and closure.z is not None and 50 < float(closure.z.max()) <= 100
+    with pytest.warns(UserWarning, match="padded"):
+        assert torch.equal(closure.reconstruct(f), f.call_net(closure.z))
 
 
 def test_the_discriminator_is_not_trained_by_the_generators_loss() -> None:

@@ -420,6 +420,10 @@ def test_options_without_effect_are_said(script: Script, workspace: Path) -> Non
     assert done.code == 0, done.err
     for option in ("--test-fraction", "--split"):
         assert f"note: {option} has no effect on --data divided, which is divided into train/ and test/" in done.out
+    torch.save(torch.ones(32, 32), "ones.pt")
+    done = script("ei train", "--task", "inpainting", "--data", "photos", "--mask", "ones.pt", "--mask-rate", 0.5,
+                  *SMALL, "--max-steps", 1, "--out", "masked")  # fmt: skip
+    assert "note: --mask-rate has no effect on --mask ones.pt" in done.out, done.err
     own = ("--physics", "code/mine.py:Rows", "--group", "code/mine.py:Transpose", "--data", "x.mat")
     done = script("ei train", *own, *SMALL, "--max-steps", 1, "--out", "b")
     assert done.code == 0 and "--ei-trans has no effect on" in done.out, done.err

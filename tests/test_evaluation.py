@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import SmallNet, fill
@@ -74,6 +75,39 @@ def test_the_report_names_what_it_is_told_and_the_files_that_are_there(
     out = capsys.readouterr().out
     assert "\nnetwork  " in out
     assert "(reconstructions.png, metrics.csv, loss.png, training_loss.csv, config.yaml, checkpoints)" in out
+
+
+def test_a_report_without_pictures(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    trainer = trained(False)
+    assert len(report(trainer.f, trainer.physics, IMAGES, tmp_path, n_drawn=0)) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+    assert capsys.readouterr().out.endswith("(metrics.csv)\n")
+
+
+class Drawing:
+    """A data set that draws in ``__getitem__``, as one that augments does."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return IMAGES[index] * (0.5 + 0.5 * torch.rand(1) * np.random.rand())
+
+
+def test_what_a_data_set_draws_is_the_same_every_time_that_it_is_judged() -> None:
+    trainer = trained(False)
+    torch.manual_seed(1)
+    before, rows = torch.get_rng_state(), evaluate(trainer.f, trainer.physics, Drawing())
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert evaluate(trainer.f, trainer.physics, Drawing()) == rows
+
+
+@pytest.mark.parametrize("device", ["nope", "cuda:99"])
+def test_a_device_that_is_not_there(device: str, tmp_path: Path) -> None:
+    trained(tmp_path / "run")
+    with pytest.raises(ei.errors.InputError, match=f"torch cannot use the device '{device}' here"):
+        ei.load(tmp_path / "run" / "ckp_last.pth.tar", net=SmallNet(3), device=device)
 
 
 def test_exact_reconstructions_have_a_table(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

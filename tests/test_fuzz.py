@@ -189,11 +189,16 @@ def test_checkpoints(data: Any, run_state: tuple[dict, dict], tmp_path_factory: 
         save_file(state, path)
     try:
         loaded = load_file(path, "checkpoint")
-        load_weights(UNet(1, 1, base_channels=2), generator_weights(loaded, path), path)
+        net = UNet(1, 1, base_channels=2)
+        load_weights(net, generator_weights(loaded, path), path)
         state = loaded if is_run_state(loaded, path) else None
-        build_training(resolve({**options, "resume": str(path)}), torch.device("cpu"), state)
+        trainer, _ = build_training(resolve({**options, "resume": str(path)}), torch.device("cpu"), state)
     except InputError:
         return
+    # Whatever else was changed, what loads has the weights of the run, all of them, and goes on where the file says.
     weights = run_state[1]["state_dict"]
-    if intact:
-        assert all(torch.equal(value, weights[name]) for name, value in loaded["state_dict"].items())
+    for found in (net, trainer.f.net) if state is not None else (net,):
+        assert found.state_dict().keys() == weights.keys()
+        assert all(torch.equal(value, weights[name]) for name, value in found.state_dict().items())
+    if state is not None:
+        assert (trainer.epoch, trainer.step) == (loaded["next_epoch"], loaded["step"])

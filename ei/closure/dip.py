@@ -14,9 +14,10 @@ from ei.models.base import evaluating
 
 
 class DIPClosure(Closure):
-    """``||A net(z) - y||^2`` with z a uniform random image drawn once; for one fixed batch. Keys: mc, total.
+    """``||A net(z) - y||^2`` with z a uniform random image in [0, image_scale] drawn once; for one fixed batch. Keys:
+    mc, total.
 
-    Needs a `Reconstructor` as f, whose network it calls without the pseudo-inverse: the reconstruction is
+    Needs a `Reconstructor` as f, whose network it calls (`call_net`) without the pseudo-inverse: the reconstruction is
     ``closure.reconstruct(f)``, and not ``f(y)``, which the network has never seen.
 
     Args:
@@ -39,14 +40,14 @@ class DIPClosure(Closure):
             # Only the pseudo-inverse tells what images belong to these measurements.
             image = physics.A_dagger(y)
             drawn = torch.rand(image.shape, generator=generator(self.seed, "deep image prior"))
-            self.z = drawn.to(image.device, image.dtype)
+            self.z = drawn.to(image.device, image.dtype) * f.image_scale
             self._y = y.detach().clone()
         if self._y is None or not torch.equal(y, self._y):
             raise InputError(
                 "the deep image prior fits one fixed batch of measurements, and was given others than it began with: "
                 "put all images into one batch, in the same order every time (shuffle=False), or train once for each"
             )
-        x1 = f.net(self.z)
+        x1 = f.call_net(self.z)
         mc = self.criterion(physics.A(x1), y)
         return {"mc": mc, "total": mc, "x1": x1.detach()}
 
@@ -60,4 +61,4 @@ class DIPClosure(Closure):
         if self.z is None:
             raise InputError("the deep image prior has fitted nothing yet: train first")
         with evaluating(f), torch.no_grad():
-            return f.net(self.z)
+            return f.call_net(self.z)

@@ -51,7 +51,7 @@ class Option:
     default: Any = None
     presets: Mapping[str, Any] = field(default_factory=dict)
     commands: tuple[str, ...] = ("train",)
-    needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    needs: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
     tasks: tuple[str, ...] | None = None
     images: bool = False
     fixed: bool = False
@@ -162,10 +162,10 @@ class Options:
         {"train": "views", "diagnose": "views", "test": OF_A_CHECKPOINT, "reconstruct": OF_A_CHECKPOINT},
         COUNT, 50, tasks=("ct",), commands=ALL)
     mask_rate: float = option("fraction of pixels removed", number(least=0, below=1), 0.3, tasks=("inpainting",),
-                              commands=("train", "diagnose"))
+                              needs={"mask": (None,)}, commands=("train", "diagnose"))
     acceleration: float = option(
         "of k-space columns, one in so many is measured: a sixth of them in the middle, the others at random",
-        number(least=1), 4.0, tasks=("mri",), commands=("train", "diagnose"), metavar="R")
+        number(least=1), 4.0, tasks=("mri",), needs={"mask": (None,)}, commands=("train", "diagnose"), metavar="R")
     mask: str | None = option(
         {"train": SAVED_MASK, "test": OF_A_CHECKPOINT, "diagnose": SAVED_MASK, "reconstruct": OF_A_CHECKPOINT,
          "reproduce": "a saved mask, as the authors' mask_random0.3.pt, or Robust EI's for mri"},

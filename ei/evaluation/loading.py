@@ -42,15 +42,25 @@ def load(
         device: where to compute.
 
     Raises:
-        MissingFileError, InputError: for a file that cannot be used, or if physics or net are needed.
+        MissingFileError, InputError: for a file that cannot be used, if physics or net are needed, or for a device that
+            is not there.
     """
+    device = _present(device)
     state = checked(load_file(path, "checkpoint"), path)
     if physics is None:
-        physics = physics_of(state, torch.device(device))
+        physics = physics_of(state, device)
         if physics is None:
             raise InputError(f"the checkpoint {path} does not carry its operator: give it as physics")
         physics.noise = noise_of_checkpoint(state)
     return function_of(state, path, with_pseudo_inverse(physics), net, device)
+
+
+def _present(device: torch.device | str) -> torch.device:
+    try:
+        return torch.zeros(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise InputError(f"torch cannot use the device {str(device)!r} here: {reason}") from None
 
 
 KINDS = {

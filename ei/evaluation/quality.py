@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ei.common.complex import magnitude
 from ei.common.drawing import image_grid
-from ei.common.seeds import derive_seed
+from ei.common.seeds import derive_seed, seeded
 from ei.datasets import Pairs, image_of, simulate
 from ei.datasets.batches import file_of, told_range
 from ei.evaluation.classical import Reconstruction, classical_for
@@ -103,10 +103,13 @@ def evaluate(
 
 
 def image_and_measurement(images: Any, index: int, device: Any) -> tuple[Tensor, Tensor | None]:
-    """An image of a data set as a batch of one, and its measurement where the set has them."""
+    """An image of a data set as a batch of one, and its measurement where the set has them. What the set draws for an
+    item is the same every time that it is asked for."""
+    with seeded(derive_seed(0, "test item", index)):
+        item = images[index]
     if not isinstance(images, Pairs):
-        return image_of(images[index]).to(device), None
-    y, x = images[index]
+        return image_of(item).to(device), None
+    y, x = item
     return x[None].to(device), y[None].to(device)
 
 
@@ -197,8 +200,10 @@ def report(
         x, y = image_and_measurement(images, index, device)
         done = reconstruct_all(f, physics, x, index, y=y)
         drawn.append({"y": done["y"][0], "A_dagger y": done["pinv"][0], name: done["net"][0], "truth": done["x"][0]})
-    image_grid(drawn, folder / "reconstructions.png")
-    print(f"files: {folder} (reconstructions.png, metrics.csv{_files_of_the_run(folder)})")
+    if drawn:
+        image_grid(drawn, folder / "reconstructions.png")
+    figure = "reconstructions.png, " if drawn else ""
+    print(f"files: {folder} ({figure}metrics.csv{_files_of_the_run(folder)})")
     return rows
 
 
