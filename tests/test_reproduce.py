@@ -22,19 +22,21 @@ from ei.commands.settings import defaults_for, parser_of
 from ei.common.files import read_yaml
 from ei.datasets import EllipsePhantoms, FixedCrops
 from ei.errors import InputError
-from ei.evaluation.classical import _divergence, _gradient, least_squares, total_variation
+from ei.evaluation.classical import _divergence, _gradient, classical_for, least_squares, total_variation
 from ei.evaluation.loading import operator_in
 from ei.metrics import psnr
-from ei.physics import CT
+from ei.physics import CT, MRI, GaussianNoise, Inpainting
 
 CELLS = [f"{task}_{method}" for task in ("ct", "inpainting") for method in ("ei", "mc", "sup", "ei_adv", "ei_sup")]
 BESIDE = [f"limited_angle_{method}" for method in ("ei", "mc", "sup")]
-MRI = [f"mri_{method}" for method in ("ei", "mc", "sup", "sure", "rei")]
+OF_MRI = [f"mri_{method}" for method in ("ei", "mc", "sup", "sure", "rei")]
+NOISE = {"ct": "transmission:1e5,30,0.0064", "inpainting": "poisson:0.05"}
+NOISY = [f"{task}_noise_{method}" for task in NOISE for method in ("ei", "mc", "sup", "sure", "rei")]
 PARSER = parser_of("train", "ei train", None)
 
 
 def test_there_is_a_configuration_for_each_cell() -> None:
-    assert sorted(path.stem for path in (ROOT / "configs").glob("*.yaml")) == sorted([*CELLS, *BESIDE, *MRI])
+    assert sorted(path.stem for path in (ROOT / "configs").glob("*.yaml")) == sorted([*CELLS, *BESIDE, *OF_MRI, *NOISY])
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -50,7 +52,7 @@ def test_configurations_are_the_papers(cell: str) -> None:
     )
 
 
-@pytest.mark.parametrize("cell", MRI)
+@pytest.mark.parametrize("cell", OF_MRI)
 def test_configurations_of_mri_are_robust_eis(cell: str) -> None:
     """Noise of 0.1 for all of them, as they are one problem; all else is what the task says."""
     options = vars(PARSER.parse_yaml(str(ROOT / "configs" / f"{cell}.yaml")))
@@ -59,6 +61,15 @@ def test_configurations_of_mri_are_robust_eis(cell: str) -> None:
     defaults = defaults_for("mri")
     assert options == {option: defaults[option] for option in options}
     assert (options["epochs"], options["lr"], options["schedule"], options["batch_size"]) == (500, 5e-4, [300], 2)
+
+
+@pytest.mark.parametrize("cell", NOISY)
+def test_noisy_cells_are_the_papers_with_robust_eis_noise(cell: str) -> None:
+    task, method = cell.split("_noise_")
+    options = read_yaml(str(ROOT / "configs" / f"{cell}.yaml"))
+    assert (options.pop("method"), options.pop("noise")) == (method, NOISE[task])
+    papers = read_yaml(str(ROOT / "configs" / f"{task}_{'ei' if method in ('ei', 'rei') else 'mc'}.yaml"))
+    assert options == {name: value for name, value in papers.items() if name != "method"}
 
 
 @pytest.mark.parametrize("cell", BESIDE)
@@ -109,21 +120,25 @@ def test_gradient_and_divergence_are_transposes() -> None:
     assert float((_gradient(x) * q).sum()) == pytest.approx(-float((x * _divergence(q)).sum()), rel=1e-10)
 
 
-def test_total_variation_minimises_what_it_says() -> None:
-    physics, weight = CT(16, 8), 0.05
-    x = torch.rand(1, 1, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("positive", [True, False])
+def test_total_variation_minimises_what_it_says(positive: bool) -> None:
+    rng = torch.Generator().manual_seed(0)
+    mask = (torch.rand(16, 16, generator=rng) < 0.5).float()
+    physics, weight = (CT(16, 8) if positive else MRI(mask)), 0.05
+    x = torch.rand(1, 1 if positive else 2, 16, 16, dtype=torch.float64, generator=rng) - (0 if positive else 0.5)
     y = physics.A(x)
 
     def objective(image: torch.Tensor) -> float:
         tv = _gradient(image).square().sum(dim=0).sqrt().sum()
         return float(0.5 * (physics.A(image) - y).square().sum() + weight * tv)
 
-    found = total_variation(physics, y, weight, iterations=3000)
-    assert float(found.min()) >= 0
+    found = total_variation(physics, y, weight, iterations=3000, positive=positive)
+    assert (float(found.min()) >= 0) == positive
+    least = 0 if positive else -torch.inf
     rng = torch.Generator().manual_seed(1)
     for size in (1e-1, 1e-2, 1e-3):
         for _ in range(10):
-            other = (found + size * torch.randn(found.shape, dtype=torch.float64, generator=rng)).clamp(min=0)
+            other = (found + size * torch.randn(found.shape, dtype=torch.float64, generator=rng)).clamp(min=least)
             assert objective(found) <= objective(other)
     assert objective(found) <= objective(x)
 
@@ -134,6 +149,29 @@ def test_classical_reconstructions_beat_the_fbp_on_phantoms() -> None:
     fbp, cgls, tv = (float(psnr(image, x)) for image in
                      (physics.A_dagger(y), least_squares(physics, y), total_variation(physics, y)))  # fmt: skip
     assert fbp + 1 < cgls and cgls + 5 < tv
+
+
+def test_noise_decides_the_weight_of_the_total_variation() -> None:
+    """It is the one that is best for training images, not that of noise-free data; without any it is left out."""
+    images = torch.stack([torch.nn.functional.avg_pool2d(EllipsePhantoms("test")[k][None], 4) for k in range(4)])
+    images = images.view(4, 1, 32, 32)
+    physics = CT(32, 16)
+    physics.noise = GaussianNoise(0.5)
+    assert classical_for(physics) == {}
+    chosen = classical_for(physics, images[:3])
+    assert len(chosen) == 2 and all("weight" in name or name.startswith("CGLS ") for name in chosen)
+    y = physics.noise(physics.A(images[3:]), generator=torch.Generator().manual_seed(1))
+    reached = {name: float(psnr(reconstruct(physics, y), images[3:])) for name, reconstruct in chosen.items()}
+    cgls, tv = reached.values()
+    assert cgls > float(psnr(least_squares(physics, y), images[3:])) + 3
+    assert tv > float(psnr(total_variation(physics, y), images[3:])) + 3
+    holes = Inpainting(32, 32)
+    holes.noise = GaussianNoise(0.1)
+    assert list(classical_for(holes)) == ["harmonic fill"]
+    assert [name.split(",")[0] for name in classical_for(holes, images[:1])] == ["harmonic fill", "TV"]
+    mri = MRI((torch.rand(32, 32, generator=torch.Generator().manual_seed(0)) < 0.5).float())
+    mri.noise = GaussianNoise(0.1)
+    assert [name.split(",")[0] for name in classical_for(mri, images[:1].expand(1, 2, 32, 32))] == ["TV"]
 
 
 def test_the_table_is_made_and_continued(tmp_path: Path) -> None:

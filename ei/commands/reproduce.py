@@ -39,6 +39,7 @@ from ei.common.complex import magnitude
 from ei.common.drawing import curves, image_grid
 from ei.common.files import load_file, read_yaml, write_atomically
 from ei.datasets import image_of
+from ei.datasets.batches import spread
 from ei.errors import InputError
 from ei.evaluation.classical import classical_for
 from ei.evaluation.loading import averaged, checked
@@ -128,7 +129,11 @@ def evaluate_cell(
     options = options_of(state, given)
     images = images_for(options, "test")
     f = function_for(state, given, options, known_physics(None, state, device), image_shape(images), device)
-    more = classical_for(f.physics) if classical else {}
+    more = {}
+    if classical:
+        train = images_for(options, "train", patches=False)
+        some = torch.cat([image_of(train[index]) for index in spread(train, 4)]).to(device)
+        more = classical_for(f.physics, some)
     mean = averaged(f, average_over) if average_over else None
     rows = evaluate(f, f.physics, images, {**more, **({"average": lambda physics, y: mean(y)} if mean else {})})
     shown = sample_of_the_paper(task, images)

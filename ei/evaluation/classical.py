@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,22 +13,67 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
-from ei.physics import Inpainting
+from ei.common.complex import magnitude
+from ei.common.seeds import derive_seed
+from ei.datasets.batches import simulate
+from ei.metrics import psnr, range_of
+from ei.physics import MRI, Inpainting
 from ei.physics.ct import ParallelBeam
+from ei.physics.foreign import noise_model_of
 
 Reconstruction = Callable[[Any, Tensor], Tensor]
 
 # Chosen on slices 80-89 of CT100, which belong to the training set.
 TV_WEIGHT = 0.01
+# Of noisy measurements, whose noise decides it, it is looked for among these, and then half a decade to either side.
+DECADES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
 
 
-def classical_for(physics: Any) -> dict[str, Reconstruction]:
-    """The reconstructions of this module that suit a physics, by name, each called as ``reconstruct(physics, y)``."""
-    if isinstance(physics, Inpainting):
-        return {"harmonic fill": harmonic_fill}
+def classical_for(physics: Any, train: Tensor | None = None) -> dict[str, Reconstruction]:
+    """The reconstructions of this module that suit a physics, by name, each called as ``reconstruct(physics, y)``.
+
+    Args:
+        train: some training images ``[n, C, H, W]``. Where measurements are noisy, the weight of the total variation
+            and the steps of conjugate gradients are those that are best for these; without them both are left out.
+    """
+    positive = not isinstance(physics, MRI)
+    if noise_model_of(physics) is None:
+        if isinstance(physics, Inpainting):
+            return {"harmonic fill": harmonic_fill}
+        return {"CGLS 50": least_squares, "TV, x >= 0": total_variation} if isinstance(physics, ParallelBeam) else {}
+    found: dict[str, Reconstruction] = {"harmonic fill": harmonic_fill} if isinstance(physics, Inpainting) else {}
+    if train is None or not isinstance(physics, (ParallelBeam, Inpainting, MRI)):
+        return found
+    y = simulate(physics, train, range(len(train)), derive_seed(0, "classical"))
     if isinstance(physics, ParallelBeam):
-        return {"CGLS 50": least_squares, "TV, x >= 0": total_variation}
-    return {}
+        steps = best_of((2, 3, 5, 7, 10, 14, 20, 28, 40), train, lambda n: _one_by_one(least_squares, physics, y, n))
+        found[f"CGLS {steps}"] = functools.partial(least_squares, iterations=steps)
+
+    def reconstruct(weight: float) -> Tensor:
+        return total_variation(physics, y, weight, 200, positive=positive)
+
+    decade = best_of(DECADES, train, reconstruct)
+    weight = best_of((decade / 10**0.5, decade, decade * 10**0.5), train, reconstruct)
+    found[f"TV{', x >= 0' if positive else ''}, weight {weight:.2g}"] = functools.partial(
+        total_variation, weight=weight, positive=positive
+    )
+    return found
+
+
+def best_of(choices: Sequence[Any], x: Tensor, reconstruct: Callable[[Any], Tensor]) -> Any:
+    """The choice by which images ``x`` ``[n, C, H, W]`` are reconstructed best, by the mean of their PSNR (of the
+    magnitudes of complex ones)."""
+    truth = magnitude(x)
+    data_range = range_of(float(truth.min()), float(truth.max()))
+
+    def quality(choice: Any) -> float:
+        return float(psnr(magnitude(reconstruct(choice)).to(truth.dtype), truth, data_range).mean())
+
+    return max(choices, key=quality)
+
+
+def _one_by_one(function: Callable[..., Tensor], physics: Any, y: Tensor, *arguments: Any) -> Tensor:
+    return torch.cat([function(physics, one[None], *arguments) for one in y])
 
 
 def least_squares(physics: Any, y: Tensor, iterations: int = 50) -> Tensor:
@@ -57,34 +104,40 @@ def least_squares(physics: Any, y: Tensor, iterations: int = 50) -> Tensor:
     return torch.from_numpy(x).view(shape).to(y.device, y.dtype)
 
 
-def total_variation(physics: Any, y: Tensor, weight: float = TV_WEIGHT, iterations: int = 500) -> Tensor:
-    """``min 1/2 ||A x - y||^2 + weight * TV(x)`` over ``x >= 0``, with the isotropic total variation, by the
-    primal-dual algorithm with diagonal steps (Pock & Chambolle, ICCV 2011).
+def total_variation(
+    physics: Any, y: Tensor, weight: float = TV_WEIGHT, iterations: int = 500, *, positive: bool = True
+) -> Tensor:
+    """``min 1/2 ||A x - y||^2 + weight * TV(x)`` over ``x >= 0``, with the isotropic total variation of every channel,
+    by the primal-dual algorithm with diagonal steps (Pock & Chambolle, ICCV 2011).
 
     Args:
         physics: has ``A``, ``A_adjoint``, ``A_dagger``; A has no negative entries, as projections have none.
         y: measurements ``[B, C, ...]``.
         weight: of the total variation.
         iterations: how many steps.
+        positive: False to minimise over all x, for any A of norm 1 at most.
 
     Returns:
         Images, on the device and in the dtype of ``y``.
     """
     with torch.no_grad():
-        x = physics.A_dagger(y).clamp(min=0)
+        least = 0.0 if positive else -math.inf
+        x = physics.A_dagger(y).clamp(min=least)
         p, q = torch.zeros_like(y), torch.zeros(2, *x.shape, dtype=x.dtype, device=x.device)
         # Row and column sums of A and of the differences (1 + 1 and at most 4). Any factor between primal and dual
         # steps converges; this one did so fastest on CT100.
         factor = 0.3
-        step_p = factor / physics.A(torch.ones_like(x[:1])).clamp(min=1e-3)
-        step_q = factor / 2
-        step_x = 1 / factor / (physics.A_adjoint(torch.ones_like(y[:1])) + 4)
+        step_p: Tensor | float = factor
+        step_q, step_x = factor / 2, 1 / factor / torch.full_like(x[:1], 5)
+        if positive:
+            step_p = factor / physics.A(torch.ones_like(x[:1])).clamp(min=1e-3)
+            step_x = 1 / factor / (physics.A_adjoint(torch.ones_like(y[:1])) + 4)
         ahead = x
         for _ in range(iterations):
             p = (p + step_p * (physics.A(ahead) - y)) / (1 + step_p)
             q = q + step_q * _gradient(ahead)
             q = q / (q.square().sum(dim=0).sqrt() / weight).clamp(min=1)
-            new = (x - step_x * (physics.A_adjoint(p) - _divergence(q))).clamp(min=0)
+            new = (x - step_x * (physics.A_adjoint(p) - _divergence(q))).clamp(min=least)
             ahead, x = 2 * new - x, new
         return x
 
