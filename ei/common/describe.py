@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -42,8 +43,16 @@ def rebuild(
             + (f" ({name} is no class of {package.__name__})" if name else " (it names no class)")
             + (f"; did you mean {near[0]}?" if near else "")
         )
+    made = getattr(package, name)
+    parameters = inspect.signature(made).parameters
+    taken = [argument for argument in parameters if argument not in more]
+    unknown = [argument for argument in arguments if argument not in taken]
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        raise InputError(
+            f"{where} gives {name} {', '.join(map(str, unknown))}, which it does not take: it takes {', '.join(taken)}"
+        )
     try:
-        return getattr(package, name)(**arguments, **more)
+        return made(**arguments, **more)
     except InputError:
         raise
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:

@@ -1,0 +1,98 @@
+"""When does a training on noisy measurements stop learning and begin to fit their noise, and does SURE see it?
+
+    python benchmarks/stopping.py --data CT100_128x128.mat --out results/stopping
+
+The measurements of the training slices of CT100 are simulated with noise and written to a file; a network is trained
+from that file alone, by measurement consistency, with a tenth held out. After every epoch the log has the held-out loss
+and, as the noise is known, SURE. Here the true PSNR of the test slices is put beside them, epoch by epoch, which the
+training could not know. Writes stopping.csv and stopping.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+import torch
+
+import ei
+from ei.common.drawing import new_figure
+from ei.datasets.batches import simulate
+from ei.metrics import psnr
+from ei.physics import CT, noise_of
+
+COLUMNS = ("epoch", "held_out_loss", "held_out_sure", "psnr_test")
+
+
+def train(folder: Path, noise: str, views: int, epochs: int, more: list[str]) -> list[dict[str, float]]:
+    """The log of a training on ``y.npy`` in a folder, whose run folder is ``run``."""
+    options = {
+        "task": "ct", "ct-views": views, "measurements": folder / "y.npy", "noise": noise, "method": "mc",
+        "epochs": epochs, "ckp-interval": 1, "batch-size": 2, "base-channels": 16, "lr": 1e-3,
+        "out": folder / "run",
+    }  # fmt: skip
+    command = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    subprocess.run([sys.executable, "-m", "ei", "train", *command, *more], check=True)
+    with open(folder / "run" / "training_loss.csv", newline="", encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="CT100_128x128.mat")
+    parser.add_argument("--noise", default="transmission:1e5,30,0.0064")
+    parser.add_argument("--views", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--more", nargs=argparse.REMAINDER, default=[], help="further options of ei train")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+
+    physics = CT(128, given.views)
+    physics.noise = noise_of(given.noise)
+    slices = torch.from_numpy(scipy.io.loadmat(given.data)["DATA"]).float()[:, None]
+    y = simulate(physics, slices, range(len(slices)), seed=0)
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        np.save(folder / "y.npy", y[:90].numpy())
+        for epoch, row in enumerate(train(folder, given.noise, given.views, given.epochs, given.more)):
+            f = ei.load(folder / "run" / f"ckp_{epoch}.pth.tar")
+            with torch.no_grad():
+                reached = [float(psnr(f(y[k : k + 1]), slices[k : k + 1])) for k in range(90, 100)]
+            found = (epoch + 1, row["held_out_loss_fc"], row["held_out_sure"], statistics.fmean(reached))
+            rows.append(dict(zip(COLUMNS, found, strict=True)))
+    with open(given.out / "stopping.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
+
+    epochs = [row["epoch"] for row in rows]
+    figure = new_figure(figsize=(7, 4))
+    left = figure.subplots()
+    right = left.twinx()
+    for ax, name, colour in ((left, "held_out_loss", "tab:gray"), (left, "held_out_sure", "tab:blue")):
+        ax.plot(epochs, [row[name] for row in rows], color=colour, label=name.replace("_", " "))
+    right.plot(epochs, [row["psnr_test"] for row in rows], color="tab:red", label="true PSNR of test slices")
+    best = min(rows, key=lambda row: row["held_out_sure"])
+    left.axvline(best["epoch"], color="tab:blue", linestyle=":")
+    left.set(xlabel="epoch", ylabel="per measured value", yscale="log")
+    right.set_ylabel("dB")
+    figure.legend(loc="upper center", ncols=3, fontsize=8)
+    figure.savefig(given.out / "stopping.png", dpi=120)
+    most = max(rows, key=lambda row: row["psnr_test"])
+    least = min(rows, key=lambda row: row["held_out_loss"])
+    for text, row in (("SURE is least", best), ("the held-out loss is least", least), ("the last", rows[-1]),
+                      ("the true PSNR is highest", most)):  # fmt: skip
+        print(f"{text:28} epoch {row['epoch']:.0f}: {row['psnr_test']:.2f} dB")
+
+
+if __name__ == "__main__":
+    main()
