@@ -54,12 +54,16 @@ class SinogramReport:
     findings: list[str] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def _axis(self) -> str:
+        return f"{self.centre:.2f} +- {self.figures.get('error of the axis', math.nan):.2f}"
+
     def wrong(self, sentence: str) -> None:
         self.fits = False
         self.findings.append(sentence)
 
     def __str__(self) -> str:
-        axis = "unknown" if self.centre is None else f"{self.centre:.2f} bins from the middle of the detector"
+        axis = "unknown" if self.centre is None else f"{self._axis} bins from the middle of the detector"
         head = "the sinogram fits its geometry" if self.fits else "the sinogram does NOT fit its geometry"
         figures = "; ".join(f"{name} {value:.4g}" for name, value in self.figures.items())
         return "\n".join([head, *(f"- {finding}" for finding in self.findings), f"axis: {axis}", figures])
@@ -68,7 +72,7 @@ class SinogramReport:
         """In one line."""
         if not self.fits:
             return "the sinogram does NOT fit its geometry: " + " ".join(self.findings)
-        axis = "" if self.centre is None else f", axis {self.centre:.2f} bins from the middle"
+        axis = "" if self.centre is None else f", axis {self._axis} bins from the middle"
         return f"the sinogram fits its geometry ({100 * self.figures['unexplained']:.1f} % unexplained{axis})"
 
 
