@@ -136,6 +136,14 @@ def test_even_shifts_of_a_mosaic_bring_nothing() -> None:
     assert found.verdict.startswith(HOLDS + " without margin")
 
 
+def test_views_are_compared_by_the_inverse_of_an_element() -> None:
+    """Of every third column, shifts by 1 and by 2 show the others. (In a mosaic of period 2 a shift is its own inverse,
+    which tells nothing of the difference.)"""
+    found = diagnose(Operator(lambda x: x[..., ::3]), Shift(3), (1, 12, 12), n_shown=1)
+    assert found.effective == 3 and found.rank * found.effective == found.n
+    assert found.verdict.startswith(HOLDS + " without margin")
+
+
 def disc(n: int, radius: float) -> Operator:
     row, column = frequencies(n)
     return convolution((torch.hypot(row, column) <= radius * n).float())

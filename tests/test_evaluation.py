@@ -18,6 +18,7 @@ from ei.evaluation import evaluate, report
 from ei.evaluation.classical import harmonic_fill
 from ei.evaluation.loading import averaged
 from ei.evaluation.quality import mean_and_std, reconstruct_all
+from ei.metrics import psnr
 from ei.models import Reconstructor
 from ei.physics import GaussianNoise, Inpainting
 from ei.training import Trainer
@@ -90,6 +91,16 @@ def test_the_table_shows_mean_and_deviation_of_these_images() -> None:
     """They are all the images there are, not a sample of more: divided by their number."""
     rows = [dict.fromkeys(("psnr_paper_net", "psnr_net", "ssim_net"), value) for value in (1.0, 3.0)]
     assert mean_and_std(rows, "net") == ["2.00 +- 1.00", "2.00 +- 1.00", "2.0000 +- 1.0000"]
+
+
+def test_reconstructions_are_judged_as_they_are() -> None:
+    """Not clipped to the range of images, which would hide what is wrong with them."""
+    physics = Inpainting(16, 16, mask_rate=0)
+    net = torch.nn.Conv2d(3, 3, 1, bias=False)
+    torch.nn.init.dirac_(net.weight)
+    net.weight.data *= 2
+    row = evaluate(Reconstructor(net, physics), physics, IMAGES[:1])[0]
+    assert row["psnr_net"] == pytest.approx(float(psnr(2 * IMAGES[0][None], IMAGES[0][None])), rel=1e-5)
 
 
 def test_images_of_a_test_have_noise_of_their_own() -> None:

@@ -140,6 +140,18 @@ def test_a_hook_cannot_change_the_training(tmp_path: Path) -> None:
         assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "hooked" / name).read_bytes()
 
 
+def test_a_hook_that_evaluates_does_not_end_the_training_mode() -> None:
+    modes = []
+
+    class Watch(MCClosure):
+        def __call__(self, f: Any, *args: Any) -> dict:
+            modes.append(f.training and f.net.training)
+            return super().__call__(f, *args)
+
+    make(False, Watch(), on_epoch_end=lambda trainer: trainer.f.eval()).fit(loader(7))
+    assert modes == [True] * 3
+
+
 def test_a_run_folder_is_of_one_training(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run", environment={"device": "cpu"})
     make(folder, epochs=1).fit(loader())
@@ -574,13 +586,17 @@ def test_what_is_drawn_differs_by_step_and_by_held_out_batch_but_not_by_the_judg
     """Noise, signs and parts come from the global generator: a step of the second epoch must not repeat one of the
     first, and epochs can be compared only if they are judged by the same draws."""
     drawn: dict[bool, list[float]] = {True: [], False: []}
+    judged = []
 
     class Draws(MCClosure):
-        def __call__(self, f: Any, *args: Any) -> dict:
+        def __call__(self, f: Any, physics: Any, transform: Any, y: Any, x: Any = None) -> dict:
             drawn[f.training].append(float(torch.rand(())))
-            return super().__call__(f, *args)
+            judged.extend([] if f.training else [y])
+            return super().__call__(f, physics, transform, y, x)
 
-    make(False, Draws(), epochs=2, held_out=make_loader(IMAGES[:2], 1, shuffle=False)).fit(loader())
+    held_out = make_loader(IMAGES[:2], 1, shuffle=False)
+    make(False, Draws(), epochs=2, noise=GaussianNoise(0.1), held_out=held_out).fit(loader())
+    assert torch.equal(judged[0], judged[2]) and torch.equal(judged[1], judged[3])  # with the same noise
     assert len(drawn[True]) == len(set(drawn[True])) == 8
     assert drawn[False][:2] == drawn[False][2:] and drawn[False][0] != drawn[False][1]
 
