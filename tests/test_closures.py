@@ -201,6 +201,10 @@ def test_the_domain_of_consistency_is_the_adversarial_closures_too() -> None:
     ours = AdversarialEIClosure(Discriminator((1, 16, 16)), 1.0, 0.5, mc_domain="image")(f, physics, Rotate(1), y)
     expected = functional.mse_loss(physics.A_dagger(physics.A(f(y))), physics.A_dagger(y))
     torch.testing.assert_close(ours["mc"], expected)
+    # The gradient, too, goes through A_dagger A.
+    loss, weights = MCClosure(mc_domain="image")(f, physics, None, y)["mc"], list(f.parameters())
+    for one, other in zip(torch.autograd.grad(loss, weights), torch.autograd.grad(expected, weights), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_l1_and_other_criteria() -> None:
@@ -309,6 +313,18 @@ def test_the_deep_image_prior_fits_images_of_any_sides_and_units() -> None:
     assert losses["x1"].shape == (1, 3, 12, 18) and closure.z is not None and 50 < float(closure.z.max()) <= 100
     with pytest.warns(UserWarning, match="padded"):
         assert torch.equal(closure.reconstruct(f), f.call_net(closure.z))
+
+
+def test_what_the_deep_image_prior_fitted_is_read_in_evaluation_mode() -> None:
+    """BatchNorm takes its statistics from the training, and reading the image does not change them."""
+    _, physics, _, y, _ = setting()
+    f = Reconstructor(torch.nn.Sequential(fill(SmallNet(3)), torch.nn.BatchNorm2d(3)), physics)
+    closure = DIPClosure()
+    closure(f, physics, None, y)
+    statistics = f.net[1].running_mean.clone()
+    found = closure.reconstruct(f)
+    assert torch.equal(f.net[1].running_mean, statistics) and f.training
+    assert torch.equal(found, f.eval().net(closure.z))
 
 
 def test_the_discriminator_is_not_trained_by_the_generators_loss() -> None:

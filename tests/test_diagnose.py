@@ -15,6 +15,7 @@ from torch.nn import functional
 from ei.errors import InputError
 from ei.evaluation import Diagnosis, diagnose
 from ei.evaluation.diagnosis import CANNOT, HOLDS, NOTHING, UNDECIDED
+from ei.evaluation.views import Problem
 from ei.physics import CT, Inpainting
 from ei.transforms import Compose, Reflect, Rotate, Rotate90, Shift, Shift1D
 
@@ -134,6 +135,20 @@ def test_even_shifts_of_a_mosaic_bring_nothing() -> None:
     assert [one.redundant for one in found.elements] == [True, False, False, False, False]
     assert found.effective == 4 and found.rank * found.effective == found.n
     assert found.verdict.startswith(HOLDS + " without margin")
+
+
+def test_views_are_compared_by_the_inverse_of_an_element() -> None:
+    """Of every third column, shifts by 1 and by 2 show the others. (In a mosaic of period 2 a shift is its own inverse,
+    which tells nothing of the difference.)"""
+    physics = Operator(lambda x: x[..., ::3])
+    found = diagnose(physics, Shift(3), (1, 12, 12), n_shown=1)
+    assert found.effective == 3 and found.rank * found.effective == found.n
+    assert found.verdict.startswith(HOLDS + " without margin")
+    # And in the way that serves groups that interpolate.
+    problem = Problem(physics, Shift(3), (1, 12, 12), torch.device("cpu"), torch.Generator().manual_seed(0), 1e-2)
+    elements = list(torch.tensor([[0, 1], [0, 2], [0, 4], [0, 3]]))
+    classes, more = problem.classes(elements, problem.stack([]), most=8)
+    assert [one.tolist() for one in classes] == [[0, 1], [0, 2]] and not more
 
 
 def disc(n: int, radius: float) -> Operator:

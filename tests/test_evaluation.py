@@ -14,12 +14,14 @@ from torch.optim import Adam
 
 import ei
 from ei.closure import EIClosure, MCClosure
-from ei.datasets import make_loader
+from ei.datasets import make_loader, simulate
 from ei.evaluation import evaluate, report
 from ei.evaluation.classical import harmonic_fill
 from ei.evaluation.loading import averaged
+from ei.evaluation.quality import mean_and_std, reconstruct_all
+from ei.metrics import psnr
 from ei.models import Reconstructor
-from ei.physics import Inpainting
+from ei.physics import GaussianNoise, Inpainting
 from ei.training import Trainer
 from ei.transforms import Shift
 
@@ -119,6 +121,31 @@ def test_exact_reconstructions_have_a_table(tmp_path: Path, capsys: pytest.Captu
     assert line.split("  ")[1:] and line.count("inf, 4 exact") == 2 and line.endswith("1.0000 +- 0.0000")
 
 
+def test_the_table_shows_mean_and_deviation_of_these_images() -> None:
+    """They are all the images there are, not a sample of more: divided by their number."""
+    rows = [dict.fromkeys(("psnr_paper_net", "psnr_net", "ssim_net"), value) for value in (1.0, 3.0)]
+    assert mean_and_std(rows, "net") == ["2.00 +- 1.00", "2.00 +- 1.00", "2.0000 +- 1.0000"]
+
+
+def test_reconstructions_are_judged_as_they_are() -> None:
+    """Not clipped to the range of images, which would hide what is wrong with them."""
+    physics = Inpainting(16, 16, mask_rate=0)
+    net = torch.nn.Conv2d(3, 3, 1, bias=False)
+    torch.nn.init.dirac_(net.weight)
+    net.weight.data *= 2
+    row = evaluate(Reconstructor(net, physics), physics, IMAGES[:1])[0]
+    assert row["psnr_net"] == pytest.approx(float(psnr(2 * IMAGES[0][None], IMAGES[0][None])), rel=1e-5)
+
+
+def test_images_of_a_test_have_noise_of_their_own() -> None:
+    """By their number, the same every time, and not that of the training image of this number."""
+    physics = Inpainting(16, 16, noise=GaussianNoise(0.1))
+    f, x = Reconstructor(fill(SmallNet(3)), physics), IMAGES[0][None]
+    y, again, other = (reconstruct_all(f, physics, x, index)["y"] for index in (3, 3, 4))
+    assert torch.equal(y, again) and not torch.equal(y, other)
+    assert not torch.equal(y, simulate(physics, x, [3], seed=0))
+
+
 def test_the_harmonic_fill_solves_the_laplace_equation() -> None:
     """What is linear is harmonic, so it is filled exactly; every missing pixel is the mean of its neighbours."""
     mask = Inpainting(9, 11, mask_rate=0.4, seed=2).mask.clone()
@@ -131,3 +158,12 @@ def test_the_harmonic_fill_solves_the_laplace_equation() -> None:
     mean = sum(filled.roll(shift, axis) for shift in (1, -1) for axis in (-1, -2)) / 4
     torch.testing.assert_close(filled[missing], mean[missing])
     assert torch.equal(filled[~missing], y[~missing]) and bool((filled[missing] > 0).all())
+
+
+def test_missing_pixels_at_the_border_are_the_mean_of_the_neighbours_they_have() -> None:
+    mask = torch.ones(4, 4)
+    mask[0, 0] = mask[0, 2] = 0
+    physics, x = Inpainting(4, 4, mask=mask), torch.rand(1, 1, 4, 4, dtype=torch.float64)
+    filled, pixels = harmonic_fill(physics, physics.A(x))[0, 0], x[0, 0]
+    torch.testing.assert_close(filled[0, 0], (pixels[0, 1] + pixels[1, 0]) / 2)
+    torch.testing.assert_close(filled[0, 2], (pixels[0, 1] + pixels[0, 3] + pixels[1, 2]) / 3)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import ei
 from ei.closure import AdversarialEIClosure, EIClosure, SupervisedClosure
+from ei.closure.base import CRITERIA
 from ei.common.complex import magnitude, to_channels, to_complex
 from ei.common.files import load_file
 from ei.datasets import MagnitudePhantoms, Measurements, MRIData, make_loader
@@ -105,6 +106,12 @@ def test_a_training_on_complex_images(tmp_path: Path, closure: EIClosure) -> Non
 def test_the_psnr_of_complex_images() -> None:
     a, b = torch.stack(complex_images()), torch.zeros(4, 1, 8, 8, dtype=torch.complex64)
     torch.testing.assert_close(psnr(a, b), -10 * a.abs().square().mean((1, 2, 3)).log10())
+
+
+def test_the_loss_of_complex_numbers_is_of_their_moduli() -> None:
+    """Not the mean over both parts, which is half of it: alpha weighs it against losses of other images."""
+    a, b = torch.tensor([1 + 2j, 0j]), torch.tensor([1j, 2 + 0j])
+    assert float(CRITERIA["l2"](a, b)) == pytest.approx((2 + 4) / 2)
 
 
 # ---- the task -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import scipy.io
 import torch
 from conftest import SmallNet, reference
 from PIL import Image
+from torch.nn import functional
 from torch.utils.data import Subset
 
 from ei.datasets import CTData, FixedCrops, ImageTree
@@ -56,6 +57,23 @@ def test_ssim() -> None:
     truth = torch.rand(3, 3, 16, 16)
     assert ssim(truth, truth).tolist() == pytest.approx([1, 1, 1])
     assert float(ssim(torch.rand(1, 3, 16, 16), truth[:1])) < 0.5
+
+
+def test_ssim_is_the_formula() -> None:
+    """Means, variances and covariance (of samples) over the 7 x 7 windows that lie inside the image."""
+    a, b = 2 * torch.rand(2, 2, 3, 14, 12, dtype=torch.float64)
+    p, q = (functional.unfold(images.flatten(0, 1)[:, None], 7) for images in (a, b))
+    covariance = ((p - p.mean(1, keepdim=True)) * (q - q.mean(1, keepdim=True))).sum(1) / 48
+    means, small, smaller = p.mean(1) * q.mean(1), (0.03 * 2) ** 2, (0.01 * 2) ** 2
+    values = (2 * means + smaller) / (p.mean(1) ** 2 + q.mean(1) ** 2 + smaller)
+    values = values * (2 * covariance + small) / (p.var(1) + q.var(1) + small)
+    torch.testing.assert_close(ssim(a, b, 2.0), values.mean(1).view(2, 3).mean(1))
+
+
+def test_psnr_is_of_each_image() -> None:
+    truth = torch.rand(2, 3, 8, 8)
+    error = torch.tensor([0.1, 0.01]).view(2, 1, 1, 1)
+    torch.testing.assert_close(psnr(truth + error, truth), torch.tensor([20.0, 40.0]), rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize("metric", [cal_psnr, psnr, ssim])
@@ -109,6 +127,11 @@ def test_range_of_true_images(least: float, largest: float, expected: float) -> 
 def test_a_range_that_there_is_not(least: float, largest: float) -> None:
     with pytest.raises(ValueError, match="data_range"):
         range_of(least, largest)
+
+
+def test_the_range_is_that_of_all_images() -> None:
+    images = torch.stack([torch.full((8, 8), 10.0), torch.linspace(0, 40, 64).view(8, 8)])
+    assert data_range_of(images) == data_range_of(images.flip(0)) == 40
 
 
 @pytest.mark.parametrize("unit", [1.0, 0.02, 1e-4, 3000.0])

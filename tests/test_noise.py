@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -349,6 +350,23 @@ def test_the_default_tau() -> None:
     quiet = default_tau(physics, y, torch.full_like(y, 1e-16))
     assert float(quiet[1]) == pytest.approx(1e-3 * float((y[1].square().sum() / kept).sqrt()), rel=1e-5)
     torch.testing.assert_close(default_tau(physics, y[1:2], 0.05 * y[1:2]), tau[1:2])
+    whole = SimpleNamespace(A=lambda x: x)  # tells nothing of a mask
+    each = [default_tau(whole, one[None], 0.05 * one[None]) for one in y]
+    torch.testing.assert_close(default_tau(whole, y, 0.05 * y), torch.cat(each))
+
+
+def test_f_is_not_differentiated_by_what_is_not_measured() -> None:
+    """An f of one's own may look there, and then more signs are nothing but more scatter of the estimate."""
+    physics, asked = Inpainting(16, 16, mask_rate=0.5, noise=GaussianNoise(0.1)), []
+
+    def f(y: Tensor) -> Tensor:
+        asked.append(y)
+        return y
+
+    y = physics(torch.rand(2, 3, 16, 16))
+    SUREClosure(tau=0.05)(f, physics, None, y)
+    steps = (asked[1] - asked[0]).abs()
+    torch.testing.assert_close(steps, 0.05 * physics.mask.expand_as(y), rtol=0, atol=1e-6)
 
 
 def test_a_network_with_kinks_needs_no_tiny_steps() -> None:
@@ -537,6 +555,21 @@ def test_unsure_in_a_training(tmp_path: Path) -> None:
         UNSUREClosure(0)
     with pytest.raises(InputError, match="bf16"):
         UNSUREClosure(0.1)(Reconstructor(net, physics, "bf16"), physics, Shift(1), torch.rand(1, 1, 16, 16))
+
+
+def test_unsures_fresh_noise_is_of_the_level_and_where_something_is_measured() -> None:
+    """Of measurements that are all zero the noise is what is left."""
+    physics, asked = Inpainting(64, 64, mask_rate=0.5), []
+
+    def f(y: Tensor) -> Tensor:
+        asked.append(y)
+        return y
+
+    torch.manual_seed(0)
+    UNSUREClosure(0.2, alpha=1.0)(f, physics, Shift(1), torch.zeros(4, 1, 64, 64))
+    drawn = asked[-1] * torch.ones(4, 1, 64, 64)
+    here = physics.mask.expand_as(drawn) > 0
+    assert float(drawn[here].std()) == pytest.approx(0.2, rel=0.05) and not bool(drawn[~here].any())
 
 
 @pytest.mark.parametrize("scale", [1.0, 7.0])

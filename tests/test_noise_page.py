@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from test_scans import counts_of_a_small_scan
 from ei.datasets.flats import detector_noise
 from ei.errors import InputError
 from ei.evaluation.noise import look_at_noise
-from ei.physics import MRI, GaussianNoise, Inpainting, PoissonNoise
+from ei.physics import MRI, GaussianNoise, Inpainting, PoissonGaussianNoise, PoissonNoise
 
 Script = Callable[..., Result]
 
@@ -91,6 +92,11 @@ def test_how_much_noise_there_is() -> None:
     assert found.deviation == pytest.approx(0.1, rel=1e-4) and found.measured == pytest.approx(3**-0.5, rel=0.02)
     share = float(physics.mask.mean())
     assert found.in_image == pytest.approx(0.1 * share**0.5, rel=0.05) and found.brightest == pytest.approx(1, rel=0.01)
+    assert f"{20 * math.log10(found.brightest / found.in_image):.1f} dB" in str(found)
+    assert "below 0.01 fits noise" in str(found)  # a mean square, as the loss is
+    physics.noise = PoissonGaussianNoise(0.04, 0.1)
+    noisy = physics(y)  # with negative entries, where no counts are expected
+    assert float(noisy.min()) < 0 < look_at_noise(physics, noisy).in_image
     physics.noise = PoissonNoise(0.04)
     assert look_at_noise(physics, y).deviation == pytest.approx((0.04 / 2) ** 0.5, rel=0.03)
     kspace = MRI(torch.ones(16, 16), noise=GaussianNoise(0.2))

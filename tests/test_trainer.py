@@ -16,7 +16,15 @@ from conftest import SmallNet, fill
 from torch.optim import Adam
 from torch.utils.data import DataLoader, Dataset
 
-from ei.closure import AdversarialEIClosure, DIPClosure, EIClosure, MCClosure, SupervisedClosure, SupervisedEIClosure
+from ei.closure import (
+    AdversarialEIClosure,
+    DIPClosure,
+    EIClosure,
+    MCClosure,
+    SplittingClosure,
+    SupervisedClosure,
+    SupervisedEIClosure,
+)
 from ei.common.files import load_file
 from ei.common.seeds import generator
 from ei.datasets import make_loader
@@ -130,6 +138,18 @@ def test_a_hook_cannot_change_the_training(tmp_path: Path) -> None:
     make(tmp_path / "hooked", noise=GaussianNoise(0.1), on_epoch_end=meddle).fit(loader())
     for name in ("ckp_last.pth.tar", "training_loss.csv"):
         assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "hooked" / name).read_bytes()
+
+
+def test_a_hook_that_evaluates_does_not_end_the_training_mode() -> None:
+    modes = []
+
+    class Watch(MCClosure):
+        def __call__(self, f: Any, *args: Any) -> dict:
+            modes.append(f.training and f.net.training)
+            return super().__call__(f, *args)
+
+    make(False, Watch(), on_epoch_end=lambda trainer: trainer.f.eval()).fit(loader(7))
+    assert modes == [True] * 3
 
 
 def test_a_run_folder_is_of_one_training(tmp_path: Path) -> None:
@@ -309,6 +329,17 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path: Path, closure: 
     assert (tmp_path / "parts" / "ckp_last-1.pth.tar").exists()
 
 
+def test_a_resumed_optimiser_keeps_the_settings_it_is_made_with(tmp_path: Path) -> None:
+    """Only what it has gathered comes from the checkpoint: so a run can go on with another weight decay."""
+    make(tmp_path, epochs=1).fit(loader(7))
+    again = make(False)
+    optimizer = again.optimizers["total"]
+    optimizer.param_groups[0]["weight_decay"] = 0.5
+    again.resume(load_file(tmp_path / "ckp_last.pth.tar"))
+    assert optimizer.param_groups[0]["weight_decay"] == 0.5
+    assert all(float(held["step"]) == 1 for held in optimizer.state.values()) and len(optimizer.state) == 4
+
+
 def flat(net: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().clone().flatten() for p in net.parameters()])
 
@@ -467,6 +498,15 @@ def test_images_that_are_held_out_are_judged_by_their_psnr(tmp_path: Path) -> No
     assert "held_out_psnr" not in blind[0]
 
 
+def test_the_psnr_of_what_is_held_out_is_that_of_f() -> None:
+    """Not of what a closure reconstructs, from a part of the measurements as splitting does: tables judge f(y)."""
+    test = list(torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
+    trainer = make(False, SplittingClosure(0.5), epochs=1, held_out=make_loader(test, 2, shuffle=False))
+    history = trainer.fit(loader(7))
+    table = evaluate(trainer.f, trainer.physics, test)
+    assert history[0]["held_out_psnr"] == pytest.approx(sum(row["psnr_paper_net"] for row in table) / 2, rel=1e-5)
+
+
 def test_the_mean_of_what_is_held_out_is_over_images() -> None:
     """Batches of 3 and 1 weigh as they should: as all in one batch."""
     held_out = measurements()[:4]
@@ -540,6 +580,25 @@ def test_group_elements_do_not_depend_on_what_the_network_draws() -> None:
     assert both == elements_of(1, Written(2), **held_out)
     first, second = both[8:12], both[20:24]  # after the four steps of an epoch
     assert first == second and first[:2] != first[2:]
+
+
+def test_what_is_drawn_differs_by_step_and_by_held_out_batch_but_not_by_the_judged_epoch() -> None:
+    """Noise, signs and parts come from the global generator: a step of the second epoch must not repeat one of the
+    first, and epochs can be compared only if they are judged by the same draws."""
+    drawn: dict[bool, list[float]] = {True: [], False: []}
+    judged = []
+
+    class Draws(MCClosure):
+        def __call__(self, f: Any, physics: Any, transform: Any, y: Any, x: Any = None) -> dict:
+            drawn[f.training].append(float(torch.rand(())))
+            judged.extend([] if f.training else [y])
+            return super().__call__(f, physics, transform, y, x)
+
+    held_out = make_loader(IMAGES[:2], 1, shuffle=False)
+    make(False, Draws(), epochs=2, noise=GaussianNoise(0.1), held_out=held_out).fit(loader())
+    assert torch.equal(judged[0], judged[2]) and torch.equal(judged[1], judged[3])  # with the same noise
+    assert len(drawn[True]) == len(set(drawn[True])) == 8
+    assert drawn[False][:2] == drawn[False][2:] and drawn[False][0] != drawn[False][1]
 
 
 def test_a_closure_that_draws_twice_gets_two_draws() -> None:
