@@ -2,7 +2,7 @@
 
     ei prepare htc2022 --source HTC2022 --views 60 --arc 120
     ei train ... --measurements dataset/HTC2022/60_over_120/train.npy --out RUN          (once for each method)
-    python benchmarks/scans.py dataset/HTC2022/60_over_120 --runs MC=RUN1 EI=RUN2 Sup=RUN3 --out results/helsinki
+    python benchmarks/scans.py dataset/HTC2022/60_over_120 --runs MC=RUN1 EI=RUN2 "EI, seed 1=RUN3" --out results/helsinki
 
 The rows without learning get their one number (steps of CGLS, weight of TV) from the training scans, by PSNR. All
 figures are of the disc inside the image: PSNR and SSIM with the largest value of the reference there as the peak, and
@@ -127,6 +127,9 @@ def main() -> None:
     (given.out / "choices.json").write_text(json.dumps(choices, indent=1) + "\n")
 
     disc, sample = torch.from_numpy(inside(x.shape[-1])), given.sample
+    images = {
+        name: found for name, found in images.items() if "seed" not in name
+    }  # one of each method is enough to see
     shown = {name: found[sample] * disc / x[sample].max() for name, found in {**images, "all views": x}.items()}
     told = {row["name"]: f"{row['psnr']:.2f} dB" for row in rows if row["scan"] == sample}
     image_grid([shown], given.out / "scans.png", [told])
