@@ -2,7 +2,7 @@
 
     ei prepare htc2022 --source HTC2022 --views 60 --arc 120
     ei train ... --measurements dataset/HTC2022/60_over_120/train.npy --out RUN          (once for each method)
-    python benchmarks/scans.py dataset/HTC2022/60_over_120 --runs MC=RUN1 EI=RUN2 "EI, seed 1=RUN3" --out results/helsinki
+    python benchmarks/scans.py dataset/HTC2022/60_over_120 --runs MC=RUN1 EI=RUN2 "EI, seed 1=RUN3" --out OUT
 
 The rows without learning get their one number (steps of CGLS, weight of TV) from the training scans, by PSNR. All
 figures are of the disc inside the image: PSNR and SSIM with the largest value of the reference there as the peak, and
