@@ -458,6 +458,9 @@ def test_a_run_of_one_array_with_a_range(script: Any, tmp_path: Path) -> None:
     done: Result = script("ei train", *small_run, "--range", -1000, 400, "--out", "run")
     assert done.code == 0 and "no effect" not in done.out and "above --range -1000 400" in done.err, done
     assert load_file("run/ckp_last.pth.tar")["config"]["range"] == [-1000, 400]
+    looked = ("--task", "ct", "--ct-views", 5, "--data", "x.npy", "--max-elements", 1)
+    assert "--range LOW HIGH" in script("ei diagnose", *looked).err  # which it takes, too
+    assert script("ei diagnose", *looked, "--range", -1000, 400).code == 0
 
 
 # ---- masks --------------------------------------------------------------------------------------------------------
@@ -547,3 +550,9 @@ def test_a_picture_as_the_mask_of_a_run(script: Any, tmp_path: Path) -> None:
     done: Result = script("ei train", "--task", "inpainting", "--measurements", "y.npy", *options)
     assert done.code == 0, done.err
     assert torch.equal(load_file("run/ckp_last.pth.tar")["mask"], torch.from_numpy(np.asarray(mask) / 255).float())
+    # Pixels that the mask drops are said, as before a training; measurements of this mask need no word.
+    again = ("ei reconstruct", "--ckp", "run/ckp_last.pth.tar", "--output", "x.npy", "--input")
+    assert "warning: an image's own measurements are fitted to 0.0%" in script(*again, "y.npy").out
+    np.save("own.npy", np.load("y.npy") * (np.asarray(mask) > 0))
+    done = script(*again, "own.npy")
+    assert done.code == 0 and "warning" not in done.out, done
