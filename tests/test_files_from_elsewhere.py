@@ -450,6 +450,19 @@ def test_a_run_in_hounsfield_units(script: Any, tmp_path: Path) -> None:
     assert row["file"] == (tmp_path / "run" / "split.txt").read_text().strip()
 
 
+def test_a_run_of_one_array_with_a_range(script: Any, tmp_path: Path) -> None:
+    """--range is what an array of other values needs: it was said to have no effect, and then asked for."""
+    np.save(tmp_path / "x.npy", RNG.integers(-1000, 1000, (10, 16, 16)).astype(np.int16))
+    small_run = ("--task", "ct", "--ct-views", 5, "--data", "x.npy", "--max-steps", 1, "--base-channels", 2,
+                 "--batch-size", 2, "--ei-trans", 1, "--epochs", 1)  # fmt: skip
+    done: Result = script("ei train", *small_run, "--range", -1000, 400, "--out", "run")
+    assert done.code == 0 and "no effect" not in done.out and "above --range -1000 400" in done.err, done
+    assert load_file("run/ckp_last.pth.tar")["config"]["range"] == [-1000, 400]
+    looked = ("--task", "ct", "--ct-views", 5, "--data", "x.npy", "--max-elements", 1)
+    assert "--range LOW HIGH" in script("ei diagnose", *looked).err  # which it takes, too
+    assert script("ei diagnose", *looked, "--range", -1000, 400).code == 0
+
+
 # ---- masks --------------------------------------------------------------------------------------------------------
 
 MASK = RNG.integers(0, 2, (6, 9)).astype(np.uint8)
@@ -520,6 +533,15 @@ def test_masks_that_are_refused(tmp_path: Path, name: str, content: Any, message
         assert "\n" not in str(error.value) and (name in str(error.value))
 
 
+def test_a_mask_as_a_list() -> None:
+    """As a file of --physics may write it; anything else is refused in a line."""
+    assert torch.equal(ei.physics.MRI([1, 0, 1, 1]).mask, torch.tensor([1.0, 0, 1, 1]))
+    assert torch.equal(ei.physics.Inpainting(2, 2, mask=[[1, 0], [1, 1]]).mask, torch.tensor([[1.0, 0], [1, 1]]))
+    for wrong in ([[1, 0], [1]], ["a"], 5, None):
+        with pytest.raises(InputError, match="must be a tensor, an array or a list of numbers, or the path of one"):
+            ei.physics.MRI(wrong)  # type: ignore[arg-type]
+
+
 def test_a_picture_as_the_mask_of_a_run(script: Any, tmp_path: Path) -> None:
     mask = Image.fromarray(RNG.integers(0, 2, (16, 16)).astype(np.uint8) * 255)
     mask.save("mask.png")
@@ -528,3 +550,9 @@ def test_a_picture_as_the_mask_of_a_run(script: Any, tmp_path: Path) -> None:
     done: Result = script("ei train", "--task", "inpainting", "--measurements", "y.npy", *options)
     assert done.code == 0, done.err
     assert torch.equal(load_file("run/ckp_last.pth.tar")["mask"], torch.from_numpy(np.asarray(mask) / 255).float())
+    # Pixels that the mask drops are said, as before a training; measurements of this mask need no word.
+    again = ("ei reconstruct", "--ckp", "run/ckp_last.pth.tar", "--output", "x.npy", "--input")
+    assert "warning: an image's own measurements are fitted to 0.0%" in script(*again, "y.npy").out
+    np.save("own.npy", np.load("y.npy") * (np.asarray(mask) > 0))
+    done = script(*again, "own.npy")
+    assert done.code == 0 and "warning" not in done.out, done

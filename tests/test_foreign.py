@@ -15,6 +15,7 @@ from ei.closure import EIClosure, MCClosure
 from ei.closure.base import measure
 from ei.common.drawing import image_grid
 from ei.datasets import make_loader, simulate
+from ei.errors import InputError
 from ei.models import Reconstructor, UNet
 from ei.physics import GaussianNoise, Inpainting
 from ei.physics.foreign import noise_model_of
@@ -113,6 +114,34 @@ def test_a_noisy_deepinv_operator_trains_the_same_again() -> None:
         images = [torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(4)]
         histories.append(trainer.fit(make_loader(images, 2)))
     assert histories[0] == histories[1]
+
+
+def test_counts_of_a_negative_reconstruction_are_drawn_as_of_zero() -> None:
+    """deepinv's Poisson noise raises for negative entries, which no image has and a reconstruction may: a training
+    ended with its traceback."""
+
+    class Counts(torch.nn.Module):
+        clip_positive = False
+
+        def forward(self, x: Tensor, **_: Any) -> Tensor:
+            if bool((x < 0).any()):
+                raise ValueError("Input tensor for Poisson noise must be non-negative.")
+            return torch.poisson(x)
+
+    x = torch.tensor([0.0, -1, 0, 4]).repeat(1, 1, 8, 2).requires_grad_()  # of which every second column is measured
+    y = measure(Theirs(Counts()), x).detach()
+    assert bool((y[..., 1::4] == -1).all()) and float(y[..., 3::4].mean()) > 1
+    y = measure(Theirs(Counts()), x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(gradient, (torch.arange(8) % 2).float().expand(1, 1, 8, 8))
+    with pytest.raises(ValueError, match="non-negative"):  # of images it is an error
+        simulate(Theirs(Counts()), -torch.ones(1, 1, 8, 8), [0], 0)
+
+
+def test_measurements_that_are_no_tensor_are_refused() -> None:
+    physics = SimpleNamespace(A=lambda x: [x, x], A_dagger=lambda y: y[0])
+    with pytest.raises(InputError, match="A of SimpleNamespace gives a list, and measurements must be a tensor"):
+        simulate(physics, X, None, 0)
 
 
 def test_a_noise_free_one_takes_batches_without_numbers() -> None:

@@ -259,6 +259,8 @@ def test_masks_and_maps_from_files(tmp_path: Path) -> None:
             lambda: MRI(torch.ones(4, 5)).A_dagger(torch.zeros(1, 4, 5, dtype=torch.complex64)),
             ["k-space", "[B, 2, 4, 5]", "real, imaginary", "complex [1, 4, 5]"],
         ),
+        # Whole numbers would be rounded to whole numbers.
+        (lambda: MRI(torch.ones(4, 5)).A(torch.ones(1, 2, 4, 5).int()), ["images", "real", "torch.int32 [1, 2, 4, 5]"]),
         (
             lambda: MRI(torch.ones(4, 5), random_maps(3, 4, 5)).A_dagger(torch.zeros(1, 3, 2, 4, 5)),
             ["k-space", "[B, 2, 3, 4, 5]", "coil", "[1, 3, 2, 4, 5]"],

@@ -94,3 +94,12 @@ def test_another_order_is_seen(script: Script, files: Path) -> None:
     wrong = ("--measurements", "y.npy", "--truth", "other.npy")
     done = script("ei train", *SMALL, *wrong, "--method", "sup", "--max-steps", 1, "--out", "run")
     assert done.code == 0 and "warning: that of another image fits" in done.out, done.out + done.err
+
+
+def test_another_layout_is_seen(script: Script, files: Path) -> None:
+    """True images that another program has written turned or mirrored: said, and which way it is."""
+    np.save(files / "turned.npy", np.load(files / "x.npy").transpose(0, 2, 1))
+    wrong = ("--measurements", "y.npy", "--truth", "turned.npy")
+    done = script("ei train", *SMALL, *wrong, "--method", "sup", "--max-steps", 1, "--out", "run")
+    assert done.code == 0, done.err
+    assert "warning: with rows and columns exchanged, these images fit to 0.0%" in done.out, done.out

@@ -13,6 +13,7 @@ import torch
 from conftest import ROOT, reference, subprocess_run
 from torch.nn import functional
 
+from ei.errors import InputError
 from ei.physics import CT, GaussianNoise, Inpainting, Tomography
 from ei.physics.ct import back_projection_map, radon_map
 
@@ -329,3 +330,13 @@ def test_cpu_and_gpu_agree() -> None:
     assert relative(physics.A(x.cuda()).cpu(), y) < 1e-5
     assert relative(physics.A_dagger(y.cuda()).cpu(), physics.A_dagger(y)) < 1e-5
     assert relative(Inpainting(128, 128).cuda().A(x.cuda()).cpu(), Inpainting(128, 128).A(x)) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64], ids=str)
+@pytest.mark.parametrize("physics", [CT(8, 3), Tomography((8, 8), [0, 50, 110], n_detectors=12)], ids=["CT", "any"])
+def test_projections_of_other_than_real_numbers_are_refused(physics: CT | Tomography, dtype: torch.dtype) -> None:
+    """Sums of 8-bit values wrapped around in 8 bits, and of complex ones the imaginary part was dropped."""
+    x, y = torch.ones(1, 1, 8, 8).to(dtype), torch.ones(1, 1, 12, 3).to(dtype)
+    for function, tensor in ((physics.A, x), (physics.A_adjoint, y), (physics.A_dagger, y)):
+        with pytest.raises(InputError, match=rf"real floating-point values, not {dtype}"):
+            function(tensor)

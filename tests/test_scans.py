@@ -14,7 +14,7 @@ import torch
 import yaml
 from conftest import ROOT, Result
 
-from ei.datasets.scans import binned, read_array
+from ei.datasets.scans import binned, read_array, sinograms_of_counts
 from ei.errors import InputError
 from ei.physics import Tomography
 
@@ -118,3 +118,14 @@ def test_real_scans_are_prepared(shared_data: Path, script: Script) -> None:
     done = script("ei prepare", "tooth", "--source", shared_data / "tooth.h5", "--bin", 8)
     assert done.code == 0 and "the sinogram fits" in done.out
     assert np.load("dataset/tooth/y_reference.npy").shape == (2, 1, 80, 80)
+
+
+def test_as_many_flats_as_views_are_averaged() -> None:
+    """Each was taken as that of its view, and put its noise into the sinogram."""
+    rng = np.random.default_rng(0)
+    counts, flat, dark = rng.uniform(500, 900, (6, 5)), rng.uniform(900, 1100, (6, 5)), rng.uniform(0, 10, (6, 5))
+    expected = -np.log((counts - dark.mean(0)) / (flat.mean(0) - dark.mean(0)))
+    np.testing.assert_allclose(sinograms_of_counts(counts, flat, dark)[0], expected.T, rtol=1e-5)
+    np.testing.assert_allclose(sinograms_of_counts(counts, flat.mean(0), dark)[0], expected.T, rtol=1e-5)
+    rows = [array[:, None].repeat(2, 1) for array in (counts, flat, dark)]  # [V, rows, D], [n, rows, D]
+    np.testing.assert_allclose(sinograms_of_counts(*rows), np.stack([expected.T] * 2), rtol=1e-5)

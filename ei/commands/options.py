@@ -143,7 +143,8 @@ class Options:
     range: list[float] | None = option(
         "which values of image files become 0 and 1, others are clipped; needed where they are not unsigned of 8 or 16 "
         "bit (floating-point and 32-bit TIFF, .npy, DICOM: --range -1000 400 for a CT window)",
-        number(), nargs=2, images=True, metavar=("LOW", "HIGH"), commands=("train", "test"))
+        number(), nargs=2, images=True, metavar=("LOW", "HIGH"),
+        commands=("train", "test", "diagnose"))
     gray: bool = option("own images: make colour gray", None, False, images=True)
     patch: int | None = option("train on patches of N x N at fixed random places", COUNT, images=True)
     patches: int = option("how many an image", COUNT, 1, images=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,7 @@ def ignored_by(data: str, name: str, chosen: Mapping[str, Any]) -> str:
         return "" if chosen.get("patch") else "images without --patch"
     if name == "patch":
         return ""
-    if data == "synthetic" or Path(data).is_file():
+    if data == "synthetic" or (Path(data).is_file() and name != "range"):
         return f"--data {data}, which is no folder of images"
     divided = [(Path(data) / part).is_dir() for part in ("train", "test")]
     if name in ("split", "test_fraction") and all(divided):
@@ -262,17 +262,35 @@ def pairs_for(measurements: Measurements, truth: str, shape: Shape) -> Pairs:
     return Pairs(measurements, Measurements(truth, shape, NAMES_OF_TRUTH))
 
 
+# How true images may lie in a file that another program has written. Some of it only square images can.
+LAID_OUT: dict[str, Callable[[Tensor], Tensor]] = {
+    "with rows and columns exchanged": lambda x: x.mT,
+    "with rows in reverse": lambda x: x.flip(-2),
+    "with columns in reverse": lambda x: x.flip(-1),
+    "turned by 180 degrees": lambda x: x.flip(-2, -1),
+    "turned by 90 degrees clockwise": lambda x: x.rot90(-1, (-2, -1)),
+    "turned by 90 degrees counter-clockwise": lambda x: x.rot90(1, (-2, -1)),
+}
+
+
 def say_how_truth_fits(pairs: Pairs, physics: Any) -> None:
-    """Say how well ``A x`` fits y over a few pairs, and warn where it fits another one's y as well: files in another
-    order, or in other units, would train and judge without a word."""
+    """Say how well ``A x`` fits y over a few pairs, and warn where it fits another one's y as well, or x would fit
+    better if it were turned or mirrored: files in another order, layout or units would train and judge without a
+    word."""
     rows = spread(pairs)
     ys = [pairs[index][0] for index in rows]
-    measured = [probe(operator_of(physics, [index]), "A", pairs[index][1][None])[0].cpu() for index in rows]
-    own, others = (
-        statistics.median(float((measured[k - shift] - y).norm() / y.norm()) for k, y in enumerate(ys))
-        for shift in (0, 1)
-    )
+
+    def misfit(shift: int = 0, laid: Callable[[Tensor], Tensor] = lambda x: x) -> float:
+        measured = [probe(operator_of(physics, [n]), "A", laid(pairs[n][1])[None])[0].cpu() for n in rows]
+        return statistics.median(float((measured[k - shift] - y).norm() / y.norm()) for k, y in enumerate(ys))
+
+    own, others = misfit(0), misfit(1)
     print(f"A x of --truth fits y to {own:.1%} of its norm")
+    shape = pairs[0][1].shape
+    laid_out = {name: misfit(0, laid) for name, laid in LAID_OUT.items() if laid(pairs[0][1]).shape == shape}
+    best = min(laid_out, key=lambda name: laid_out[name])
+    if laid_out[best] < 0.8 * own:
+        print(f"warning: {best}, these images fit to {laid_out[best]:.1%}: turn them as the operator has them")
     if len(rows) > 1 and own >= 0.9 * others:
         print(
             f"warning: that of another image fits it to {others:.1%}: are --measurements and --truth in the same "

@@ -9,7 +9,7 @@ Operator, mask and network come from the checkpoint; an operator of your own is 
 for what a file says. ``--input`` is what `ei.datasets.Measurements` reads, any number of measurements; they go through
 batch by batch. The output, ``[n, C, H, W]`` (``[n, H, W]`` where the input has no channel axis; complex where the input
 is complex k-space), appears under its name when it is complete. A folder's files come in their natural order (y_2
-before y_10), and PNG files keep their names.
+before y_10), and PNG files keep their names. What is odd about the measurements is a line that begins with ``warning``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ei.commands.data import look_of
 from ei.commands.operators import check_contradictions, check_count, for_other_images, known_physics, operator_for
 from ei.commands.parser import choose_device
 from ei.commands.parts import measurements_for
@@ -169,6 +170,9 @@ def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
         if not trained:
             raise InputError("--average-over averages a network, and there is none without --ckp; leave it out")
         f = averaged(f, given["average_over"])
+    for line in look_of(physics, measurements).splitlines():
+        if line.startswith("warning"):  # else they are as those it was trained on
+            print(line)
     rate = reconstruct_file(f, measurements, output, batch_size=given.get("batch_size", 8), device=device)
     images = np.load(output, mmap_mode="r")
     names = [measurements.name_of(index) for index in range(len(measurements))]

@@ -249,9 +249,14 @@ def simulate(physics: Any, x: Tensor, indices: Sequence[int] | None, seed: int) 
     """Measurements of images ``x``; noise is drawn once per image, seeded by its index.
 
     Raises:
-        InputError: if the physics has noise and the indices are not known.
+        InputError: if the physics has noise and the indices are not known, or if a measurement is no tensor.
     """
     y = physics.A(x)
+    if not isinstance(y, Tensor):  # as of deepinv's stacked operators
+        raise InputError(
+            f"A of {type(physics).__name__} gives a {type(y).__name__}, and measurements must be a tensor: write an "
+            "operator that gives all of them as one"
+        )
     noise = noise_model_of(physics)
     if noise is None:
         return y

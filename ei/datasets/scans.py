@@ -84,7 +84,8 @@ def sinograms_of_counts(counts: np.ndarray, flat: np.ndarray, dark: np.ndarray, 
 
     Args:
         counts: ``[V, D]`` or ``[V, n, D]``.
-        flat, dark: without object, and without beam: ``[D]`` or ``[n, D]``, or several of them, which are averaged.
+        flat, dark: without object, and without beam: ``[D]`` or ``[n, D]``, or several of them, which are averaged
+            (also where there are as many as views).
         each: detectors that are averaged.
 
     Raises:
@@ -92,6 +93,8 @@ def sinograms_of_counts(counts: np.ndarray, flat: np.ndarray, dark: np.ndarray, 
     """
     if counts.ndim not in (2, 3):
         raise InputError(f"counts must be [views, detectors] or [views, rows, detectors], not {list(counts.shape)}")
+    # As many exposures as views would else be taken as one for each view.
+    flat, dark = (array.mean(0) if array.ndim == counts.ndim else array for array in map(np.asarray, (flat, dark)))
     y = line_integrals(counts.astype(np.float64), flat, dark)
     y = (y[:, None] if y.ndim == 2 else y).transpose(1, 2, 0)
     return binned(y, each).astype(np.float32)

@@ -293,7 +293,9 @@ def _check_angles(scan: Scan, y: np.ndarray, report: SinogramReport, disagreemen
     in_no_order = unexplained(shuffled, y)[0]
     report.figures["unexplained, angles shuffled"] = in_no_order
     if report.figures["variation between views"] < max(ALIKE, 3 * report.figures["noise"]):
-        report.findings.append("The object looks alike from all sides, so the angles cannot be checked.")
+        alike = report.figures["variation between views"] < ALIKE
+        why = "The object looks alike from all sides" if alike else "Noise hides how the views differ"
+        report.findings.append(f"{why}, so the angles cannot be checked.")
         return True
     readings = {
         "cover only half of their range (give them doubled)": _with(scan, angles=tuple((2 * angles).tolist())),

@@ -76,11 +76,11 @@ class CT(ParallelBeam):
         device: where the matrices are made ready; inputs on another device are served too.
         noise: None or a noise model (see `Physics`).
 
-    The input's dtype is kept. float64 is computed in float64, every other dtype in float32.
+    The input's dtype is kept. float64 is computed in float64, every other floating-point dtype in float32.
 
     Raises:
         InputError: for sizes below 1, a geometry whose matrices do not fit in memory, or (when called) a tensor of
-            another shape.
+            another shape, or one that does not hold real floating-point values.
     """
 
     def __init__(

@@ -52,6 +52,14 @@ class Drawn:
             raise AttributeError(name)
         return getattr(self.noise, name)
 
+    def clip(self, y: Tensor) -> Tensor:
+        """``y`` as the noise is defined for it, as `Noise.clip` gives it: deepinv's counts refuse negative entries,
+        which a reconstruction may have, unless their ``clip_positive`` is set."""
+        own = getattr(self.noise, "clip", None)
+        if callable(own):
+            return own(y)
+        return y.clamp(min=0) if hasattr(self.noise, "clip_positive") else y
+
     def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
         own = getattr(self.noise, "rng", None)
         if generator is None:

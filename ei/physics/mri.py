@@ -29,8 +29,8 @@ class MRI(Physics):
 
     Args:
         mask: zeros and ones ``[H, W]``, or ``[W]`` for columns that are measured as wholes; axes of length one are
-            dropped. A tensor or an array, or the path of one: ``.npy``, or what `torch.save` wrote, also a dict with
-            the key "mask".
+            dropped. A tensor, an array or a list, or the path of one: ``.npy``, or what `torch.save` wrote, also a dict
+            with the key "mask".
         coil_maps: the sensitivities S, complex ``[K, H, W]``; a tensor, an array or a path (key "coil_maps").
         height: H, where neither mask nor maps tell it: for a mask of columns without maps. None: images may then have
             any H, and `image_shape` is None.
@@ -140,9 +140,9 @@ class MRI(Physics):
         middle = [] if self.coil_maps is None or not coils else [len(self.coil_maps)]
         given = list(tensor.shape)
         expected = [2, *middle, *(given[-2:-1] if height is None else [height]), width]
-        if given[1:] != expected or tensor.is_complex():
+        if given[1:] != expected or not tensor.is_floating_point():  # whole numbers would round k-space
             sides = ", ".join(map(str, [2, *middle, "H" if height is None else height, width]))
-            kind = "complex " if tensor.is_complex() else ""
+            kind = "complex " if tensor.is_complex() else "" if tensor.is_floating_point() else f"{tensor.dtype} "
             raise InputError(
                 f"{what} must be real and of the shape [B, {sides}] ([B, (real, imaginary)"
                 f"{', coil' if middle else ''}, row, column]), not {kind}{given}"

@@ -10,13 +10,15 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from ei.errors import InputError
 from ei.physics.base import NoiseModel, Physics, check_shape
 from ei.physics.linear_map import DenseMap, LinearMap, shared
 
 
 class Projections(Physics):
     """Images ``[B, C, H, W]`` and sinograms ``[B, C, D, V]`` (detectors, views), by two matrices. float64 is computed
-    in float64, every other dtype in float32; the input's dtype is kept.
+    in float64, every other floating-point dtype in float32; the input's dtype is kept. Whole and complex numbers are
+    refused.
 
     Args:
         image_shape: (H, W).
@@ -83,6 +85,17 @@ class Projections(Physics):
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """What a tensor of images or sinograms is computed in.
+
+    Raises:
+        InputError: for values that are not real floating-point: sums of whole numbers would wrap around in their own
+            type, and of complex ones the imaginary part would be lost.
+    """
+    if not tensor.is_floating_point():
+        raise InputError(
+            f"images and sinograms must hold real floating-point values, not {tensor.dtype}: of whole numbers give "
+            "x.float(), of complex ones the real and the imaginary part one after the other"
+        )
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from ei.common.files import load_file, name_among
 from ei.errors import InputError, MissingFileError
 
-Source = Tensor | np.ndarray | str | os.PathLike
+Source = Tensor | np.ndarray | Sequence | str | os.PathLike
 PICTURES = (".png", ".bmp", ".tif", ".tiff")
 # What stands for "measured" in a mask: 1, or the largest value of a picture of 8 or 16 bits.
 ONES = (1, 255, 65535)
@@ -24,19 +24,30 @@ def read_array(source: Source, key: str) -> tuple[Tensor, str]:
     """A mask or maps as a tensor, and what to call them in messages.
 
     Args:
-        source: a tensor or array, or the path of a file: of ``torch.save`` (a tensor, or a dict with one under
-            ``key``), ``.npy``, ``.npz`` or ``.mat`` (under ``key``, or alone), or a picture, whose colours are grays.
+        source: a tensor, an array or a list, or the path of a file: of ``torch.save`` (a tensor, or a dict with one
+            under ``key``), ``.npy``, ``.npz`` or ``.mat`` (under ``key``, or alone), or a picture, whose colours are
+            grays.
         key: "mask" or "coil_maps".
 
     Raises:
         MissingFileError: if there is no such file.
-        InputError: naming the file, if it cannot be read or holds something else.
+        InputError: naming the file, if it cannot be read or holds something else; or for another kind of source.
     """
     what = key.replace("_", " ")
     if isinstance(source, torch.Tensor):
         return source.detach(), f"the {what}"
     if isinstance(source, np.ndarray):
         return torch.from_numpy(source.copy()), f"the {what}"
+    if not isinstance(source, str | os.PathLike):
+        try:
+            listed = np.array(source)
+        except ValueError:  # rows of different lengths
+            listed = np.empty(())
+        if listed.dtype.kind not in "fiubc" or listed.ndim == 0:
+            raise InputError(
+                f"the {what} must be a tensor, an array or a list of numbers, or the path of one, not {source!r:.60}"
+            )
+        return torch.from_numpy(listed), f"the {what}"
     path = Path(source)
     suffix, where = path.suffix.lower(), f"the {what} in {path}"
     readers = {".npy": _npy, ".npz": _npz, ".mat": _mat, **dict.fromkeys(PICTURES, _picture)}
