@@ -53,6 +53,17 @@ def test_good_data_fit_and_give_the_axis(fan: bool, centre: float, noise: float)
 
 
 @pytest.mark.parametrize("fan", [False, True])
+def test_an_object_wider_than_the_detector_is_said(fan: bool) -> None:
+    """Such a scan may be meant, so it fits; but filtered back-projection takes what is beyond for nothing."""
+    geometry = scan(fan=fan, n_detectors=24)
+    report = check_sinogram(Tomography(**geometry), measured(geometry))
+    assert report.fits and "reaches beyond the detector" in report.wider, str(report)
+    assert report.line().count("\nwarning: the object reaches") == 1 and "The object reaches" in str(report)
+    off_centre = {"angles": np.arange(0, 360, 3.0), "centre": -24.0, "n_detectors": 60}
+    assert "reaches beyond" in check_sinogram(Tomography(**scan(**off_centre)), measured(scan(**off_centre))).wider
+
+
+@pytest.mark.parametrize("fan", [False, True])
 def test_each_mistake_is_seen(fan: bool) -> None:
     geometry = scan(fan=fan)
     y, angles = measured(geometry), geometry["angles"]

@@ -72,11 +72,12 @@ class Measurements(Dataset):
             axes = whole if whole is not None else bare
             if axes is None or 0 in array.shape:
                 wanted = (
-                    f"of the shape {list(expected)}" if expected is not None else "[n, C, ...] with two axes behind"
+                    f"[n, ...] or of the shape {list(expected)}"
+                    if expected is not None
+                    else "[n, rows, columns] or [n, channels, rows, columns] (one alone, too: y[None])"
                 )
                 raise InputError(
-                    f"{array.path} holds an array of the shape {list(array.shape)}; measurements must be [n, ...] or "
-                    f"{wanted}"
+                    f"{array.path} holds an array of the shape {list(array.shape)}; measurements must be {wanted}"
                     + ("" if shape is None else " each: that was expected")
                     + (", or complex without the axis of length 2" if _two_parts(expected) else "")
                 )

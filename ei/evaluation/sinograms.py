@@ -34,6 +34,8 @@ BETTER, ORDERED = 1.1, 0.75
 BETTER_PRODUCT = 1.6
 # Views that differ less than this from their mean, or than by three times their noise, tell nothing of their angles.
 ALIKE = 0.005
+# Behind the object's rim the detector's ends see nothing; a part of what the middle sees is an object that is wider.
+WIDER = 0.15
 # Shifts of the axis below this many bins are let pass.
 AXIS = 0.5
 
@@ -46,12 +48,14 @@ class SinogramReport:
         fits: whether nothing contradicts the geometry.
         centre: where the axis falls on the detector, in bins from its middle, as in `Tomography`; None if unknown.
         findings: sentences: what does not fit and what to do, and what cannot be told.
+        wider: the one that says that the object reaches beyond the detector; empty where it does not.
         figures: what they rest on.
     """
 
     fits: bool = True
     centre: float | None = None
     findings: list[str] = field(default_factory=list)
+    wider: str = ""
     figures: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -73,7 +77,8 @@ class SinogramReport:
         if not self.fits:
             return "the sinogram does NOT fit its geometry: " + " ".join(self.findings)
         axis = "" if self.centre is None else f", axis {self._axis} bins from the middle"
-        return f"the sinogram fits its geometry ({100 * self.figures['unexplained']:.1f} % unexplained{axis})"
+        fits = f"the sinogram fits its geometry ({100 * self.figures['unexplained']:.1f} % unexplained{axis})"
+        return f"{fits}\nwarning: {self.wider}" if self.wider else fits
 
 
 def check_sinogram(physics: Any, y: Tensor) -> SinogramReport:
@@ -138,6 +143,7 @@ def _check_values(y: np.ndarray, report: SinogramReport) -> None:
     over the detectors hardly varies from view to view, that over the views does from detector to detector."""
     border = max(1, round(0.04 * len(y)))
     quarter = len(y) // 4
+    ends = [float(np.median(end)) for end in (y[:border], y[-border:])]
     edge = float(np.median(np.concatenate([y[:border], y[-border:]])))
     middle = float(np.median(y[quarter : len(y) - quarter]))
     over_detectors, over_views = (np.abs(np.std(s) / (np.mean(s) or 1.0)) for s in (y.sum(0), y.sum(1)))
@@ -149,11 +155,20 @@ def _check_values(y: np.ndarray, report: SinogramReport) -> None:
         )
     elif middle < 0:
         report.wrong(f"Line integrals are negative in the middle ({middle:.3g}): is the sign of the logarithm right?")
-    elif edge > middle:
+    elif min(ends) > middle:  # on both sides: an object beside the middle of the detector is at one
         report.wrong(
             f"Its logarithm seems to be missing: beside the object it is {edge:.3g}, behind it {middle:.3g}, as counts "
             "are and line integrals are not; ei.datasets.line_integrals takes it."
         )
+    else:
+        most = float(np.median(y, axis=1).max()) or 1.0
+        if max(ends) > WIDER * most:
+            report.wider = (
+                "the object reaches beyond the detector (its ends measure "
+                f"{100 * ends[0] / most:.0f} and {100 * ends[1] / most:.0f} % of the most it does): filtered back-projection, which A_dagger is, will be wrong; where every "
+                "view sees the object, conjugate gradients (pinv_cg, --reconstructor unrolled) are right"
+            )
+            report.findings.append(report.wider[0].upper() + report.wider[1:] + ".")
 
 
 def _scan_of(physics: Projections) -> Scan:
