@@ -163,10 +163,11 @@ def _check_values(y: np.ndarray, report: SinogramReport) -> None:
     else:
         most = float(np.median(y, axis=1).max()) or 1.0
         if max(ends) > WIDER * most:
+            beyond = " and ".join(f"{100 * end / most:.0f}" for end in ends)
             report.wider = (
-                "the object reaches beyond the detector (its ends measure "
-                f"{100 * ends[0] / most:.0f} and {100 * ends[1] / most:.0f} % of the most it does): filtered back-projection, which A_dagger is, will be wrong; where every "
-                "view sees the object, conjugate gradients (pinv_cg, --reconstructor unrolled) are right"
+                f"the object reaches beyond the detector (its ends measure {beyond} % of the most it does): filtered "
+                "back-projection, which A_dagger is, will be wrong; where every view sees the object, conjugate "
+                "gradients (pinv_cg, --reconstructor unrolled) are right"
             )
             report.findings.append(report.wider[0].upper() + report.wider[1:] + ".")
 
