@@ -178,6 +178,13 @@ def test_a_blur_that_leaves_out_corners_of_the_spectrum_alone() -> None:
     assert found.verdict.startswith(CANNOT) and found.gain is not None and found.gain < 1.05, found.verdict
 
 
+def test_estimates_find_nothing_in_an_isotropic_blur_either() -> None:
+    """Above 1600 pixels, where a rank is an estimate: the filters it is compared with have the same estimate."""
+    found = diagnose(blur(46, 1.0, 1.0), Rotate(2), (1, 46, 46), n_shown=1)
+    assert not found.exact and found.gain is not None and found.gain < 1.1, str(found)
+    assert "not all of it" not in found.verdict and "holds" not in found.verdict
+
+
 def test_what_no_direction_sees_stays_unseen() -> None:
     """A blur that is stronger one way is less so in other directions, and beyond what the best of them shows nothing
     is seen: rotations bring something and not all. Known of the band, not guessed from elements."""

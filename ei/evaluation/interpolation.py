@@ -115,13 +115,26 @@ def most_alike(problem: Problem, alone: Stack, unseen: Tensor) -> Stack | None:
 
 
 def as_soft(problem: Problem, alone: Stack, sharp: Stack) -> Stack:
-    """What the Gaussian blur sees that lets as many frequencies pass as an ideal filter, up to the tolerance."""
+    """What a Gaussian blur of the rank of A sees."""
     fineness, passing = modulus(problem), int(sharp.problem.physics.response.sum())
-    edge = fineness.flatten().sort().values[max(passing, 1) - 1] + 0.5 / max(problem.shape[-2:])
-    stack = of_isotropic(problem, torch.exp(math.log(problem.tol) * (fineness / edge) ** 2).float())
+
+    def up_to(edge: float) -> Stack:
+        """Of the blur that lets frequencies pass up to ``edge``, within the tolerance."""
+        return of_isotropic(problem, torch.exp(math.log(problem.tol) * (fineness / edge) ** 2).float())
+
+    edge = float(fineness.flatten().sort().values[max(passing, 1) - 1]) + 0.5 / max(problem.shape[-2:])
     if problem.exact:
+        stack = up_to(edge)
         stack.see(alone.seen())
-    return stack
+        return stack
+    # No threshold can be moved where nothing is decomposed, and a rank is estimated for soft edges as for A's.
+    low, high = 0.8 * edge, 1.25 * edge
+    wanted, tried = alone.seen(), list[Stack]()
+    for _ in range(7):
+        edge = (low + high) / 2
+        tried.append(up_to(edge))
+        low, high = (edge, high) if tried[-1].seen() < wanted else (low, edge)
+    return min(tried, key=lambda stack: abs(stack.seen() - wanted))
 
 
 def of_isotropic(problem: Problem, response: Tensor) -> Stack:
