@@ -317,6 +317,7 @@ def test_the_estimate_hardly_depends_on_tau() -> None:
     """In float32 tiny steps drown in rounding, in any precision large ones see the curvature; between lies the default.
     Errors relative to the variance of the noise, root mean squares over signs."""
     physics, channels = CASES["gaussian, mask"]
+    torch.manual_seed(0)
     y = physics(smooth_image(channels).expand(16, -1, -1, -1))
     f, exact = (Reconstructor(Bent(channels, 1.0), physics) for _ in range(2))
     exact.double()
@@ -332,7 +333,7 @@ def test_the_estimate_hardly_depends_on_tau() -> None:
         return float(np.sqrt(np.mean(np.square(differences)))) / 0.01
 
     single = y.float()
-    assert error(None, f, single) == pytest.approx(error(0.03, f, single))  # 0.3 sigma
+    assert error(None, f, single) == pytest.approx(error(0.03, f, single), rel=1e-2)  # 0.3 sigma, but for rounding
     assert all(error(tau, f, single) < 0.005 for tau in (0.003, 0.01, 0.03))
     assert error(1e-7, f, single) > 0.02 and error(0.3, exact, y) > 0.02
 
@@ -373,11 +374,12 @@ def test_a_network_with_kinks_needs_no_tiny_steps() -> None:
     """The gradient's deviations over signs and noise: at a hundredth of the default they are several times larger."""
     physics = Inpainting(16, 16, mask_rate=0, noise=GaussianNoise(0.1))
     f = Reconstructor(fill(SmallNet(1)), physics)
+    torch.manual_seed(0)
     x = torch.rand(2, 1, 16, 16)
 
     def deviation(tau: float | None) -> float:
         gradients = []
-        for seed in range(20):
+        for seed in range(200):
             torch.manual_seed(seed)
             loss = SUREClosure(tau=tau)(f, physics, None, physics(x))["total"]
             gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(f.parameters()))]))
