@@ -187,6 +187,11 @@ def unrolled_section(repeats: int) -> dict[str, Any]:
     def trained(f: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], Any]:
         return lambda: torch.autograd.grad(f(y).square().mean(), list(net.parameters()))
 
+    weight = torch.ones((), requires_grad=True)
+
+    def physics_trained() -> Any:
+        return torch.autograd.grad(_towards_data(ours, y, weight).square().mean(), weight)
+
     with torch.no_grad():
         forward = compare({name: functools.partial(f, y) for name, f in functions.items()}, repeats)
         physics_alone = compare(
@@ -197,7 +202,7 @@ def unrolled_section(repeats: int) -> dict[str, Any]:
         "unrolled, batch 2, forward + backward": compare({n: trained(f) for n, f in functions.items()}, repeats),
         "unrolled, batch 2, forward, its parts": physics_alone,
         "unrolled, batch 2, forward + backward, its parts": compare(
-            {"ours": trained(ours), "of it conjugate gradients": _trained_towards_data(ours, y)}, repeats
+            {"ours": trained(ours), "of it conjugate gradients": physics_trained}, repeats
         ),
     }
     for title, table in tables.items():
@@ -205,26 +210,13 @@ def unrolled_section(repeats: int) -> dict[str, Any]:
     return tables
 
 
-def _towards_data(f: Unrolled, y: torch.Tensor) -> torch.Tensor:
-    """What `Unrolled` does but for its network."""
+def _towards_data(f: Unrolled, y: torch.Tensor, weight: torch.Tensor | float = 1.0) -> torch.Tensor:
+    """What `Unrolled` does with one weight for its network."""
     x = f._pinv(y, 2 * f.cg_steps)
     for _ in range(f.iterations):
+        x = weight * x
         x = x + f._pinv(y - f.physics.A(x), f.cg_steps)
     return x
-
-
-def _trained_towards_data(f: Unrolled, y: torch.Tensor) -> Callable[[], Any]:
-    """The same with its gradient: one weight is all of the network."""
-    weight = torch.ones((), requires_grad=True)
-
-    def run() -> Any:
-        x = f._pinv(y, 2 * f.cg_steps)
-        for _ in range(f.iterations):
-            x = weight * x
-            x = x + f._pinv(y - f.physics.A(x), f.cg_steps)
-        return torch.autograd.grad(x.square().mean(), weight)
-
-    return run
 
 
 def measure_growth(img_width: int, radon_view: int) -> dict[str, float]:

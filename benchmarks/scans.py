@@ -127,10 +127,9 @@ def main() -> None:
     (given.out / "choices.json").write_text(json.dumps(choices, indent=1) + "\n")
 
     disc, sample = torch.from_numpy(inside(x.shape[-1])), given.sample
-    images = {
-        name: found for name, found in images.items() if "seed" not in name
-    }  # one of each method is enough to see
-    shown = {name: found[sample] * disc / x[sample].max() for name, found in {**images, "all views": x}.items()}
+    # Of several seeds of a method one is enough to see.
+    one_each = {name: found for name, found in {**images, "all views": x}.items() if "seed" not in name}
+    shown = {name: found[sample] * disc / x[sample].max() for name, found in one_each.items()}
     told = {row["name"]: f"{row['psnr']:.2f} dB" for row in rows if row["scan"] == sample}
     image_grid([shown], given.out / "scans.png", [told])
 

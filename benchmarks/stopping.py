@@ -11,7 +11,6 @@ training could not know. Writes stopping.csv and stopping.png.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import torch
 import ei
 from ei.common.drawing import new_figure
 from ei.datasets.batches import simulate
+from ei.evaluation.quality import read_metrics, write_metrics
 from ei.metrics import psnr
 from ei.physics import CT, noise_of
 
@@ -40,8 +40,7 @@ def train(folder: Path, noise: str, views: int, epochs: int, more: list[str]) ->
     }  # fmt: skip
     command = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     subprocess.run([sys.executable, "-m", "ei", "train", *command, *more], check=True)
-    with open(folder / "run" / "training_loss.csv", newline="", encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    return read_metrics(folder / "run" / "training_loss.csv")
 
 
 def main() -> None:
@@ -69,10 +68,7 @@ def main() -> None:
                 reached = [float(psnr(f(y[k : k + 1]), slices[k : k + 1])) for k in range(90, 100)]
             found = (epoch + 1, row["held_out_loss_fc"], row["held_out_sure"], statistics.fmean(reached))
             rows.append(dict(zip(COLUMNS, found, strict=True)))
-    with open(given.out / "stopping.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
+    write_metrics([{name: f"{value:.6g}" for name, value in row.items()} for row in rows], given.out / "stopping.csv")
 
     epochs = [row["epoch"] for row in rows]
     figure = new_figure(figsize=(7, 4))

@@ -280,14 +280,17 @@ def say_how_truth_fits(pairs: Pairs, physics: Any) -> None:
     rows = spread(pairs)
     ys = [pairs[index][0] for index in rows]
 
-    def misfit(shift: int = 0, laid: Callable[[Tensor], Tensor] = lambda x: x) -> float:
-        measured = [probe(operator_of(physics, [n]), "A", laid(pairs[n][1])[None])[0].cpu() for n in rows]
-        return statistics.median(float((measured[k - shift] - y).norm() / y.norm()) for k, y in enumerate(ys))
+    def measured(laid: Callable[[Tensor], Tensor] = lambda x: x) -> list[Tensor]:
+        return [probe(operator_of(physics, [n]), "A", laid(pairs[n][1])[None])[0].cpu() for n in rows]
 
-    own, others = misfit(0), misfit(1)
+    def misfit(of: list[Tensor], shift: int = 0) -> float:
+        return statistics.median(float((of[k - shift] - y).norm() / y.norm()) for k, y in enumerate(ys))
+
+    as_given = measured()
+    own, others = misfit(as_given), misfit(as_given, 1)
     print(f"A x of --truth fits y to {own:.1%} of its norm")
     shape = pairs[0][1].shape
-    laid_out = {name: misfit(0, laid) for name, laid in LAID_OUT.items() if laid(pairs[0][1]).shape == shape}
+    laid_out = {name: misfit(measured(laid)) for name, laid in LAID_OUT.items() if laid(pairs[0][1]).shape == shape}
     best = min(laid_out, key=lambda name: laid_out[name])
     if laid_out[best] < 0.8 * own:
         print(f"warning: {best}, these images fit to {laid_out[best]:.1%}: turn them as the operator has them")

@@ -73,7 +73,7 @@ class SinogramReport:
         return "\n".join([head, *(f"- {finding}" for finding in self.findings), f"axis: {axis}", figures])
 
     def line(self) -> str:
-        """In one line."""
+        """In one line; what does not contradict the geometry, and yet spoils `A_dagger`, is a second one, a warning."""
         if not self.fits:
             return "the sinogram does NOT fit its geometry: " + " ".join(self.findings)
         axis = "" if self.centre is None else f", axis {self._axis} bins from the middle"
