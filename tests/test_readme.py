@@ -21,9 +21,6 @@ from test_own_problems import dicom
 from ei.models import UNet
 from ei.physics import CT, Inpainting
 
-# Later commands take what earlier ones have made.
-pytestmark = pytest.mark.xdist_group("readme")
-
 # The walks of docs/tomography.md and docs/noise.md are run as wholes by tests/test_scans.py and test_noise_page.py.
 WALKS = ("tomography", "noise")
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page.stem not in WALKS)]
@@ -63,9 +60,10 @@ def test_there_are_commands() -> None:
     assert len(COMMANDS) > 15 and any("demo_test_ct.py" in command for command in COMMANDS)
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("readme")
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    folder = tmp_path / "readme"
+    folder.mkdir()
     for name in ("demo_train.py", "demo_test_ct.py", "demo_test_inpainting.py", "configs", "ei"):
         os.symlink(ROOT / name, folder / name)
     rng = np.random.default_rng(0)
@@ -104,8 +102,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if not ELSEWHERE.match(command)])
-def test_command(workspace: Path, command: str, script: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+def check(command: str, workspace: Path, script: Callable[..., Result]) -> None:
+    """Run one command and look at what it makes."""
     smaller = [more for pattern, more in SMALLER.items() if re.search(pattern, command)]
     command = " ".join([command, *smaller])
     began = time.time_ns() - 10**8  # file systems round their times
@@ -118,16 +116,32 @@ def test_command(workspace: Path, command: str, script: Callable[..., Result], m
         if name == "-m":
             assert arguments[0] == "ei"
             name, arguments = f"ei {arguments[1]}", arguments[2:]
-        monkeypatch.chdir(workspace)
         done = script(name, *arguments)
-    assert done.code == 0, f"{command}\n{done.err}"
+    assert done.code == 0, done.err
     if "--help" in command or "benchmarks/" in command:
         assert len(done.out) > 100
         return
     made = [path for path in workspace.rglob("*") if path.is_file() and path.stat().st_mtime_ns >= began]
     what = next((endings for pattern, endings in MADE.items() if re.search(pattern, command)), None)
-    assert what is not None, f"what does {command} make? Say it in MADE"
-    assert all(any(path.match(ending) and path.stat().st_size > 50 for path in made) for ending in what), made
+    assert what is not None, "what does it make? Say it in MADE"
+    missing = [ending for ending in what if not any(file.match(ending) and file.stat().st_size > 50 for file in made)]
+    assert not missing, (
+        f"it made no {', '.join(missing)}, but {', '.join(str(file.relative_to(workspace)) for file in made)}"
+    )
+
+
+def test_commands(workspace: Path, script: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One test, because later commands take what earlier ones have made: several processes would share out many."""
+    monkeypatch.chdir(workspace)
+    failed = []
+    for command in COMMANDS:
+        if ELSEWHERE.match(command):
+            continue
+        try:
+            check(command, workspace, script)
+        except AssertionError as error:
+            failed.append(f"{command}\n    {error}")
+    assert not failed, "\n\n".join(failed)
 
 
 def test_links_lead_somewhere() -> None:
