@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import ei
 from ei.closure import EIClosure, MCClosure, RobustEIClosure, SUREClosure, UNSUREClosure
-from ei.closure.base import InUnits, measure
+from ei.closure.base import Consistency, InUnits, measure
 from ei.closure.sure import default_tau, unbiased_risk
 from ei.common.files import load_file, save_file
 from ei.common.processes import Part, Processes
@@ -277,7 +277,7 @@ def smooth_image(channels: int) -> Tensor:
     return nn.functional.interpolate(coarse, size=(12, 12), mode="bilinear")
 
 
-def risks(physics: Any, channels: int, chunks: int, of: int) -> Tensor:
+def risks(physics: Any, channels: int, chunks: int, of: int, domain: str = "measurement") -> Tensor:
     """Of chunks of draws, rows ``[chunks, 4]``: the estimate, the risk, and the estimate without its last term and
     without its variance."""
     net = Bent(channels, 1.0).double()
@@ -288,23 +288,28 @@ def risks(physics: Any, channels: int, chunks: int, of: int) -> Tensor:
     measured = measured_entries(physics, clean)
     measured = torch.ones_like(clean) if measured is None else measured.expand_as(clean)
     count = measured.sum() * of
+
+    def mean(difference: Tensor) -> Tensor:
+        if domain == "image":
+            return physics.A_dagger(difference).square().mean()
+        return (difference.square() * measured).sum() / count
+
     rows = []
     torch.manual_seed(21)
     with torch.no_grad():
         for _ in range(chunks):
             y = physics(x.expand(of, -1, -1, -1))
             x1 = f(y)
-            estimate = unbiased_risk(f, physics, y, x1)
-            risk = ((physics.A(x1) - clean).square() * measured).sum() / count
-            residual = ((physics.A(x1) - y).square() * measured).sum() / count
-            variance = (physics.noise.variance(y) * measured).sum() / count
+            estimate = unbiased_risk(f, physics, y, x1, compared=Consistency(domain))
+            risk, residual, variance = mean(physics.A(x1) - clean), mean(physics.A(x1) - y), mean(y - clean)
             rows.append((estimate, risk, residual - variance, estimate + variance))
     return torch.tensor(rows, dtype=torch.float64)
 
 
+@pytest.mark.parametrize("domain", ["measurement", "image"])
 @pytest.mark.parametrize("name", CASES)
-def test_sure_is_the_risk_in_the_mean(name: str) -> None:
-    rows = risks(*CASES[name], chunks=100, of=100)
+def test_sure_is_the_risk_in_the_mean(name: str, domain: str) -> None:
+    rows = risks(*CASES[name], chunks=100, of=100, domain=domain)
     difference, risk = rows[:, 0] - rows[:, 1], float(rows[:, 1].mean())
     error = float(difference.std() / math.sqrt(len(difference)))
     allowed = 3 * error if "gaussian" in name else max(3 * error, 0.02 * risk)
@@ -504,21 +509,42 @@ class Gains(nn.Module):
         return torch.fft.ifft2(torch.fft.fft2(y) * self.gain).real
 
 
-@pytest.mark.parametrize(("sigma", "start"), [(0.5, 0.05), (0.2, 0.05)])
-def test_unsure_finds_the_level_and_what_is_missed(sigma: float, start: float) -> None:
-    """Stationary Gaussian images of a known spectrum S: Wiener's filter misses MSE = mean(S sigma^2 / (S + sigma^2)),
-    and the level found is ``sigma / sqrt(1 - MSE / sigma^2)``, which is ``1 / sqrt(mean(1 / (S + sigma^2)))``."""
+class Damped:
+    """An invertible filter that damps high frequencies; the identity for ``by=0``."""
+
+    def __init__(self, side: int, by: float) -> None:
+        frequency = torch.fft.fftfreq(side, dtype=torch.float64).square()
+        self.gain = 1 / (1 + by * (frequency[:, None] + frequency))
+
+    def A(self, x: Tensor) -> Tensor:
+        return torch.fft.ifft2(torch.fft.fft2(x) * self.gain).real
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        return torch.fft.ifft2(torch.fft.fft2(y) / self.gain).real
+
+
+@pytest.mark.parametrize(
+    ("sigma", "by", "domain"), [(0.5, 0, "measurement"), (0.2, 0, "measurement"), (0.1, 2, "image")]
+)
+def test_unsure_finds_the_level_and_what_is_missed(sigma: float, by: float, domain: str) -> None:
+    """Stationary Gaussian images of a known spectrum S behind a filter of gain h: of the measurements' spectrum
+    T = h^2 S + sigma^2 Wiener's filter misses MSE = mean(sigma^2 - sigma^4 / T), and the level found is
+    ``sigma / sqrt(1 - MSE / sigma^2)``, which is ``1 / sqrt(mean(1 / T))``. In images every frequency counts as its
+    noise does, 1 / h^2: ``sqrt(mean(1 / h^2) / mean(1 / (h^2 T)))``."""
     side = 12
+    physics, net = Damped(side, by), Gains(side)
     distance = torch.fft.fftfreq(side, dtype=torch.float64).square()
     spectrum = 4 / (1 + 400 * (distance[:, None] + distance)) ** 2
-    wiener = (spectrum * sigma**2 / (spectrum + sigma**2)).mean()
-    expected = sigma / math.sqrt(1 - float(wiener) / sigma**2)
-    assert expected == pytest.approx(float((1 / (spectrum + sigma**2)).mean() ** -0.5))
+    measured = physics.gain**2 * spectrum + sigma**2
+    missed = (sigma**2 - sigma**4 / measured).mean()
+    expected = sigma / math.sqrt(1 - float(missed) / sigma**2)
+    assert expected == pytest.approx(float((1 / measured).mean() ** -0.5))
+    if domain == "image":
+        other, expected = expected, float((physics.gain**-2).mean() / (physics.gain**-2 / measured).mean()) ** 0.5
+        assert abs(expected - other) > 0.02 * sigma  # the domains are told apart
     assert expected > 1.02 * sigma  # the relation is told from equality
 
-    physics = Inpainting(side, side, mask_rate=0)
-    net = Gains(side)
-    closure = UNSUREClosure(start, tau=0.05)
+    closure = UNSUREClosure(0.05, tau=0.05, mc_domain=domain)
     optimizers = {"total": torch.optim.Adam(net.parameters(), lr=0.03),
                   "level": torch.optim.SGD(closure.noise_level.parameters(), lr=0.02)}  # fmt: skip
     torch.manual_seed(7)
@@ -526,7 +552,8 @@ def test_unsure_finds_the_level_and_what_is_missed(sigma: float, start: float) -
     for _ in range(700):
         white = torch.randn(32, 1, side, side, dtype=torch.float64)
         x = torch.fft.ifft2(torch.fft.fft2(white) * spectrum.sqrt()).real
-        losses = closure(Reconstructor(net, physics), physics, None, x + sigma * torch.randn_like(x))
+        y = physics.A(x) + sigma * torch.randn_like(x)
+        losses = closure(Reconstructor(net, physics), physics, None, y)
         for key, optimizer in optimizers.items():
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             optimizer.zero_grad()

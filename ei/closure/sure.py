@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.closure.base import Closure, equivariance, loss_weight
+from ei.closure.base import Closure, Consistency, equivariance, loss_weight
 from ei.common.processes import drawn
 from ei.errors import InputError
 from ei.physics.base import measured_entries, only_measured
@@ -34,23 +34,32 @@ class SUREClosure(Closure):
     over those. The last term is the divergence by finite differences (Ramani, Blu & Unser 2008). For Gaussian noise the
     estimate is unbiased up to terms of tau^2, for others to first order in the noise. It may be negative.
 
+    In the domain "image" it is an estimate of ``||D (A f(y) - A x)||^2 / n``, with ``D = A_dagger``, taken to be
+    linear, and n the number of entries of an image (Eldar 2009 weighs Stein's estimate in such a way):
+
+        sure = mean |D (A f(y) - y)|^2 - mean (D v b)(D b) + 2/tau * mean (D v b)(D (A f(y + tau b) - A f(y)))
+
+    Where A is ill-conditioned, as in CT, noise and what f misses are mostly in frequencies that A weakens, which an
+    error in measurements hardly counts.
+
     The signs are drawn from torch's global generator. Nothing is detached. With one f(y) more than `MCClosure` it takes
     about twice its time.
 
     Args:
         tau: the step of the finite differences, in the units of y; None for 0.3 of the noise's standard deviation (the
             root of mean v; at least 1e-3 of the root mean square of y), for each image its own.
+        mc_domain: where the risk is measured, "measurement" or "image".
 
     Raises:
-        InputError: for a tau that is not above zero; when it is called, if the physics has no noise model with a
-            ``variance``, or f computes in bf16, which is too coarse for differences.
+        InputError: for a tau that is not above zero or another domain; when it is called, if the physics has no noise
+            model with a ``variance``, or f computes in bf16, which is too coarse for differences.
     """
 
     columns = {"loss_sure": "total"}
 
-    def __init__(self, *, tau: float | None = None) -> None:
+    def __init__(self, *, tau: float | None = None, mc_domain: str = "measurement") -> None:
         super().__init__()
-        self.tau = checked_tau(tau)
+        self.tau, self.compared = checked_tau(tau), Consistency(mc_domain)
 
     def check(self, f: Any, physics: Any) -> None:
         check_sure(f, physics)
@@ -58,7 +67,7 @@ class SUREClosure(Closure):
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         self.check(f, physics)
         x1 = f(y)
-        sure = unbiased_risk(f, physics, y, x1, self.tau)
+        sure = unbiased_risk(f, physics, y, x1, self.tau, self.compared)
         return {"sure": sure, "total": sure, "x1": x1.detach()}
 
 
@@ -70,7 +79,7 @@ class RobustEIClosure(Closure):
         alpha: weight of the equivariance loss; tied to the units of A, and to the fraction of entries that a mask
             measures, as SURE is a mean over those.
         stop_gradient: treat x2 as data, as in `EIClosure`.
-        tau: as of `SUREClosure`.
+        tau, mc_domain: as of `SUREClosure`.
 
     Raises:
         InputError: as `SUREClosure`, and for an impossible alpha.
@@ -78,9 +87,17 @@ class RobustEIClosure(Closure):
 
     columns = {"loss_sure": "sure", "loss_ei": "ei", "loss_total": "total"}
 
-    def __init__(self, alpha: float, stop_gradient: bool = False, *, tau: float | None = None) -> None:
+    def __init__(
+        self,
+        alpha: float,
+        stop_gradient: bool = False,
+        *,
+        tau: float | None = None,
+        mc_domain: str = "measurement",
+    ) -> None:
         super().__init__()
-        self.alpha, self.stop_gradient, self.tau = loss_weight("alpha", alpha), stop_gradient, checked_tau(tau)
+        self.alpha, self.stop_gradient = loss_weight("alpha", alpha), stop_gradient
+        self.tau, self.compared = checked_tau(tau), Consistency(mc_domain)
 
     def check(self, f: Any, physics: Any) -> None:
         check_sure(f, physics)
@@ -89,7 +106,7 @@ class RobustEIClosure(Closure):
         self.check(f, physics)
         x1 = f(y)
         _, ei = equivariance(f, physics, transform, x1, self.criterion, self.stop_gradient)
-        sure = unbiased_risk(f, physics, y, x1, self.tau)
+        sure = unbiased_risk(f, physics, y, x1, self.tau, self.compared)
         return {"sure": sure, "ei": ei, "total": sure + self.alpha * ei, "x1": x1.detach()}
 
 
@@ -115,7 +132,9 @@ def check_precision(f: Any) -> None:
         raise InputError("SURE takes small differences, for which bf16 is too coarse: use the precision fp32")
 
 
-def unbiased_risk(f: Any, physics: Any, y: Tensor, x1: Tensor, tau: float | None = None) -> Tensor:
+def unbiased_risk(
+    f: Any, physics: Any, y: Tensor, x1: Tensor, tau: float | None = None, compared: Consistency | None = None
+) -> Tensor:
     """SURE (see `SUREClosure`) of the reconstructions ``x1 = f(y)``, a scalar; one evaluation of f more.
 
     Args:
@@ -124,28 +143,41 @@ def unbiased_risk(f: Any, physics: Any, y: Tensor, x1: Tensor, tau: float | None
         y: measurements ``[B, ...]``, real or complex.
         x1: ``f(y)``.
         tau: the step; None for the default.
+        compared: where the risk is measured; None for measurements.
     """
     variance = noise_with_variance(physics).variance(y)
-    measured = physics.A(x1)
-    residual = mean_of_measured(physics, (measured - y).abs().square())
-    spread = divergence(f, physics, y, measured, variance, tau)
-    return residual - mean_of_measured(physics, variance) + 2 * spread
+    residual, noise, shared = stein(f, physics, y, physics.A(x1), variance, tau, compared or Consistency())
+    return residual - noise + 2 * shared
 
 
-def divergence(f: Any, physics: Any, y: Tensor, measured: Tensor, weight: Tensor, tau: float | None = None) -> Tensor:
-    """An estimate of ``1/m sum_i weight_i d(A f(y))_i / dy_i`` by finite differences along random signs, a scalar.
+def stein(
+    f: Any, physics: Any, y: Tensor, measured: Tensor, variance: Tensor, tau: float | None, compared: Consistency
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The three parts of SURE, scalars: the residual, what of it is noise, and what residual and noise share.
+
+    In measurements these are ``||A f(y) - y||^2 / m``, ``mean(v)``, and ``1/m sum_i v_i d(A f(y))_i / dy_i``, the last
+    by finite differences along random signs b; in images, the same of what A_dagger makes of ``A f(y) - y``, of
+    ``v b`` and b, and of ``v b`` and the derivative along b.
 
     Args:
-        f, physics, y: see `unbiased_risk`.
+        f, physics, y, tau: see `unbiased_risk`.
         measured: ``A f(y)``.
-        weight: of y's shape, real.
-        tau: the step; None for the default where ``weight`` is the variance of the noise.
+        variance: of the noise, of y's shape, real.
+        compared: where the risk is measured.
     """
     signs = drawn(lambda shape: random_signs(y.new_empty(shape)), tuple(y.shape))
     signs = only_measured(physics, signs, torch.zeros_like(y))
-    step = default_tau(physics, y, weight) if tau is None else tau
-    moved = physics.A(f(y + step * signs))
-    return mean_of_measured(physics, weight * (signs.conj() * (moved - measured)).real / step)
+    step = default_tau(physics, y, variance) if tau is None else tau
+    derivative = (physics.A(f(y + step * signs)) - measured) / step
+    if compared.domain == "measurement":
+        residual = mean_of_measured(physics, (measured - y).abs().square())
+        shared = mean_of_measured(physics, variance * (signs.conj() * derivative).real)
+        return residual, mean_of_measured(physics, variance), shared
+    D = physics.A_dagger
+    # No square root: the variance that is estimated from one y may be negative.
+    weighted = D(variance * signs).conj()
+    noise, shared = ((weighted * D(along)).real.mean() for along in (signs, derivative))
+    return D(measured - y).abs().square().mean(), noise, shared
 
 
 def mean_of_measured(physics: Any, values: Tensor) -> Tensor:

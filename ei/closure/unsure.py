@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ei.closure.base import Closure, equivariance, loss_weight
-from ei.closure.sure import check_precision, checked_tau, divergence, mean_of_measured
+from ei.closure.base import Closure, Consistency, equivariance, loss_weight
+from ei.closure.sure import check_precision, checked_tau, stein
 from ei.common.processes import drawn
 from ei.errors import InputError
 from ei.physics.base import only_measured
@@ -52,6 +52,7 @@ class UNSUREClosure(Closure):
         alpha: weight of the equivariance loss, whose fresh noise is of the level so far; None for none.
         stop_gradient: treat x2 as data.
         tau: the step of the finite differences; None for one as `SUREClosure` would take at the level so far.
+        mc_domain: where it is measured, as of `SUREClosure`; the constraint is on what residual and noise share there.
 
     Raises:
         InputError: for arguments out of range, or (when called) if f computes in bf16.
@@ -60,13 +61,19 @@ class UNSUREClosure(Closure):
     unscaled = ("x1", "sigma", "level")
 
     def __init__(
-        self, sigma: float, alpha: float | None = None, stop_gradient: bool = False, *, tau: float | None = None
+        self,
+        sigma: float,
+        alpha: float | None = None,
+        stop_gradient: bool = False,
+        *,
+        tau: float | None = None,
+        mc_domain: str = "measurement",
     ) -> None:
         super().__init__()
         # Called, not read, in a step: with several processes a stand-in averages its gradient.
         self.noise_level = NoiseLevel(sigma)
         self.alpha = None if alpha is None else loss_weight("alpha", alpha)
-        self.stop_gradient, self.tau = stop_gradient, checked_tau(tau)
+        self.stop_gradient, self.tau, self.compared = stop_gradient, checked_tau(tau), Consistency(mc_domain)
         parts = {} if alpha is None else {"loss_unsure": "unsure", "loss_ei": "ei"}
         self.columns = {**parts, "loss_total": "total", "sigma": "sigma"}  # type: ignore[misc]
 
@@ -79,12 +86,12 @@ class UNSUREClosure(Closure):
         sigma = level.detach()
         x1 = f(y)
         measured = physics.A(x1)
-        residual = mean_of_measured(physics, (measured - y).abs().square())
-        spread = divergence(f, physics, y, measured, sigma.square() * torch.ones_like(y.real), self.tau)
-        unsure = residual + 2 * spread
+        variance = sigma.square() * torch.ones_like(y.real)
+        residual, noise, shared = stein(f, physics, y, measured, variance, self.tau, self.compared)
+        unsure = residual + 2 * shared
         losses = {"unsure": unsure, "total": unsure, "sigma": sigma}
-        # Minus its gradient by log sigma is the mean derivative, which has no units: the Lagrangian's / (4 sigma^2).
-        losses["level"] = -level.log() * (spread.detach() / sigma.square())
+        # Minus its gradient by log sigma is the mean derivative, which has no units: the Lagrangian's / (4 noise).
+        losses["level"] = -level.log() * (shared / noise).detach()
         if self.alpha is not None:
 
             def measured_anew(physics: Any, x2: Tensor) -> Tensor:

@@ -194,9 +194,9 @@ class Options:
     ei_alpha: float = option("weight of the equivariance loss", number(least=0), 1.0, presets=papers(100.0, 1.0, 1.0),
                              needs=WITH_GROUP)
     mc_domain: str = option(
-        "measurement consistency of A x1 with y (measurement), or of A_dagger A x1 with A_dagger y (image), whose "
-        "--ei-alpha is about 1; not the paper's",
-        default="measurement", choices=DOMAINS, needs={"method": ("ei", "mc", "ei_adv")})
+        "measurement consistency (or SURE) of A x1 with y (measurement), or of A_dagger A x1 with A_dagger y (image), "
+        "whose --ei-alpha is about 1; not the paper's",
+        default="measurement", choices=DOMAINS, needs={"method": ("ei", "mc", "ei_adv", "sure", "rei")})
     stop_gradient: bool = option(
         "the transformed image is data, no gradient flows through it; not the paper's", None, False,
         needs=WITH_GROUP)

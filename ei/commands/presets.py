@@ -193,8 +193,10 @@ METHODS: dict[str, Method] = {
     "split_ei": Method(
         lambda o, shape: SplittingEIClosure(o.ei_alpha, o.keep, o.stop_gradient, **_in_units(o)), "Splitting + EI"
     ),
-    "sure": Method(lambda o, shape: _divided(SUREClosure(), o), "SURE"),
-    "rei": Method(lambda o, shape: _divided(RobustEIClosure(o.ei_alpha, o.stop_gradient), o), "REI"),
+    "sure": Method(lambda o, shape: _divided(SUREClosure(mc_domain=o.mc_domain), o), "SURE"),
+    "rei": Method(
+        lambda o, shape: _divided(RobustEIClosure(o.ei_alpha, o.stop_gradient, mc_domain=o.mc_domain), o), "REI"
+    ),
     "sup": Method(lambda o, shape: SupervisedClosure(**_in_units(o)), "Sup"),
     "ei_sup": Method(lambda o, shape: SupervisedEIClosure(o.ei_alpha, o.stop_gradient, **_in_units(o)), "EI_sup"),
     "ei_adv": Method(
@@ -209,8 +211,8 @@ METHODS: dict[str, Method] = {
 # The methods that can do without the level of the noise, and what they are then: from options and the level that the
 # search starts from.
 UNKNOWN_NOISE: dict[str, Callable[[Options, float], UNSUREClosure]] = {
-    "sure": lambda o, start: UNSUREClosure(start),
-    "rei": lambda o, start: UNSUREClosure(start, o.ei_alpha, o.stop_gradient),
+    "sure": lambda o, start: UNSUREClosure(start, mc_domain=o.mc_domain),
+    "rei": lambda o, start: UNSUREClosure(start, o.ei_alpha, o.stop_gradient, mc_domain=o.mc_domain),
 }
 
 
