@@ -599,15 +599,23 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Between two sets of weights, which are of the same names."""
+    assert a.keys() == b.keys()
+    each = [(value - b[name]).double().norm() for name, value in a.items() if value.is_floating_point()]
+    return float(torch.stack(each).norm())
+
+
 @pytest.mark.parametrize("kind", sorted(path.name for path in OLD_RUNS.iterdir()))
 def test_runs_of_before(script: Script, old: Path, kind: str) -> None:
-    """They resume to the weights that the old code ended with (to the rounding of another machine), and their files
-    are still tested and reconstructed with. Adversarial ones weigh 57 MB and are not here."""
+    """They resume to the weights that the old code ended with, and their files are still tested and reconstructed
+    with. Adversarial ones weigh 57 MB and are not here."""
+    begun = load_file(old / kind / "ckp_last.pth.tar")["state_dict"]
     done = script("ei train", "--resume", f"{kind}/ckp_last.pth.tar", "--max-steps", 100)
     assert done.code == 0 and "continuing" in done.out and "note" not in done.out, done
     final = torch.load(old / kind / "final_weights.pt", weights_only=True)
-    for name, value in load_file(old / kind / "ckp_last.pth.tar")["state_dict"].items():
-        torch.testing.assert_close(value, final[name], rtol=1e-3, atol=1e-4)
+    # A machine that rounds otherwise ended 0.3 % of the way beside, another seed 2.7 to 5.7 %.
+    assert distance(load_file(old / kind / "ckp_last.pth.tar")["state_dict"], final) < 0.01 * distance(final, begun)
     shutil.copy(OLD_RUNS / kind / "ckp_last.pth.tar", old / kind / "ckp_last.pth.tar")
     if kind != "measurements":
         done = script("ei test", "--ckp", f"{kind}/ckp_last.pth.tar", "--out", "test")
@@ -625,8 +633,7 @@ def test_a_configuration_of_before(script: Script, old: Path) -> None:
     done = script("ei train", "--config", "measurements/config.yaml", "--out", "again")
     assert done.code == 0, done.err
     before, now = (load_file(old / name / "ckp_last.pth.tar")["state_dict"] for name in ("measurements", "again"))
-    for name, value in now.items():
-        torch.testing.assert_close(value, before[name], rtol=1e-3, atol=1e-4)
+    assert distance(now, before) < 0.01 * distance(before, {name: 0 * value for name, value in before.items()})
     done = script("ei diagnose", "--config", "measurements/config.yaml", "--max-elements", 2)
     assert done.code == 0, done.err
 

@@ -516,7 +516,7 @@ def test_elements_of_the_product_are_counted_once() -> None:
 
 
 def test_the_average_is_equivariant() -> None:
-    net, x = UNet(2, 2, base_channels=2, norm="none").eval(), images(2, 2, 8, 8)
+    net, x = fill(UNet(2, 2, base_channels=2, norm="none")).eval(), images(2, 2, 8, 8)
     turns = lambda x: Rotate90(1).apply(x, [1])  # noqa: E731
     mirror = lambda x: Reflect(1).apply(x, [[1, 0]])  # noqa: E731
     both = GroupAverage(net, ["rotate90", "reflect"])
