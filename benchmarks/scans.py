@@ -4,7 +4,8 @@
     ei train ... --measurements dataset/HTC2022/60_over_120/train.npy --out RUN          (once for each method)
     python benchmarks/scans.py dataset/HTC2022/60_over_120 --runs MC=RUN1 EI=RUN2 "EI, seed 1=RUN3" --out OUT
 
-The rows without learning get their one number (steps of CGLS, weight of TV) from the training scans, by PSNR. All
+The rows without learning get their one number (steps of CGLS, weight of TV) from the training scans, by PSNR; what
+choices.json in --out already says is not tried again. All
 figures are of the disc inside the image: PSNR and SSIM with the largest value of the reference there as the peak, and
 the Matthews correlation of image and reference after each was divided at its own Otsu threshold, which is what the
 challenge scored. Writes scans.csv, choices.json and scans.png to --out.
@@ -17,7 +18,6 @@ import csv
 import json
 import math
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from torch import Tensor
 import ei
 from ei.common.drawing import image_grid
 from ei.common.files import load_file
-from ei.evaluation.classical import least_squares, total_variation
+from ei.evaluation.classical import best_of, least_squares, total_variation
 from ei.physics import Tomography
 
 CGLS_STEPS = (2, 3, 5, 7, 10, 14, 20, 28, 40, 60, 80, 120)
@@ -56,16 +56,6 @@ def quality(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
         "ssim": float(ssim[disc].mean()),
         "matthews": float(np.corrcoef(*solid)[0, 1]),
     }
-
-
-def best(choices: Any, reconstruct: Callable[[Any], Tensor], references: Tensor) -> tuple[Any, list[float]]:
-    """The choice of the highest mean PSNR over ``references`` ``[n, 1, N, N]``, and the PSNR of every choice."""
-    found = []
-    for choice in choices:
-        images = reconstruct(choice)
-        pairs = zip(images[:, 0].numpy(), references[:, 0].numpy(), strict=True)
-        found.append(round(statistics.fmean(quality(*pair)["psnr"] for pair in pairs), 3))
-    return choices[found.index(max(found))], found
 
 
 def main() -> None:
@@ -95,8 +85,19 @@ def main() -> None:
         return scale * total_variation(physics, y / scale, weight, 1000)
 
     some = slice(0, None, 3)
-    steps, of_steps = best(CGLS_STEPS, lambda choice: cgls(train[some], choice), train_x[some])
-    weight, of_weights = best(TV_WEIGHTS, lambda choice: tv(train[some], choice), train_x[some])
+
+    def mean_psnr(images: Tensor) -> float:
+        pairs = zip(images[:, 0].numpy(), train_x[some, 0].numpy(), strict=True)
+        return round(statistics.fmean(quality(*pair)["psnr"] for pair in pairs), 3)
+
+    kept = given.out / "choices.json"
+    stored = json.loads(kept.read_text()) if kept.exists() else {}
+    # JSON has no numbers as names.
+    of_steps = {int(steps): value for steps, value in stored.get("cgls_steps", {}).items()}
+    of_weights = {float(weight): value for weight, value in stored.get("tv_weights", {}).items()}
+    of_steps = of_steps or best_of(CGLS_STEPS, lambda steps: cgls(train[some], steps), mean_psnr)[1]
+    of_weights = of_weights or best_of(TV_WEIGHTS, lambda weight: tv(train[some], weight), mean_psnr)[1]
+    steps, weight = max(of_steps, key=of_steps.__getitem__), max(of_weights, key=of_weights.__getitem__)
     images = {"A_dagger y": physics.A_dagger(y), f"CGLS {steps}": cgls(y, steps), "TV": tv(y, weight)}
     length = {}
     for text in given.runs:
@@ -119,12 +120,8 @@ def main() -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    choices = {
-        "cgls_steps": dict(zip(CGLS_STEPS, of_steps, strict=True)),
-        "tv_weights": dict(zip(TV_WEIGHTS, of_weights, strict=True)),
-        "training_steps": length,
-    }  # fmt: skip
-    (given.out / "choices.json").write_text(json.dumps(choices, indent=1) + "\n")
+    choices = {"cgls_steps": of_steps, "tv_weights": of_weights, "training_steps": length}
+    kept.write_text(json.dumps(choices, indent=1) + "\n")
 
     disc, sample = torch.from_numpy(inside(x.shape[-1])), given.sample
     # Of several seeds of a method one is enough to see.

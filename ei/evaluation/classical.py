@@ -45,31 +45,36 @@ def classical_for(physics: Any, train: Tensor | None = None) -> dict[str, Recons
     if train is None or not isinstance(physics, (ParallelBeam, Inpainting, MRI)):
         return found
     y = simulate(physics, train, range(len(train)), derive_seed(0, "classical"))
+    quality = _mean_psnr(train)
     if isinstance(physics, ParallelBeam):
-        steps = best_of((2, 3, 5, 7, 10, 14, 20, 28, 40), train, lambda n: _one_by_one(least_squares, physics, y, n))
+        choices = (2, 3, 5, 7, 10, 14, 20, 28, 40)
+        steps, _ = best_of(choices, lambda n: _one_by_one(least_squares, physics, y, n), quality)
         found[f"CGLS {steps}"] = functools.partial(least_squares, iterations=steps)
 
     def reconstruct(weight: float) -> Tensor:
         return total_variation(physics, y, weight, 200, positive=positive)
 
-    decade = best_of(DECADES, train, reconstruct)
-    weight = best_of((decade / 10**0.5, decade, decade * 10**0.5), train, reconstruct)
+    decade, _ = best_of(DECADES, reconstruct, quality)
+    weight, _ = best_of((decade / 10**0.5, decade, decade * 10**0.5), reconstruct, quality)
     found[f"TV{', x >= 0' if positive else ''}, weight {weight:.2g}"] = functools.partial(
         total_variation, weight=weight, positive=positive
     )
     return found
 
 
-def best_of(choices: Sequence[Any], x: Tensor, reconstruct: Callable[[Any], Tensor]) -> Any:
-    """The choice by which images ``x`` ``[n, C, H, W]`` are reconstructed best, by the mean of their PSNR (of the
-    magnitudes of complex ones)."""
+def best_of(
+    choices: Sequence[Any], reconstruct: Callable[[Any], Tensor], quality: Callable[[Tensor], float]
+) -> tuple[Any, dict[Any, float]]:
+    """The first of the choices whose images are of the highest quality, and the quality of every one."""
+    found = {choice: quality(reconstruct(choice)) for choice in choices}
+    return max(found, key=lambda choice: found[choice]), found
+
+
+def _mean_psnr(x: Tensor) -> Callable[[Tensor], float]:
+    """The mean PSNR of images with the true ones ``[n, C, H, W]`` (of the magnitudes of complex ones)."""
     truth = magnitude(x)
     data_range = range_of(float(truth.min()), float(truth.max()))
-
-    def quality(choice: Any) -> float:
-        return float(psnr(magnitude(reconstruct(choice)).to(truth.dtype), truth, data_range).mean())
-
-    return max(choices, key=quality)
+    return lambda images: float(psnr(magnitude(images).to(truth.dtype), truth, data_range).mean())
 
 
 def _one_by_one(function: Callable[..., Tensor], physics: Any, y: Tensor, *arguments: Any) -> Tensor:
