@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from conftest import ROOT, reference, subprocess_run
 from torch.nn import functional
 
 from ei.errors import InputError
-from ei.physics import CT, GaussianNoise, Inpainting, Tomography
+from ei.physics import CT, MRI, GaussianNoise, Inpainting, Tomography
 from ei.physics.ct import back_projection_map, radon_map
 
 GEOMETRIES = [
@@ -340,3 +341,18 @@ def test_projections_of_other_than_real_numbers_are_refused(physics: CT | Tomogr
     for function, tensor in ((physics.A, x), (physics.A_adjoint, y), (physics.A_dagger, y)):
         with pytest.raises(InputError, match=rf"real floating-point values, not {dtype}"):
             function(tensor)
+
+
+@pytest.mark.parametrize("device", ["nope", "cuda:99"])
+@pytest.mark.parametrize(
+    "operator",
+    [
+        lambda device: CT(8, 4, device=device),
+        lambda device: Tomography((8, 8), [0.0, 45.0, 90.0], 12, device=device),
+        lambda device: Inpainting(8, 8, device=device),
+        lambda device: MRI(torch.ones(8), device=device),
+    ],
+)
+def test_a_device_that_is_not_there(operator: Callable[[str], Any], device: str) -> None:
+    with pytest.raises(InputError, match=f"torch cannot use the device '{device}' here"):
+        operator(device)

@@ -13,6 +13,7 @@ from torch import nn
 import ei.models
 import ei.physics
 from ei.common.describe import rebuild
+from ei.common.devices import device_of
 from ei.common.files import load_file
 from ei.common.own_code import names_own_code
 from ei.errors import InputError
@@ -45,7 +46,7 @@ def load(
         MissingFileError, InputError: for a file that cannot be used, if physics or net are needed, or for a device that
             is not there.
     """
-    device = _present(device)
+    device = device_of(device)
     state = checked(load_file(path, "checkpoint"), path)
     if physics is None:
         physics = physics_of(state, device)
@@ -53,14 +54,6 @@ def load(
             raise InputError(f"the checkpoint {path} does not carry its operator: give it as physics")
         physics.noise = noise_of_checkpoint(state)
     return function_of(state, path, with_pseudo_inverse(physics), net, device)
-
-
-def _present(device: torch.device | str) -> torch.device:
-    try:
-        return torch.zeros(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise InputError(f"torch cannot use the device {str(device)!r} here: {reason}") from None
 
 
 KINDS = {

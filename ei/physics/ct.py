@@ -13,6 +13,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from ei.common.devices import device_of
 from ei.errors import InputError
 from ei.physics.base import NoiseModel
 from ei.physics.linear_map import LinearMap, SparseMap, check_matrix_size, shared
@@ -79,8 +80,8 @@ class CT(ParallelBeam):
     The input's dtype is kept. float64 is computed in float64, every other floating-point dtype in float32.
 
     Raises:
-        InputError: for sizes below 1, a geometry whose matrices do not fit in memory, or (when called) a tensor of
-            another shape, or one that does not hold real floating-point values.
+        InputError: for sizes below 1, a geometry whose matrices do not fit in memory, a device that is not there, or
+            (when called) a tensor of another shape, or one that does not hold real floating-point values.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class CT(ParallelBeam):
         pixel_views = self.img_width**2 * self.radon_view
         # Measured (benchmarks/README.md): bytes kept and at most held while they are made, entries of one matrix.
         check_matrix_size(f"CT({img_width}, {radon_view})", 67 * pixel_views, 155 * pixel_views, 2.2 * pixel_views)
-        device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", as tensors name it
+        device = device_of(device)
         self.projection(device, torch.float32)
         self.back_projection(device, torch.float32)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ei.common.devices import device_of
 from ei.errors import InputError
 from ei.physics.base import NoiseModel, Physics, check_shape, for_each_image
 from ei.physics.saved import Source, read_array, zeros_and_ones
@@ -36,7 +37,7 @@ class Inpainting(Physics):
     2021's misspelt ``img_heigth`` is accepted for ``img_height``; its ``mode`` and ``resize`` are ignored.
 
     Raises:
-        InputError: for a size, rate or mask that does not fit, or (when called) a tensor of another shape.
+        InputError: for a size, rate or mask that does not fit, a device that is not there, or (when called) a tensor of another shape.
     """
 
     mask: Tensor
@@ -73,7 +74,7 @@ class Inpainting(Physics):
         else:
             made = _read_mask(mask, self.img_height, self.img_width)
         # Not persistent: a mask belongs to the problem; checkpoints carry it with the physics, not with weights.
-        self.register_buffer("mask", made.to(device), persistent=False)
+        self.register_buffer("mask", made.to(device_of(device)), persistent=False)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ei.common.devices import device_of
 from ei.common.seeds import generator
 from ei.errors import InputError
 from ei.physics.base import NoiseModel, Physics
@@ -40,7 +41,8 @@ class MRI(Physics):
 
     Raises:
         InputError: for a mask that is not of zeros and ones or measures nothing, for maps that do not fit it or are not
-            complex and finite, for a height that contradicts them, or (when called) a tensor of another shape.
+            complex and finite, for a height that contradicts them, a device that is not there, or (when called) a tensor
+            of another shape.
     """
 
     channels = 2  # of its images: real and imaginary part
@@ -66,8 +68,8 @@ class MRI(Physics):
         maps = None if coil_maps is None else _checked_maps(read_array(coil_maps, "coil_maps"), made)
         self._height = _checked_height(height, made, maps)
         # Not persistent: checkpoints carry them with the physics, not with weights.
-        self.register_buffer("mask", made.to(device), persistent=False)
-        self.register_buffer("coil_maps", None if maps is None else maps.to(device), persistent=False)
+        self.register_buffer("mask", made.to(device_of(device)), persistent=False)
+        self.register_buffer("coil_maps", None if maps is None else maps.to(device_of(device)), persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> MRI:
         # The dtype of the input decides, and .to(torch.float16) would make complex maps real: only the device moves.

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ei.common.devices import device_of
 from ei.errors import InputError, MissingFileError
 from ei.physics.base import NoiseModel
 from ei.physics.linear_map import LinearMap, check_matrix_size
@@ -41,7 +42,7 @@ class Tomography(Projections):
 
     Raises:
         InputError: for numbers that make no scan, a source inside the image, detectors that see nothing of it, matrices
-            that do not fit in memory, or (when called) a tensor of another shape.
+            that do not fit in memory, a device that is not there, or (when called) a tensor of another shape.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Tomography(Projections):
         entries = len(scan.angles) * seen * max(height, width) * (1 + scan.rays_per_detector)
         entries_back = 2.0 * height * width * len(scan.angles)
         check_matrix_size(repr_of(scan), 16 * (entries + entries_back), 40 * entries, max(entries, entries_back))
-        device = torch.empty(0, device=device).device
+        device = device_of(device)
         if not len(self.projection(device, torch.float32).matrix.values):  # type: ignore[attr-defined]
             raise InputError(_sees_nothing(scan))
 
