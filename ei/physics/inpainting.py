@@ -37,7 +37,8 @@ class Inpainting(Physics):
     2021's misspelt ``img_heigth`` is accepted for ``img_height``; its ``mode`` and ``resize`` are ignored.
 
     Raises:
-        InputError: for a size, rate or mask that does not fit, a device that is not there, or (when called) a tensor of another shape.
+        InputError: for a size, rate or mask that does not fit, a device that is not there, or (when called) a tensor of
+            another shape.
     """
 
     mask: Tensor

@@ -41,8 +41,8 @@ class MRI(Physics):
 
     Raises:
         InputError: for a mask that is not of zeros and ones or measures nothing, for maps that do not fit it or are not
-            complex and finite, for a height that contradicts them, a device that is not there, or (when called) a tensor
-            of another shape.
+            complex and finite, for a height that contradicts them, a device that is not there, or (when called) a
+            tensor of another shape.
     """
 
     channels = 2  # of its images: real and imaginary part
