@@ -20,6 +20,8 @@ import ei
 from ei.closure import EIClosure, MCClosure, RobustEIClosure, SUREClosure, UNSUREClosure
 from ei.closure.base import Consistency, InUnits, measure
 from ei.closure.sure import default_tau, unbiased_risk
+from ei.commands.options import Options
+from ei.commands.presets import UNKNOWN_NOISE, closure_of
 from ei.common.files import load_file, save_file
 from ei.common.processes import Part, Processes
 from ei.common.seeds import generator
@@ -803,3 +805,13 @@ def test_sure_of_what_is_held_out_chooses_the_epoch(tmp_path: Path) -> None:
         Trainer(f, f.physics, None, MCClosure(), {"total": torch.optim.Adam(f.net.parameters())}, epochs=1, out=False,
                 report_psnr=False, held_out=held_out)
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["mc", "ei", "ei_adv", "sure", "rei"])
+@pytest.mark.parametrize("start", [None, 0.1])
+def test_the_domain_reaches_the_closure(method: str, start: float | None) -> None:
+    if start is not None and method not in UNKNOWN_NOISE:
+        return
+    for domain in ("measurement", "image"):
+        options = Options(method=method, ei_alpha=1.0, adv_beta=1e-8, mc_domain=domain)
+        assert closure_of(options, (1, 16, 16), start).compared.domain == domain
