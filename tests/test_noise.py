@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable
@@ -40,6 +41,7 @@ from ei.physics import (
     PoissonNoise,
     TransmissionNoise,
     noise_of,
+    pinv_cg,
 )
 from ei.physics.base import measured_entries
 from ei.training import Trainer
@@ -815,3 +817,19 @@ def test_the_domain_reaches_the_closure(method: str, start: float | None) -> Non
     for domain in ("measurement", "image"):
         options = Options(method=method, ei_alpha=1.0, adv_beta=1e-8, mc_domain=domain)
         assert closure_of(options, (1, 16, 16), start).compared.domain == domain
+
+
+def test_in_images_sure_needs_a_linear_pseudo_inverse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps of conjugate gradients are no linear function of y; as many as there are pixels are."""
+    exact = CT(6, 5, noise=GaussianNoise(0.5))
+    y = exact(torch.rand(2, 1, 6, 6)).double()
+    for steps in (3, 60):
+        physics = copy.copy(exact)
+        physics.A_dagger = lambda y, steps=steps: pinv_cg(exact, y, steps, 1e-14, orthogonal=True)
+        f = Reconstructor(fill(SmallNet(1)).double(), exact)
+        for closure in (SUREClosure(mc_domain="image"), UNSUREClosure(0.1, mc_domain="image")):
+            if steps == 60:
+                assert closure(f, physics, None, y)["total"].isfinite()
+                continue
+            with pytest.raises(InputError, match="A_dagger that is linear"):
+                closure(f, physics, None, y)

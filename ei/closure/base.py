@@ -103,6 +103,7 @@ class Consistency:
                 f"the domain of measurement consistency must be one of {', '.join(DOMAINS)}, not {domain!r}"
             )
         self.domain = domain
+        self.linear = False  # whether A_dagger is known to be linear, which SURE has to look at once
 
     def __call__(self, physics: Any, x1: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         measured = physics.A(x1)

@@ -34,7 +34,7 @@ class SUREClosure(Closure):
     over those. The last term is the divergence by finite differences (Ramani, Blu & Unser 2008). For Gaussian noise the
     estimate is unbiased up to terms of tau^2, for others to first order in the noise. It may be negative.
 
-    In the domain "image" it is an estimate of ``||D (A f(y) - A x)||^2 / n``, with ``D = A_dagger``, taken to be
+    In the domain "image" it is an estimate of ``||D (A f(y) - A x)||^2 / n``, with ``D = A_dagger``, which has to be
     linear, and n the number of entries of an image (Eldar 2009 weighs Stein's estimate in such a way):
 
         sure = mean |D (A f(y) - y)|^2 - mean (D v b)(D b) + 2/tau * mean (D v b)(D (A f(y + tau b) - A f(y)))
@@ -52,7 +52,8 @@ class SUREClosure(Closure):
 
     Raises:
         InputError: for a tau that is not above zero or another domain; when it is called, if the physics has no noise
-            model with a ``variance``, or f computes in bf16, which is too coarse for differences.
+            model with a ``variance``, f computes in bf16, which is too coarse for differences, or A_dagger is not
+            linear where it has to be.
     """
 
     columns = {"loss_sure": "total"}
@@ -174,10 +175,31 @@ def stein(
         shared = mean_of_measured(physics, variance * (signs.conj() * derivative).real)
         return residual, mean_of_measured(physics, variance), shared
     D = physics.A_dagger
+    residual = D(measured - y)
+    if not compared.linear:
+        check_linear(residual, D, measured, y)
+        compared.linear = True
     # No square root: the variance that is estimated from one y may be negative.
     weighted = D(variance * signs).conj()
     noise, shared = ((weighted * D(along)).real.mean() for along in (signs, derivative))
-    return D(measured - y).abs().square().mean(), noise, shared
+    return residual.abs().square().mean(), noise, shared
+
+
+def check_linear(residual: Tensor, A_dagger: Any, measured: Tensor, y: Tensor) -> None:
+    """Raise unless ``residual = A_dagger(measured - y)`` is also the difference of the two, to 5 % of itself.
+
+    Raises:
+        InputError: if it is not, as of conjugate gradients that are stopped early.
+    """
+    with torch.no_grad():
+        image = A_dagger(y)
+        off = torch.linalg.vector_norm(A_dagger(measured) - image - residual)
+        allowed = 0.05 * torch.linalg.vector_norm(residual) + 1e-4 * torch.linalg.vector_norm(image)
+    if not off <= allowed:
+        raise InputError(
+            "SURE in the domain of images needs an A_dagger that is linear, and this one is not (conjugate gradients that "
+            'stop early are not): use the domain "measurement" (--mc-domain measurement)'
+        )
 
 
 def mean_of_measured(physics: Any, values: Tensor) -> Tensor:
