@@ -197,8 +197,8 @@ def check_linear(residual: Tensor, A_dagger: Any, measured: Tensor, y: Tensor) -
         allowed = 0.05 * torch.linalg.vector_norm(residual) + 1e-4 * torch.linalg.vector_norm(image)
     if not off <= allowed:
         raise InputError(
-            "SURE in the domain of images needs an A_dagger that is linear, and this one is not (conjugate gradients that "
-            'stop early are not): use the domain "measurement" (--mc-domain measurement)'
+            "SURE in the domain of images needs an A_dagger that is linear, and this one is not (conjugate gradients "
+            'that stop early are not): use the domain "measurement" (--mc-domain measurement)'
         )
 
 
