@@ -356,3 +356,20 @@ def test_projections_of_other_than_real_numbers_are_refused(physics: CT | Tomogr
 def test_a_device_that_is_not_there(operator: Callable[[str], Any], device: str) -> None:
     with pytest.raises(InputError, match=f"torch cannot use the device '{device}' here"):
         operator(device)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_any_number_of_images_at_once(dtype: torch.dtype) -> None:
+    """Few columns are filled up to a multiple of four, more are not: the products are those of the images alone, and so
+    are their derivatives."""
+    physics = CT(9, 5)
+    x = torch.rand(18, 1, 9, 9, dtype=dtype, requires_grad=True)
+    weights = torch.rand(18, 1, *physics.measurement_shape, dtype=dtype)
+    alone = torch.cat([physics.A(image[None]) for image in x])
+    for count in range(1, 19):
+        together = physics.A(x[:count])
+        torch.testing.assert_close(together, alone[:count])
+        (ours,), (theirs,) = (
+            torch.autograd.grad((y * weights[:count]).sum(), x, retain_graph=True) for y in (together, alone[:count])
+        )
+        torch.testing.assert_close(ours, theirs)

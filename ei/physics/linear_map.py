@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ei.errors import InputError
 
+WIDE = 16  # columns; of fewer, MKL multiplies multiples of four fastest
 LARGE = 2e9  # bytes of matrices from which on the user is told
 
 
@@ -48,12 +49,17 @@ class CSR:
         )
 
     def multiply(self, vectors: Tensor) -> Tensor:
-        """The product with ``vectors`` ``[columns, K]``, outside autocast."""
+        """The product with ``vectors`` ``[columns, K]``, of any strides, outside autocast."""
         view = torch.sparse_csr_tensor(self.row_pointers, self.columns, self.values, self.shape, check_invariants=False)
         with torch.autocast(vectors.device.type, enabled=False):
-            if vectors.shape[1] == 1:  # twice as fast on a CPU
+            rows, count = vectors.shape
+            if count == 1:  # twice as fast on a CPU
                 return torch.mv(view, vectors[:, 0])[:, None]
-            return view @ vectors
+            if vectors.device.type == "cpu" and count < WIDE and count % 4:  # 1.3 to 1.7 times as fast
+                filled = vectors.new_zeros(rows, count + -count % 4)
+                filled[:, :count] = vectors
+                return (view @ filled)[:, :count]
+            return view @ vectors.contiguous()
 
     @property
     def nbytes(self) -> int:

@@ -79,7 +79,7 @@ class Projections(Physics):
         detectors = self.measurement_shape[0]
         ramp = self.held(ramp_filter, detectors, y.device, dtype)
         batch, channels = y.shape[:2]
-        columns = to_columns(y.to(dtype))
+        columns = to_columns(y.to(dtype)).contiguous()
         filtered = ramp(columns.view(detectors, -1)).view_as(columns)
         return from_columns(back_projection(filtered), batch, channels, self.image_shape).to(y.dtype)
 
@@ -102,7 +102,7 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
 def to_columns(tensor: Tensor) -> Tensor:
     """``[B, C, h, w]`` to ``[h*w, B*C]``: every image a column."""
     batch, channels, height, width = tensor.shape
-    return tensor.reshape(batch * channels, height * width).t().contiguous()
+    return tensor.reshape(batch * channels, height * width).t()
 
 
 def from_columns(columns: Tensor, batch: int, channels: int, shape: tuple[int, int]) -> Tensor:
