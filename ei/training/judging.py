@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ei.closure.base import Consistency
 from ei.closure.sure import SUREClosure
 from ei.common.processes import Part, Processes
 from ei.common.seeds import derive_seed, seed_all
@@ -104,9 +103,8 @@ def _judged_batch(trainer: Trainer, number: int, batch: Any, part: Part | None) 
         each = [float(cal_psnr(ours[None], true[None])) for ours, true in zip(f(y), x, strict=True)]
         values["psnr"] = sum(each) / len(each)
     if _tells_sure(trainer):
-        compared = getattr(trainer.closure, "compared", Consistency())
         with draws_of_part(physics, part, processes):
-            values["sure"] = float(SUREClosure(mc_domain=compared.domain)(f, physics, None, y)["total"])
+            values["sure"] = float(SUREClosure()(f, physics, None, y)["total"])
     return values, part.weight * part.size
 
 
