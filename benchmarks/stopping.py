@@ -1,6 +1,8 @@
 """When does a training on noisy measurements stop learning and begin to fit their noise, and does SURE see it?
 
     python benchmarks/stopping.py --data CT100_128x128.mat --out results/stopping
+    python benchmarks/stopping.py --data CT100_128x128.mat --shrink 2 --views 25 --noise transmission:1e5,30,0.0128 \
+        --out results/stopping --more --mc-domain image --norm none --schedule
 
 The measurements of the training slices of CT100 are simulated with noise and written to a file; a network is trained
 from that file alone, by measurement consistency, with a tenth held out. After every epoch the log has the held-out loss
@@ -48,15 +50,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="CT100_128x128.mat")
     parser.add_argument("--noise", default="transmission:1e5,30,0.0064")
     parser.add_argument("--views", type=int, default=50)
+    parser.add_argument("--shrink", type=int, default=1, metavar="N", help="take means of N x N pixels")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--more", nargs=argparse.REMAINDER, default=[], help="further options of ei train")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
 
-    physics = CT(128, given.views)
-    physics.noise = noise_of(given.noise)
     slices = torch.from_numpy(scipy.io.loadmat(given.data)["DATA"]).float()[:, None]
+    slices = torch.nn.functional.avg_pool2d(slices, given.shrink)
+    physics = CT(slices.shape[-1], given.views, noise=noise_of(given.noise))
     y = simulate(physics, slices, range(len(slices)), seed=0)
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
