@@ -4,7 +4,8 @@
 
 A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in RESULTS.md or the README. KIND is a task, for a folder
 that ``ei reproduce`` wrote, less its run folders; "seeds CELL", for its files CELL.csv and CELL_seed_N.csv; "trials",
-for a file of benchmarks/trials.py; or "scans", for a folder of benchmarks/scans.py.
+for a file of benchmarks/trials.py; "scans", for a folder of benchmarks/scans.py; or "stopping", for one of
+benchmarks/stopping.py.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from stopping import picked
 
 from ei.commands.reproduce import table
 from ei.evaluation.quality import read_metrics
@@ -74,12 +77,21 @@ def seeds(folder: Path, cell: str) -> str:
     return markdown(["seed", "paper PSNR [dB]", "averaged", "SSIM"], rows)
 
 
+def stopping(folder: Path) -> str:
+    """The epoch that each criterion stops at, and how good the network is there."""
+    rows = [[text, f"{row['epoch']:.0f}", f"{row['psnr_test']:.2f}"] for text, row in
+            picked(read_metrics(folder / "stopping.csv")).items()]  # fmt: skip
+    return markdown(["stopped where", "epoch", "true PSNR of test slices [dB]"], rows)
+
+
 def content(place: re.Match) -> str:
     path, kind = ROOT / place["path"], place["kind"]
     if kind == "scans":
         return scans(path)
     if kind == "trials":
         return trials(path)
+    if kind == "stopping":
+        return stopping(path)
     return seeds(path, place["cell"]) if kind == "seeds" else table(path, kind)
 
 

@@ -33,6 +33,16 @@ from ei.physics import CT, noise_of
 COLUMNS = ("epoch", "held_out_loss", "held_out_sure", "psnr_test")
 
 
+def picked(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Of the rows of stopping.csv the one of the epoch that each criterion stops at."""
+    return {
+        "SURE is least": min(rows, key=lambda row: row["held_out_sure"]),
+        "the held-out loss is least": min(rows, key=lambda row: row["held_out_loss"]),
+        "the last epoch": rows[-1],
+        "the true PSNR is highest, which nobody knows": max(rows, key=lambda row: row["psnr_test"]),
+    }
+
+
 def train(folder: Path, noise: str, views: int, epochs: int, more: list[str]) -> list[dict[str, float]]:
     """The log of a training on ``y.npy`` in a folder, whose run folder is ``run``."""
     options = {
@@ -80,18 +90,15 @@ def main() -> None:
     for ax, name, colour in ((left, "held_out_loss", "tab:gray"), (left, "held_out_sure", "tab:blue")):
         ax.plot(epochs, [row[name] for row in rows], color=colour, label=name.replace("_", " "))
     right.plot(epochs, [row["psnr_test"] for row in rows], color="tab:red", label="true PSNR of test slices")
-    best = min(rows, key=lambda row: row["held_out_sure"])
-    left.axvline(best["epoch"], color="tab:blue", linestyle=":")
+    picks = picked(rows)
+    left.axvline(picks["SURE is least"]["epoch"], color="tab:blue", linestyle=":")
     positive = all(row[name] > 0 for row in rows for name in ("held_out_loss", "held_out_sure"))
     left.set(xlabel="epoch", ylabel="held out", yscale="log" if positive else "linear")
     right.set_ylabel("dB")
     figure.legend(loc="upper center", ncols=3, fontsize=8)
     figure.savefig(given.out / "stopping.png", dpi=120)
-    most = max(rows, key=lambda row: row["psnr_test"])
-    least = min(rows, key=lambda row: row["held_out_loss"])
-    for text, row in (("SURE is least", best), ("the held-out loss is least", least), ("the last", rows[-1]),
-                      ("the true PSNR is highest", most)):  # fmt: skip
-        print(f"{text:28} epoch {row['epoch']:.0f}: {row['psnr_test']:.2f} dB")
+    for text, row in picks.items():
+        print(f"{text:46} epoch {row['epoch']:.0f}: {row['psnr_test']:.2f} dB")
 
 
 if __name__ == "__main__":
