@@ -131,8 +131,8 @@ def evaluate_cell(
     f = function_for(state, given, options, known_physics(None, state, device), image_shape(images), device)
     more = {}
     if classical:
-        train = images_for(options, "train", patches=False)
-        some = torch.cat([image_of(train[index]) for index in spread(train, 4)]).to(device)
+        train = images_for(options, "train")
+        some = torch.cat([image_of(train[index]) for index in spread(train, 4 * (options.patches or 1))]).to(device)
         more = classical_for(f.physics, some)
     mean = averaged(f, average_over) if average_over else None
     rows = evaluate(f, f.physics, images, {**more, **({"average": lambda physics, y: mean(y)} if mean else {})})
