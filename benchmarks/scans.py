@@ -5,7 +5,7 @@
     python benchmarks/scans.py dataset/HTC2022/60_over_120 --runs MC=RUN1 EI=RUN2 "EI, seed 1=RUN3" --out OUT
 
 The rows without learning get their one number (steps of CGLS, weight of TV) from the training scans, by PSNR; what
-choices.json in --out already says is not tried again. All
+choices.json in --out already says is not tried again, and the rows of other runs stay (then the picture does, too). All
 figures are of the disc inside the image: PSNR and SSIM with the largest value of the reference there as the peak, and
 the Matthews correlation of image and reference after each was divided at its own Otsu threshold, which is what the
 challenge scored. Writes scans.csv, choices.json and scans.png to --out.
@@ -17,6 +17,7 @@ import argparse
 import csv
 import json
 import math
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from ei.evaluation.classical import best_of, least_squares, total_variation
 from ei.physics import Tomography
 
 CGLS_STEPS = (2, 3, 5, 7, 10, 14, 20, 28, 40, 60, 80, 120)
+ORDER = ("A_dagger", "CGLS", "TV", "MC", "EI", "Sup")  # of the rows, by the first word of their names
 TV_WEIGHTS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
 
@@ -99,7 +101,7 @@ def main() -> None:
     of_weights = of_weights or best_of(TV_WEIGHTS, lambda weight: tv(train[some], weight), mean_psnr)[1]
     steps, weight = max(of_steps, key=of_steps.__getitem__), max(of_weights, key=of_weights.__getitem__)
     images = {"A_dagger y": physics.A_dagger(y), f"CGLS {steps}": cgls(y, steps), "TV": tv(y, weight)}
-    length = {}
+    length = stored.get("training_steps", {})
     for text in given.runs:
         name, run = text.split("=", 1)
         f = ei.load(f"{run}/ckp_last.pth.tar")
@@ -108,6 +110,11 @@ def main() -> None:
         length[name] = load_file(f"{run}/ckp_last.pth.tar")["step"]
 
     rows: list[dict[str, Any]] = []
+    log = given.out / "scans.csv"
+    if log.exists():
+        with open(log, newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["name"] not in images]
+    others = list(dict.fromkeys(row["name"] for row in rows))
     for name, found in images.items():
         for index in range(len(x)):
             figures = quality(found[index, 0].numpy(), x[index, 0].numpy())
@@ -116,13 +123,17 @@ def main() -> None:
             f"{key} {statistics.fmean(row[key] for row in rows if row['name'] == name):.3f}"
             for key in ("psnr", "ssim", "matthews")
         ))  # fmt: skip
-    with open(given.out / "scans.csv", "w", newline="", encoding="utf-8") as file:
+    rows.sort(key=lambda row: (ORDER.index(re.split("[ ,]", row["name"])[0]), row["name"], int(row["scan"])))
+    with open(log, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     choices = {"cgls_steps": of_steps, "tv_weights": of_weights, "training_steps": length}
     kept.write_text(json.dumps(choices, indent=1) + "\n")
 
+    if others:
+        print(f"of {', '.join(others)} the figures stay, and so does the picture")
+        return
     disc, sample = torch.from_numpy(inside(x.shape[-1])), given.sample
     # Of several seeds of a method one is enough to see.
     one_each = {name: found for name, found in {**images, "all views": x}.items() if "seed" not in name}

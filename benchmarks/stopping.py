@@ -95,7 +95,7 @@ def main() -> None:
     positive = all(row[name] > 0 for row in rows for name in ("held_out_loss", "held_out_sure"))
     left.set(xlabel="epoch", ylabel="held out", yscale="log" if positive else "linear")
     right.set_ylabel("dB")
-    figure.legend(loc="upper center", ncols=3, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8)
     figure.savefig(given.out / "stopping.png", dpi=120)
     for text, row in picks.items():
         print(f"{text:46} epoch {row['epoch']:.0f}: {row['psnr_test']:.2f} dB")
