@@ -2,7 +2,7 @@
 
     python benchmarks/stopping.py --data CT100_128x128.mat --out results/stopping
     python benchmarks/stopping.py --data CT100_128x128.mat --shrink 2 --views 25 --noise transmission:1e5,30,0.0128 \
-        --out results/stopping --more --mc-domain image --norm none --schedule
+        --epochs 40 --out results/stopping --more --config configs/recipe/unrolled_noise.yaml --mc-domain measurement
 
 The measurements of the training slices of CT100 are simulated with noise and written to a file; a network is trained
 from that file alone, by measurement consistency, with a tenth held out. After every epoch the log has the held-out loss
@@ -55,6 +55,23 @@ def train(folder: Path, noise: str, views: int, epochs: int, more: list[str]) ->
     return read_metrics(folder / "run" / "training_loss.csv")
 
 
+def draw(rows: list[dict[str, float]], path: Path) -> None:
+    epochs = [row["epoch"] for row in rows]
+    figure = new_figure(figsize=(7, 4))
+    left = figure.subplots()
+    right = left.twinx()
+    for ax, name, colour in ((left, "held_out_loss", "tab:gray"), (left, "held_out_sure", "tab:blue")):
+        ax.plot(epochs, [row[name] for row in rows], color=colour, label=name.replace("_", " "))
+    right.plot(epochs, [row["psnr_test"] for row in rows], color="tab:red", label="true PSNR of test slices")
+    picks = picked(rows)
+    left.axvline(picks["SURE is least"]["epoch"], color="tab:blue", linestyle=":")
+    positive = all(row[name] > 0 for row in rows for name in ("held_out_loss", "held_out_sure"))
+    left.set(xlabel="epoch", ylabel="held out", yscale="log" if positive else "linear")
+    right.set_ylabel("dB")
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="CT100_128x128.mat")
@@ -83,21 +100,8 @@ def main() -> None:
             rows.append(dict(zip(COLUMNS, found, strict=True)))
     write_metrics([{name: f"{value:.6g}" for name, value in row.items()} for row in rows], given.out / "stopping.csv")
 
-    epochs = [row["epoch"] for row in rows]
-    figure = new_figure(figsize=(7, 4))
-    left = figure.subplots()
-    right = left.twinx()
-    for ax, name, colour in ((left, "held_out_loss", "tab:gray"), (left, "held_out_sure", "tab:blue")):
-        ax.plot(epochs, [row[name] for row in rows], color=colour, label=name.replace("_", " "))
-    right.plot(epochs, [row["psnr_test"] for row in rows], color="tab:red", label="true PSNR of test slices")
-    picks = picked(rows)
-    left.axvline(picks["SURE is least"]["epoch"], color="tab:blue", linestyle=":")
-    positive = all(row[name] > 0 for row in rows for name in ("held_out_loss", "held_out_sure"))
-    left.set(xlabel="epoch", ylabel="held out", yscale="log" if positive else "linear")
-    right.set_ylabel("dB")
-    figure.legend(loc="outside upper center", ncols=3, fontsize=8)
-    figure.savefig(given.out / "stopping.png", dpi=120)
-    for text, row in picks.items():
+    draw(rows, given.out / "stopping.png")
+    for text, row in picked(rows).items():
         print(f"{text:46} epoch {row['epoch']:.0f}: {row['psnr_test']:.2f} dB")
 
 
