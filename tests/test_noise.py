@@ -442,7 +442,11 @@ def test_sure_of_complex_measurements() -> None:
 
 @pytest.mark.parametrize(
     ("closure", "noise"),
-    [(SUREClosure(tau=1e-3), PoissonNoise(0.05)), (RobustEIClosure(0.5, tau=1e-3), GaussianNoise(0.1))],
+    [
+        (SUREClosure(tau=1e-3), PoissonNoise(0.05)),
+        (RobustEIClosure(0.5, tau=1e-3), GaussianNoise(0.1)),
+        (RobustEIClosure(0.5, tau=1e-3, mc_domain="image"), GaussianNoise(0.1)),
+    ],
 )
 def test_gradients_flow_through_both_reconstructions(closure: Any, noise: Noise) -> None:
     """Against finite differences of the loss by the weights, with the same signs. (A draw of counts has jumps, so the
@@ -663,15 +667,17 @@ def test_noise_unknown_by_commands(script: Script) -> None:
 # ---- several processes, runs, checkpoints -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("domain", ["measurement", "image"])
 @pytest.mark.parametrize("noise", MODELS, ids=str)
-def test_a_part_of_a_batch_is_drawn_as_within_the_whole(noise: Noise) -> None:
+def test_a_part_of_a_batch_is_drawn_as_within_the_whole(noise: Noise, domain: str) -> None:
     """Noise of measurements again (2 transforms of 3 images), and SURE of the measurements, averaged by the trainer."""
+    closure = SUREClosure(mc_domain=domain)
     physics = CT(8, 5, noise=noise)
     f = Reconstructor(fill(SmallNet(1)), physics)
     x = torch.rand(6, 1, 8, 8)
     u, y = physics.A(x).view(2, 3, 1, 12, 5), physics(x[:3])
     torch.manual_seed(1)
-    noisy, whole = noise(u.flatten(0, 1)).view_as(u), SUREClosure()(f, physics, None, y)["sure"]
+    noisy, whole = noise(u.flatten(0, 1)).view_as(u), closure(f, physics, None, y)["sure"]
     total = 0.0
     for rank in range(2):
         part = Part.of(3, Processes(rank, 2))
@@ -679,7 +685,7 @@ def test_a_part_of_a_batch_is_drawn_as_within_the_whole(noise: Noise) -> None:
         torch.manual_seed(1)
         with draws_of_part(physics, part, Processes(rank, 2)):
             assert torch.equal(physics.noise(u[:, ours].flatten(0, 1)), noisy[:, ours].flatten(0, 1))
-            total = total + part.weight * SUREClosure()(f, physics, None, y[ours])["sure"]
+            total = total + part.weight * closure(f, physics, None, y[ours])["sure"]
     torch.testing.assert_close(total, whole, rtol=1e-3, atol=1e-5)
 
 
