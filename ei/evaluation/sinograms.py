@@ -277,12 +277,17 @@ def _axis_of_fan(scan: Scan, y: np.ndarray) -> tuple[float, float]:
     def at(centre: float) -> float:
         return unexplained(_with(scan, centre=centre), y)[0]
 
-    reach = 0.04 * len(y)
-    places = scan.centre + np.linspace(-reach, reach, 9)
-    values = np.array([at(place) for place in places])
-    best = int(values.argmin())
+    reach, middle = 0.04 * len(y), scan.centre
+    for _ in range(
+        4
+    ):  # an axis only roughly known is no measure for other readings of the angles: go on to where it is
+        places = middle + np.linspace(-reach, reach, 9)
+        values = np.array([at(place) for place in places])
+        best, far = int(values.argmin()), values.max() > BETTER * values.min()
+        if 0 < best < len(places) - 1 or not far:
+            break
+        middle = places[best]
     if not 0 < best < len(places) - 1:
-        far = values.max() > BETTER * values.min()
         return float(places[best]), reach / 4 if far else math.inf
     low, high = places[best - 1], places[best + 1]
     fine = np.linspace(low, high, 7)
