@@ -90,6 +90,16 @@ def test_each_mistake_is_seen(fan: bool) -> None:
         assert said in told or (name == "axis" and "set centre to" in told), (name, str(report))
 
 
+@pytest.mark.parametrize("off", [2.9, -4.2, 7.5])
+def test_an_axis_far_off_is_found_exactly(off: float) -> None:
+    """Beyond the first places that are tried, 4 % of the detectors (2.9 bins) to either side."""
+    geometry = scan(fan=True, centre=off)
+    y = measured(geometry)
+    report = check_sinogram(Tomography(**scan(fan=True)), y)
+    assert not report.fits and "set centre" in report.findings[0], str(report)
+    assert report.centre == pytest.approx(off, abs=0.3)
+
+
 def test_square_sinograms_show_swapped_axes_too() -> None:
     geometry = scan(angles=np.arange(72) * 2.5)
     report = check_sinogram(Tomography(**geometry), measured(geometry).mT)
