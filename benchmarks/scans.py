@@ -36,7 +36,7 @@ from ei.evaluation.classical import best_of, least_squares, total_variation
 from ei.physics import Tomography
 
 CGLS_STEPS = (2, 3, 5, 7, 10, 14, 20, 28, 40, 60, 80, 120)
-ORDER = ("A_dagger", "CGLS", "TV", "MC", "EI", "Sup")  # of the rows, by the first word of their names
+ORDER = ("A_dagger", "CGLS", "TV", "MC", "EI", "Sup")  # of the rows, by the first word of their names; others last
 TV_WEIGHTS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
 
@@ -123,7 +123,12 @@ def main() -> None:
             f"{key} {statistics.fmean(row[key] for row in rows if row['name'] == name):.3f}"
             for key in ("psnr", "ssim", "matthews")
         ))  # fmt: skip
-    rows.sort(key=lambda row: (ORDER.index(re.split("[ ,]", row["name"])[0]), row["name"], int(row["scan"])))
+
+    def place(row: dict[str, Any]) -> tuple[int, str, int]:
+        first = re.split("[ ,]", row["name"])[0]
+        return ORDER.index(first) if first in ORDER else len(ORDER), row["name"], int(row["scan"])
+
+    rows.sort(key=place)
     with open(log, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -278,9 +278,8 @@ def _axis_of_fan(scan: Scan, y: np.ndarray) -> tuple[float, float]:
         return unexplained(_with(scan, centre=centre), y)[0]
 
     reach, middle = 0.04 * len(y), scan.centre
-    for _ in range(
-        4
-    ):  # an axis only roughly known is no measure for other readings of the angles: go on to where it is
+    # Go on to where it is: with an axis that is only roughly known, another reading of the angles may fit better.
+    for _ in range(4):
         places = middle + np.linspace(-reach, reach, 9)
         values = np.array([at(place) for place in places])
         best, far = int(values.argmin()), values.max() > BETTER * values.min()

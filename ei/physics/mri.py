@@ -67,9 +67,10 @@ class MRI(Physics):
         made = _checked_mask(read_array(mask, "mask"))
         maps = None if coil_maps is None else _checked_maps(read_array(coil_maps, "coil_maps"), made)
         self._height = _checked_height(height, made, maps)
+        device = device_of(device)
         # Not persistent: checkpoints carry them with the physics, not with weights.
-        self.register_buffer("mask", made.to(device_of(device)), persistent=False)
-        self.register_buffer("coil_maps", None if maps is None else maps.to(device_of(device)), persistent=False)
+        self.register_buffer("mask", made.to(device), persistent=False)
+        self.register_buffer("coil_maps", None if maps is None else maps.to(device), persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> MRI:
         # The dtype of the input decides, and .to(torch.float16) would make complex maps real: only the device moves.
