@@ -1,12 +1,13 @@
 """Trials of settings on training images alone: a trial is a YAML overlay of the options of ``ei train``.
 
-    python benchmarks/trials.py --cell ct_ei --data CT100_128x128.mat --epochs 10 --out trials.csv \
-        configs/recipe/unrolled.yaml configs/recipe/unrolled.yaml,one_iteration.yaml
+    python benchmarks/trials.py --cell ct_ei --data CT100_128x128.mat --shrink 2 --epochs 20 --out trials.csv \
+        --base configs/recipe/unrolled.yaml benchmarks/trials/25_views.yaml -- benchmarks/trials/1_iteration.yaml
 
-Each trial is one or several overlays with commas between them (a later one wins). For CT, slices 0-89 are divided as
-any file is: 81 train, 9 judge; the test slices are never opened. For images, give a folder with --split. A row for each
-trial and seed goes to --out: steps, minutes, and means of the usual PSNR and SSIM on the judging images, of the network
-and of its average over quarter turns and flips. What is there already is not run again.
+Each trial is one or several overlays with commas between them (a later one wins) over those of --base, which are also
+run by themselves. For CT, slices 0-89 are divided as any file is: 81 train, 9 judge; the test slices are never opened.
+For images, give a folder with --split. A row for each trial, called as its files are, and seed goes to --out: steps,
+minutes, and means of the usual PSNR and SSIM on the judging images, of the network and of its average over quarter
+turns and flips. What is there already is not run again.
 """
 
 from __future__ import annotations
@@ -28,19 +29,27 @@ ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("trial", "seed", "steps", "minutes", "psnr_pinv", "psnr", "psnr_average", "ssim", "ssim_average")
 
 
-def training_slices(data: Path, folder: Path) -> Path:
-    """The training slices of CT100 as a file of their own."""
+def training_slices(data: Path, folder: Path, shrink: int) -> Path:
+    """The training slices of CT100 as a file of their own, means of ``shrink`` x ``shrink`` pixels."""
     out = folder / "training_slices.mat"
-    scipy.io.savemat(out, {"DATA": scipy.io.loadmat(data)["DATA"][:90]})
+    slices = scipy.io.loadmat(data)["DATA"][:90]
+    count, height, width = slices.shape
+    parts = slices.reshape(count, height // shrink, shrink, width // shrink, shrink)
+    scipy.io.savemat(out, {"DATA": parts.mean((2, 4))})
     return out
 
 
+def name_of(trial: str) -> str:
+    """What a trial's overlays are called; "as it is" where there are none."""
+    return " + ".join(Path(path).stem.replace("_", " ") for path in trial.split(",") if path) or "as it is"
+
+
 def run_trial(trial: str, seed: int, given: argparse.Namespace, data: Path, folder: Path) -> dict[str, object]:
-    run = folder / f"{Path(trial).stem}_{seed}"
+    run = folder / f"{name_of(trial)} {seed}".replace(" ", "_")
     command = [sys.executable, "-m", "ei"]
     options = ["--data", str(data), *(["--split", given.split] if given.split else [])]
     began = time.monotonic()
-    overlays = [str(Path(path).resolve()) for path in trial.split(",")]
+    overlays = [str(Path(path).resolve()) for path in [*given.base, *trial.split(",")] if path]
     subprocess.run(
         [*command, "train", "--config", str(ROOT / "configs" / f"{given.cell}.yaml"), *overlays, *options, "--epochs",
          str(given.epochs), "--seed", str(seed), "--out", str(run), "--resume", "auto"], check=True,
@@ -61,14 +70,16 @@ def run_trial(trial: str, seed: int, given: argparse.Namespace, data: Path, fold
         }.items()
     }  # fmt: skip
     steps = load_file(run / "ckp_last.pth.tar")["step"]
-    return {"trial": trial, "seed": seed, "steps": steps, "minutes": round(minutes, 1), **figures}
+    return {"trial": name_of(trial), "seed": seed, "steps": steps, "minutes": round(minutes, 1), **figures}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trials", nargs="+", help="overlays; several of one trial with commas")
+    parser.add_argument("trials", nargs="*", help="overlays; several of one trial with commas")
+    parser.add_argument("--base", nargs="*", default=[], metavar="FILE.yaml", help="overlays under those of each trial")
     parser.add_argument("--cell", default="ct_ei", help="of configs/, below the overlays")
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--shrink", type=int, default=1, metavar="N", help="of slices, take means of N x N pixels")
     parser.add_argument("--split", help="for a folder of images: the list of those that judge")
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -82,10 +93,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.runs or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        data = training_slices(given.data, folder) if given.data.suffix == ".mat" else given.data.resolve()
+        data = (
+            training_slices(given.data, folder, given.shrink) if given.data.suffix == ".mat" else given.data.resolve()
+        )
         for seed in given.seeds:
-            for trial in given.trials:
-                if (trial, str(seed)) in done:
+            for trial in ["", *given.trials]:
+                if (name_of(trial), str(seed)) in done:
                     continue
                 row = run_trial(trial, seed, given, data, folder)
                 new = not given.out.exists()

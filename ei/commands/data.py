@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Subset
 from ei.commands.options import Options
 from ei.commands.parts import SPLIT, image_shape, images_for, measurements_for, pairs_for, split_beside
 from ei.commands.presets import Shape
-from ei.datasets import ImageTree, Pairs, hold_out, image_of
+from ei.datasets import ImageTree, Pairs, Tiles, hold_out, image_of
 from ei.datasets.batches import Indexed, number_of, spread
 from ei.datasets.ctdb import split
 from ei.errors import InputError
@@ -25,8 +25,9 @@ from ei.physics.projections import Projections
 
 class TrainingData:
     """What a run trains on: ``train`` (images, or, where ``measured``, measurements alone), ``shape`` (C, H, W) of its
-    images, ``count`` of its images or measurements, ``held_out`` batches of them to judge by (None: all train), all
-    ``pairs`` where the truth of measurements is known, and ``files`` for the run folder.
+    images, ``trained`` that of what a step sees of them (their tiles, with --tile), ``count`` of its images or
+    measurements, ``held_out`` batches of them to judge by (None: all train), all ``pairs`` where the truth of
+    measurements is known, and ``files`` for the run folder.
 
     Args:
         options: of the run.
@@ -35,6 +36,7 @@ class TrainingData:
 
     train: Any
     shape: Shape
+    trained: Shape
     count: int
 
     def __init__(self, options: Options, physics: Any) -> None:
@@ -49,6 +51,7 @@ class TrainingData:
             if options.truth is not None:
                 self.pairs = found = pairs_for(found, options.truth, self.shape)
             self.train = found
+            self._tile(options)
             if options.rules == 1 and options.held_out is None:
                 what = f"the measurements of {options.measurements}"
                 rest, self.train = (Subset(found, split(range(len(found)), mode, what)) for mode in ("test", "train"))
@@ -64,12 +67,23 @@ class TrainingData:
         if isinstance(getattr(self.train, "dataset", self.train), ImageTree):
             tests = images_for(options, "test", told, patches=False).names
             self.files[SPLIT] = "".join(f"{name}\n" for name in tests)
+        self._tile(options)
         self._hold_out(options.held_out or 0.0, options.batch_size)
+
+    def _tile(self, options: Options) -> None:
+        self.trained = self.shape
+        if options.tile is not None:
+            if options.patch is not None:
+                raise InputError("--tile and --patch both cut images: choose one")
+            self.train = Tiles(self.train, options.tile)
+            self.trained = (self.shape[0], options.tile, options.tile)
 
     def _hold_out(self, fraction: float, batch_size: int) -> None:
         if not fraction:
             return
-        what = "measurements" if self.measured else "training images"
+        what = ("tiles of " if self.trained != self.shape else "") + (
+            "measurements" if self.measured else "training images"
+        )
         whole = len(self.train)
         self.train, rest = hold_out(self.train, fraction, f"the {what}")
         self.held_out = DataLoader(Indexed(rest, self.measured), batch_size)

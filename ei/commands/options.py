@@ -148,6 +148,9 @@ class Options:
     gray: bool = option("own images: make colour gray", None, False, images=True)
     patch: int | None = option("train on patches of N x N at fixed random places", COUNT, images=True)
     patches: int = option("how many an image", COUNT, 1, images=True)
+    tile: int | None = option(
+        "inpainting: train on the tiles of N x N that images divide into, each under its part of the mask, and test on "
+        "whole images", COUNT, metavar="N", fixed=True)
     split: str | None = option(
         "own images: a list of the test images, one path a line (split.txt of a run)",
         commands=("train", "test"), scope="machine", metavar="FILE", images=True)

@@ -59,6 +59,7 @@ from ei.models.base import ReconstructionFunction
 from ei.models.padding import padding_for
 from ei.models.sync_bn import synchronize_batch_norm
 from ei.models.weights import generator_weights, load_weights
+from ei.physics import TiledInpainting
 from ei.physics.noise import UNKNOWN
 from ei.training import RunFolder, Trainer, cosine_schedule, one_cycle_schedule, step_schedule
 from ei.training.folder import check_run_folder
@@ -169,6 +170,8 @@ def build_training(
         probe_operator(physics, data.shape)
     if data.pairs is not None and state is None:
         say_how_truth_fits(data.pairs, physics)
+    if options.tile is not None:
+        physics = TiledInpainting(physics, options.tile)
     if data.measured and state is None:
         print(look_of(physics, data.train))
         fit = fit_of(physics, data.train)
@@ -180,20 +183,20 @@ def build_training(
     transform = None
     if options.method in GROUPED:
         transform = named_group(options.group, options.ei_trans, said=given.get("ei_trans") is not None)
-        probe_group(transform, data.shape, options.group)  # raises now if the group has too few elements
+        probe_group(transform, data.trained, options.group)  # raises now if the group has too few elements
     loader = make_loader(
         data.train, options.batch_size, workers=options.workers, seed=options.seed, measured=data.measured
     )
 
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(options.seed, "weights"))
-        net = UNet(data.shape[0], data.shape[0], base_channels=options.base_channels, norm=options.norm)
-        padding_for(net, *data.shape[1:])  # raises now if they are too small
+        net = UNet(data.trained[0], data.trained[0], base_channels=options.base_channels, norm=options.norm)
+        padding_for(net, *data.trained[1:])  # raises now if they are too small
         batches = (len(data.train), options.batch_size, options.sync_bn)
         if options.norm == "batch":
-            check_batch_statistics(data.shape, net.compact - 1, *batches)
+            check_batch_statistics(data.trained, net.compact - 1, *batches)
         start = level_to_start_from(physics, data, device) if options.noise == UNKNOWN else None
-        closure = closure_of(options, data.shape, start)
+        closure = closure_of(options, data.trained, start)
     if closure.needs_truth and data.measured and data.pairs is None:
         raise InputError(
             f"--method {options.method} learns from images; --measurements have none: use ei or mc, or give --truth"
@@ -207,7 +210,7 @@ def build_training(
         "total": Adam(net.parameters(), lr=options.lr, weight_decay=options.wd)
     }
     if isinstance(closure, AdversarialEIClosure):
-        check_batch_statistics(data.shape, 4, *batches)
+        check_batch_statistics(data.trained, 4, *batches)
         closure.discriminator.to(device)
         if options.sync_bn:
             synchronize_batch_norm(closure.discriminator, device)

@@ -2,7 +2,7 @@
 
 from ei.datasets.batches import image_of, images_of, make_loader, simulate
 from ei.datasets.counts import line_integrals
-from ei.datasets.crops import FixedCrops
+from ei.datasets.crops import FixedCrops, Tiles
 from ei.datasets.ctdb import CTData
 from ei.datasets.cvdb import CVDB, CVDB_ICCV
 from ei.datasets.held_out import hold_out
@@ -25,6 +25,7 @@ __all__ = [
     "MagnitudePhantoms",
     "Measurements",
     "Pairs",
+    "Tiles",
     "hold_out",
     "image_of",
     "images_of",

@@ -1,4 +1,4 @@
-"""Patches of images, drawn once."""
+"""Parts of images: patches at places drawn once, and the tiles they divide into."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from ei.common.seeds import generator
 from ei.datasets.batches import image_of
 from ei.errors import InputError
+from ei.physics.tiles import tile_places
 
 
 class FixedCrops(Dataset):
@@ -39,3 +40,42 @@ class FixedCrops(Dataset):
         rng = generator(0, "patch", index)
         row, column = (int(torch.randint(r + 1, (), generator=rng)) for r in room)
         return image[:, row : row + self.size, column : column + self.size]
+
+
+class Tiles(Dataset):
+    """The square tiles that the images (or measurements, or pairs of both) of a data set divide into, ``[C, side,
+    side]``: those of an image follow one another, row by row. They are as few as cover it, and overlap where ``side``
+    does not divide its height or width. `ei.physics.TiledInpainting` is their operator.
+
+    Raises:
+        InputError: for a side that the images do not have, or (when an item is taken) an image of another shape.
+    """
+
+    def __init__(self, dataset: Any, side: int) -> None:
+        self.dataset, self.side = dataset, int(side)
+        self.shape = image_of(dataset[0]).shape[-2:]
+        self.places = tile_places(self.shape, side)
+
+    @property
+    def per_image(self) -> int:
+        return len(self.places)
+
+    def __len__(self) -> int:
+        return len(self.dataset) * self.per_image
+
+    def __getitem__(self, index: int) -> Tensor | tuple[Tensor, ...]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        item = self.dataset[index // self.per_image]
+        row, column = self.places[index % self.per_image]
+
+        def tile(image: Tensor) -> Tensor:
+            image = image_of(image)[0]
+            if image.shape[-2:] != self.shape:
+                sides = [" x ".join(map(str, shape)) for shape in (self.shape, image.shape[-2:])]
+                raise InputError(f"tiles need images of one shape, and there are some of {sides[0]} and of {sides[1]}")
+            return image[:, row : row + self.side, column : column + self.side]
+
+        if not isinstance(item, list | tuple):
+            return tile(item)
+        return tuple(tile(part) if isinstance(part, Tensor) and part.dim() > 1 else part for part in item)

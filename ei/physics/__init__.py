@@ -14,6 +14,7 @@ from ei.physics.noise import (
     noise_of,
 )
 from ei.physics.split import Split
+from ei.physics.tiles import TiledInpainting
 from ei.physics.tomography import Tomography
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "PoissonGaussianNoise",
     "PoissonNoise",
     "Split",
+    "TiledInpainting",
     "Tomography",
     "TransmissionNoise",
     "WithPseudoInverse",

@@ -49,14 +49,15 @@ def state_of(trainer: Trainer, epoch: int) -> dict[str, Any]:
         state[AVERAGED] = trainer.averaged.module.state_dict()
     # Of an operator out of code of one's own, the configuration holds the name: its class alone may not be all of it.
     own = names_own_code(trainer.config.get("physics"))
-    carried = {name: getattr(trainer.physics, name, None) for name in CARRIED}
+    physics = getattr(trainer.physics, "whole", trainer.physics)  # of tiles, that of whole images
+    carried = {name: getattr(physics, name, None) for name in CARRIED}
     return state | {
         "config": dict(trainer.config),
-        "physics": None if own else describe(trainer.physics),
+        "physics": None if own else describe(physics),
         "network": describe(trainer.networks["total"]),
         "reconstructor": describe(trainer.f),
         **{name: part.cpu() if isinstance(part, torch.Tensor) else None for name, part in carried.items()},
-        "noise": describe(getattr(trainer.physics, "noise", None)),
+        "noise": describe(getattr(physics, "noise", None)),
         "seed": trainer.seed,
         "rules": trainer.rules,
         "step": trainer.step,

@@ -1,0 +1,65 @@
+"""An operator that acts pixel by pixel, on tiles of its images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ei.errors import InputError
+from ei.physics.inpainting import Inpainting
+
+
+class TiledInpainting(Inpainting):
+    """`Inpainting` of the tiles that images divide into (`ei.datasets.Tiles`), each under its own part of the mask:
+    what measures a pixel is the same, so a network may learn on tiles what it then does to whole images.
+
+    Args:
+        whole: the operator of whole images. It stays, as ``whole``, what a checkpoint carries.
+        side: of the tiles, in pixels.
+
+    Raises:
+        InputError: for another operator, or a side that its images do not have.
+    """
+
+    def __init__(self, whole: Inpainting, side: int) -> None:
+        if not isinstance(whole, Inpainting):
+            raise InputError(
+                f"tiles need an operator that measures each pixel by itself, Inpainting, not {type(whole).__name__}"
+            )
+        places = tile_places(whole.image_shape, side)
+        masks = torch.stack(
+            [whole.measured[..., row : row + side, column : column + side] for row, column in places], 1
+        )
+        super().__init__(side, side, mask=masks.flatten(0, 1), device=whole.mask.device, noise=whole.noise)
+        self.whole, self.tiles = whole, len(places)
+
+    def of(self, indices: Sequence[int] | Tensor | None) -> Inpainting:
+        """The operator of the tiles with these numbers: those of an image follow one another, as in
+        `ei.datasets.Tiles`.
+
+        Raises:
+            InputError: if the numbers are not known, or there are not so many masks.
+        """
+        if indices is not None and self.whole.count == 1:
+            indices = torch.as_tensor(indices) % self.tiles
+        return super().of(indices)
+
+
+def tile_places(shape: Sequence[int], side: int) -> list[tuple[int, int]]:
+    """Row and column of the first pixel of each tile of ``side`` x ``side`` pixels, row by row: as few as cover images
+    of ``shape`` (..., H, W), evenly spread, so that they overlap where ``side`` does not divide H or W.
+
+    Raises:
+        InputError: for a side that is no whole number >= 1, or larger than the image.
+    """
+    height, width = shape[-2:]
+    if isinstance(side, bool) or int(side) != side or not 1 <= side <= min(height, width):
+        raise InputError(f"images of {height} x {width} have no tiles of {side} x {side}")
+
+    def starts(length: int) -> list[int]:
+        count = -(-length // side)
+        return [round(k * (length - side) / max(1, count - 1)) for k in range(count)]
+
+    return [(row, column) for row in starts(height) for column in starts(width)]
