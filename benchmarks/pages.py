@@ -2,7 +2,7 @@
 
     python benchmarks/pages.py            writes; --check only compares (exit code 1 where a page and its files differ)
 
-A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in RESULTS.md or the README. KIND is a task, for a folder
+A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in one of PAGES. KIND is a task, for a folder
 that ``ei reproduce`` wrote, less its run folders; "seeds CELL", for its files CELL.csv and CELL_seed_N.csv; "trials",
 for a file of benchmarks/trials.py; "scans", for a folder of benchmarks/scans.py; or "stopping", for one of
 benchmarks/stopping.py.
@@ -24,7 +24,7 @@ from ei.commands.reproduce import table
 from ei.evaluation.quality import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "RESULTS.md", ROOT / "README.md")
+PAGES = (ROOT / "RESULTS.md", ROOT / "README.md", ROOT / "results" / "earlier.md")
 PLACE = re.compile(r"(<!-- table (?P<path>\S+) (?P<kind>\S+)(?: (?P<cell>\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -12,12 +12,17 @@ from conftest import Result
 from PIL import Image
 
 import ei
+from ei.closure import EIClosure
 from ei.common.files import load_file
 from ei.datasets import Tiles, hold_out, make_loader
 from ei.datasets.batches import number_of
 from ei.errors import InputError
+from ei.evaluation import evaluate
+from ei.models import UNet, Unrolled
 from ei.physics import CT, GaussianNoise, Inpainting, TiledInpainting
 from ei.physics.tiles import tile_places
+from ei.training import Trainer
+from ei.transforms import Shift
 
 SMALL = ["--method", "ei", "--base-channels", 4, "--epochs", 2, "--device", "cpu", "--norm", "none", "--tile", 8]
 
@@ -68,6 +73,19 @@ def test_tiles_of_an_image_judge_together() -> None:
     assert not held & {number_of(train, k) // 4 for k in range(len(train))}
     batch = next(iter(make_loader(tiles, 3, shuffle=False)))
     assert torch.equal(batch["x"], tiles.dataset[0].view(2, 4, 2, 4).transpose(1, 2).reshape(4, 1, 4, 4)[:3])
+
+
+def test_what_learned_on_tiles_reconstructs_whole_images() -> None:
+    whole = Inpainting(16, 24, mask_rate=0.3)
+    tiled = TiledInpainting(whole, 8)
+    f = Unrolled(UNet(1, 1, base_channels=4, norm="none"), tiled, iterations=1)
+    images = torch.rand(2, 1, 16, 24)
+    optimizer = torch.optim.Adam(f.net.parameters())
+    trainer = Trainer(f, tiled, Shift(1), EIClosure(alpha=1), {"total": optimizer}, epochs=1, out=False, progress=False)
+    trainer.fit(make_loader(Tiles(images, 8), 3))
+    assert trainer.step == 4
+    rows = evaluate(f.of(whole), whole, images)
+    assert len(rows) == 2 and all(np.isfinite(row["psnr_net"]) for row in rows)
 
 
 def images_in(folder: Path, count: int = 4, size: tuple[int, int] = (16, 24)) -> None:

@@ -13,7 +13,8 @@ from ei.physics.inpainting import Inpainting
 
 class TiledInpainting(Inpainting):
     """`Inpainting` of the tiles that images divide into (`ei.datasets.Tiles`), each under its own part of the mask:
-    what measures a pixel is the same, so a network may learn on tiles what it then does to whole images.
+    what measures a pixel is the same, so a network may learn on tiles what it then does to whole images, by
+    ``f.of(whole)``.
 
     Args:
         whole: the operator of whole images. It stays, as ``whole``, what a checkpoint carries.
