@@ -2,10 +2,11 @@
 
     python benchmarks/pages.py            writes; --check only compares (exit code 1 where a page and its files differ)
 
-A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in one of PAGES. KIND is a task, for a folder
-that ``ei reproduce`` wrote, less its run folders; "seeds CELL", for its files CELL.csv and CELL_seed_N.csv; "trials",
-for a file of benchmarks/trials.py; "scans", for a folder of benchmarks/scans.py; or "stopping", for one of
-benchmarks/stopping.py.
+A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in one of PAGES. KIND is a task, for a folder that ``ei
+reproduce`` wrote, less its run folders; "seeds CELL", for its files CELL.csv and CELL_seed_N.csv; "trials", for a file
+of benchmarks/trials.py; "scans", for a folder of benchmarks/scans.py; "stopping", for one of benchmarks/stopping.py;
+"race SECTION" and "growth", for a file of benchmarks/run.py; or "quality DECIBELS", for the folder of the files of
+benchmarks/time_to_quality.py.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from speed_tables import growth, quality, race
 from stopping import picked
 
 from ei.commands.reproduce import table
 from ei.evaluation.quality import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "RESULTS.md", ROOT / "README.md", ROOT / "results" / "earlier.md")
+PAGES = [ROOT / name for name in ("RESULTS.md", "README.md", "results/earlier.md", "benchmarks/README.md")]
 PLACE = re.compile(r"(<!-- table (?P<path>\S+) (?P<kind>\S+)(?: (?P<cell>\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -92,6 +94,15 @@ def content(place: re.Match) -> str:
         return trials(path)
     if kind == "stopping":
         return stopping(path)
+    if kind == "race":
+        head, *rows = race(path, place["cell"])
+        return markdown(head, rows)
+    if kind == "growth":
+        head, *rows = growth(path)
+        return markdown(head, rows)
+    if kind == "quality":
+        head, *rows = quality(path, float(place["cell"]))
+        return markdown(head, rows)
     return seeds(path, place["cell"]) if kind == "seeds" else table(path, kind)
 
 

@@ -120,9 +120,8 @@ STEPS = {"ours": peers.our_step, "loop of grid_sample": peers.loop_step, "deepin
 
 
 def take_steps(name: str, bf16: bool) -> dict[str, Any]:
-    """Times and peak memory of a few steps, in a process of its own: ours sets up memory as demo_train.py does."""
-    if name == "ours":
-        keep_freed_memory()
+    """Times and peak memory of a few steps, in a process of its own; freed memory is kept, as demo_train.py does."""
+    keep_freed_memory()
     y = CT(N, V).A(torch.rand(2, 1, N, N))
     step = STEPS[name](N, V, 5, bf16)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

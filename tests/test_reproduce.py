@@ -248,7 +248,7 @@ def test_a_training_notes_its_minutes_however_it_ends(
 
 
 def test_pages_show_what_the_files_say() -> None:
-    """Every table of RESULTS.md and the README that names a folder is the one that its files give."""
+    """Every table of a page that names a file or folder is the one that it gives."""
     done = subprocess_run("python", ROOT / "benchmarks" / "pages.py", "--check", cwd=ROOT)
     assert (done.code, done.out) == (0, "all equal\n"), done
 

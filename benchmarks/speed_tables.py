@@ -1,0 +1,60 @@
+"""The tables of benchmarks/README.md from what was measured (``measured/``)."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+Rows = list[list[str]]
+
+
+def race(path: Path, section: str) -> Rows:
+    """A section of a file of run.py: our median time, that of the others as its multiple, and the memory they add."""
+    measured = json.loads(path.read_text(encoding="utf-8"))[section]
+    programs = list(dict.fromkeys(name for timed in measured.values() for name in timed))
+
+    def cell(figures: dict[str, float] | None, ours: bool) -> str:
+        if figures is None:
+            return "-"
+        ms = figures["median_ms"]
+        time = f"{ms / 1000:.2f} s" if ms >= 1000 else f"{ms:.3g} ms"
+        memory = f", {figures['peak_MB'] / 1000:.2f} GB" if "peak_MB" in figures else ""
+        return (time if ours else f"{figures['ratio']:.3g} x") + memory
+
+    rows = [[title, *(cell(timed.get(name), name == "ours") for name in programs)] for title, timed in measured.items()]
+    return [["", *programs], *rows]
+
+
+def growth(path: Path) -> Rows:
+    """What CT takes to make and to keep, size by size."""
+    measured: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))["growth"]
+    head = ["", "build", "matrices", "while made", "bytes / (N^2 V)", "A, an image", "A_dagger, an image"]
+    return [head] + [
+        [
+            size, f"{row['build_s']:.2f} s", f"{row['matrices_MB']:.0f} MB", f"{row['while_building_MB']:.0f} MB",
+            f"{row['bytes_per_pixel_and_view']:.0f}", f"{row['A_ms_per_image']:.2f} ms",
+            f"{row['A_dagger_ms_per_image']:.2f} ms",
+        ]
+        for size, row in measured.items()
+    ]  # fmt: skip
+
+
+def quality(folder: Path, level: float) -> Rows:
+    """When each library's training came to ``level`` dB, and where it ended, from the files of time_to_quality.py."""
+    rows = []
+    for name in ("ours", "deepinv"):
+        with open(folder / f"time_to_quality_{name}.csv", newline="", encoding="utf-8") as file:
+            curve: list[dict[str, Any]] = [{key: float(x) for key, x in row.items()} for row in csv.DictReader(file)]
+        above = [row["psnr"] >= level for row in curve]
+        first = above.index(True) if any(above) else None
+        below = max((k for k, good in enumerate(above) if not good), default=-1) + 1
+
+        def minutes(k: int | None, curve: list[dict[str, Any]] = curve) -> str:
+            return "never" if k is None or k >= len(curve) else f"{curve[k]['cpu_minutes']:.1f} min"
+
+        last = curve[-1]
+        rows.append([name, minutes(first), minutes(below), minutes(len(curve) - 1), f"{last['psnr']:.2f} dB"])
+    head = ["", f"{level:g} dB first", f"{level:g} dB for good", f"{last['step']:.0f} steps", "at the end"]
+    return [head, *rows]
