@@ -128,6 +128,11 @@ def test_tiles_of_measurements_alone_and_of_pairs(script: Callable[..., Result],
     assert load_file("alone/ckp_last.pth.tar")["mask"].shape == (4, 1, 16, 16)
     done = script("ei train", *common, "--truth", "x.npy", "--method", "sup", "--out", "pairs")
     assert done.code == 0 and "A x of --truth fits y to 0.0%" in done.out, done
+    judged = ["--measurements", "y.npy", "--truth", "x.npy"]
+    done = script("ei test", "--ckp", "pairs/ckp_last.pth.tar", *judged, "--out", "test")
+    assert done.code == 0 and "\nSup  " in done.out and "\nEI  " not in done.out, done
+    done = script("ei test", "--ckp", "alone/ckp_last.pth.tar", *judged, "--model-name", "Mine", "--out", "test")
+    assert done.code == 0 and "\nMine  " in done.out, done
 
 
 def masks_of(count: int) -> torch.Tensor:

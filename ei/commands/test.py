@@ -30,7 +30,7 @@ from ei.commands.parts import (
     say_how_truth_fits,
     split_beside,
 )
-from ei.commands.presets import TASKS
+from ei.commands.presets import METHODS, TASKS
 from ei.commands.settings import parser_of, read_options, resolve
 from ei.common.drawing import show_if_screen
 from ei.common.files import load_file
@@ -86,7 +86,8 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
     if isinstance(images, Pairs):
         say_how_truth_fits(images, f.physics)
     check_count(f.physics, len(images), "test images: give theirs with --mask")
-    name = given.get("model_name", "EI")
+    method = METHODS.get(str((state.get("config") or {}).get("method")), METHODS["ei"])  # the authors' do not say
+    name = given.get("model_name", method.title)
     folder = _folder(given.get("out"), name, options.task or "")
 
     if options.task == "inpainting" and physics is None and "mask" not in given:
