@@ -103,3 +103,26 @@ def test_another_layout_is_seen(script: Script, files: Path) -> None:
     done = script("ei train", *SMALL, *wrong, "--method", "sup", "--max-steps", 1, "--out", "run")
     assert done.code == 0, done.err
     assert "warning: with rows and columns exchanged, these images fit to 0.0%" in done.out, done.out
+
+
+def test_tables_of_pairs_keep_the_names_of_their_files(script: Script, files: Path) -> None:
+    for name in ("x", "y"):
+        (files / name).mkdir()
+        for k, item in enumerate(np.load(files / f"{name}.npy")):
+            np.save(files / name / f"scan_{k}.npy", item)
+    assert script("ei train", *SMALL, "--measurements", "y", "--out", "run").code == 0
+    done = script("ei test", "--ckp", "run/ckp_last.pth.tar", "--measurements", "y", "--truth", "x", "--out", "test")
+    assert done.code == 0, done.err
+    with open(files / "test" / "metrics.csv", newline="") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == [f"scan_{k}" for k in range(12)]
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_any_measurement_that_is_not_finite_is_told_before_the_run(script: Script, files: Path, number: int) -> None:
+    """Some train, some are held out, and few of them are looked at more closely."""
+    y = np.load(files / "y.npy")
+    y[number, 2, 3] = np.nan
+    np.save(files / "y.npy", y)
+    done = script("ei train", *SMALL, "--measurements", "y.npy", "--out", "run")
+    assert done.code == 2 and f"measurement {number} " in done.err and "finite" in done.err, done
+    assert not (files / "run").exists()

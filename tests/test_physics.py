@@ -373,3 +373,11 @@ def test_any_number_of_images_at_once(dtype: torch.dtype) -> None:
             torch.autograd.grad((y * weights[:count]).sum(), x, retain_graph=True) for y in (together, alone[:count])
         )
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("masks", [1, 2])
+def test_a_mask_for_other_channels_is_told(masks: int) -> None:
+    physics = Inpainting(8, 8, mask=torch.ones(masks, 3, 8, 8))
+    with pytest.raises(InputError, match="the mask has 3 channels, and images for Inpainting have 1"):
+        physics.of(range(masks)).A(torch.rand(masks, 1, 8, 8))
+    assert physics.of(range(masks)).A(torch.rand(masks, 3, 8, 8)).shape == (masks, 3, 8, 8)

@@ -7,7 +7,9 @@ import csv
 import json
 import os
 import runpy
+import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +246,30 @@ def test_a_training_notes_its_minutes_however_it_ends(
     monkeypatch.setattr("ei.commands.reproduce.subprocess.Popen", Training)
     with pytest.raises(InputError, match="code 143") if code else contextlib.nullcontext():
         train_cell("ct_mc", [], tmp_path, [])
+    assert len(json.loads((tmp_path / "minutes.json").read_text())) == 1
+
+
+def test_sigterm_is_passed_on_and_the_minutes_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = []
+
+    class Training:
+        def __init__(self, command: list[str], cwd: Path) -> None:
+            (tmp_path / "ckp_last.pth.tar").write_bytes(b"weights")
+
+        def wait(self) -> int:
+            if not said:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)  # cut short by the signal
+            return 143
+
+        def terminate(self) -> None:
+            said.append("terminate")
+
+    monkeypatch.setattr("ei.commands.reproduce.subprocess.Popen", Training)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        train_cell("ct_mc", [], tmp_path, [])
+    assert ended.value.code == 143 and said == ["terminate"] and signal.getsignal(signal.SIGTERM) == before
     assert len(json.loads((tmp_path / "minutes.json").read_text())) == 1
 
 

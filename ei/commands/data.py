@@ -22,6 +22,9 @@ from ei.evaluation.sinograms import SinogramReport, check_sinogram
 from ei.physics import image_shape_of, operator_of
 from ei.physics.projections import Projections
 
+# Values of measurements up to which all are read before a training begins.
+LOOKED_THROUGH = 2**28
+
 
 class TrainingData:
     """What a run trains on: ``train`` (images, or, where ``measured``, measurements alone), ``shape`` (C, H, W) of its
@@ -48,6 +51,9 @@ class TrainingData:
             found: Any
             found, self.shape = measurements_for(options.measurements, options, physics)
             self.count = len(found)
+            if self.count * found[0].numel() <= LOOKED_THROUGH:
+                for index in range(self.count):
+                    found[index]  # raises where one is not finite: now, and not after an epoch
             if options.truth is not None:
                 self.pairs = found = pairs_for(found, options.truth, self.shape)
             self.train = found

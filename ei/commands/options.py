@@ -270,7 +270,8 @@ class Options:
                        "reconstruct": "the checkpoint; without it --physics alone, for A_dagger"},
                       named, commands=("test", "reconstruct"), scope="call", metavar="PATH")
     dataset_name: str = of_call("test", "look for the task's data under this name", metavar="NAME")
-    model_name: str = of_call("test", "what to call the network in table and figures (default: its method; EI)", metavar="NAME")
+    model_name: str = of_call("test", "what to call the network in table and figures (default: its method, or EI)",
+                              metavar="NAME")
     sample_to_show: list[int] = of_call("test", "test images to draw, counted from 0 (default: the paper's)",
                                         number(int, least=0), nargs="*", metavar="I")
     data_range: float | None = of_call("test", "the range of the true images, for the usual PSNR and SSIM (default: 1 "

@@ -19,6 +19,7 @@ import json
 import math
 import platform
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -82,7 +83,7 @@ def train_cell(cell: str, configurations: Sequence[str], out: Path, more: Sequen
         *more,
     ]
     print(f"\n{cell}: python {shlex.join(command)}", flush=True)
-    with minutes_noted(out):
+    with leaving_on_sigterm(), minutes_noted(out):
         code = run_to_its_end([sys.executable, *command])
     if code:
         raise InputError(f"the training of {cell} ended with code {code}; run the same command to continue")
@@ -90,13 +91,32 @@ def train_cell(cell: str, configurations: Sequence[str], out: Path, more: Sequen
 
 
 def run_to_its_end(command: Sequence[str]) -> int:
-    """Run a training; its exit code. Ctrl-C reaches it, too: it saves and stops, which is waited for."""
+    """Run a training; its exit code. Ctrl-C reaches it, too, and SIGTERM is passed on: it saves and stops, which is
+    waited for."""
     training = subprocess.Popen(command, cwd=ROOT)
     try:
         return training.wait()
     except KeyboardInterrupt:
         training.wait()
         raise
+    except SystemExit:
+        training.terminate()
+        training.wait()
+        raise
+
+
+@contextlib.contextmanager
+def leaving_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends a ``with`` block as an exception does, so that what is to be done at its end is done."""
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

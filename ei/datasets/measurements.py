@@ -148,6 +148,8 @@ class Pairs(Dataset):
                 "each measurement needs its own"
             )
         self.measurements, self.images = measurements, images
+        if measurements.path.is_dir():
+            self.name_of = measurements.name_of  # for tables, as images have it
 
     def __len__(self) -> int:
         return len(self.measurements)

@@ -119,6 +119,8 @@ class Inpainting(Physics):
 
     def _multiply(self, tensor: Tensor, what: str) -> Tensor:
         check_shape(tensor, self.image_shape, what)
+        if self.mask.dim() == 4 and self.mask.shape[1] not in (1, tensor.shape[1]):
+            raise InputError(f"the mask has {self.mask.shape[1]} channels, and {what} have {tensor.shape[1]}")
         mask = self.mask if self.mask.dim() == 2 else for_each_image(self.mask, tensor)
         return tensor * mask.to(tensor.device, tensor.dtype)
 
