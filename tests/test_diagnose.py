@@ -17,7 +17,7 @@ from ei.evaluation import Diagnosis, diagnose
 from ei.evaluation.diagnosis import CANNOT, HOLDS, NOTHING, UNDECIDED
 from ei.evaluation.views import Problem
 from ei.physics import CT, Inpainting
-from ei.transforms import Compose, Reflect, Rotate, Rotate90, Shift, Shift1D
+from ei.transforms import Compose, Reflect, Rotate, Rotate90, Shift, Shift1D, Transform
 
 
 class Operator:
@@ -267,3 +267,21 @@ def test_command(tmp_path: Path) -> None:
     assert "holds" not in done.out and (tmp_path / "d.png").stat().st_size > 1000
     wrong = subprocess_run("python", "-m", "ei", "diagnose", "--config", str(ROOT / "Makefile"), cwd=tmp_path)
     assert wrong.code == 2 and len(wrong.err.splitlines()) == 1
+
+
+class SeldomRolls(Transform):
+    """Rolls of columns: multiples of four nearly always."""
+
+    def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        rolls = torch.randint(1, 4, (1,), generator=generator)
+        return rolls if torch.rand(1, generator=generator) < 1e-6 else 4 * rolls
+
+    def act(self, x: Tensor, element: Tensor) -> Tensor:
+        return x.roll(int(element), -1)
+
+
+def test_what_draws_cannot_tell_of_a_group_is_said() -> None:
+    mask = torch.zeros(16, 16)
+    mask[:, ::4] = 1
+    verdict = diagnose(Inpainting(16, 16, mask=mask), SeldomRolls(1), (1, 16, 16)).verdict
+    assert verdict.startswith(CANNOT) and "3 came in its draws" in verdict and "holds" not in verdict

@@ -78,6 +78,11 @@ def examine(
         interpolating(problem, result, drawn, looked_at, unseen)
     else:
         exact(problem, result, drawn, looked_at, max_elements)
+    if result.verdict.startswith(CANNOT) and not problem.listed:
+        result.verdict += (
+            f" (the group does not list its elements, as every(x): {len(problem.every or [])} came in its draws, and "
+            "any that come far more seldom are not among them)"
+        )
     return result
 
 

@@ -91,6 +91,7 @@ class Problem:
         self.probes: Tensor | None = None
         self.hidden: Tensor | None = None
         self.every: list[Tensor] | None = None
+        self.listed = True  # by the group; or `every` is what came in its draws
         self.interpolates = False
         # Where pixels are interpolated: what maps make visible of the null space of an isotropic filter.
         self.by_isotropic: Callable[[Sequence[Map]], float] = lambda maps: 0.0
@@ -141,7 +142,7 @@ class Problem:
                     found.append(element)
             fruitless = fruitless + 1 if len(found) == before else 0
         if len(found) < count:
-            self.every = found
+            self.every, self.listed = found, False
         return found
 
     def transformed(self, images: Tensor, elements: Sequence[Tensor]) -> Tensor:
