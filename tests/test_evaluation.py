@@ -20,7 +20,7 @@ from ei.evaluation.classical import harmonic_fill
 from ei.evaluation.loading import averaged
 from ei.evaluation.quality import mean_and_std, reconstruct_all
 from ei.metrics import psnr
-from ei.models import Reconstructor
+from ei.models import Reconstructor, UNet
 from ei.physics import GaussianNoise, Inpainting
 from ei.training import Trainer
 from ei.transforms import Shift
@@ -167,3 +167,12 @@ def test_missing_pixels_at_the_border_are_the_mean_of_the_neighbours_they_have()
     filled, pixels = harmonic_fill(physics, physics.A(x))[0, 0], x[0, 0]
     torch.testing.assert_close(filled[0, 0], (pixels[0, 1] + pixels[1, 0]) / 2)
     torch.testing.assert_close(filled[0, 2], (pixels[0, 1] + pixels[0, 3] + pixels[1, 2]) / 3)
+
+
+def test_images_too_small_for_ssim_keep_their_other_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    physics = Inpainting(6, 9, mask_rate=0.3)
+    f = Reconstructor(UNet(1, 1, base_channels=4, norm="none"), physics)
+    rows = report(f, physics, [torch.rand(1, 6, 9) for _ in range(2)], tmp_path, data_range=1.0)
+    assert all(np.isfinite(row["psnr_net"]) and np.isnan(row["ssim_net"]) for row in rows)
+    assert "under 7 pixels" in capsys.readouterr().out
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 3

@@ -22,11 +22,17 @@ from ei.metrics import cal_psnr, psnr, range_of, ssim
 from ei.models.base import ReconstructionFunction, evaluating
 from ei.physics import operator_of
 
+
+def ssim_where_there_is_one(a: Tensor, b: Tensor, data_range: float) -> Tensor:
+    """`ei.metrics.ssim`; NaN for images that are smaller than its window, so that their other figures are not lost."""
+    return ssim(a, b, data_range) if min(a.shape[-2:]) >= 7 else torch.full((len(a),), math.nan)
+
+
 # By the prediction, the truth and its range; the paper's PSNR has the largest value of each image as its peak.
 METRICS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "psnr_paper": lambda a, b, data_range: cal_psnr(a, b),
     "psnr": psnr,
-    "ssim": ssim,
+    "ssim": ssim_where_there_is_one,
 }
 
 
@@ -115,13 +121,16 @@ def image_and_measurement(images: Any, index: int, device: Any) -> tuple[Tensor,
 
 def mean_and_std(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
     """Mean and (population) standard deviation of every metric of the reconstruction ``name``, as text. Where images
-    are exact, so that their PSNR is infinite, it is the mean alone and how many they are."""
+    are exact, so that their PSNR is infinite, it is the mean alone and how many they are; where they are too small for
+    SSIM, that is said."""
     cells = []
     for metric in METRICS:
         values = [row[f"{metric}_{name}"] for row in rows]
         digits, mean = 4 if metric == "ssim" else 2, statistics.fmean(values)
         if math.isfinite(mean):
             cells.append(f"{mean:.{digits}f} +- {statistics.pstdev(values):.{digits}f}")
+        elif metric == "ssim" and not any(math.isnan(row[f"psnr_{name}"]) for row in rows):
+            cells.append("under 7 pixels")
         else:
             exact = sum(value == math.inf for value in values)
             cells.append(f"{mean}" + (f", {exact} exact" if exact else ""))
