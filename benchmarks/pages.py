@@ -16,10 +16,10 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from speed_tables import growth, quality, race
+from speed_tables import Rows, growth, quality, race
 from stopping import picked
 
 from ei.commands.reproduce import table
@@ -27,6 +27,7 @@ from ei.evaluation.quality import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("RESULTS.md", "README.md", "results/earlier.md", "benchmarks/README.md")]
+MEASURED: dict[str, Callable[..., Rows]] = {"race": race, "growth": growth, "quality": quality}
 PLACE = re.compile(r"(<!-- table (?P<path>\S+) (?P<kind>\S+)(?: (?P<cell>\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -94,14 +95,8 @@ def content(place: re.Match) -> str:
         return trials(path)
     if kind == "stopping":
         return stopping(path)
-    if kind == "race":
-        head, *rows = race(path, place["cell"])
-        return markdown(head, rows)
-    if kind == "growth":
-        head, *rows = growth(path)
-        return markdown(head, rows)
-    if kind == "quality":
-        head, *rows = quality(path, float(place["cell"]))
+    if kind in MEASURED:
+        head, *rows = MEASURED[kind](path, *filter(None, [place["cell"]]))
         return markdown(head, rows)
     return seeds(path, place["cell"]) if kind == "seeds" else table(path, kind)
 

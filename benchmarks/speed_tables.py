@@ -41,20 +41,22 @@ def growth(path: Path) -> Rows:
     ]  # fmt: skip
 
 
-def quality(folder: Path, level: float) -> Rows:
-    """When each library's training came to ``level`` dB, and where it ended, from the files of time_to_quality.py."""
-    rows = []
+def minutes_to(curve: list[tuple[float, float]], level: float) -> tuple[float | None, float | None]:
+    """When the PSNR of a curve of (minute, PSNR) is first at least ``level``, and from when on for good."""
+    first = next((minute for minute, value in curve if value >= level), None)
+    lasting = next((curve[k][0] for k in range(len(curve)) if all(value >= level for _, value in curve[k:])), None)
+    return first, lasting
+
+
+def quality(folder: Path, decibels: str) -> Rows:
+    """When each library's training came to so many ``decibels``, and where it ended (time_to_quality.py)."""
+    rows, level = [], float(decibels)
     for name in ("ours", "deepinv"):
         with open(folder / f"time_to_quality_{name}.csv", newline="", encoding="utf-8") as file:
             curve: list[dict[str, Any]] = [{key: float(x) for key, x in row.items()} for row in csv.DictReader(file)]
-        above = [row["psnr"] >= level for row in curve]
-        first = above.index(True) if any(above) else None
-        below = max((k for k, good in enumerate(above) if not good), default=-1) + 1
-
-        def minutes(k: int | None, curve: list[dict[str, Any]] = curve) -> str:
-            return "never" if k is None or k >= len(curve) else f"{curve[k]['cpu_minutes']:.1f} min"
-
         last = curve[-1]
-        rows.append([name, minutes(first), minutes(below), minutes(len(curve) - 1), f"{last['psnr']:.2f} dB"])
+        reached = minutes_to([(row["cpu_minutes"], row["psnr"]) for row in curve], level)
+        minutes = ["never" if spent is None else f"{spent:.1f} min" for spent in (*reached, last["cpu_minutes"])]
+        rows.append([name, *minutes, f"{last['psnr']:.2f} dB"])
     head = ["", f"{level:g} dB first", f"{level:g} dB for good", f"{last['step']:.0f} steps", "at the end"]
     return [head, *rows]

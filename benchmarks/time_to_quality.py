@@ -22,6 +22,7 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 import peers  # noqa: E402
+from speed_tables import minutes_to  # noqa: E402
 
 from ei.closure import EIClosure  # noqa: E402
 from ei.common.memory import keep_freed_memory  # noqa: E402
@@ -92,10 +93,7 @@ def compare(paths: list[str]) -> None:
         with open(path, newline="") as file:
             rows = [(float(r["cpu_minutes"]), float(r["psnr"])) for r in csv.DictReader(file)]
         for wanted in (30, 31, 32, 33):
-            first = next((minute for minute, value in rows if value >= wanted), None)
-            lasting = next(
-                (rows[i][0] for i in range(len(rows)) if all(value >= wanted for _, value in rows[i:])), None
-            )
+            first, lasting = minutes_to(rows, wanted)
             print(f"{path}: {wanted} dB first after {first} min, for good after {lasting} min")
         print(f"{path}: {len(rows)} epochs in {rows[-1][0]} min, {rows[-1][1]:.2f} dB at the end")
 

@@ -46,6 +46,9 @@ def psnr(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     return 10 * torch.log10(data_range**2 / mse)
 
 
+SSIM_WINDOW = 7  # pixels
+
+
 def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     """The structural similarity of every image (scikit-image, 7x7 uniform window, mean over channels).
 
@@ -59,10 +62,14 @@ def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     from skimage.metrics import structural_similarity
 
     _check(a, b, batches=True, data_range=data_range, real=True)
-    if min(a.shape[-2:]) < 7:
-        raise InputError(f"SSIM needs images [B, C, H, W] with sides of at least 7 pixels, not {list(a.shape)}")
+    if min(a.shape[-2:]) < SSIM_WINDOW:
+        raise InputError(
+            f"SSIM needs images [B, C, H, W] with sides of at least {SSIM_WINDOW} pixels, not {list(a.shape)}"
+        )
     pairs = zip(a.detach().cpu().double().numpy(), b.detach().cpu().double().numpy(), strict=True)
-    values = [structural_similarity(p, q, win_size=7, channel_axis=0, data_range=data_range) for p, q in pairs]
+    values = [
+        structural_similarity(p, q, win_size=SSIM_WINDOW, channel_axis=0, data_range=data_range) for p, q in pairs
+    ]
     return torch.from_numpy(np.array(values))
 
 

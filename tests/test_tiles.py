@@ -163,3 +163,11 @@ def test_images_of_two_shapes_have_no_tiles_together() -> None:
         Tiles([torch.rand(8, 8)], 4)[4]
     with pytest.raises(InputError, match="not CT"):
         TiledInpainting(CT(8, 4), 4)  # type: ignore[arg-type]
+
+
+def test_a_tile_that_nothing_is_measured_of_is_told() -> None:
+    mask = torch.ones(8, 12)
+    mask[4:, 4:8] = 0
+    with pytest.raises(InputError, match=r"4 x 4 at row 4, column 4 no pixel is measured.*choose larger tiles"):
+        TiledInpainting(Inpainting(8, 12, mask=mask), 4)
+    assert TiledInpainting(Inpainting(8, 12, mask=mask), 6).count == 4

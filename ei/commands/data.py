@@ -59,8 +59,8 @@ class TrainingData:
             self.train = found
             self._tile(options)
             if options.rules == 1 and options.held_out is None:
-                what = f"the measurements of {options.measurements}"
-                rest, self.train = (Subset(found, split(range(len(found)), mode, what)) for mode in ("test", "train"))
+                whole, what = self.train, f"the measurements of {options.measurements}"
+                rest, self.train = (Subset(whole, split(range(len(whole)), mode, what)) for mode in ("test", "train"))
                 self.held_out = DataLoader(Indexed(rest, measured=True), batch_size=1)
                 return
             self._hold_out(0.1 if options.held_out is None else options.held_out, options.batch_size)

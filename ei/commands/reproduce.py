@@ -19,7 +19,6 @@ import json
 import math
 import platform
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -39,6 +38,7 @@ from ei.commands.test import function_for, options_of
 from ei.common.complex import magnitude
 from ei.common.drawing import curves, image_grid
 from ei.common.files import load_file, read_yaml, write_atomically
+from ei.common.signals import leaving_on_sigterm
 from ei.datasets import image_of
 from ei.datasets.batches import spread
 from ei.errors import InputError
@@ -103,20 +103,6 @@ def run_to_its_end(command: Sequence[str]) -> int:
         training.terminate()
         training.wait()
         raise
-
-
-@contextlib.contextmanager
-def leaving_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends a ``with`` block as an exception does, so that what is to be done at its end is done."""
-
-    def leave(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -18,14 +18,14 @@ from ei.common.seeds import derive_seed, seeded
 from ei.datasets import Pairs, image_of, simulate
 from ei.datasets.batches import file_of, told_range
 from ei.evaluation.classical import Reconstruction, classical_for
-from ei.metrics import cal_psnr, psnr, range_of, ssim
+from ei.metrics import SSIM_WINDOW, cal_psnr, psnr, range_of, ssim
 from ei.models.base import ReconstructionFunction, evaluating
 from ei.physics import operator_of
 
 
 def ssim_where_there_is_one(a: Tensor, b: Tensor, data_range: float) -> Tensor:
     """`ei.metrics.ssim`; NaN for images that are smaller than its window, so that their other figures are not lost."""
-    return ssim(a, b, data_range) if min(a.shape[-2:]) >= 7 else torch.full((len(a),), math.nan)
+    return ssim(a, b, data_range) if min(a.shape[-2:]) >= SSIM_WINDOW else torch.full((len(a),), math.nan)
 
 
 # By the prediction, the truth and its range; the paper's PSNR has the largest value of each image as its peak.
@@ -130,7 +130,7 @@ def mean_and_std(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
         if math.isfinite(mean):
             cells.append(f"{mean:.{digits}f} +- {statistics.pstdev(values):.{digits}f}")
         elif metric == "ssim" and not any(math.isnan(row[f"psnr_{name}"]) for row in rows):
-            cells.append("under 7 pixels")
+            cells.append(f"under {SSIM_WINDOW} pixels")
         else:
             exact = sum(value == math.inf for value in values)
             cells.append(f"{mean}" + (f", {exact} exact" if exact else ""))

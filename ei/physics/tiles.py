@@ -33,6 +33,13 @@ class TiledInpainting(Inpainting):
         masks = torch.stack(
             [whole.measured[..., row : row + side, column : column + side] for row, column in places], 1
         )
+        empty = ~masks.flatten(2).any(-1).all(0)
+        if bool(empty.any()):
+            row, column = places[int(empty.nonzero()[0])]
+            raise InputError(
+                f"of the tile of {side} x {side} at row {row}, column {column} no pixel is measured, so it tells "
+                "nothing: choose larger tiles"
+            )
         super().__init__(side, side, mask=masks.flatten(0, 1), device=whole.mask.device, noise=whole.noise)
         self.whole, self.tiles = whole, len(places)
 
