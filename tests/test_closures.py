@@ -22,7 +22,8 @@ from ei.closure import (
     SupervisedEIClosure,
     UNSUREClosure,
 )
-from ei.models import Discriminator, Reconstructor, UNet
+from ei.errors import InputError
+from ei.models import Discriminator, Reconstructor, UNet, Unrolled
 from ei.physics import CT, GaussianNoise, Inpainting
 from ei.training import Trainer, step_schedule
 from ei.transforms import Rotate, Shift
@@ -184,6 +185,32 @@ def test_a_stopped_gradient_is_of_images_that_are_data(stop_gradient: bool) -> N
             for loss in (losses["ei"], expected)
         )
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-7) == stop_gradient, type(closure).__name__
+
+
+def test_frozen_targets_leave_x3_alone_to_teach() -> None:
+    _, physics, transform, y, _ = setting()
+    f = Unrolled(fill(SmallNet(3)), physics, iterations=1)
+    torch.manual_seed(5)
+    losses = EIClosure(3.0, frozen_targets=True)(f, physics, transform, y)
+    torch.manual_seed(5)
+    as_ever = EIClosure(3.0, stop_gradient=True)(f, physics, transform, y)
+    for name, loss in as_ever.items():
+        torch.testing.assert_close(losses[name], loss)
+    assert not losses["mc"].requires_grad
+    weights = list(f.net.parameters())
+    for ours, theirs in zip(
+        torch.autograd.grad(losses["total"], weights), torch.autograd.grad(3 * as_ever["ei"], weights), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("ends", ["after A_dagger", "with the network"])
+def test_frozen_targets_need_a_reconstruction_that_ends_with_the_data(ends: str) -> None:
+    f, physics, transform, y, _ = setting()
+    if ends == "with the network":
+        f = Unrolled(f.net, physics, last="net")
+    with pytest.raises(InputError, match="ends with the data"):
+        EIClosure(1.0, frozen_targets=True)(f, physics, transform, y)
 
 
 def test_the_adversarial_loss_trains_the_network_whether_or_not_the_gradient_is_stopped() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ei.closure.base import Closure, Consistency, Criterion, equivariance, loss_weight
+from ei.errors import InputError
 
 
 class EIClosure(Closure):
@@ -19,6 +21,12 @@ class EIClosure(Closure):
             by an x1 with less of what A does not see once it is transformed. Super-resolution with `Scale` needs it
             (Scanvic et al., 2023), and short trainings on CT profit (results/earlier.md).
         mc_domain: where measurement consistency is measured, see `ei.closure.base.Consistency`.
+        frozen_targets: make x1 without gradient altogether: measurement consistency is computed and shown, and only
+            x3 teaches. Not the paper's, and only for an f that ends with the data by itself (`ei.models.Unrolled`),
+            whose measurement consistency has next to nothing to teach: a backward pass less (RESULTS.md).
+
+    Raises:
+        InputError: for a weight out of range, another domain; with frozen targets (when called) for another f.
     """
 
     columns = {"loss_mc": "mc", "loss_ei": "ei", "loss_total": "total"}
@@ -30,13 +38,23 @@ class EIClosure(Closure):
         *,
         criterion: Criterion | str = "l2",
         mc_domain: str = "measurement",
+        frozen_targets: bool = False,
     ) -> None:
         super().__init__(criterion=criterion)
         self.alpha, self.stop_gradient = loss_weight("alpha", alpha), stop_gradient
-        self.compared = Consistency(mc_domain)
+        self.compared, self.frozen_targets = Consistency(mc_domain), frozen_targets
+
+    def check(self, f: Any, physics: Any) -> None:
+        if self.frozen_targets and getattr(getattr(f, "module", f), "last", None) != "data":
+            raise InputError(
+                "frozen targets need a reconstruction that ends with the data (--reconstructor unrolled --last data): "
+                "nothing else would tie images to their measurements"
+            )
 
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
-        x1 = f(y)
+        self.check(f, physics)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_targets):
+            x1 = f(y)
         _, ei = equivariance(f, physics, transform, x1, self.criterion, self.stop_gradient)
         mc = self.criterion(*self.compared(physics, x1, y))
         return {"mc": mc, "ei": ei, "total": mc + self.alpha * ei, "x1": x1.detach()}

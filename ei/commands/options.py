@@ -203,6 +203,9 @@ class Options:
     stop_gradient: bool = option(
         "the transformed image is data, no gradient flows through it; not the paper's", None, False,
         needs=WITH_GROUP)
+    frozen_targets: bool = option(
+        "the images that are transformed are made without gradient: faster, for a reconstruction that ends with the "
+        "data; not the paper's", None, False, needs={"method": ("ei",), "reconstructor": ("unrolled",)})
     keep: float = option("the part of the measurements that is reconstructed from, all are compared with",
                          number(above=0, below=1), 0.8, needs={"method": ("split", "split_ei")})
     adv_beta: float = option("weight of the adversarial loss", number(least=0), 1e-8, needs=ADVERSARIAL,

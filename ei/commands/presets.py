@@ -187,7 +187,12 @@ def _divided(closure: Closure, options: Options) -> Closure:
 
 
 METHODS: dict[str, Method] = {
-    "ei": Method(lambda o, shape: EIClosure(o.ei_alpha, o.stop_gradient, mc_domain=o.mc_domain, **_in_units(o)), "EI"),
+    "ei": Method(
+        lambda o, shape: EIClosure(
+            o.ei_alpha, o.stop_gradient, mc_domain=o.mc_domain, frozen_targets=o.frozen_targets, **_in_units(o)
+        ),
+        "EI",
+    ),
     "mc": Method(lambda o, shape: MCClosure(mc_domain=o.mc_domain, **_in_units(o)), "MC"),
     "split": Method(lambda o, shape: SplittingClosure(o.keep, **_in_units(o)), "Splitting"),
     "split_ei": Method(
