@@ -558,6 +558,39 @@ def test_the_scale_of_images_is_found(script: Script, workspace: Path) -> None:
     assert ei.load("found/ckp_last.pth.tar").image_scale == scale
 
 
+@pytest.mark.parametrize(
+    ("files", "typed", "expected"),
+    [
+        (["schedule: [2, 3]", "cos: true"], [], ([], True, False)),
+        (["cos: true", "schedule: [2, 3]"], [], ([2, 3], False, False)),
+        (["schedule: [2, 3]", "cos: false"], [], ([2, 3], False, False)),
+        (["cos: true"], ["--schedule", "2", "3"], ([2, 3], False, False)),
+        (["cos: true"], ["--schedule"], ([], False, False)),
+        (["cos: true"], ["--one-cycle"], ([], False, True)),
+        (["one_cycle: true"], ["--cos"], ([], True, False)),
+    ],
+)
+def test_the_schedule_that_was_said_last_is_taken(
+    files: list[str], typed: list[str], expected: tuple, tmp_path: Path
+) -> None:
+    from ei.commands.settings import parser_of, read_options, resolve
+
+    paths = [tmp_path / f"{number}.yaml" for number in range(len(files))]
+    for path, text in zip(paths, files, strict=True):
+        path.write_text(text)
+    command = ["--task", "ct", "--config", *map(str, paths), *typed]
+    options = resolve(read_options(parser_of("train", "ei train", None), command))
+    assert (list(options.schedule), options.cos, options.one_cycle) == expected
+    before = {"task": "ct", "cos": True, "schedule": []}
+    resumed = resolve(read_options(parser_of("train", "ei train", None), ["--schedule", "4"]), before)
+    assert (list(resumed.schedule), resumed.cos) == ([4], False)
+
+
+def test_two_schedules_at_once_are_refused(script: Script, workspace: Path) -> None:
+    done = script("ei train", "--task", "ct", "--data", "x.mat", "--cos", "--schedule", 2)
+    assert done.code == 2 and "--schedule and --cos contradict each other" in done.err
+
+
 def test_files_and_flags(script: Script, workspace: Path) -> None:
     """What the command line says replaces what a file says: data and measurements, too; a schedule another one."""
     measured = ("--task", "ct", "--measurements", "y.npy", "--ct-views", 5, *SMALL, "--max-steps", 1)

@@ -36,7 +36,7 @@ def read_options(parser: Parser, arguments: Sequence[str], yaml_parser: Parser |
         found = vars((yaml_parser or parser).parse_yaml(path, ignored=("versions",)))
         if "versions" in read_yaml(path):  # a run's own: those of before there were other rules do not say theirs
             found.setdefault("rules", 1)
-        from_file |= found
+        from_file = _without_replaced_schedules(from_file, found) | found
     instead = {"device": "gpu", "gpu": "device", "data": "measurements", "measurements": "data"}
     for option, other in instead.items():  # what the command line says replaces the file's, under either name
         if option in flags and other not in flags:
@@ -45,7 +45,10 @@ def read_options(parser: Parser, arguments: Sequence[str], yaml_parser: Parser |
                 from_file.pop("truth", None)
     if from_file.get("measurements") is not None:  # run folders of before wrote the default --data, too
         from_file.pop("data", None)
-    given = {**from_file, **flags}
+    typed = {name: True for name in SCHEDULES if flags.get(name, False) is not False}  # an empty --schedule is one, too
+    if len(typed) > 1:
+        raise InputError(f"{' and '.join(map(flag, typed))} contradict each other: give one of them")
+    given = {**_without_replaced_schedules(from_file, typed), **flags}
     for name in ("physics", "group"):
         if names_own_code(given.get(name)):
             given[name] = absolute(given[name])
@@ -55,6 +58,12 @@ def read_options(parser: Parser, arguments: Sequence[str], yaml_parser: Parser |
     elif isinstance(physics, Mapping):
         given["physics"] = resolved_physics(physics, Path(), "the physics of --config")
     return given
+
+
+def _without_replaced_schedules(options: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` without their learning-rate schedules, if those ``over`` them choose one."""
+    chosen = any(over.get(name) for name in SCHEDULES)
+    return {name: value for name, value in options.items() if not (chosen and name in SCHEDULES)}
 
 
 def defaults_for(task: str | None) -> dict[str, Any]:
@@ -71,7 +80,8 @@ def resolve(given: Mapping[str, Any], resumed: Mapping[str, Any] | None = None) 
         InputError: for options that exclude each other, or that are missing.
     """
     resumed = resumed or {}
-    chosen = {**{name: value for name, value in resumed.items() if name in OPTIONS}, **given}
+    known_here = {name: value for name, value in resumed.items() if name in OPTIONS}
+    chosen = {**_without_replaced_schedules(known_here, given), **given}
     for option, other in (("data", "measurements"), ("measurements", "data")):
         if given.get(option) is not None and given.get(other) is None:
             chosen.pop(other, None)
