@@ -118,6 +118,19 @@ def test_splitting_is_its_formula(of: Any) -> None:
     assert f.physics is physics  # f itself is left alone
 
 
+@pytest.mark.parametrize("closure", [SplittingClosure, lambda keep, **more: SplittingEIClosure(0.0, keep, **more)])
+def test_splitting_compared_in_images_is_its_formula(closure: Any) -> None:
+    physics = CT(12, 7)
+    f = Unrolled(fill(SmallNet(1)), physics, iterations=1)
+    y = physics.A(torch.rand(2, 1, 12, 12))
+    torch.manual_seed(5)
+    losses = closure(0.7, mc_domain="image")(f, physics, Shift(1), y)
+    torch.manual_seed(5)
+    x1 = reconstruct_from_part(f, physics, y, 0.7)
+    expected = (physics.A_dagger(physics.A(x1)) - physics.A_dagger(y)).square().mean()
+    torch.testing.assert_close(losses["total"], expected)
+
+
 def test_splitting_with_equivariance_is_the_sum_of_both() -> None:
     physics, group = Inpainting(8, 8), Shift(2)
     f = Reconstructor(fill(SmallNet(1)), physics)

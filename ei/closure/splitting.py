@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.closure.base import Closure, Criterion, equivariance, loss_weight
+from ei.closure.base import Closure, Consistency, Criterion, equivariance, loss_weight
 from ei.common.processes import drawn
 from ei.common.seeds import generator
 from ei.errors import InputError
@@ -26,18 +26,20 @@ class SplittingClosure(Closure):
 
     Args:
         keep: the probability that an entry is kept (of CT, a view; of inpainting, a pixel), in (0, 1).
+        mc_domain: where A x1 and y are compared, see `ei.closure.base.Consistency`: in the domain "image", the mean is
+            over the pixels of A_dagger A x1 and A_dagger y.
 
     Raises:
-        InputError: for another ``keep``; when it is called with an f that has no ``of(physics)``.
+        InputError: for another ``keep`` or domain; when it is called with an f that has no ``of(physics)``.
     """
 
     columns = {"loss_split": "total"}
 
-    def __init__(self, keep: float = 0.8, *, criterion: Criterion | str = "l2") -> None:
+    def __init__(self, keep: float = 0.8, *, criterion: Criterion | str = "l2", mc_domain: str = "measurement") -> None:
         super().__init__(criterion=criterion)
         if isinstance(keep, bool) or not 0 < keep < 1:
             raise InputError(f"keep, the part of the measurements to reconstruct from, must be in (0, 1), not {keep}")
-        self.keep = float(keep)
+        self.keep, self.compared = float(keep), Consistency(mc_domain)
 
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         x1, split = self.reconstruct(f, physics, y)
@@ -47,9 +49,9 @@ class SplittingClosure(Closure):
         """x1, and its loss."""
         measured = entries_to_split(physics, y)
         x1 = reconstruct_from_part(f, physics, y, self.keep, measured)
-        predicted = physics.A(x1)
-        if bool((measured > 0).all()):
-            return x1, self.criterion(predicted, y)
+        predicted, data = self.compared(physics, x1, y)
+        if self.compared.domain == "image" or bool((measured > 0).all()):
+            return x1, self.criterion(predicted, data)
         entries = (measured > 0).expand_as(y)
         return x1, self.criterion(predicted[entries], y[entries])
 
@@ -60,16 +62,22 @@ class SplittingEIClosure(SplittingClosure):
 
     Args:
         alpha: weight of the equivariance loss.
-        keep: see `SplittingClosure`.
+        keep, mc_domain: see `SplittingClosure`.
         stop_gradient: treat x2 as data.
     """
 
     columns = {"loss_split": "split", "loss_ei": "ei", "loss_total": "total"}
 
     def __init__(
-        self, alpha: float, keep: float = 0.8, stop_gradient: bool = False, *, criterion: Criterion | str = "l2"
+        self,
+        alpha: float,
+        keep: float = 0.8,
+        stop_gradient: bool = False,
+        *,
+        criterion: Criterion | str = "l2",
+        mc_domain: str = "measurement",
     ) -> None:
-        super().__init__(keep, criterion=criterion)
+        super().__init__(keep, criterion=criterion, mc_domain=mc_domain)
         self.alpha, self.stop_gradient = loss_weight("alpha", alpha), stop_gradient
 
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:

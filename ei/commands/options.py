@@ -94,6 +94,7 @@ def noise_text(text: str) -> str:
 
 COUNT = number(int, least=1)
 GROUPED = ("ei", "ei_sup", "ei_adv", "split_ei", "rei")  # the methods with a group
+SELF_SUPERVISED = ("ei", "mc", "ei_adv", "sure", "rei", "split", "split_ei")
 WITH_GROUP, ADVERSARIAL, UNROLLED = {"method": GROUPED}, {"method": ("ei_adv",)}, {"reconstructor": ("unrolled",)}
 SAVED_MASK = (
     "a saved mask (.pt .npy .npz .mat .png), instead of a random one; for mri [H, W] or columns [W], of which "
@@ -199,7 +200,7 @@ class Options:
     mc_domain: str = option(
         "measurement consistency (or SURE) of A x1 with y (measurement), or of A_dagger A x1 with A_dagger y (image), "
         "whose --ei-alpha is about 1; not the paper's",
-        default="measurement", choices=DOMAINS, needs={"method": ("ei", "mc", "ei_adv", "sure", "rei")})
+        default="measurement", choices=DOMAINS, needs={"method": SELF_SUPERVISED})
     stop_gradient: bool = option(
         "the transformed image is data, no gradient flows through it; not the paper's", None, False,
         needs=WITH_GROUP)

@@ -194,9 +194,10 @@ METHODS: dict[str, Method] = {
         "EI",
     ),
     "mc": Method(lambda o, shape: MCClosure(mc_domain=o.mc_domain, **_in_units(o)), "MC"),
-    "split": Method(lambda o, shape: SplittingClosure(o.keep, **_in_units(o)), "Splitting"),
+    "split": Method(lambda o, shape: SplittingClosure(o.keep, mc_domain=o.mc_domain, **_in_units(o)), "Splitting"),
     "split_ei": Method(
-        lambda o, shape: SplittingEIClosure(o.ei_alpha, o.keep, o.stop_gradient, **_in_units(o)), "Splitting + EI"
+        lambda o, shape: SplittingEIClosure(o.ei_alpha, o.keep, o.stop_gradient, mc_domain=o.mc_domain, **_in_units(o)),
+        "Splitting + EI",
     ),
     "sure": Method(lambda o, shape: _divided(SUREClosure(mc_domain=o.mc_domain), o), "SURE"),
     "rei": Method(
