@@ -24,14 +24,14 @@ from ei.common.processes import Part, Processes, check_division, joined
 from ei.datasets import make_loader
 from ei.datasets.batches import Divided
 from ei.errors import TrainingStoppedError
-from ei.models import Reconstructor, UNet
+from ei.models import Reconstructor, UNet, Unrolled
 from ei.models.sync_bn import synchronize_batch_norm
 from ei.physics import GaussianNoise, Inpainting
 from ei.training import Trainer
 from ei.training.parallel import NoiseOfPart
 from ei.transforms import Shift
 
-CASES = ("ei", "adversarial", "sync_bn", "clipped", "unknown")
+CASES = ("ei", "adversarial", "sync_bn", "clipped", "unknown", "frozen")
 
 
 class SignalToTheLast(EIClosure):
@@ -66,7 +66,9 @@ def train(case: str, out: Path) -> None:
         closure = InUnits(inner, 2.0)
         optimizers["level"] = SGD(inner.noise_level.parameters(), lr=0.1)
         more = {"networks": {"total": net, "level": inner.noise_level}, "clip_norm": 1e-2}
-    f = Reconstructor(net, physics)
+    f: Any = Reconstructor(net, physics)
+    if case == "frozen":  # networks are called without gradient, then with one
+        f, closure = Unrolled(net, physics, iterations=2, cg_steps=1), EIClosure(1.0, frozen_targets=True)
     trainer = Trainer(f, physics, Shift(2), closure, optimizers, epochs=4, out=out, progress=False, **more)
     trainer.fit(make_loader(images, batch_size=2))
     assert f.net is net
