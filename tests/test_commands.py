@@ -568,6 +568,7 @@ def test_the_scale_of_images_is_found(script: Script, workspace: Path) -> None:
         (["cos: true"], ["--schedule"], ([], False, False)),
         (["cos: true"], ["--one-cycle"], ([], False, True)),
         (["one_cycle: true"], ["--cos"], ([], True, False)),
+        (["one_cycle: true"], ["--schedule", "2", "--cos"], ([2], True, False)),
     ],
 )
 def test_the_schedule_that_was_said_last_is_taken(
@@ -584,11 +585,6 @@ def test_the_schedule_that_was_said_last_is_taken(
     before = {"task": "ct", "cos": True, "schedule": []}
     resumed = resolve(read_options(parser_of("train", "ei train", None), ["--schedule", "4"]), before)
     assert (list(resumed.schedule), resumed.cos) == ([4], False)
-
-
-def test_two_schedules_at_once_are_refused(script: Script, workspace: Path) -> None:
-    done = script("ei train", "--task", "ct", "--data", "x.mat", "--cos", "--schedule", 2)
-    assert done.code == 2 and "--schedule and --cos contradict each other" in done.err
 
 
 def test_files_and_flags(script: Script, workspace: Path) -> None:

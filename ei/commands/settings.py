@@ -46,8 +46,6 @@ def read_options(parser: Parser, arguments: Sequence[str], yaml_parser: Parser |
     if from_file.get("measurements") is not None:  # run folders of before wrote the default --data, too
         from_file.pop("data", None)
     typed = {name: True for name in SCHEDULES if flags.get(name, False) is not False}  # an empty --schedule is one, too
-    if len(typed) > 1:
-        raise InputError(f"{' and '.join(map(flag, typed))} contradict each other: give one of them")
     given = {**_without_replaced_schedules(from_file, typed), **flags}
     for name in ("physics", "group"):
         if names_own_code(given.get(name)):
