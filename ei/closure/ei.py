@@ -45,7 +45,7 @@ class EIClosure(Closure):
         self.compared, self.frozen_targets = Consistency(mc_domain), frozen_targets
 
     def check(self, f: Any, physics: Any) -> None:
-        if self.frozen_targets and getattr(getattr(f, "module", f), "last", None) != "data":
+        if self.frozen_targets and getattr(f, "last", None) != "data":
             raise InputError(
                 "frozen targets need a reconstruction that ends with the data (--reconstructor unrolled --last data): "
                 "nothing else would tie images to their measurements"
