@@ -118,6 +118,8 @@ def subprocess_run(*command: object, cwd: Path, timeout: float = 600) -> Result:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path, "OMP_NUM_THREADS": "1"}
     environment.pop("DISPLAY", None)
+    if torch.cuda.device_count() < 2 and any("torch" in str(part) and "run" in str(part) for part in command[:3]):
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # two processes cannot share one
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from conftest import reference
 
-from ei.transforms import FourierRotate, Rotate, Shift, Transform
+from ei.transforms import FourierRotate, Rotate, Shift, Transform, rotate
 
 
 def test_rotate_reproduces_the_reference() -> None:
@@ -150,3 +152,15 @@ def test_fourier_rotations_are_exact_at_quarter_turns_and_differentiable() -> No
     (gradient,) = torch.autograd.grad((FourierRotate(1).act(x, element) * y).sum(), x)
     assert torch.allclose(gradient, FourierRotate(1).act(y, -element), atol=1e-10)
     assert FourierRotate(1).act(x.half(), element).dtype == torch.float16
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (1, 2, 7, 7), (1, 1, 6, 11), (1, 1, 1, 5)])
+@pytest.mark.parametrize("degrees", [1, 37, 45, 90, 200.5, 315])
+def test_the_derivative_of_gpus_is_that_of_cpus(shape: tuple[int, ...], degrees: float) -> None:
+    x = torch.rand(shape, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(shape, dtype=torch.float64)
+    expected = torch.autograd.grad(Rotate(1).apply(x, [degrees]), x, weights)[0]
+    turned = rotate._Turned.apply(x, math.radians(degrees))
+    torch.testing.assert_close(turned, Rotate(1).apply(x, [degrees]))
+    torch.testing.assert_close(torch.autograd.grad(turned, x, weights)[0], expected)
+    assert torch.autograd.gradgradcheck(lambda v: rotate._Turned.apply(v, math.radians(degrees)).square(), (x,))

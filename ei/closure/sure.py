@@ -129,8 +129,8 @@ def check_sure(f: Any, physics: Any) -> None:
 
 def check_precision(f: Any) -> None:
     """Raise if f computes in bf16."""
-    if getattr(f, "precision", None) == "bf16":
-        raise InputError("SURE takes small differences, for which bf16 is too coarse: use the precision fp32")
+    if (precision := getattr(f, "precision", None)) not in (None, "fp32"):
+        raise InputError(f"SURE takes small differences, for which {precision} is too coarse: use the precision fp32")
 
 
 def unbiased_risk(

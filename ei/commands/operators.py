@@ -75,6 +75,9 @@ def named_physics(setting: Mapping[str, Any] | str, device: torch.device) -> Any
     thing = made(import_own(setting), setting, "A")
     if isinstance(thing, torch.nn.Module):
         thing = thing.to(device)
+    for name, value in list(vars(thing).items()) if hasattr(thing, "__dict__") else ():
+        if isinstance(value, Tensor):  # of a class that is no module, or not registered as a buffer
+            object.__setattr__(thing, name, value.to(device))
     image_shape_of(thing)  # raises if it is none
     physics = with_pseudo_inverse(thing)
     if physics is not thing:
@@ -198,14 +201,14 @@ def check_mask(mask: Tensor, physics: Any, name: str) -> None:
         raise InputError(f"--mask {name} contradicts the checkpoint's own mask; leave the option out")
 
 
-def probe_operator(physics: Any, shape: Shape) -> None:
-    """Try an operator of one's own on an image of ``shape`` (C, H, W), its noise, too.
+def probe_operator(physics: Any, shape: Shape, device: torch.device | None = None) -> None:
+    """Try an operator of one's own on an image of ``shape`` (C, H, W), on ``device``, its noise, too.
 
     Raises:
         InputError: telling in a line what goes wrong.
     """
-    y = probe(physics, "A", torch.zeros(1, *shape))
-    back = probe(physics, "A_dagger", y)
+    y = probe(physics, "A", torch.zeros(1, *shape), device)
+    back = probe(physics, "A_dagger", y, device)
     if back.shape[1:] != shape:
         raise InputError(f"A_dagger A of images {[1, *shape]} must have their shape, not {list(back.shape)}")
     if back.is_complex():
@@ -221,13 +224,15 @@ def probe_operator(physics: Any, shape: Shape) -> None:
         ) from error
 
 
-def probe(physics: Any, name: str, tensor: Tensor) -> Tensor:
-    """``physics.<name>(tensor)`` of an operator that may be of one's own: what goes wrong in it is told in a line.
+def probe(physics: Any, name: str, tensor: Tensor, device: torch.device | None = None) -> Tensor:
+    """``physics.<name>(tensor)`` of an operator that may be of one's own: what goes wrong in it is told in a line. On
+    ``device``, by default that of the operator's buffers, or the CPU.
 
     Raises:
         InputError: if it fails, or gives no tensor.
     """
-    device = next((t.device for t in getattr(physics, "buffers", list)()), torch.device("cpu"))
+    if device is None:
+        device = next((t.device for t in getattr(physics, "buffers", list)()), torch.device("cpu"))
     try:
         with torch.no_grad():
             found = getattr(physics, name)(tensor.to(device))
@@ -235,7 +240,8 @@ def probe(physics: Any, name: str, tensor: Tensor) -> Tensor:
         raise
     except Exception as error:  # whatever the code raises
         raise InputError(
-            f"{name} of the operator cannot take a tensor of the shape {list(tensor.shape)}: "
+            f"{name} of the operator cannot take a tensor of the shape {list(tensor.shape)}"
+            f"{'' if device.type == 'cpu' else f' on {device} (--device cpu computes on the CPU)'}: "
             f"{type(error).__name__}: {error}"
         ) from error
     if not isinstance(found, Tensor):

@@ -261,6 +261,8 @@ class Options:
     workers: int = option("processes that load data", number(int, least=0), 0, scope="machine", metavar="N")
     compile: bool = option("run the network through torch.compile (CUDA; experimental, never run)", None, False,
                            scope="machine")
+    cuda_graphs: bool = option("record the kernels of the reconstruction once and replay them (CUDA)", None, False,
+                               scope="machine")
     sync_bn: bool = option("several processes: BatchNorm over all of them, not in each its own", None, False,
                            needs={"norm": ("batch",)})
     tensorboard: bool = option("log for TensorBoard, too (pip install tensorboard)", None, False, scope="machine")

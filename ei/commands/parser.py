@@ -166,6 +166,9 @@ def choose_device(device: str | None, gpu: int | None) -> torch.device:
         raise InputError(f"--gpu {gpu} and --device {asked} contradict each other; give one of them")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"{chosen} was asked for, but torch sees no CUDA device; use --device cpu")
+    if asked == "cuda" and local > torch.cuda.device_count() > 0:
+        raise InputError(f"each of {local} processes takes a CUDA device of its own, and torch sees "
+                         f"{torch.cuda.device_count()}: start fewer, or give --device cpu")  # fmt: skip
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InputError(f"{chosen} was asked for, but torch sees {torch.cuda.device_count()} CUDA device(s)")
     return chosen

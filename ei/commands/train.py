@@ -50,7 +50,7 @@ from ei.commands.settings import (
 from ei.common.files import load_file
 from ei.common.memory import keep_freed_memory
 from ei.common.own_code import names_own_code
-from ei.common.processes import Processes, joined
+from ei.common.processes import Processes, joined, launched
 from ei.common.seeds import derive_seed
 from ei.datasets import make_loader
 from ei.errors import InputError
@@ -75,6 +75,8 @@ def main(arguments: Sequence[str], prog: str = "ei train") -> None:
     device = choose_device(given.get("device"), given.get("gpu"))
     if given.get("compile") and device.type != "cuda":
         raise InputError("--compile is for CUDA devices: on a CPU it takes minutes and gains nothing; leave it out")
+    if given.get("cuda_graphs") and (device.type != "cuda" or launched().count > 1 or given.get("compile")):
+        raise InputError("--cuda-graphs is for one process on a CUDA device, and not with --compile; leave it out")
     with joined(device) as processes, open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
         if not processes.first:
             stack.enter_context(contextlib.redirect_stdout(nowhere))
@@ -167,7 +169,7 @@ def build_training(
     physics = operator_for(options, data.shape, device, known, state or {}, given)
     check_count(physics, data.count, "measurements" if data.measured else "training images")
     if names_own_code(options.physics):
-        probe_operator(physics, data.shape)
+        probe_operator(physics, data.shape, device)
     if data.pairs is not None and state is None:
         say_how_truth_fits(data.pairs, physics)
     if options.tile is not None:
@@ -206,6 +208,8 @@ def build_training(
         synchronize_batch_norm(net, device)
     f = _reconstruction_function(options, net, physics)
     closure.check(f, physics)
+    if options.cuda_graphs:
+        f.use_cuda_graphs()
     optimizers: dict[str, torch.optim.Optimizer] = {
         "total": Adam(net.parameters(), lr=options.lr, weight_decay=options.wd)
     }

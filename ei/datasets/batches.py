@@ -164,7 +164,6 @@ class Batches:
                 num_workers=self.workers,
                 worker_init_fn=outlive_the_step,
                 persistent_workers=self.workers > 0,
-                pin_memory=torch.cuda.is_available(),
             )
         return iter(self._loader)
 
@@ -282,11 +281,11 @@ def measured(batch: Any, physics: Any, like: Tensor, seed: int) -> tuple[Tensor 
     """
     y = batch.get("y") if isinstance(batch, dict) else None
     if y is not None:
-        y = y.to(like.device, non_blocking=True)
+        y = y.to(like.device)
         if batch.get("x") is None:
             return None, y
     x = images_of(batch)
-    x = x.to(like.device, like.dtype.to_complex() if x.is_complex() else like.dtype, non_blocking=True)
+    x = x.to(like.device, like.dtype.to_complex() if x.is_complex() else like.dtype)
     if y is not None:
         if len(x) != len(y):
             raise InputError(f"a batch has {len(x)} images and {len(y)} measurements: they must be pairs")

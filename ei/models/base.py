@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from ei.common.complex import to_channels, to_complex
 from ei.errors import InputError
+from ei.models.graphs import RecordedCalls
 from ei.models.padding import call_padded
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 class ReconstructionFunction(nn.Module):
@@ -30,8 +31,10 @@ class ReconstructionFunction(nn.Module):
     Args:
         net: from images ``[B, C, H, W]`` to images; it is put in channels-last format.
         physics: the operator.
-        precision: "fp32", or "bf16" to run the network under ``torch.autocast``; input and output stay float32 and
-            the physics stays outside autocast.
+        precision: "fp32"; "tf32" to let a GPU's convolutions round what they multiply to 10 bits (torch's own default
+            there; without effect on a CPU); or "bf16" to run the network under ``torch.autocast``. Input and output
+            stay float32 and the physics stays outside autocast. A training loop of one's own does its backward pass
+            inside `computing`.
         image_scale: s > 0: the network sees ``x / s`` and its output is multiplied by s. 1 for images in [0, 1].
 
     ``net``, ``physics``, ``precision`` and ``image_scale`` are public; ``net.state_dict()`` is what is saved.
@@ -45,6 +48,7 @@ class ReconstructionFunction(nn.Module):
     """
 
     net_averaged: nn.Module | None = None
+    _recorded: RecordedCalls | None = None
 
     def __init__(self, net: nn.Module, physics: Any, precision: str = "fp32", image_scale: float = 1.0) -> None:
         super().__init__()
@@ -59,12 +63,23 @@ class ReconstructionFunction(nn.Module):
     def of(self, physics: Any) -> Self:
         """The same f with another operator: it shares the network, which is neither copied nor moved, and starts with
         this one's settings and training mode. As cheap as a few attributes, so it may be made for every batch."""
+        if self._recorded is not None:
+            raise InputError("CUDA graphs (--cuda-graphs) are of one operator, and here it changes")
         other = copy.copy(self)
         # A shallow copy would share this dictionary, and with it the physics.
         other._modules = {name: module for name, module in self._modules.items() if name != "physics"}
         other.__dict__.pop("physics", None)  # where an operator lies that is no module
         other.physics = physics
         return other
+
+    def use_cuda_graphs(self) -> None:
+        """In training mode, record what a call does once for each shape of measurements, and replay it (see
+        `ei.models.graphs`): the same kernels, without the time that Python takes to start them. For CUDA; gradients of
+        gradients cannot be taken. Call it when the network is where it stays, and replace no parameter afterwards."""
+        self._recorded = RecordedCalls(super().__call__, self)
+
+    def __call__(self, y: Tensor) -> Tensor:
+        return super().__call__(y) if self._recorded is None or not self.training else self._recorded(y)
 
     def image_dtype(self) -> torch.dtype:
         """The dtype of images: that of the network's weights."""
@@ -83,10 +98,23 @@ class ReconstructionFunction(nn.Module):
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         bf16 = self.precision == "bf16"
-        with torch.autocast(x.device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
+        with computing(self), torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=bf16):
             x = call_padded(self.net, x) if x.dim() == 4 else self.net(x)
         x = x.to(dtype)
         return x if self.image_scale == 1 else x * self.image_scale
+
+
+@contextlib.contextmanager
+def computing(f: Any) -> Iterator[None]:
+    """How convolutions on a GPU compute in a ``with`` block, forward and backward: in float32 unless the ``precision``
+    of ``f`` is "tf32", and the same way every time, so that a run is a function of its seed."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.deterministic
+    cudnn.allow_tf32, cudnn.deterministic = getattr(f, "precision", "fp32") == "tf32", True
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cudnn.deterministic = before
 
 
 def keep_average(f: Any, average: nn.Module | None) -> None:

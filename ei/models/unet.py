@@ -58,18 +58,20 @@ class Up(nn.Module):
             _norm_layer(norm, out_channels),
             nn.ReLU(inplace=True),
         )
+        # Which taps of the kernel see an input pixel, by its offset. Made here: a GPU would wait for it in every call.
+        self.taps: Tensor
+        self.register_buffer("taps", torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]]), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm_and_relu = self.up[1], self.up[2:]
         assert isinstance(conv, nn.Conv2d)
-        x = functional.conv_transpose2d(x, _upsampling_kernel(conv.weight), conv.bias, stride=2, padding=1)
+        x = functional.conv_transpose2d(x, _upsampling_kernel(conv.weight, self.taps), conv.bias, stride=2, padding=1)
         return norm_and_relu(x)
 
 
-def _upsampling_kernel(weight: Tensor) -> Tensor:
+def _upsampling_kernel(weight: Tensor, taps: Tensor) -> Tensor:
     """The ``[in, out, 4, 4]`` kernel that upsamples by two (nearest) and convolves with ``weight`` ``[out, in, 3, 3]``:
     the input pixel under offset k of the 4x4 window is seen by those of the three taps that fall on its copies."""
-    taps = weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
     with torch.autocast(weight.device.type, enabled=False):  # sum first, round to bf16 after
         kernel = torch.einsum("ak,bl,oikl->ioab", taps, taps, weight)
     return kernel.contiguous(memory_format=torch.channels_last)

@@ -24,6 +24,7 @@ from torch import Tensor
 from ei.errors import InputError
 
 WIDE = 16  # columns; of fewer, MKL multiplies multiples of four fastest
+GATHERED = 2**27  # values that are gathered at a time on a GPU
 LARGE = 2e9  # bytes of matrices from which on the user is told
 
 
@@ -66,6 +67,53 @@ class CSR:
         return sum(t.numel() * t.element_size() for t in (self.row_pointers, self.columns, self.values))
 
 
+@dataclass(frozen=True)
+class PaddedRows:
+    """A sparse matrix whose rows are padded with zeros to one length, for GPUs. A product adds each row's terms in the
+    same order every time; that of cuSPARSE does not, and a training would not repeat itself."""
+
+    columns: Tensor  # int32 [rows * length]; what a row is padded with is in its last column
+    values: Tensor  # [rows, length]
+    shape: tuple[int, int]
+
+    @classmethod
+    def from_scipy(cls, matrix: scipy.sparse.csr_array, device: torch.device, dtype: torch.dtype) -> PaddedRows:
+        matrix.sort_indices()
+        rows, starts, counts = matrix.shape[0], matrix.indptr[:-1], np.diff(matrix.indptr)
+        length = int(counts.max(initial=1))
+        if rows * length > np.iinfo(np.int32).max:
+            raise MemoryError(f"a sparse matrix of {rows} rows of {length} entries is too large for 32-bit indices")
+        columns, values = np.zeros((rows, length), np.int32), np.zeros((rows, length), matrix.dtype)
+        if matrix.nnz:
+            place = np.arange(length) < counts[:, None]
+            last = np.where(counts > 0, matrix.indices[np.minimum(starts + counts, matrix.nnz) - 1], 0)
+            columns[:] = last[:, None]
+            columns[place], values[place] = matrix.indices, matrix.data
+        return cls(
+            torch.from_numpy(columns.ravel()).to(device),
+            torch.from_numpy(values).to(device, dtype),
+            (int(rows), int(matrix.shape[1])),
+        )
+
+    def multiply(self, vectors: Tensor) -> Tensor:
+        """The product with ``vectors`` ``[columns, K]``, of any strides."""
+        across = vectors.mT.contiguous()
+        rows, length = self.values.shape
+        at_a_time = max(1, GATHERED // (length * len(across)))
+        parts = [
+            across.index_select(1, self.columns[first * length : (first + at_a_time) * length])
+            .view(len(across), -1, length)
+            .mul(self.values[first : first + at_a_time])
+            .sum(-1)
+            for first in range(0, rows, at_a_time)
+        ]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).mT
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.columns, self.values))
+
+
 class LinearMap:
     """A fixed matrix M and its transpose: ``M(v)`` maps ``[columns, K]`` to ``[rows, K]``, ``M.T(w)`` maps back. Both
     are differentiable any number of times and leave autocast, forward and backward.
@@ -88,13 +136,14 @@ class LinearMap:
 class SparseMap(LinearMap):
     """A sparse matrix with its stored transpose, so that the backward pass is one product like the forward pass."""
 
-    def __init__(self, matrix: CSR, transpose: CSR) -> None:
+    def __init__(self, matrix: CSR | PaddedRows, transpose: CSR | PaddedRows) -> None:
         self.matrix, self.transpose = matrix, transpose
 
     @classmethod
     def from_scipy(cls, matrix: scipy.sparse.csr_array, device: torch.device, dtype: torch.dtype) -> SparseMap:
+        form = PaddedRows if device.type == "cuda" else CSR
         return cls(
-            CSR.from_scipy(matrix, device, dtype), CSR.from_scipy(scipy.sparse.csr_array(matrix.T), device, dtype)
+            form.from_scipy(matrix, device, dtype), form.from_scipy(scipy.sparse.csr_array(matrix.T), device, dtype)
         )
 
     def multiply(self, vectors: Tensor) -> Tensor:

@@ -115,7 +115,9 @@ def _tells_psnr(trainer: Trainer) -> bool:
 def _tells_sure(trainer: Trainer) -> bool:
     """Whether SURE judges: a loss that compares with noisy measurements is least where their noise is fitted."""
     has_it = any("sure" in column for column in getattr(trainer.closure, "columns", None) or {})
-    if trainer.report_psnr or trainer.rules == 1 or has_it or getattr(trainer.f, "precision", None) == "bf16":
+    if trainer.report_psnr or trainer.rules == 1 or has_it:
+        return False
+    if getattr(trainer.f, "precision", "fp32") != "fp32":  # too coarse for it
         return False
     return noise_with_variance(trainer.physics) is not None
 

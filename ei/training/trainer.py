@@ -28,7 +28,7 @@ from ei.common.seeds import RULES, derive_seed, seed_all, states_kept
 from ei.common.signals import StopRequest
 from ei.datasets.batches import Batches, measured, seeded_batches
 from ei.errors import InputError, TrainingStoppedError
-from ei.models.base import keep_average
+from ei.models.base import computing, keep_average
 from ei.training.folder import BEST, LAST, RunFolder
 from ei.training.judging import columns_of, group_of, is_best, judged, known_columns, of_batch, out_of_patience
 from ei.training.log import Progress
@@ -179,6 +179,7 @@ class Trainer:
             if self.processes.first:
                 stack.enter_context(self.run_folder.held((self.method, self.task), self.config, columns, self.history))
             stack.enter_context(replicated(self.f, self.closure, self.networks, self.processes))
+            stack.enter_context(computing(self.f))
             # Seeding per step must not disturb the random numbers of the program that calls us.
             stack.enter_context(states_kept([self._device] if self._device.type == "cuda" else []))
             self._train(loader, steps, part_of, stop)

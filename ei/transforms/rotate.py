@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,18 +37,68 @@ class Rotate(Transform):
 
     @part_by_part
     def act(self, x: Tensor, element: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
         # Half precision has too few bits for coordinates; the images are rotated in at least float32.
         dtype = torch.promote_types(x.dtype, torch.float32)
         angle = math.radians(float(element))
-        row = torch.arange(height, dtype=dtype, device=x.device)[:, None] - (height - 1) / 2
-        column = torch.arange(width, dtype=dtype, device=x.device) - (width - 1) / 2
-        # Row axes point down, so reading at the point turned clockwise turns the image counter-clockwise.
-        read_column = math.cos(angle) * column - math.sin(angle) * row
-        read_row = math.sin(angle) * column + math.cos(angle) * row
-        grid = torch.stack([read_column * 2 / width, read_row * 2 / height], dim=-1)
         with torch.autocast(x.device.type, enabled=False):
-            turned = functional.grid_sample(
-                x.to(dtype), grid.expand(len(x), -1, -1, -1), mode="bilinear", padding_mode="zeros", align_corners=False
-            )
-        return turned.to(x.dtype)
+            turn = _Turned.apply if x.is_cuda else _turned
+            return turn(x.to(dtype), angle).to(x.dtype)
+
+
+def _read(x: Tensor, angle: float) -> tuple[Tensor, Tensor]:
+    """Where each pixel of the turned images is read, row and column from the centre, ``[H, W]``."""
+    height, width = x.shape[-2:]
+    row = torch.arange(height, dtype=x.dtype, device=x.device)[:, None] - (height - 1) / 2
+    column = torch.arange(width, dtype=x.dtype, device=x.device) - (width - 1) / 2
+    # Row axes point down, so reading at the point turned clockwise turns the image counter-clockwise.
+    return math.sin(angle) * column + math.cos(angle) * row, math.cos(angle) * column - math.sin(angle) * row
+
+
+def _turned(x: Tensor, angle: float) -> Tensor:
+    row, column = _read(x, angle)
+    height, width = x.shape[-2:]
+    grid = torch.stack([column * 2 / width, row * 2 / height], dim=-1).expand(len(x), -1, -1, -1)
+    return functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _turned_adjoint(x: Tensor, angle: float) -> Tensor:
+    """The adjoint of `_turned`: a pixel gathers from those that were read near it, sixteen at most. On a GPU, torch's
+    own derivative of `grid_sample` lets the pixels scatter, and adds up in another order every time."""
+    height, width = x.shape[-2:]
+    row, column = _read(x, -angle)
+    near = torch.arange(-1, 3, device=x.device, dtype=x.dtype)
+    rows = (row + (height - 1) / 2).floor() + near.repeat_interleave(4)[:, None, None]
+    columns = (column + (width - 1) / 2).floor() + near.repeat(4)[:, None, None]
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    place = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+    # Where those pixels were read, relative to this one, and so with which weight.
+    rows, columns = rows - (height - 1) / 2, columns - (width - 1) / 2
+    own_row = torch.arange(height, dtype=x.dtype, device=x.device)[:, None] - (height - 1) / 2
+    own_column = torch.arange(width, dtype=x.dtype, device=x.device) - (width - 1) / 2
+    off_row = math.sin(angle) * columns + math.cos(angle) * rows - own_row
+    off_column = math.cos(angle) * columns - math.sin(angle) * rows - own_column
+    weight = inside * (1 - off_row.abs()).clamp(min=0) * (1 - off_column.abs()).clamp(min=0)
+    found = x.flatten(-2).index_select(-1, place.long().flatten())
+    return (found.view(*x.shape[:-2], *weight.shape) * weight).sum(-3)
+
+
+class _Turned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, angle: float) -> Tensor:
+        ctx.angle = angle
+        return _turned(x, angle)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _TurnedAdjoint.apply(gradient, ctx.angle), None
+
+
+class _TurnedAdjoint(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, angle: float) -> Tensor:
+        ctx.angle = angle
+        return _turned_adjoint(x, angle)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _Turned.apply(gradient, ctx.angle), None

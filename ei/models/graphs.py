@@ -1,0 +1,124 @@
+"""A reconstruction function as CUDA graphs: what takes thousands of small kernels is started as one.
+
+Between its network and its conjugate gradients an unrolled reconstruction waits for Python, not for the GPU. The
+kernels of a call and of its backward pass are recorded once for each shape of measurements, and replayed.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ei.errors import InputError
+
+MOST = 8  # recordings of one kind of call; a step makes two or three
+
+
+class RecordedCalls:
+    """``call(y)`` of one module by CUDA graphs, in training.
+
+    A recording's tensors are overwritten when it is replayed, so one whose backward pass may still come is not: a
+    second call of the same shape in a step takes a recording of its own.
+
+    Args:
+        call: a function of measurements that always does the same to them: no branch on values, no random numbers, one
+            operator.
+        module: whose parameters the result depends on. Running statistics are left as they were while recording.
+
+    Raises:
+        InputError: in a call, if ``y`` is not on a CUDA device.
+    """
+
+    def __init__(self, call: Callable[[Tensor], Tensor], module: nn.Module) -> None:
+        self._call, self._module = call, module
+        self._recordings: dict[tuple[Any, ...], list[_Recording]] = {}
+
+    def __call__(self, y: Tensor) -> Tensor:
+        if y.device.type != "cuda":
+            raise InputError(f"CUDA graphs (--cuda-graphs) need measurements on a CUDA device, not on {y.device}")
+        of_kind = self._recordings.setdefault((y.shape, y.dtype, y.requires_grad, torch.is_grad_enabled()), [])
+        recording = next((one for one in of_kind if not one.busy), None)
+        if recording is None:
+            if len(of_kind) == MOST:
+                raise InputError(f"more than {MOST} results of one shape are held: CUDA graphs (--cuda-graphs) cannot "
+                                 "overwrite them")  # fmt: skip
+            recording = _Recording(self._call, self._module, y)
+            of_kind.append(recording)
+        return recording(y)
+
+
+class _Recording:
+    def __init__(self, call: Callable[[Tensor], Tensor], module: nn.Module, y: Tensor) -> None:
+        self._held: weakref.ref[_Token] | None = None
+        before = [buffer.clone() for buffer in module.buffers()]
+        like = y.detach().clone().requires_grad_(y.requires_grad)
+        if torch.is_grad_enabled():
+            self._replay: Callable[[Tensor], Tensor] = _AsModule(call, module).train(module.training)
+            torch.cuda.make_graphed_callables(self._replay, (like,))  # in place
+        else:
+            self._replay = _forward_only(call, like)
+        with torch.no_grad():
+            for buffer, value in zip(module.buffers(), before, strict=True):
+                buffer.copy_(value)
+
+    @property
+    def busy(self) -> bool:
+        return self._held is not None and self._held() is not None
+
+    def __call__(self, y: Tensor) -> Tensor:
+        out = self._replay(y)
+        if not out.requires_grad:
+            return out.clone()
+        token = _Token()
+        self._held = weakref.ref(token)
+        return _Held.apply(out, token)
+
+
+class _Token:
+    """Lives as long as the autograd graph that may still go backward through a recording."""
+
+
+class _Held(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, token: _Token) -> Tensor:
+        ctx.token = token
+        return out.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+class _AsModule(nn.Module):
+    """A call with the parameters that gradients are for."""
+
+    def __init__(self, call: Callable[[Tensor], Tensor], module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self._call = call
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self._call(y)
+
+
+def _forward_only(call: Callable[[Tensor], Tensor], like: Tensor) -> Callable[[Tensor], Tensor]:
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):  # libraries allocate what they need at their first calls
+            call(like)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = call(like)
+
+    def replay(y: Tensor) -> Tensor:
+        like.copy_(y)
+        graph.replay()
+        return out
+
+    return replay
