@@ -5,8 +5,8 @@
 A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in one of PAGES. KIND is a task, for a folder that ``ei
 reproduce`` wrote, less its run folders; "seeds CELL", for its files CELL.csv and CELL_seed_N.csv; "trials", for a file
 of benchmarks/trials.py; "scans", for a folder of benchmarks/scans.py; "stopping", for one of benchmarks/stopping.py;
-"race SECTION" and "growth", for a file of benchmarks/run.py; or "quality DECIBELS", for the folder of the files of
-benchmarks/time_to_quality.py.
+"race SECTION" and "growth", for a file of benchmarks/run.py; "steps", for one of benchmarks/gpu.py; or "quality
+DECIBELS", for the folder of the files of benchmarks/time_to_quality.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from speed_tables import Rows, growth, quality, race
+from speed_tables import Rows, growth, quality, race, steps
 from stopping import picked
 
 from ei.commands.reproduce import table
@@ -27,7 +27,7 @@ from ei.evaluation.quality import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("RESULTS.md", "README.md", "results/earlier.md", "benchmarks/README.md")]
-MEASURED: dict[str, Callable[..., Rows]] = {"race": race, "growth": growth, "quality": quality}
+MEASURED: dict[str, Callable[..., Rows]] = {"race": race, "growth": growth, "quality": quality, "steps": steps}
 PLACE = re.compile(r"(<!-- table (?P<path>\S+) (?P<kind>\S+)(?: (?P<cell>\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -27,6 +27,15 @@ def race(path: Path, section: str) -> Rows:
     return [["", *programs], *rows]
 
 
+def steps(path: Path) -> Rows:
+    """A file of gpu.py: a step with and without CUDA graphs."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [(row["step"], float(row["plain_ms"]), float(row["graphs_ms"])) for row in csv.DictReader(file)]
+    return [["", "plain", "with CUDA graphs", ""]] + [
+        [name, f"{plain:.1f} ms", f"{graphs:.1f} ms", f"{plain / graphs:.1f} x"] for name, plain, graphs in rows
+    ]
+
+
 def growth(path: Path) -> Rows:
     """What CT takes to make and to keep, size by size."""
     measured: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))["growth"]

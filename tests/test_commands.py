@@ -18,7 +18,9 @@ from PIL import Image
 
 import ei
 from ei.commands import COMMANDS
+from ei.commands.operators import named_physics
 from ei.commands.options import OPTIONS
+from ei.commands.parser import choose_device
 from ei.commands.presets import TASKS, Task
 from ei.common.files import load_file, save_file
 from ei.datasets import CTData, EllipsePhantoms
@@ -724,3 +726,20 @@ def test_the_readme_lists_the_options() -> None:
     assert markdown() in (ROOT / "README.md").read_text(encoding="utf-8"), (
         "python -c 'from ei.commands.options import *; print(markdown())'"
     )
+
+
+def test_tensors_of_an_operator_of_ones_own_go_where_it_computes(tmp_path: Path) -> None:
+    """Of a class that is no module, too: on a GPU its matrix would otherwise stay on the CPU."""
+    (tmp_path / "beside.py").write_text("KEPT = 2\n")
+    (tmp_path / "mine.py").write_text(OWN)
+    physics = named_physics(f"{tmp_path / 'mine.py'}:Vector", torch.device("meta"))
+    assert physics.matrix.device.type == "meta"
+
+
+def test_more_processes_than_gpus_are_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=r"2 processes.*torch sees 1: start fewer, or give --device cpu"):
+        choose_device(None, None)
+    assert choose_device("cpu", None) == torch.device("cpu")

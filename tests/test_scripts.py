@@ -432,6 +432,7 @@ WRONG = [
     ((*CT_TRAIN, "--base-channels", 0), ["--base-channels", "0"]),
     ((*CT_TRAIN, "--precision", "fp16"), ["--precision", "fp16"]),
     ((*CT_TRAIN, "--compile", "--device", "cpu"), ["--compile", "CUDA"]),
+    ((*CT_TRAIN, "--cuda-graphs", "--device", "cpu"), ["--cuda-graphs", "CUDA"]),
     ((*CT_TRAIN, "--ct-views", 10**6), ["CT(16, 1000000)", "GB"]),
     ((*CT_TRAIN, "--resume", "auto"), ["--out"]),
     ((*CT_TRAIN, "--resume", "auto", "--out", "file"), ["file"]),

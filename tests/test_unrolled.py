@@ -11,6 +11,7 @@ from conftest import ROOT, SmallNet, fill, subprocess_run
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from ei.errors import InputError
 from ei.models import GroupAverage, Reconstructor, UNet, Unrolled, average_over
 from ei.physics import CT, Inpainting, pinv_cg
 from ei.physics.krylov import adjoint_of
@@ -536,3 +537,15 @@ def test_f_with_the_average_in_the_place_of_its_net() -> None:
     plain = f(y)
     f.net = GroupAverage(f.net, ["rotate90", "reflect"])
     assert f(y).shape == plain.shape and not torch.allclose(f(y), plain)
+
+
+def test_cuda_graphs_are_for_cuda_and_training() -> None:
+    f = Unrolled(UNet(1, 1, base_channels=2, norm="none"), CT(16, 5), iterations=1, cg_steps=1)
+    y = f.physics.A(torch.rand(1, 1, 16, 16))
+    before = f.eval()(y)
+    f.use_cuda_graphs()
+    assert torch.equal(f(y), before)  # in evaluation nothing is recorded
+    with pytest.raises(InputError, match="CUDA device, not on cpu"):
+        f.train()(y)
+    with pytest.raises(InputError, match="one operator"):
+        f.of(CT(16, 5))

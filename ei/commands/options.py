@@ -231,7 +231,8 @@ class Options:
         "found from A_dagger y)", number(above=0), metavar="S")
     base_channels: int = option("of the UNet's first level", COUNT, 16, presets=papers(64, 64, 64), fixed=True)
     norm: str = option("of the UNet: BatchNorm, or none", default="batch", choices=NORMS, fixed=True)
-    precision: str = option("of the network; bf16 is faster, and not the paper's", default="fp32", choices=PRECISIONS)
+    precision: str = option("of the network; tf32 (on a GPU) and bf16 are faster, and not the paper's", default="fp32",
+                            choices=PRECISIONS)
     weights: str | None = option("begin with the weights of a checkpoint", named, scope="machine", metavar="PATH")
     seed: int = option("of everything random in the run", number(int, least=0), 0)
     rules: int = option("by which random numbers are drawn and data divided; 1: as up to version 0.2, by which run "
@@ -259,7 +260,7 @@ class Options:
     save_every: float = option("between the rolling checkpoints ckp_last, ckp_last-1", number(above=0), 5.0,
                                scope="machine", metavar="MINUTES")
     workers: int = option("processes that load data", number(int, least=0), 0, scope="machine", metavar="N")
-    compile: bool = option("run the network through torch.compile (CUDA; experimental, never run)", None, False,
+    compile: bool = option("run the network through torch.compile (CUDA; experimental)", None, False,
                            scope="machine")
     cuda_graphs: bool = option("record the kernels of the reconstruction once and replay them (CUDA)", None, False,
                                scope="machine")

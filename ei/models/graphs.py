@@ -6,8 +6,10 @@ kernels of a call and of its backward pass are recorded once for each shape of m
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -55,15 +57,19 @@ class _Recording:
     def __init__(self, call: Callable[[Tensor], Tensor], module: nn.Module, y: Tensor) -> None:
         self._held: weakref.ref[_Token] | None = None
         before = [buffer.clone() for buffer in module.buffers()]
+        with _no_garbage_collected():
+            self._record(call, module, y)
+        with torch.no_grad():
+            for buffer, value in zip(module.buffers(), before, strict=True):
+                buffer.copy_(value)
+
+    def _record(self, call: Callable[[Tensor], Tensor], module: nn.Module, y: Tensor) -> None:
         like = y.detach().clone().requires_grad_(y.requires_grad)
         if torch.is_grad_enabled():
             self._replay: Callable[[Tensor], Tensor] = _AsModule(call, module).train(module.training)
             torch.cuda.make_graphed_callables(self._replay, (like,))  # in place
         else:
             self._replay = _forward_only(call, like)
-        with torch.no_grad():
-            for buffer, value in zip(module.buffers(), before, strict=True):
-                buffer.copy_(value)
 
     @property
     def busy(self) -> bool:
@@ -76,6 +82,19 @@ class _Recording:
         token = _Token()
         self._held = weakref.ref(token)
         return _Held.apply(out, token)
+
+
+@contextlib.contextmanager
+def _no_garbage_collected() -> Iterator[None]:
+    """A graph that is freed while another one is recorded spoils it."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class _Token:

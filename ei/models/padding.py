@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ei.errors import InputError
 
@@ -49,5 +49,9 @@ def call_padded(net: nn.Module, x: Tensor) -> Tensor:
         f"images of {height} x {width} are padded by reflection to {sides} for the network, and cropped after it",
         stacklevel=2,
     )
-    padded = functional.pad(x, padding, mode="reflect")
-    return net(padded)[..., top : top + height, left : left + width]
+    for axis, before, after in ((-1, left, right), (-2, top, bottom)):
+        # As `functional.pad` does it, whose derivative on a GPU adds up in another order every time.
+        size = x.shape[axis]
+        first, last = x.narrow(axis, 1, before).flip(axis), x.narrow(axis, size - 1 - after, after).flip(axis)
+        x = torch.cat([first, x, last], dim=axis)
+    return net(x)[..., top : top + height, left : left + width]
