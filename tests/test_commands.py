@@ -22,11 +22,13 @@ from ei.commands.operators import named_physics
 from ei.commands.options import OPTIONS
 from ei.commands.parser import choose_device
 from ei.commands.presets import TASKS, Task
+from ei.common.devices import device_of_tensors
 from ei.common.files import load_file, save_file
 from ei.datasets import CTData, EllipsePhantoms
 from ei.errors import InputError
 from ei.models import UNet
 from ei.physics import CT, Inpainting
+from ei.physics.krylov import WithPseudoInverse
 
 Script = Callable[..., Result]
 OLD_RUNS = Path(__file__).resolve().parent / "old_runs"
@@ -734,6 +736,9 @@ def test_tensors_of_an_operator_of_ones_own_go_where_it_computes(tmp_path: Path)
     (tmp_path / "mine.py").write_text(OWN)
     physics = named_physics(f"{tmp_path / 'mine.py'}:Vector", torch.device("meta"))
     assert physics.matrix.device.type == "meta"
+    assert device_of_tensors(physics) == device_of_tensors(WithPseudoInverse(physics)) == torch.device("meta")
+    assert device_of_tensors(CT(8, 3).to("meta")) in (None, torch.device("meta"))
+    assert device_of_tensors(named_physics(f"{tmp_path / 'mine.py'}:Rows", torch.device("meta"))) is None
 
 
 def test_more_processes_than_gpus_are_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

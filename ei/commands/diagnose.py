@@ -48,7 +48,7 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
     shape = _shape(options, given, physics)
     known, physics = physics, operator_for(options, shape, device, physics, {}, given)
     if names_own_code(options.physics):
-        probe(physics, "A", torch.zeros(1, *shape))
+        probe(physics, "A", torch.zeros(1, *shape), device)
     if isinstance(physics, Inpainting) and physics.count > 1:
         raise InputError("diagnose examines one operator, and this one has a mask for each image: give one of them")
     group = named_group(options.group, options.ei_trans, said=given.get("ei_trans") is not None)

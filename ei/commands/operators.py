@@ -13,6 +13,7 @@ from torch import Tensor
 from ei.commands.options import Options
 from ei.commands.presets import TASKS, Shape, task_of
 from ei.common.describe import describe
+from ei.common.devices import device_of_tensors
 from ei.common.files import read_yaml
 from ei.common.own_code import import_own, made, names_own_code
 from ei.errors import InputError
@@ -226,13 +227,13 @@ def probe_operator(physics: Any, shape: Shape, device: torch.device | None = Non
 
 def probe(physics: Any, name: str, tensor: Tensor, device: torch.device | None = None) -> Tensor:
     """``physics.<name>(tensor)`` of an operator that may be of one's own: what goes wrong in it is told in a line. On
-    ``device``, by default that of the operator's buffers, or the CPU.
+    ``device``, by default where the operator's tensors are, or the CPU.
 
     Raises:
         InputError: if it fails, or gives no tensor.
     """
     if device is None:
-        device = next((t.device for t in getattr(physics, "buffers", list)()), torch.device("cpu"))
+        device = device_of_tensors(physics) or torch.device("cpu")
     try:
         with torch.no_grad():
             found = getattr(physics, name)(tensor.to(device))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from ei.errors import InputError
 
@@ -18,3 +21,15 @@ def device_of(name: torch.device | str) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         reason = str(error).splitlines()[0]
         raise InputError(f"torch cannot use the device {str(name)!r} here: {reason}") from None
+
+
+def device_of_tensors(operator: Any) -> torch.device | None:
+    """Where an operator's tensors are: the first of its buffers, or of its attributes if it is no module; of one that
+    wraps another as ``physics``, that one's. None where it has none."""
+    own = next(iter(getattr(operator, "buffers", tuple)()), None)
+    if own is None:
+        own = next((value for value in getattr(operator, "__dict__", {}).values() if isinstance(value, Tensor)), None)
+    if own is not None:
+        return own.device
+    inner = getattr(operator, "__dict__", {}).get("physics")
+    return None if inner is None else device_of_tensors(inner)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ei.common.devices import device_of_tensors
 from ei.physics import operator_of
 
 # Noise leaves some of y that no image explains; more than this over what the operator itself leaves is told.
@@ -29,7 +30,7 @@ def look_at(physics: Any, measurements: Sequence[Tensor], numbers: Sequence[int]
     with torch.no_grad():
         for y, number in zip(measurements, numbers, strict=True):
             own = operator_of(physics, [number])
-            y = y[None].to(next((t.device for t in getattr(own, "buffers", list)()), y.device))
+            y = y[None].to(device_of_tensors(own) or y.device)
             again = own.A(own.A_dagger(y))
             left.append(_relative(again - y, y))
             usual.append(_relative(own.A(own.A_dagger(again)) - again, again))

@@ -77,6 +77,10 @@ class ReconstructionFunction(nn.Module):
         `ei.models.graphs`): the same kernels, without the time that Python takes to start them. For CUDA; gradients of
         gradients cannot be taken. Call it when the network is where it stays, and replace no parameter afterwards."""
         self._recorded = RecordedCalls(super().__call__, self)
+        # Gradients arrive from the stream that a recording was made on; torch would warn of it in every run.
+        silence = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
+        if silence is not None:
+            silence(False)
 
     def __call__(self, y: Tensor) -> Tensor:
         return super().__call__(y) if self._recorded is None or not self.training else self._recorded(y)
