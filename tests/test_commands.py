@@ -730,8 +730,11 @@ def test_the_readme_lists_the_options() -> None:
     )
 
 
-def test_tensors_of_an_operator_of_ones_own_go_where_it_computes(tmp_path: Path) -> None:
+def test_tensors_of_an_operator_of_ones_own_go_where_it_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a class that is no module, too: on a GPU its matrix would otherwise stay on the CPU."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "beside.py").write_text("KEPT = 2\n")
     (tmp_path / "mine.py").write_text(OWN)
     physics = named_physics(f"{tmp_path / 'mine.py'}:Vector", torch.device("meta"))

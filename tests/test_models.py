@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import SmallNet, fill, filled, reference, state_dict_shapes
+from conftest import SmallNet, fill, filled, reference, state_dict_shapes, subprocess_run
 from torch import nn
 
 from ei.models import Discriminator, GroupAverage, Reconstructor, UNet, Unrolled
+from ei.models.base import computing
 from ei.models.unet import Up
 from ei.models.weights import load_weights
 from ei.physics import CT, Inpainting
@@ -206,3 +209,48 @@ def test_padded_gradients() -> None:
     step = 1e-6 * direction
     difference = (f(y + step).square().sum() - f(y - step).square().sum()) / 2e-6
     torch.testing.assert_close((gradient * direction).sum(), difference, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_how_a_gpu_would_convolve(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cudnn = torch.backends.cudnn
+    f = Reconstructor(UNet(1, 1, base_channels=2), CT(16, 3), precision=precision)
+    with computing(f):
+        assert (cudnn.allow_tf32, cudnn.deterministic) == (True, False)  # without one, nothing is touched
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with computing(f):
+        assert (cudnn.allow_tf32, cudnn.deterministic) == (precision == "tf32", True)
+    assert (cudnn.allow_tf32, cudnn.deterministic) == (True, False)
+
+
+NEWER = """
+import sys
+
+import torch
+from ei.models import Reconstructor, UNet
+from ei.models.base import computing
+from ei.physics import CT
+
+conv = getattr(torch.backends.cudnn, "conv", None)
+if hasattr(conv, "fp32_precision"):  # torch 2.9
+    exec(sys.argv[1])
+    before = conv.fp32_precision
+    f = Reconstructor(UNet(1, 1, base_channels=2), CT(16, 3))
+    f(torch.zeros(1, 1, 23, 3))
+    torch.cuda.is_available = lambda: True
+    with computing(f):
+        assert conv.fp32_precision == "ieee" and torch.backends.cudnn.deterministic
+    f.precision = "tf32"
+    with computing(f):
+        assert conv.fp32_precision == "tf32"
+    assert conv.fp32_precision == before and not torch.backends.cudnn.deterministic
+"""
+
+
+@pytest.mark.parametrize(
+    "chosen", ["conv.fp32_precision = 'ieee'", "torch.backends.fp32_precision = 'tf32'",
+               "torch.backends.fp32_precision = 'ieee'"],
+)  # fmt: skip
+def test_precisions_chosen_by_their_newer_names(chosen: str, tmp_path: Path) -> None:
+    done = subprocess_run(sys.executable, "-c", NEWER, chosen, cwd=tmp_path)
+    assert done.code == 0, done.err

@@ -164,3 +164,5 @@ def test_the_derivative_of_gpus_is_that_of_cpus(shape: tuple[int, ...], degrees:
     torch.testing.assert_close(turned, Rotate(1).apply(x, [degrees]))
     torch.testing.assert_close(torch.autograd.grad(turned, x, weights)[0], expected)
     assert torch.autograd.gradgradcheck(lambda v: rotate._Turned.apply(v, math.radians(degrees)).square(), (x,))
+    func = torch.func.grad(lambda v: (rotate._Turned.apply(v, math.radians(degrees)) * weights).sum())
+    torch.testing.assert_close(func(x.detach()), expected)

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch.optim import SGD, Adam
 
-from ei.closure import AdversarialEIClosure, UNSUREClosure
+from ei.closure import AdversarialEIClosure, SplittingClosure, UNSUREClosure
 from ei.closure.base import InUnits
 from ei.commands.data import TrainingData, find_image_scale, fit_of, level_to_start_from, look_of
 from ei.commands.operators import check_count, known_physics, operator_for, probe_operator
@@ -60,6 +60,7 @@ from ei.models.padding import padding_for
 from ei.models.sync_bn import synchronize_batch_norm
 from ei.models.weights import generator_weights, load_weights
 from ei.physics import TiledInpainting
+from ei.physics.base import operator_of
 from ei.physics.noise import UNKNOWN
 from ei.training import RunFolder, Trainer, cosine_schedule, one_cycle_schedule, step_schedule
 from ei.training.folder import check_run_folder
@@ -209,6 +210,10 @@ def build_training(
     f = _reconstruction_function(options, net, physics)
     closure.check(f, physics)
     if options.cuda_graphs:
+        if options.recompute or options.tile is not None or operator_of(physics, [0]) is not physics:
+            raise InputError("--cuda-graphs is for one operator, without --tile and without --recompute; leave it out")
+        if isinstance(closure.closure if isinstance(closure, InUnits) else closure, SplittingClosure):
+            raise InputError(f"--cuda-graphs is for one operator, and --method {options.method} makes parts of it")
         f.use_cuda_graphs()
     optimizers: dict[str, torch.optim.Optimizer] = {
         "total": Adam(net.parameters(), lr=options.lr, weight_decay=options.wd)

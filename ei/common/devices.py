@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -24,9 +25,11 @@ def device_of(name: torch.device | str) -> torch.device:
 
 
 def device_of_tensors(operator: Any) -> torch.device | None:
-    """Where an operator's tensors are: the first of its buffers, or of its attributes if it is no module; of one that
-    wraps another as ``physics``, that one's. None where it has none."""
-    own = next(iter(getattr(operator, "buffers", tuple)()), None)
+    """Where an operator's tensors are: the first of its buffers, parameters, or attributes; of one that wraps another
+    as ``physics``, that one's. None where it has none."""
+    own = None
+    if isinstance(operator, torch.nn.Module):
+        own = next(itertools.chain(operator.buffers(), operator.parameters()), None)
     if own is None:
         own = next((value for value in getattr(operator, "__dict__", {}).values() if isinstance(value, Tensor)), None)
     if own is not None:

@@ -120,11 +120,11 @@ def launched() -> Processes:
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
     """Join the processes that a launcher started, for the time of a ``with`` block: gloo on the CPU, nccl for CUDA."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # what is seeded, recorded and timed is on the current device
     if launched().count == 1:
         yield Processes()
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes.current()

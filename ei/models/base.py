@@ -76,14 +76,16 @@ class ReconstructionFunction(nn.Module):
         """In training mode, record what a call does once for each shape of measurements, and replay it (see
         `ei.models.graphs`): the same kernels, without the time that Python takes to start them. For CUDA; gradients of
         gradients cannot be taken. Call it when the network is where it stays, and replace no parameter afterwards."""
-        self._recorded = RecordedCalls(super().__call__, self)
+        self._recorded = RecordedCalls(super().__call__, self, lambda: computing(self))
         # Gradients arrive from the stream that a recording was made on; torch would warn of it in every run.
         silence = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
         if silence is not None:
             silence(False)
 
-    def __call__(self, y: Tensor) -> Tensor:
-        return super().__call__(y) if self._recorded is None or not self.training else self._recorded(y)
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        if self._recorded is None or not self.training:
+            return super().__call__(*args, **kwargs)
+        return self._recorded(*args, **kwargs)
 
     def image_dtype(self) -> torch.dtype:
         """The dtype of images: that of the network's weights."""
@@ -102,7 +104,8 @@ class ReconstructionFunction(nn.Module):
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         bf16 = self.precision == "bf16"
-        with computing(self), torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=bf16):
+        autocast = torch.autocast(x.device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
+        with computing(self) if x.is_cuda else contextlib.nullcontext(), autocast:
             x = call_padded(self.net, x) if x.dim() == 4 else self.net(x)
         x = x.to(dtype)
         return x if self.image_scale == 1 else x * self.image_scale
@@ -112,13 +115,27 @@ class ReconstructionFunction(nn.Module):
 def computing(f: Any) -> Iterator[None]:
     """How convolutions on a GPU compute in a ``with`` block, forward and backward: in float32 unless the ``precision``
     of ``f`` is "tf32", and the same way every time, so that a run is a function of its seed."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.allow_tf32, cudnn.deterministic
-    cudnn.allow_tf32, cudnn.deterministic = getattr(f, "precision", "fp32") == "tf32", True
+    if not torch.cuda.is_available():
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    tf32 = getattr(f, "precision", "fp32") == "tf32"
+    try:
+        where, name, value, before = cudnn, "allow_tf32", tf32, cudnn.allow_tf32
+        named = getattr(torch.backends, "fp32_precision", "none") != "none"
+    except RuntimeError:
+        named = True
+    if named:  # somebody has chosen precisions by the names that torch has for them from 2.9
+        where, name, value = cudnn.conv, "fp32_precision", "tf32" if tf32 else "ieee"
+        before = where.fp32_precision
+    deterministic = cudnn.deterministic
+    setattr(where, name, value)
+    cudnn.deterministic = True
     try:
         yield
     finally:
-        cudnn.allow_tf32, cudnn.deterministic = before
+        setattr(where, name, before)
+        cudnn.deterministic = deterministic
 
 
 def keep_average(f: Any, average: nn.Module | None) -> None:

@@ -53,5 +53,6 @@ def call_padded(net: nn.Module, x: Tensor) -> Tensor:
         # As `functional.pad` does it, whose derivative on a GPU adds up in another order every time.
         size = x.shape[axis]
         first, last = x.narrow(axis, 1, before).flip(axis), x.narrow(axis, size - 1 - after, after).flip(axis)
-        x = torch.cat([first, x, last], dim=axis)
+        parts = [part for part in (first, x, last) if part.shape[axis]]
+        x = torch.cat(parts, dim=axis) if len(parts) > 1 else x
     return net(x)[..., top : top + height, left : left + width]

@@ -82,7 +82,8 @@ class PaddedRows:
         rows, starts, counts = matrix.shape[0], matrix.indptr[:-1], np.diff(matrix.indptr)
         length = int(counts.max(initial=1))
         if rows * length > np.iinfo(np.int32).max:
-            raise MemoryError(f"a sparse matrix of {rows} rows of {length} entries is too large for 32-bit indices")
+            raise InputError(f"a sparse matrix of {rows} rows of {length} entries is too large for 32-bit indices on a "
+                             "GPU; use fewer views or smaller images, or --device cpu")  # fmt: skip
         columns, values = np.zeros((rows, length), np.int32), np.zeros((rows, length), matrix.dtype)
         if matrix.nnz:
             place = np.arange(length) < counts[:, None]
@@ -99,7 +100,7 @@ class PaddedRows:
         """The product with ``vectors`` ``[columns, K]``, of any strides."""
         across = vectors.mT.contiguous()
         rows, length = self.values.shape
-        at_a_time = max(1, GATHERED // (length * len(across)))
+        at_a_time = max(1, GATHERED // max(1, length * len(across)))
         parts = [
             across.index_select(1, self.columns[first * length : (first + at_a_time) * length])
             .view(len(across), -1, length)

@@ -83,10 +83,15 @@ def _turned_adjoint(x: Tensor, angle: float) -> Tensor:
 
 
 class _Turned(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, angle: float) -> Tensor:
-        ctx.angle = angle
+    def forward(x: Tensor, angle: float) -> Tensor:
         return _turned(x, angle)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.angle = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -94,10 +99,15 @@ class _Turned(torch.autograd.Function):
 
 
 class _TurnedAdjoint(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, angle: float) -> Tensor:
-        ctx.angle = angle
+    def forward(x: Tensor, angle: float) -> Tensor:
         return _turned_adjoint(x, angle)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.angle = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
