@@ -40,6 +40,8 @@ class RecordedCalls:
             backward pass through one result, which needs what the first has overwritten.
     """
 
+    device_type = "cuda"
+
     def __init__(
         self, call: Callable[[Tensor], Tensor], module: nn.Module, computing: Callable[[], AbstractContextManager]
     ) -> None:
@@ -55,7 +57,7 @@ class RecordedCalls:
         return type(None), ()
 
     def __call__(self, y: Tensor) -> Tensor:
-        if y.device.type != "cuda":
+        if y.device.type != self.device_type:
             raise InputError(f"CUDA graphs (--cuda-graphs) need measurements on a CUDA device, not on {y.device}")
         state = (
             *((p.data_ptr(), p.requires_grad) for p in self._module.parameters()),
@@ -173,13 +175,11 @@ def _no_garbage_collected() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Recording runs the network several times; its running statistics are as before afterwards. A buffer that is the
-    same is left alone: a graph of before may need it."""
+    """Recording runs the network several times; its running statistics are as before afterwards, and autograd, which
+    may hold a buffer, is not told."""
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
+        for buffer, value in before:
+            buffer.data.copy_(value)
