@@ -14,7 +14,6 @@ import csv
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,34 +60,26 @@ def steps(repeats: int) -> list[dict[str, object]]:
     physics = CT(128, 50).cuda()
     rows: list[dict[str, object]] = []
 
-    def add(name: str, make: Callable[[], ReconstructionFunction], closure: Any, group: Any, batch: int) -> None:
-        times = {}
-        for graphs in (False, True):
-            f = make().cuda()
-            if graphs:
-                f.use_cuda_graphs()
-            times["graphs" if graphs else "plain"] = round(step_ms(f, closure, group, batch, repeats), 1)
-        rows.append({"step": name, "plain_ms": times["plain"], "graphs_ms": times["graphs"]})
+    def add(name: str, f: ReconstructionFunction, closure: Any, group: Any, batch: int) -> None:
+        f.cuda()
+        plain = step_ms(f, closure, group, batch, repeats)
+        f.use_cuda_graphs()
+        graphs = step_ms(f, closure, group, batch, repeats)
+        rows.append({"step": name, "plain_ms": round(plain, 1), "graphs_ms": round(graphs, 1)})
         print(rows[-1], flush=True)
 
     for channels, batch, precision, frozen in UNROLLED:
+        net = UNet(1, 1, base_channels=channels, norm="none")
         add(
             f"unrolled, {channels} channels, batch {batch}, {precision}{', frozen targets' if frozen else ''}",
-            lambda channels=channels, precision=precision: Unrolled(  # type: ignore[misc]
-                UNet(1, 1, base_channels=channels, norm="none"), physics, iterations=5, cg_steps=5, precision=precision
-            ),
+            Unrolled(net, physics, iterations=5, cg_steps=5, precision=precision),
             EIClosure(1.0, mc_domain="image", stop_gradient=True, frozen_targets=frozen),
             FourierRotate(2),
             batch,
         )
     for precision in ("fp32", "tf32", "bf16"):
-        add(
-            f"direct, 64 channels, batch 2, {precision}",
-            lambda precision=precision: Reconstructor(UNet(1, 1), physics, precision),  # type: ignore[misc]
-            EIClosure(100.0),
-            Rotate(5),
-            2,
-        )
+        f = Reconstructor(UNet(1, 1), physics, precision)
+        add(f"direct, 64 channels, batch 2, {precision}", f, EIClosure(100.0), Rotate(5), 2)
     return rows
 
 

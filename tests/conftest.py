@@ -17,6 +17,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ei.models import UNet
+
 # The tests' problems are tiny: more threads would mostly wait for each other.
 torch.set_num_threads(1)
 
@@ -69,6 +71,18 @@ class SmallNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.b(torch.relu(self.a(x)))
+
+
+def small_unet(norm: str = "none") -> UNet:
+    """The same weights every time."""
+    torch.manual_seed(0)
+    return UNet(1, 1, base_channels=8, norm=norm)
+
+
+def relative(a: Tensor, b: Tensor | np.ndarray) -> float:
+    """``||a - b|| / ||b||``, wherever they are."""
+    a, b = a.detach().cpu(), torch.as_tensor(b).detach().cpu()
+    return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b))
 
 
 class Result(NamedTuple):

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Result
+from conftest import ROOT, Result, relative, small_unet
 from torch import Tensor, nn
 
 from ei.closure import EIClosure
 from ei.common.files import load_file
 from ei.common.seeds import generator
 from ei.errors import InputError
-from ei.models import Reconstructor, UNet, Unrolled
+from ei.models import Reconstructor, Unrolled
 from ei.models.base import computing
 from ei.physics import CT, MRI, GaussianNoise, Inpainting, PoissonGaussianNoise, Tomography, pinv_cg
 from ei.physics.krylov import WithPseudoInverse
@@ -40,10 +40,6 @@ PHYSICS: list[Callable[[], Any]] = [
     lambda: MRI(MASK, MAPS),
 ]
 IDS = ["CT", "CT of a circle, limited angle", "parallel", "fan", "inpainting", "MRI", "MRI of 3 coils"]
-
-
-def relative(a: Tensor, b: Tensor) -> float:
-    return float((a.detach().cpu().double() - b.detach().cpu().double()).norm() / b.detach().cpu().double().norm())
 
 
 def image_of(physics: Any, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -100,18 +96,13 @@ def test_noise(noise: Any) -> None:
     assert float(drawn.std()) == pytest.approx(expected, rel=0.1)
 
 
-def unet(norm: str = "none") -> nn.Module:
-    torch.manual_seed(0)
-    return UNet(1, 1, base_channels=8, norm=norm)
-
-
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Reconstructor(unet("batch"), CT(32, 12)),
-        lambda: Unrolled(unet(), CT(32, 12), iterations=2, cg_steps=4),
-        lambda: Unrolled(unet(), CT(32, 12), iterations=2, cg_steps=4, recompute=True),
-        lambda: Unrolled(unet(), Inpainting(32, 32), iterations=1, cg_steps=1),
+        lambda: Reconstructor(small_unet("batch"), CT(32, 12)),
+        lambda: Unrolled(small_unet(), CT(32, 12), iterations=2, cg_steps=4),
+        lambda: Unrolled(small_unet(), CT(32, 12), iterations=2, cg_steps=4, recompute=True),
+        lambda: Unrolled(small_unet(), Inpainting(32, 32), iterations=1, cg_steps=1),
     ],
     ids=["direct", "unrolled", "recomputed", "unrolled inpainting"],
 )
@@ -182,7 +173,7 @@ def test_every_method_trains_and_its_checkpoint_works_on_the_cpu(
 
 
 def test_compiled_is_the_same() -> None:
-    f, compiled = (Reconstructor(unet("batch"), CT(32, 12), compile=c).cuda() for c in (False, True))
+    f, compiled = (Reconstructor(small_unet("batch"), CT(32, 12), compile=c).cuda() for c in (False, True))
     y = f.physics.A(torch.rand(2, 1, 32, 32).cuda())
     assert relative(compiled(y), f(y)) < 1e-3
 
@@ -190,7 +181,7 @@ def test_compiled_is_the_same() -> None:
 @pytest.mark.parametrize("make", PHYSICS[:2], ids=IDS[:2])
 def test_the_same_every_time(make: Callable[[], Any]) -> None:
     physics = make().cuda()
-    f = Unrolled(unet(), physics, iterations=2, cg_steps=3)
+    f = Unrolled(small_unet(), physics, iterations=2, cg_steps=3)
     f.net.cuda()
     y = physics.A(image_of(physics).cuda())
     gradients = []

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import relative, small_unet
 from torch import Tensor, nn
 
 from ei.closure import EIClosure, MCClosure
@@ -19,10 +20,6 @@ from ei.models.base import computing, evaluating
 from ei.physics import CT, MRI, Inpainting
 from ei.transforms import FourierRotate, Shift
 from ei.transforms.seeded import SeededGroup
-
-
-def relative(a: Tensor, b: Tensor) -> float:
-    return float((a.detach() - b.detach()).norm() / b.detach().norm())
 
 
 def imitated(module: nn.Module, arguments: tuple[Tensor], allow_unused_input: bool) -> None:
@@ -83,11 +80,6 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     return torch.device("cpu")
 
 
-def unet(norm: str = "none") -> nn.Module:
-    torch.manual_seed(0)
-    return UNet(1, 1, base_channels=8, norm=norm)
-
-
 @pytest.mark.parametrize("n_trans", [1, 2])
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_cuda_graphs_give_the_same_training(n_trans: int, norm: str, device: torch.device) -> None:
@@ -95,7 +87,7 @@ def test_cuda_graphs_give_the_same_training(n_trans: int, norm: str, device: tor
     BatchNorm one step: a millionth more or less of y moves the first gradient by a third.)"""
     trained = []
     for recorded in (False, True):
-        f = Unrolled(unet(norm), CT(32, 12), iterations=2, cg_steps=3).to(device)
+        f = Unrolled(small_unet(norm), CT(32, 12), iterations=2, cg_steps=3).to(device)
         if recorded:
             f.use_cuda_graphs()
         optimizer = torch.optim.SGD(f.net.parameters(), lr=0.1 if norm == "none" else 1e-6)
@@ -119,7 +111,7 @@ def test_cuda_graphs_give_the_same_training(n_trans: int, norm: str, device: tor
 
 
 def test_cuda_graphs_refuse_what_they_cannot_do(device: torch.device) -> None:
-    f = Unrolled(unet(), CT(32, 12), iterations=1, cg_steps=2).to(device)
+    f = Unrolled(small_unet(), CT(32, 12), iterations=1, cg_steps=2).to(device)
     y = f.physics.A(torch.rand(1, 1, 32, 32).to(device))
     f.use_cuda_graphs()
     with pytest.raises(InputError, match="operator"):
@@ -156,7 +148,7 @@ def test_cuda_graphs_of_operators_with_buffers(make: Callable[[], Any], n_trans:
 
 def test_cuda_graphs_give_gradients_of_their_own(device: torch.device) -> None:
     """Accumulated, zeroed in place, kept: none is overwritten by the next one."""
-    f = Unrolled(unet(), CT(32, 12), iterations=1, cg_steps=2).to(device)
+    f = Unrolled(small_unet(), CT(32, 12), iterations=1, cg_steps=2).to(device)
     ys = [f.physics.A(torch.rand(1, 1, 32, 32).to(device)) for _ in range(2)]
     parameters = list(f.net.parameters())
     plain = [torch.autograd.grad(f(y).square().sum(), parameters) for y in ys]
@@ -174,7 +166,7 @@ def test_cuda_graphs_give_gradients_of_their_own(device: torch.device) -> None:
 
 
 def test_cuda_graphs_follow_what_is_frozen_and_copied(device: torch.device) -> None:
-    f = Unrolled(unet("batch"), CT(32, 12), iterations=1, cg_steps=2).to(device)
+    f = Unrolled(small_unet("batch"), CT(32, 12), iterations=1, cg_steps=2).to(device)
     y = f.physics.A(torch.rand(2, 1, 32, 32).to(device))
     f.use_cuda_graphs()
     first = next(f.net.parameters()).requires_grad_(False)
@@ -200,7 +192,7 @@ def test_cuda_graphs_in_a_closure(method: str, device: torch.device) -> None:
         "ei": EIClosure(1.0, mc_domain="image", stop_gradient=True),
         "ei_frozen": EIClosure(1.0, mc_domain="image", stop_gradient=True, frozen_targets=True),
     }[method]
-    f = Unrolled(unet(), CT(32, 12), iterations=1, cg_steps=2).to(device)
+    f = Unrolled(small_unet(), CT(32, 12), iterations=1, cg_steps=2).to(device)
     ys = [f.physics.A(torch.rand(n, 1, 32, 32).to(device)) for n in (2, 2, 1, 2)]
     found = []
     for recorded in (False, True):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from conftest import ROOT, reference, subprocess_run
+from conftest import ROOT, reference, relative, subprocess_run
 from torch.nn import functional
 
 from ei.errors import InputError
@@ -31,11 +31,6 @@ GEOMETRIES = [
     (24, 1, True, False),
     (33, 20, False, False),
 ]
-
-
-def relative(a: torch.Tensor, b: torch.Tensor | np.ndarray) -> float:
-    b = torch.as_tensor(b)
-    return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b))
 
 
 def radon_by_definition(x: torch.Tensor, degrees: torch.Tensor, circle: bool) -> torch.Tensor:

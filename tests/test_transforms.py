@@ -160,9 +160,9 @@ def test_the_derivative_of_gpus_is_that_of_cpus(shape: tuple[int, ...], degrees:
     x = torch.rand(shape, dtype=torch.float64, requires_grad=True)
     weights = torch.rand(shape, dtype=torch.float64)
     expected = torch.autograd.grad(Rotate(1).apply(x, [degrees]), x, weights)[0]
-    turned = rotate._Turned.apply(x, math.radians(degrees))
+    turned = rotate._Turned.apply(x, math.radians(degrees), False)
     torch.testing.assert_close(turned, Rotate(1).apply(x, [degrees]))
     torch.testing.assert_close(torch.autograd.grad(turned, x, weights)[0], expected)
-    assert torch.autograd.gradgradcheck(lambda v: rotate._Turned.apply(v, math.radians(degrees)).square(), (x,))
-    func = torch.func.grad(lambda v: (rotate._Turned.apply(v, math.radians(degrees)) * weights).sum())
+    assert torch.autograd.gradgradcheck(lambda v: rotate._Turned.apply(v, math.radians(degrees), False).square(), (x,))
+    func = torch.func.grad(lambda v: (rotate._Turned.apply(v, math.radians(degrees), False) * weights).sum())
     torch.testing.assert_close(func(x.detach()), expected)

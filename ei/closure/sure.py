@@ -128,9 +128,14 @@ def check_sure(f: Any, physics: Any) -> None:
 
 
 def check_precision(f: Any) -> None:
-    """Raise if f computes in bf16."""
-    if (precision := getattr(f, "precision", None)) not in (None, "fp32"):
-        raise InputError(f"SURE takes small differences, for which {precision} is too coarse: use the precision fp32")
+    """Raise if f computes too coarsely."""
+    if not fine_enough(f):
+        raise InputError(f"SURE takes small differences, for which {f.precision} is too coarse: use the precision fp32")
+
+
+def fine_enough(f: Any) -> bool:
+    """Whether f computes finely enough for the small differences that SURE takes."""
+    return getattr(f, "precision", None) in (None, "fp32")
 
 
 def unbiased_risk(

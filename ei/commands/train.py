@@ -59,8 +59,7 @@ from ei.models.base import ReconstructionFunction
 from ei.models.padding import padding_for
 from ei.models.sync_bn import synchronize_batch_norm
 from ei.models.weights import generator_weights, load_weights
-from ei.physics import TiledInpainting
-from ei.physics.base import operator_of
+from ei.physics import TiledInpainting, operator_of
 from ei.physics.noise import UNKNOWN
 from ei.training import RunFolder, Trainer, cosine_schedule, one_cycle_schedule, step_schedule
 from ei.training.folder import check_run_folder

@@ -75,7 +75,7 @@ class ReconstructionFunction(nn.Module):
     def use_cuda_graphs(self) -> None:
         """In training mode, record what a call does once for each shape of measurements, and replay it (see
         `ei.models.graphs`): the same kernels, without the time that Python takes to start them. For CUDA; gradients of
-        gradients cannot be taken. Call it when the network is where it stays, and replace no parameter afterwards."""
+        gradients cannot be taken."""
         self._recorded = RecordedCalls(super().__call__, self, lambda: computing(self))
         # Gradients arrive from the stream that a recording was made on; torch would warn of it in every run.
         silence = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)

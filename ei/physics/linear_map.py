@@ -64,7 +64,7 @@ class CSR:
 
     @property
     def nbytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.row_pointers, self.columns, self.values))
+        return self.row_pointers.nbytes + self.columns.nbytes + self.values.nbytes
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class PaddedRows:
 
     @property
     def nbytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.columns, self.values))
+        return self.columns.nbytes + self.values.nbytes
 
 
 class LinearMap:

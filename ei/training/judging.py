@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ei.closure.sure import SUREClosure
+from ei.closure.sure import SUREClosure, fine_enough
 from ei.common.processes import Part, Processes
 from ei.common.seeds import derive_seed, seed_all
 from ei.datasets.batches import indices_of, measured, seeded_batches
@@ -115,9 +115,7 @@ def _tells_psnr(trainer: Trainer) -> bool:
 def _tells_sure(trainer: Trainer) -> bool:
     """Whether SURE judges: a loss that compares with noisy measurements is least where their noise is fitted."""
     has_it = any("sure" in column for column in getattr(trainer.closure, "columns", None) or {})
-    if trainer.report_psnr or trainer.rules == 1 or has_it:
-        return False
-    if getattr(trainer.f, "precision", "fp32") != "fp32":  # too coarse for it
+    if trainer.report_psnr or trainer.rules == 1 or has_it or not fine_enough(trainer.f):
         return False
     return noise_with_variance(trainer.physics) is not None
 

@@ -41,21 +41,25 @@ class Rotate(Transform):
         dtype = torch.promote_types(x.dtype, torch.float32)
         angle = math.radians(float(element))
         with torch.autocast(x.device.type, enabled=False):
-            turn = _Turned.apply if x.is_cuda else _turned
-            return turn(x.to(dtype), angle).to(x.dtype)
+            turned = _Turned.apply(x.to(dtype), angle, False) if x.is_cuda else _turned(x.to(dtype), angle)
+        return turned.to(x.dtype)
 
 
-def _read(x: Tensor, angle: float) -> tuple[Tensor, Tensor]:
-    """Where each pixel of the turned images is read, row and column from the centre, ``[H, W]``."""
+def _from_centre(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Row ``[H, 1]`` and column ``[W]`` of the pixels of ``x``, from its centre."""
     height, width = x.shape[-2:]
     row = torch.arange(height, dtype=x.dtype, device=x.device)[:, None] - (height - 1) / 2
-    column = torch.arange(width, dtype=x.dtype, device=x.device) - (width - 1) / 2
+    return row, torch.arange(width, dtype=x.dtype, device=x.device) - (width - 1) / 2
+
+
+def _read_at(row: Tensor, column: Tensor, angle: float) -> tuple[Tensor, Tensor]:
+    """Where pixels of turned images are read, row and column from the centre."""
     # Row axes point down, so reading at the point turned clockwise turns the image counter-clockwise.
     return math.sin(angle) * column + math.cos(angle) * row, math.cos(angle) * column - math.sin(angle) * row
 
 
 def _turned(x: Tensor, angle: float) -> Tensor:
-    row, column = _read(x, angle)
+    row, column = _read_at(*_from_centre(x), angle)
     height, width = x.shape[-2:]
     grid = torch.stack([column * 2 / width, row * 2 / height], dim=-1).expand(len(x), -1, -1, -1)
     return functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
@@ -65,50 +69,34 @@ def _turned_adjoint(x: Tensor, angle: float) -> Tensor:
     """The adjoint of `_turned`: a pixel gathers from those that were read near it, sixteen at most. On a GPU, torch's
     own derivative of `grid_sample` lets the pixels scatter, and adds up in another order every time."""
     height, width = x.shape[-2:]
-    row, column = _read(x, -angle)
+    own_row, own_column = _from_centre(x)
+    row, column = _read_at(own_row, own_column, -angle)
     near = torch.arange(-1, 3, device=x.device, dtype=x.dtype)
     rows = (row + (height - 1) / 2).floor() + near.repeat_interleave(4)[:, None, None]
     columns = (column + (width - 1) / 2).floor() + near.repeat(4)[:, None, None]
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     place = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
-    # Where those pixels were read, relative to this one, and so with which weight.
-    rows, columns = rows - (height - 1) / 2, columns - (width - 1) / 2
-    own_row = torch.arange(height, dtype=x.dtype, device=x.device)[:, None] - (height - 1) / 2
-    own_column = torch.arange(width, dtype=x.dtype, device=x.device) - (width - 1) / 2
-    off_row = math.sin(angle) * columns + math.cos(angle) * rows - own_row
-    off_column = math.cos(angle) * columns - math.sin(angle) * rows - own_column
+    # How far from this pixel those were read, and so with which weight.
+    read_row, read_column = _read_at(rows - (height - 1) / 2, columns - (width - 1) / 2, angle)
+    off_row, off_column = read_row - own_row, read_column - own_column
     weight = inside * (1 - off_row.abs()).clamp(min=0) * (1 - off_column.abs()).clamp(min=0)
     found = x.flatten(-2).index_select(-1, place.long().flatten())
     return (found.view(*x.shape[:-2], *weight.shape) * weight).sum(-3)
 
 
 class _Turned(torch.autograd.Function):
+    """`_turned`, or its ``adjoint``; each is the derivative of the other."""
+
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, angle: float) -> Tensor:
-        return _turned(x, angle)
+    def forward(x: Tensor, angle: float, adjoint: bool) -> Tensor:
+        return _turned_adjoint(x, angle) if adjoint else _turned(x, angle)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.angle = inputs[1]
+        _, ctx.angle, ctx.adjoint = inputs
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _TurnedAdjoint.apply(gradient, ctx.angle), None
-
-
-class _TurnedAdjoint(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, angle: float) -> Tensor:
-        return _turned_adjoint(x, angle)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.angle = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _Turned.apply(gradient, ctx.angle), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _Turned.apply(gradient, ctx.angle, not ctx.adjoint), None, None
