@@ -282,6 +282,7 @@ def _reconstruction_function(options: Options, net: UNet, physics: Any) -> Recon
         recompute=options.recompute,
         precision=options.precision,
         image_scale=scale,
+        filtered=options.filtered,
     )
 
 

@@ -43,12 +43,15 @@ class Unrolled(ReconstructionFunction):
             iteration again (`torch.utils.checkpoint`). Same values, gradients and running statistics.
         precision: "fp32", or "bf16" to run the network under ``torch.autocast``; the physics stays outside, in the
             dtype of the network's weights (float32).
+        filtered: weight the steps towards the data with the physics' ``filter``, for tomography the ramp filter of FBP
+            (see `pinv_cg`): five such steps come closer to the data than twenty plain ones, and noise at high
+            frequencies weighs more.
         image_scale: s > 0: the network sees ``x / s`` and its output is multiplied by s. 1 for images in [0, 1].
 
     Differentiable with respect to the weights and to ``y``, through the steps.
 
     Raises:
-        InputError: for an argument out of range, or a physics without an adjoint.
+        InputError: for an argument out of range, a physics without an adjoint, or filtered and without a filter.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Unrolled(ReconstructionFunction):
         recompute: bool = False,
         precision: str = "fp32",
         image_scale: float = 1.0,
+        filtered: bool = False,
     ) -> None:
         for name, value in (("iterations", iterations), ("cg_steps", cg_steps)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -69,7 +73,12 @@ class Unrolled(ReconstructionFunction):
         if last not in LASTS:
             raise InputError(f"last (what an unrolled reconstruction ends with) must be data or net, not {last!r}")
         adjoint_of(physics)  # or raise, here rather than at the first image
+        if filtered and not callable(getattr(physics, "filter", None)):
+            raise InputError(
+                f"filtered steps need an operator with a filter, as tomography has; {type(physics).__name__} has none"
+            )
         super().__init__(net, physics, precision, image_scale)
+        self.filtered = bool(filtered)
         self.iterations, self.cg_steps, self.last, self.recompute = iterations, cg_steps, last, bool(recompute)
 
     @property
@@ -80,6 +89,7 @@ class Unrolled(ReconstructionFunction):
             "cg_steps": self.cg_steps,
             "last": self.last,
             "image_scale": self.image_scale,
+            **({"filtered": True} if self.filtered else {}),  # older versions read what does without
         }
 
     def forward(self, y: Tensor) -> Tensor:
@@ -105,7 +115,8 @@ class Unrolled(ReconstructionFunction):
             return x + self._pinv(y - self.physics.A(x), self.cg_steps)
 
     def _pinv(self, y: Tensor, steps: int) -> Tensor:
-        return pinv_cg(self.physics, y, steps, tol=0, orthogonal=True)
+        weight = self.physics.filter if self.filtered else None
+        return pinv_cg(self.physics, y, steps, tol=0, orthogonal=True, weight=weight)
 
     def _recomputation(self) -> tuple[AbstractContextManager, AbstractContextManager]:
         """The contexts of an iteration's two computations."""

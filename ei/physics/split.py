@@ -31,6 +31,9 @@ class Split:
     def A_adjoint(self, y: Tensor) -> Tensor:
         return adjoint_of(self.physics, self.image_shape)(self._of(y) * y)
 
+    def filter(self, y: Tensor) -> Tensor:
+        return self.physics.filter(y)
+
     def A_dagger(self, y: Tensor) -> Tensor:
         """What the operator says for fewer entries (`Physics.A_dagger_of`); of one that says nothing, its A_dagger with
         zeros in place of the others."""
