@@ -4,9 +4,9 @@
 
 A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in one of PAGES. KIND is a task, for a folder that ``ei
 reproduce`` wrote, less its run folders; "seeds CELL", for its files CELL.csv and CELL_seed_N.csv; "trials", for a file
-of benchmarks/trials.py; "scans", for a folder of benchmarks/scans.py; "stopping", for one of benchmarks/stopping.py;
-"race SECTION" and "growth", for a file of benchmarks/run.py; "steps", for one of benchmarks/gpu.py; or "quality
-DECIBELS", for the folder of the files of benchmarks/time_to_quality.py.
+of benchmarks/trials.py; "cg_steps", for one of benchmarks/cg_steps.py; "scans", for a folder of benchmarks/scans.py;
+"stopping", for one of benchmarks/stopping.py; "race SECTION" and "growth", for a file of benchmarks/run.py; "steps",
+for one of benchmarks/gpu.py; or "quality DECIBELS", for the folder of the files of benchmarks/time_to_quality.py.
 """
 
 from __future__ import annotations
@@ -87,12 +87,27 @@ def stopping(folder: Path) -> str:
     return markdown(["stopped where", "epoch", "true PSNR of test slices [dB]"], rows)
 
 
+def cg_steps(path: Path) -> str:
+    """A row for each operator and way of stepping, a column for each number of steps."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    numbers = list(dict.fromkeys(row["steps"] for row in rows))
+    psnr = {(row["operator"], way, row["steps"]): row[way] for row in rows for way in ("plain", "filtered")}
+    table = [
+        [operator, way, *(f"{float(psnr[operator, way, number]):.2f}" for number in numbers)]
+        for operator, way in dict.fromkeys(key[:2] for key in psnr)
+    ]
+    return markdown(["PSNR [dB] after steps", "", *numbers], table)
+
+
 def content(place: re.Match) -> str:
     path, kind = ROOT / place["path"], place["kind"]
     if kind == "scans":
         return scans(path)
     if kind == "trials":
         return trials(path)
+    if kind == "cg_steps":
+        return cg_steps(path)
     if kind == "stopping":
         return stopping(path)
     if kind in MEASURED:

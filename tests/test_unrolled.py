@@ -13,8 +13,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from ei.errors import InputError
 from ei.models import GroupAverage, Reconstructor, UNet, Unrolled, average_over
-from ei.physics import CT, Inpainting, pinv_cg
+from ei.physics import CT, Inpainting, Tomography, pinv_cg
 from ei.physics.krylov import adjoint_of
+from ei.physics.split import Split
 from ei.transforms import Reflect, Rotate90
 
 
@@ -59,9 +60,10 @@ def matrix_of(physics: Any, *shape: int) -> Tensor:
     return physics.A(units).flatten(1).T
 
 
-def plain_cg(matrix: Tensor, y: Tensor, steps: int) -> Tensor:
+def plain_cg(matrix: Tensor, y: Tensor, steps: int, weight: Tensor | None = None) -> Tensor:
     """The textbook's conjugate gradients on the normal equations of one image."""
-    normal, r = matrix.T @ matrix, matrix.T @ y
+    weighted = matrix if weight is None else weight @ matrix
+    normal, r = matrix.T @ weighted, weighted.T @ y
     x, d = torch.zeros_like(r), r
     for _ in range(steps):
         step = (r @ r) / (d @ normal @ d)
@@ -75,19 +77,21 @@ def plain_cg(matrix: Tensor, y: Tensor, steps: int) -> Tensor:
 
 @pytest.mark.parametrize("last", ["data", "net"])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_values_are_those_of_a_plain_loop(last: str, recompute: bool) -> None:
+@pytest.mark.parametrize("filtered", [False, True])
+def test_values_are_those_of_a_plain_loop(last: str, recompute: bool, filtered: bool) -> None:
     physics, net = CT(8, 5), small_net()
     matrix = matrix_of(physics, 1, 8, 8)
+    weight = matrix_of(Filter(physics), 1, *physics.measurement_shape) if filtered else None
     y = physics.A(images(2, 1, 8, 8))
-    f = Unrolled(net, physics, iterations=2, cg_steps=3, last=last, recompute=recompute)
+    f = Unrolled(net, physics, iterations=2, cg_steps=3, last=last, recompute=recompute, filtered=filtered)
     expected = []
     with torch.no_grad():
         for one in y.double().flatten(1):
-            x = plain_cg(matrix, one, 6)
+            x = plain_cg(matrix, one, 6, weight)
             for k in (1, 2):
                 x = net(x.view(1, 1, 8, 8).float()).double().flatten()
                 if k == 1 or last == "data":
-                    x = x + plain_cg(matrix, one - matrix @ x, 3)
+                    x = x + plain_cg(matrix, one - matrix @ x, 3, weight)
             expected.append(x.view(1, 8, 8))
     torch.testing.assert_close(f(y).detach().double(), torch.stack(expected), rtol=1e-4, atol=1e-4)
 
@@ -147,6 +151,76 @@ def test_image_scale() -> None:
     torch.testing.assert_close(seen[0], physics.A_dagger(y) / 4)
 
 
+class Filter:
+    """The filter of a physics, as an operator."""
+
+    def __init__(self, physics: Any) -> None:
+        self.A = physics.filter
+
+
+def fan() -> Tomography:
+    return Tomography((7, 9), [0, 40, 75, 130, 200, 290], 11, source_origin=20, origin_detector=10)
+
+
+@pytest.mark.parametrize("physics", [CT(8, 5), CT(7, 3, circle=True), fan()], ids=["CT", "odd", "fan"])
+def test_the_filter_is_a_weight_and_that_of_the_pseudo_inverse(physics: Any) -> None:
+    W = matrix_of(Filter(physics), 1, *physics.measurement_shape)
+    torch.testing.assert_close(W, W.T, rtol=0, atol=1e-15)
+    assert float(torch.linalg.eigvalsh(W).min()) > 0
+    y = images(2, 3, *physics.measurement_shape)
+    assert physics.filter(y).dtype == torch.float32 and physics.filter(y).shape == y.shape
+    if isinstance(physics, CT):
+        back_projection = physics.back_projection(y.device, torch.float64)
+        columns = physics.filter(y.double()).flatten(2).flatten(0, 1).T
+        torch.testing.assert_close(back_projection(columns).T.view(2, 3, -1), physics.A_dagger(y.double()).flatten(2))
+    with pytest.raises(InputError, match="sinograms"):
+        physics.filter(y[..., :-1])
+
+
+def test_weighted_steps_come_to_the_pseudo_inverse_and_sooner() -> None:
+    """Data that an image explains have one limit, which has nothing of the null space; of a few steps the
+    weighted ones are closer to it than one more plain one."""
+    physics = CT(24, 12)
+    disc = (torch.cartesian_prod(*[torch.arange(24.0) - 11.5] * 2).norm(dim=1) < 8).double().view(1, 1, 24, 24)
+    y = physics.A(disc)
+    matrix = matrix_of(physics, 1, 24, 24)
+    exact = (torch.linalg.pinv(matrix, rtol=1e-10) @ y.flatten()).view_as(disc)
+
+    def distance(steps: int, weight: Any = None) -> float:
+        return float((pinv_cg(physics, y, steps, tol=0, orthogonal=True, weight=weight) - exact).norm() / exact.norm())
+
+    assert distance(300, physics.filter) < 1e-6 and distance(300) < 1e-6
+    for steps in (1, 2):
+        assert distance(steps, physics.filter) < distance(steps + 1)
+
+
+@pytest.mark.parametrize("steps", [30, 120, 400])
+def test_weighted_steps_on_data_that_no_image_explains(steps: int) -> None:
+    """The weighted least squares, in value and gradient, and no more steps move them."""
+    physics = CT(6, 9)
+    weight, matrix = matrix_of(Filter(physics), 1, *physics.measurement_shape), matrix_of(physics, 1, 6, 6)
+    y = images(2, 1, *physics.measurement_shape, dtype=torch.float64).requires_grad_()
+    inverse = torch.linalg.pinv(matrix.T @ weight @ matrix, hermitian=True) @ matrix.T @ weight
+    x = pinv_cg(physics, y, steps, tol=0, orthogonal=True, weight=physics.filter)
+    (gradient,) = torch.autograd.grad(x[:, 0, 2, 3].sum(), y)
+    if steps > 30:
+        torch.testing.assert_close(x.flatten(1), y.flatten(1) @ inverse.T, rtol=0, atol=1e-6)
+        torch.testing.assert_close(gradient.flatten(1), inverse[15].expand(2, -1), rtol=0, atol=1e-5)
+    assert x.isfinite().all() and gradient.isfinite().all()
+
+
+def test_of_a_part_of_the_views_the_filter_is_the_same() -> None:
+    physics = CT(8, 5)
+    kept = torch.tensor([1.0, 0, 1, 1, 0]).expand(1, 1, 1, 5)
+    y = physics.A(images(1, 1, 8, 8))
+    f = Unrolled(small_net(), Split(physics, kept), iterations=1, cg_steps=30, filtered=True)
+    with torch.no_grad():
+        x = f(kept * y)
+    torch.testing.assert_close(kept * physics.A(x), kept * y, rtol=0, atol=1e-2 * float(y.abs().max()))
+    with torch.no_grad():
+        torch.testing.assert_close(f(y), x)  # what was left out is not looked at
+
+
 # ------------------------------------------------------------------------------------------------------------ gradients
 
 
@@ -155,12 +229,14 @@ def test_image_scale() -> None:
     [CT(8, 5), Inpainting(8, 8, mask_rate=0.4), FourierRows(), Weighted()],
     ids=["CT", "Inpainting", "FourierRows", "Weighted"],
 )
-@pytest.mark.parametrize("recompute", [False, True])
-def test_gradients_are_finite_differences(physics: Any, recompute: bool) -> None:
+@pytest.mark.parametrize(("recompute", "filtered"), [(False, False), (True, False), (False, True)])
+def test_gradients_are_finite_differences(physics: Any, recompute: bool, filtered: bool) -> None:
     """By the measurements and by weights; on a mask conjugate gradients have converged long before the last step."""
     net = small_net(dtype=torch.float64)
     y = physics.A(images(2, 1, 8, 8, dtype=torch.float64)).requires_grad_()
-    f = Unrolled(net, physics, iterations=2, cg_steps=3, recompute=recompute)
+    if filtered and not hasattr(physics, "filter"):
+        pytest.skip("has no filter")
+    f = Unrolled(net, physics, iterations=2, cg_steps=3, recompute=recompute, filtered=filtered)
     weights = [net.get_parameter("a.bias"), net.get_parameter("b.weight")]
     fast = {"fast_mode": True, "atol": 1e-4}  # random directions, not every entry
     assert torch.autograd.gradcheck(lambda y, *_: f(y), (y, *weights), **fast)
@@ -449,6 +525,8 @@ def test_config_builds_it_again() -> None:
     f = Unrolled(small_net(), CT(8, 5), iterations=2, cg_steps=4, last="net", image_scale=3.0)
     assert f.config == {"iterations": 2, "cg_steps": 4, "last": "net", "image_scale": 3.0}
     assert Unrolled(f.net, f.physics, **f.config).config == f.config
+    f = Unrolled(small_net(), CT(8, 5), filtered=True)
+    assert f.config["filtered"] is True and Unrolled(f.net, f.physics, **f.config).filtered
     assert Reconstructor(f.net, f.physics, image_scale=2.0).config == {"image_scale": 2.0}
 
 
@@ -467,6 +545,7 @@ class NoAdjoint:
         (lambda: Unrolled(SmallNet(1), CT(8, 5), image_scale=0), ["image_scale", "0"]),
         (lambda: Unrolled(SmallNet(1), CT(8, 5), image_scale=float("inf")), ["image_scale", "inf"]),
         (lambda: Unrolled(SmallNet(1), CT(8, 5), precision="fp16"), ["fp32", "bf16", "fp16"]),
+        (lambda: Unrolled(SmallNet(1), Inpainting(8, 8), filtered=True), ["filter", "Inpainting"]),
         (lambda: Unrolled(SmallNet(1), NoAdjoint()), ["NoAdjoint", "image_shape"]),
         (lambda: Reconstructor(SmallNet(1), CT(8, 5), image_scale=-1), ["image_scale", "-1"]),
         (lambda: UNet(1, 1, norm="layer"), ["batch", "none", "layer"]),
