@@ -17,7 +17,7 @@ import torch
 from ei.metrics import psnr
 from ei.physics import CT, pinv_cg
 
-OPERATORS = {"CT, 50 views": {"radon_view": 50}, "limited angle": {"radon_view": 120, "uniform": False}}
+VIEWS = {"CT, 50 views": (50, True), "limited angle": (120, False)}  # number, uniform
 STEPS = (1, 2, 3, 5, 10, 20, 50)
 
 
@@ -30,8 +30,8 @@ def main() -> None:
     with open(given.out, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["operator", "steps", "plain", "filtered"])
-        for name, arguments in OPERATORS.items():
-            physics = CT(slices.shape[-1], **arguments)
+        for name, (views, uniform) in VIEWS.items():
+            physics = CT(slices.shape[-1], views, uniform)
             y = physics.A(slices)
             for steps in STEPS:
                 images = [

@@ -76,7 +76,7 @@ class Projections(Physics):
         weight of `ei.physics.pinv_cg` lets a few steps do what takes many without."""
         self.check_sinogram_shape(y)
         filtered = self._filtered(to_columns(y.to(compute_dtype(y))))
-        return from_columns(filtered, *y.shape[:2], self.measurement_shape).to(y.dtype)
+        return from_columns(filtered, y.shape[0], y.shape[1], self.measurement_shape).to(y.dtype)
 
     def A_dagger(self, y: Tensor) -> Tensor:
         """Filtered back-projection, an approximate pseudo-inverse: ``[B, C, D, V]`` to ``[B, C, H, W]``."""
@@ -84,7 +84,7 @@ class Projections(Physics):
         dtype = compute_dtype(y)
         back_projection = self.back_projection(y.device, dtype)
         filtered = self._filtered(to_columns(y.to(dtype)))
-        return from_columns(back_projection(filtered), *y.shape[:2], self.image_shape).to(y.dtype)
+        return from_columns(back_projection(filtered), y.shape[0], y.shape[1], self.image_shape).to(y.dtype)
 
     def _filtered(self, columns: Tensor) -> Tensor:
         detectors = self.measurement_shape[0]
