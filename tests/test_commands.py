@@ -518,14 +518,14 @@ def test_a_configuration_repeats_its_run(script: Script, workspace: Path, kind: 
 
 def test_an_unrolled_run_resumes_tests_and_reconstructs(script: Script, workspace: Path) -> None:
     run = ("ei train", "--task", "ct", "--data", "x.mat", "--ct-views", 5, *SMALL, "--reconstructor", "unrolled",
-           "--iterations", 2, "--cg-steps", 3, "--norm", "none", "--precision", "bf16")  # fmt: skip
+           "--iterations", 2, "--cg-steps", 3, "--filtered", "--norm", "none", "--precision", "bf16")  # fmt: skip
     assert script(*run, "--out", "whole").code == 0
     for steps in (1, 4, 100):
         assert script(*run, "--out", "parts", "--resume", "auto", "--max-steps", steps).code == 0
     for name in ("ckp_1.pth.tar", "ckp_last.pth.tar", "training_loss.csv"):
         assert (workspace / "whole" / name).read_bytes() == (workspace / "parts" / name).read_bytes()
     f, y = ei.load("whole/ckp_last.pth.tar"), torch.from_numpy(np.load("y.npy"))[:, None]
-    assert (f.iterations, f.cg_steps, f.last, f.net.config["norm"]) == (2, 3, "data", "none")
+    assert (f.iterations, f.cg_steps, f.filtered, f.last, f.net.config["norm"]) == (2, 3, True, "data", "none")
     with torch.no_grad():
         assert float((f.physics.A(f(y)) - y).norm() / y.norm()) < 0.05
     arguments = ("--ckp", "whole/ckp_last.pth.tar", "--average-over", "rotate90,reflect")
@@ -541,6 +541,20 @@ def test_an_unrolled_run_resumes_tests_and_reconstructs(script: Script, workspac
         "ei train", "--task", "ct", "--data", "x.mat", "--iterations", 2, "--max-steps", 1, "--out", "direct", *SMALL
     )
     assert done.code == 0 and "--iterations has no effect on --reconstructor direct" in done.out
+    done = script(
+        "ei train",
+        "--task",
+        "inpainting",
+        "--data",
+        "synthetic",
+        "--reconstructor",
+        "unrolled",
+        "--filtered",
+        "--out",
+        "no",
+    )
+    assert done.code == 2 and "Inpainting has none" in done.err and len(done.err.splitlines()) == 1
+    assert not (workspace / "no").exists()
     done = script("ei test", "--ckp", "whole/ckp_last.pth.tar", "--average-over", "rotate")
     assert done.code == 2 and "rotate90, reflect" in done.err
 

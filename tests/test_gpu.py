@@ -102,9 +102,10 @@ def test_noise(noise: Any) -> None:
         lambda: Reconstructor(small_unet("batch"), CT(32, 12)),
         lambda: Unrolled(small_unet(), CT(32, 12), iterations=2, cg_steps=4),
         lambda: Unrolled(small_unet(), CT(32, 12), iterations=2, cg_steps=4, recompute=True),
+        lambda: Unrolled(small_unet(), CT(32, 12), iterations=2, cg_steps=2, filtered=True),
         lambda: Unrolled(small_unet(), Inpainting(32, 32), iterations=1, cg_steps=1),
     ],
-    ids=["direct", "unrolled", "recomputed", "unrolled inpainting"],
+    ids=["direct", "unrolled", "recomputed", "filtered", "unrolled inpainting"],
 )
 def test_the_ei_loss_and_its_gradients_equal_those_on_the_cpu(make: Callable[[], Any]) -> None:
     """fp32 is fp32: convolutions by TF32, torch's default on a GPU, would be off by a thousandth."""

@@ -209,6 +209,24 @@ def test_weighted_steps_on_data_that_no_image_explains(steps: int) -> None:
     assert x.isfinite().all() and gradient.isfinite().all()
 
 
+def test_a_filter_of_ones_own() -> None:
+    """Where A^T W A is the identity on what is seen, one step is enough."""
+
+    class Filtered(WeightedWithAdjoint):
+        def filter(self, y: Tensor) -> Tensor:
+            squares = self.weights.to(y.dtype).square()
+            return torch.where(squares > 0, y / squares.clamp(min=1e-12), y)
+
+    physics = Filtered()
+    x = images(2, 1, 8, 8, dtype=torch.float64)
+    seen = (physics.weights > 0) * x
+    one = pinv_cg(physics, physics.A(x), 1, weight=physics.filter)
+    torch.testing.assert_close(one, seen)
+    assert float((pinv_cg(physics, physics.A(x), 1) - seen).norm()) > 0.1 * float(seen.norm())
+    f = Unrolled(small_net(dtype=torch.float64), physics, iterations=1, cg_steps=1, filtered=True)
+    torch.testing.assert_close(physics.A(f(physics.A(x))), physics.A(x))
+
+
 def test_of_a_part_of_the_views_the_filter_is_the_same() -> None:
     physics = CT(8, 5)
     kept = torch.tensor([1.0, 0, 1, 1, 0]).expand(1, 1, 1, 5)
