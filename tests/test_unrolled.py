@@ -544,6 +544,8 @@ def test_config_builds_it_again() -> None:
     assert f.config == {"iterations": 2, "cg_steps": 4, "last": "net", "image_scale": 3.0}
     assert Unrolled(f.net, f.physics, **f.config).config == f.config
     f = Unrolled(small_net(), CT(8, 5), filtered=True)
+    with pytest.raises(InputError, match="Inpainting has none"):
+        f.of(Inpainting(8, 8))(images(1, 1, 8, 8))
     assert f.config["filtered"] is True and Unrolled(f.net, f.physics, **f.config).filtered
     assert Reconstructor(f.net, f.physics, image_scale=2.0).config == {"image_scale": 2.0}
 

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ei.errors import InputError
 from ei.models.base import ReconstructionFunction, outside_autocast
-from ei.physics.krylov import adjoint_of, pinv_cg
+from ei.physics.krylov import adjoint_of, filter_of, pinv_cg
 
 LASTS = ("data", "net")
 
@@ -73,10 +73,8 @@ class Unrolled(ReconstructionFunction):
         if last not in LASTS:
             raise InputError(f"last (what an unrolled reconstruction ends with) must be data or net, not {last!r}")
         adjoint_of(physics)  # or raise, here rather than at the first image
-        if filtered and not callable(getattr(physics, "filter", None)):
-            raise InputError(
-                f"filtered steps need an operator with a filter, as tomography has; {type(physics).__name__} has none"
-            )
+        if filtered:
+            filter_of(physics)
         super().__init__(net, physics, precision, image_scale)
         self.filtered = bool(filtered)
         self.iterations, self.cg_steps, self.last, self.recompute = iterations, cg_steps, last, bool(recompute)
@@ -115,7 +113,7 @@ class Unrolled(ReconstructionFunction):
             return x + self._pinv(y - self.physics.A(x), self.cg_steps)
 
     def _pinv(self, y: Tensor, steps: int) -> Tensor:
-        weight = self.physics.filter if self.filtered else None
+        weight = filter_of(self.physics) if self.filtered else None
         return pinv_cg(self.physics, y, steps, tol=0, orthogonal=True, weight=weight)
 
     def _recomputation(self) -> tuple[AbstractContextManager, AbstractContextManager]:

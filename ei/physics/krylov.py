@@ -47,6 +47,20 @@ def adjoint_of(physics: Any, image_shape: Sequence[int] | None = None) -> Callab
     return lambda y: transposed(physics.A, y, (len(y), *(shape if len(shape) == 3 else (y.shape[1], *shape))))
 
 
+def filter_of(physics: Any) -> Callable[[Tensor], Tensor]:
+    """``physics.filter``, the weight of its steps towards the data (see `pinv_cg`).
+
+    Raises:
+        InputError: if there is none.
+    """
+    own = getattr(physics, "filter", None)
+    if not callable(own):
+        raise InputError(
+            f"filtered steps need an operator with a filter, as tomography has; {type(physics).__name__} has none"
+        )
+    return own
+
+
 def transposed(A: Callable[[Tensor], Tensor], y: Tensor, shape: Sequence[int]) -> Tensor:
     """``A^T y`` for any linear ``A`` of real tensors of this shape, from its derivative; differentiable in ``y``.
 
