@@ -20,6 +20,7 @@ from ei.errors import InputError
 from ei.evaluation.loading import noise_in, operator_in, physics_of
 from ei.physics import MRI, Inpainting, image_shape_of, with_pseudo_inverse
 from ei.physics.foreign import noise_model_of
+from ei.physics.krylov import filter_of
 from ei.physics.mri import mask_for
 from ei.training.state import CARRIED
 
@@ -223,6 +224,39 @@ def probe_operator(physics: Any, shape: Shape, device: torch.device | None = Non
             "noise of the operator must be None, or a function noise(y, generator=None) of measurements: "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def probe_steps(physics: Any, shape: Shape, filtered: bool, device: torch.device | None = None) -> None:
+    """Try what an operator of one's own has for steps towards the data (`ei.physics.pinv_cg`), for images of ``shape``
+    (C, H, W): its adjoint, and, where steps are ``filtered``, its filter, which must be symmetric and positive.
+
+    Raises:
+        InputError: telling in a line what goes wrong.
+    """
+    like = probe(physics, "A", torch.zeros(1, *shape), device)
+    if callable(getattr(physics, "A_adjoint", None)):
+        back = probe(physics, "A_adjoint", like, device)
+        if back.shape[1:] != shape:
+            raise InputError(f"A_adjoint A of images {[1, *shape]} must have their shape, not {list(back.shape)}")
+    if not filtered:
+        return
+    filter_of(physics)
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device) for _ in range(2))
+    Wu, Wv = (probe(physics, "filter", y, device) for y in (u, v))
+    if (Wu.shape, Wu.dtype) != (u.shape, u.dtype):
+        raise InputError(
+            f"filter of the operator must give measurements as it takes them, {list(u.shape)} of {u.dtype}, not "
+            f"{list(Wu.shape)} of {Wu.dtype}"
+        )
+
+    def product(a: Tensor, b: Tensor) -> complex:
+        return complex((a.conj() * b).sum())
+
+    if not abs(product(u, Wv) - product(Wu, v)) <= 1e-3 * float(u.norm()) * float(Wv.norm()):
+        raise InputError("filter of the operator is not symmetric: <u, filter(v)> and <filter(u), v> differ")
+    if not (product(u, Wu).real > 0 and product(v, Wv).real > 0):
+        raise InputError("filter of the operator is not positive definite: <u, filter(u)> is not above 0")
 
 
 def probe(physics: Any, name: str, tensor: Tensor, device: torch.device | None = None) -> Tensor:

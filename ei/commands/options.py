@@ -223,8 +223,8 @@ class Options:
     cg_steps: int = option("steps towards the data in each iteration, twice as many before the first", COUNT, 5,
                            needs=UNROLLED)
     filtered: bool = option(
-        "for tomography: weight these steps with the ramp filter of FBP; three then do what ten do without, and noise "
-        "at high frequencies weighs more", None, False, needs=UNROLLED)
+        "for tomography: weight these steps with the ramp filter of FBP; of many views around three then do what ten "
+        "do without, and noise at high frequencies weighs more", None, False, needs=UNROLLED)
     last: str = option("what it ends with: the data, or the net, for noisy data", default="data", choices=LASTS,
                        needs=UNROLLED)
     recompute: bool = option("keep less for the backward pass and compute it again: less memory, more time", None,

@@ -183,7 +183,13 @@ def check_code_is_given(options: Options, given: Mapping[str, Any], path: str) -
 def check_same_run(given: Mapping[str, Any], state: Mapping[str, Any], path: str) -> None:
     """Raise if ``given`` contradicts what the checkpoint's run is; say what else changes."""
     config = config_of(state)
-    for name, before in config.items():
+    # An option that is newer than the run had its default in it (of the fixed ones, what it had is compared elsewhere).
+    defaults = {
+        name: value
+        for name, value in defaults_for(config.get("task")).items()
+        if name in given and not OPTIONS[name].fixed
+    }
+    for name, before in {**defaults, **config}.items():
         entry, now = OPTIONS.get(name), given.get(name, before)
         if entry is None or now == before or entry.scope != "run" or entry.tasks is not None:
             continue  # what the task's physics depends on is compared when that is built

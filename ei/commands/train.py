@@ -32,7 +32,7 @@ from torch.optim import SGD, Adam
 from ei.closure import AdversarialEIClosure, SplittingClosure, UNSUREClosure
 from ei.closure.base import InUnits
 from ei.commands.data import TrainingData, find_image_scale, fit_of, level_to_start_from, look_of
-from ei.commands.operators import check_count, known_physics, operator_for, probe_operator
+from ei.commands.operators import check_count, known_physics, operator_for, probe_operator, probe_steps
 from ei.commands.options import GROUPED, Options
 from ei.commands.parser import choose_device
 from ei.commands.parts import named_group, probe_group, say_how_truth_fits
@@ -170,6 +170,8 @@ def build_training(
     check_count(physics, data.count, "measurements" if data.measured else "training images")
     if names_own_code(options.physics):
         probe_operator(physics, data.shape, device)
+        if options.reconstructor == "unrolled":
+            probe_steps(physics, data.shape, options.filtered, device)
     if data.pairs is not None and state is None:
         say_how_truth_fits(data.pairs, physics)
     if options.tile is not None:

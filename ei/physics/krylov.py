@@ -53,10 +53,13 @@ def filter_of(physics: Any) -> Callable[[Tensor], Tensor]:
     Raises:
         InputError: if there is none.
     """
+    while isinstance(physics, WithPseudoInverse):
+        physics = physics.physics
     own = getattr(physics, "filter", None)
     if not callable(own):
         raise InputError(
-            f"filtered steps need an operator with a filter, as tomography has; {type(physics).__name__} has none"
+            "filtered steps need an operator with a method filter(y), as CT and Tomography of ei.physics have; "
+            f"{type(physics).__name__} has none"
         )
     return own
 
@@ -128,10 +131,11 @@ def pinv_cg(
             quickly where one singular value is far above the others, as the mean of an image is for CT: of 10 steps on
             CT(128, 50) in float32 the result is 1e-2 off without and 1e-6 with it. Takes memory for an image a step,
             and time that grows with the square of the steps (about 5 % more for 5 or 10 steps there).
-        weight: W, linear, symmetric and positive definite on measurements: the steps are those on
+        weight: W, linear, symmetric (of complex measurements Hermitian) and positive definite: the steps are those on
             ``A^T W A x = A^T W y``, towards the weighted least squares ``||W^(1/2) (y - A x)||``. Measurements that an
             image explains have the same limit with every W, but where ``A^T W A`` is close to a multiple of the
-            identity, as it is for CT with the ramp filter (``physics.filter``), a few steps come close to it.
+            identity, as it is for CT of many views with the ramp filter (``physics.filter``), a few steps come close
+            to it. Of another W nothing is said: images pass for finished that are not.
 
     Returns:
         Images ``[B, C, H, W]``, in the range of ``A^T``: nothing is invented in the null space.
@@ -165,15 +169,18 @@ def pinv_cg(
         x = x + _times(length, direction)
         if step == steps:
             break
-        residual = residual - _times(length, measured)
-        weighted = residual if weight is None else weighted - _times(length, measured_weighted)
+        if weight is None:
+            residual = weighted = residual - _times(length, measured)
+        else:  # the residual itself only tells what is noise
+            residual = residual.detach() - _times(length.detach(), measured.detach())
+            weighted = weighted - _times(length, measured_weighted)
         if orthogonal:
             size = torch.where(open_, squared, 1).detach().rsqrt()
             basis.append(_times(torch.where(open_, size, 0), gradient))
         gradient = _orthogonal_to(basis, adjoint(weighted))
         if noise is None:
             noise = eps**2 * torch.where(open_, curvature, 0).detach() / torch.where(open_, squared, 1).detach()
-        unexplained = _squared_norm(residual.detach()) if weight is None else _product(residual, weighted).detach()
+        unexplained = _product(residual.detach(), weighted.detach())
         enough = torch.maximum(enough, noise * unexplained)
         before, squared = squared, torch.where(open_, _squared_norm(gradient), squared)
         direction = gradient + _times(squared / torch.where(before > 0, before, 1), direction)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.sparse
@@ -13,6 +13,8 @@ from torch import Tensor
 from ei.errors import InputError
 from ei.physics.base import NoiseModel, Physics, check_shape
 from ei.physics.linear_map import DenseMap, LinearMap, shared
+
+Held = TypeVar("Held")
 
 
 class Projections(Physics):
@@ -31,12 +33,12 @@ class Projections(Physics):
     ) -> None:
         super().__init__(noise)
         self.image_shape, self.measurement_shape = image_shape, measurement_shape
-        self._maps: dict[tuple, LinearMap] = {}
+        self._maps: dict[tuple, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}  # a copy finds them again, or makes them
 
-    def held(self, find: Callable[..., LinearMap], *arguments: Any) -> LinearMap:
+    def held(self, find: Callable[..., Held], *arguments: Any) -> Held:
         """What ``find(*arguments)`` gives, kept as long as this operator is there: it is freed with the last operator
         of its geometry."""
         key = (find, *arguments)

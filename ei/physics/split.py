@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ei.physics.base import for_each_image, image_shape_of, measured_entries
-from ei.physics.krylov import adjoint_of, pinv_cg
+from ei.physics.krylov import adjoint_of, filter_of, pinv_cg
 
 
 class Split:
@@ -32,7 +32,7 @@ class Split:
         return adjoint_of(self.physics, self.image_shape)(self._of(y) * y)
 
     def filter(self, y: Tensor) -> Tensor:
-        return self.physics.filter(y)
+        return filter_of(self.physics)(y)
 
     def A_dagger(self, y: Tensor) -> Tensor:
         """What the operator says for fewer entries (`Physics.A_dagger_of`); of one that says nothing, its A_dagger with

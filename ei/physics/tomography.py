@@ -125,6 +125,10 @@ class Tomography(Projections):
             )
         super().check_sinogram_shape(y)
 
+    def filter(self, y: Tensor) -> Tensor:
+        """`Projections.filter`, and the views weighted by the angle that they stand for (1 where it is the same)."""
+        return super().filter(y) * self.held(_relative_view_weights, self.scan, y.device, y.dtype)
+
     def A_dagger(self, y: Tensor) -> Tensor:
         """Filtered back-projection: ``[B, C, D, V]`` to ``[B, C, H, W]``. Views are weighted by the angle that they
         stand for. Where an arc is missing, what only its views see is missing, too; that is said once.
@@ -154,6 +158,11 @@ class Tomography(Projections):
 
     def extra_repr(self) -> str:
         return repr_of(self.scan).removeprefix("Tomography(").removesuffix(")")
+
+
+def _relative_view_weights(scan: Scan, device: torch.device, dtype: torch.dtype) -> Tensor:
+    weights = view_weights(scan.angles, scan.period)[0]
+    return torch.from_numpy(weights / weights.mean()).to(device, dtype)
 
 
 def repr_of(scan: Scan) -> str:
