@@ -559,6 +559,56 @@ def test_an_unrolled_run_resumes_tests_and_reconstructs(script: Script, workspac
     assert done.code == 2 and "rotate90, reflect" in done.err
 
 
+OWN_FILTERS = """
+import torch
+from ei.physics import CT
+class Good(CT):
+    def __init__(self):
+        super().__init__(16, 5)
+class Negative(Good):
+    def filter(self, y): return -super().filter(y)
+class Skew(Good):
+    def filter(self, y): return y - y.roll(1, 2)
+class Short(Good):
+    def filter(self, y): return y[..., :-1]
+class Raises(Good):
+    def filter(self, y): return y.no_such_thing()
+class NotTried(Good):
+    filter = None
+class WrongAdjoint(Good):
+    def A_adjoint(self, y): return super().A_adjoint(y)[..., :-1]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("Negative", "not positive definite"), ("Skew", "not symmetric"), ("Short", "must give measurements as it takes"),
+     ("Raises", "no_such_thing"), ("NotTried", "NotTried has none"), ("WrongAdjoint", "A_adjoint A of images")],
+)  # fmt: skip
+def test_a_filter_of_ones_own_is_tried_before_a_run(script: Script, workspace: Path, name: str, message: str) -> None:
+    (workspace / "filters.py").write_text(OWN_FILTERS)
+    run = ("ei train", "--group", "rotate90", "--measurements", "y.npy", "--reconstructor", "unrolled", "--filtered",
+           "--iterations", 1, "--cg-steps", 1, "--norm", "none", "--max-steps", 1, *SMALL)  # fmt: skip
+    done = script(*run, "--physics", f"filters.py:{name}", "--out", "never")
+    assert done.code == 2 and message in done.err and len(done.err.splitlines()) == 1, done.err
+    assert not (workspace / "never").exists()
+    if name == "Negative":
+        done = script(*run, "--physics", "filters.py:Good", "--out", "good")
+        assert done.code == 0, done.err
+
+
+def test_what_is_newer_than_a_run_is_told_on_resume(script: Script, workspace: Path) -> None:
+    run = ("ei train", "--task", "ct", "--data", "x.mat", "--ct-views", 5, *SMALL, "--reconstructor", "unrolled",
+           "--iterations", 1, "--cg-steps", 1, "--norm", "none", "--max-steps", 1, "--out", "older")  # fmt: skip
+    assert script(*run).code == 0
+    path = workspace / "older" / "ckp_last.pth.tar"
+    state = load_file(path)
+    del state["config"]["filtered"]  # as of a version that knew nothing of it
+    torch.save(state, path)
+    done = script("ei train", "--resume", path, "--filtered", "--max-steps", 2)
+    assert done.code == 0 and "continues with --filtered True; it had False" in done.out, done.err
+
+
 def test_the_scale_of_images_is_found(script: Script, workspace: Path) -> None:
     """Measurements in other units learn what the same ones in ours do."""
     common = ("--physics", "units.yaml", "--group", "rotate90", *SMALL, "--norm", "none", "--mc-domain", "image")
