@@ -184,9 +184,11 @@ def check_same_run(given: Mapping[str, Any], state: Mapping[str, Any], path: str
     """Raise if ``given`` contradicts what the checkpoint's run is; say what else changes."""
     config = config_of(state)
     # An option that is newer than the run had its default in it (of the fixed ones, what it had is compared elsewhere).
+    # A task that is not known is told where the run is built.
+    task = config.get("task")
     defaults = {
         name: value
-        for name, value in defaults_for(config.get("task")).items()
+        for name, value in defaults_for(task if task in TASKS else None).items()
         if name in given and not OPTIONS[name].fixed
     }
     for name, before in {**defaults, **config}.items():
