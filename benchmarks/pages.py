@@ -100,16 +100,13 @@ def cg_steps(path: Path) -> str:
     return markdown(["PSNR [dB] after steps", "", *numbers], table)
 
 
+WRITTEN = {"scans": scans, "trials": trials, "cg_steps": cg_steps, "stopping": stopping}
+
+
 def content(place: re.Match) -> str:
     path, kind = ROOT / place["path"], place["kind"]
-    if kind == "scans":
-        return scans(path)
-    if kind == "trials":
-        return trials(path)
-    if kind == "cg_steps":
-        return cg_steps(path)
-    if kind == "stopping":
-        return stopping(path)
+    if kind in WRITTEN:
+        return WRITTEN[kind](path)
     if kind in MEASURED:
         head, *rows = MEASURED[kind](path, *filter(None, [place["cell"]]))
         return markdown(head, rows)

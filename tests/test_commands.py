@@ -541,18 +541,8 @@ def test_an_unrolled_run_resumes_tests_and_reconstructs(script: Script, workspac
         "ei train", "--task", "ct", "--data", "x.mat", "--iterations", 2, "--max-steps", 1, "--out", "direct", *SMALL
     )
     assert done.code == 0 and "--iterations has no effect on --reconstructor direct" in done.out
-    done = script(
-        "ei train",
-        "--task",
-        "inpainting",
-        "--data",
-        "synthetic",
-        "--reconstructor",
-        "unrolled",
-        "--filtered",
-        "--out",
-        "no",
-    )
+    inpainting = ("ei train", "--task", "inpainting", "--data", "synthetic", "--out", "no")
+    done = script(*inpainting, "--reconstructor", "unrolled", "--filtered")
     assert done.code == 2 and "Inpainting has none" in done.err and len(done.err.splitlines()) == 1
     assert not (workspace / "no").exists()
     done = script("ei test", "--ckp", "whole/ckp_last.pth.tar", "--average-over", "rotate")

@@ -203,16 +203,17 @@ def check_mask(mask: Tensor, physics: Any, name: str) -> None:
         raise InputError(f"--mask {name} contradicts the checkpoint's own mask; leave the option out")
 
 
-def probe_operator(physics: Any, shape: Shape, device: torch.device | None = None) -> None:
+def probe_operator(physics: Any, shape: Shape, device: torch.device | None = None) -> Tensor:
     """Try an operator of one's own on an image of ``shape`` (C, H, W), on ``device``, its noise, too.
+
+    Returns:
+        The measurements ``[1, ...]`` of an image of zeros.
 
     Raises:
         InputError: telling in a line what goes wrong.
     """
     y = probe(physics, "A", torch.zeros(1, *shape), device)
-    back = probe(physics, "A_dagger", y, device)
-    if back.shape[1:] != shape:
-        raise InputError(f"A_dagger A of images {[1, *shape]} must have their shape, not {list(back.shape)}")
+    back = _probe_back(physics, "A_dagger", y, shape, device)
     if back.is_complex():
         raise InputError("A_dagger gives complex images: let it give real and imaginary part as two channels")
     try:
@@ -224,26 +225,33 @@ def probe_operator(physics: Any, shape: Shape, device: torch.device | None = Non
             "noise of the operator must be None, or a function noise(y, generator=None) of measurements: "
             f"{type(error).__name__}: {error}"
         ) from error
+    return y
 
 
-def probe_steps(physics: Any, shape: Shape, filtered: bool, device: torch.device | None = None) -> None:
-    """Try what an operator of one's own has for steps towards the data (`ei.physics.pinv_cg`), for images of ``shape``
-    (C, H, W): its adjoint, and, where steps are ``filtered``, its filter, which must be symmetric and positive.
+def _probe_back(physics: Any, name: str, y: Tensor, shape: Shape, device: torch.device | None) -> Tensor:
+    """`probe` of what takes measurements ``y`` to an image, whose shape must be ``shape``."""
+    back = probe(physics, name, y, device)
+    if back.shape[1:] != shape:
+        raise InputError(f"{name} A of images {[1, *shape]} must have their shape, not {list(back.shape)}")
+    return back
+
+
+def probe_steps(physics: Any, y: Tensor, shape: Shape, filtered: bool, device: torch.device | None = None) -> None:
+    """Try what an operator of one's own has for steps towards the data (`ei.physics.pinv_cg`), for measurements like
+    ``y`` of images of ``shape`` (C, H, W): its adjoint, and, where steps are ``filtered``, its filter, which must be
+    symmetric and positive.
 
     Raises:
         InputError: telling in a line what goes wrong.
     """
-    like = probe(physics, "A", torch.zeros(1, *shape), device)
     if callable(getattr(physics, "A_adjoint", None)):
-        back = probe(physics, "A_adjoint", like, device)
-        if back.shape[1:] != shape:
-            raise InputError(f"A_adjoint A of images {[1, *shape]} must have their shape, not {list(back.shape)}")
+        _probe_back(physics, "A_adjoint", y, shape, device)
     if not filtered:
         return
     filter_of(physics)
     generator = torch.Generator().manual_seed(0)
-    u, v = (torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device) for _ in range(2))
-    Wu, Wv = (probe(physics, "filter", y, device) for y in (u, v))
+    u, v = (torch.randn(y.shape, generator=generator, dtype=y.dtype).to(y.device) for _ in range(2))
+    Wu, Wv = (probe(physics, "filter", random, device) for random in (u, v))
     if (Wu.shape, Wu.dtype) != (u.shape, u.dtype):
         raise InputError(
             f"filter of the operator must give measurements as it takes them, {list(u.shape)} of {u.dtype}, not "

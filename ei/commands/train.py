@@ -169,9 +169,9 @@ def build_training(
     physics = operator_for(options, data.shape, device, known, state or {}, given)
     check_count(physics, data.count, "measurements" if data.measured else "training images")
     if names_own_code(options.physics):
-        probe_operator(physics, data.shape, device)
+        y = probe_operator(physics, data.shape, device)
         if options.reconstructor == "unrolled":
-            probe_steps(physics, data.shape, options.filtered, device)
+            probe_steps(physics, y, data.shape, options.filtered, device)
     if data.pairs is not None and state is None:
         say_how_truth_fits(data.pairs, physics)
     if options.tile is not None:

@@ -43,10 +43,10 @@ class Unrolled(ReconstructionFunction):
             iteration again (`torch.utils.checkpoint`). Same values, gradients and running statistics.
         precision: "fp32", or "bf16" to run the network under ``torch.autocast``; the physics stays outside, in the
             dtype of the network's weights (float32).
+        image_scale: s > 0: the network sees ``x / s`` and its output is multiplied by s. 1 for images in [0, 1].
         filtered: weight the steps towards the data with the physics' ``filter``, for tomography the ramp filter of FBP
             (see `pinv_cg`): on CT(128, 50) three such steps do what ten plain ones do (RESULTS.md); of views that
             miss a wedge six do, and fewer than ten views are better without. Noise at high frequencies weighs more.
-        image_scale: s > 0: the network sees ``x / s`` and its output is multiplied by s. 1 for images in [0, 1].
 
     Differentiable with respect to the weights and to ``y``, through the steps.
 

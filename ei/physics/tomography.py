@@ -127,7 +127,10 @@ class Tomography(Projections):
 
     def filter(self, y: Tensor) -> Tensor:
         """`Projections.filter`, and the views weighted by the angle that they stand for (1 where it is the same)."""
-        return super().filter(y) * self.held(_relative_view_weights, self.scan, y.device, y.dtype)
+        return super().filter(y) * self._view_weights(y)
+
+    def _view_weights(self, y: Tensor) -> Tensor:
+        return self.held(_relative_view_weights, self.scan, y.device, y.dtype)
 
     def A_dagger(self, y: Tensor) -> Tensor:
         """Filtered back-projection: ``[B, C, D, V]`` to ``[B, C, H, W]``. Views are weighted by the angle that they
@@ -153,7 +156,7 @@ class Tomography(Projections):
             y: sinograms ``[B, C, D, V]``.
             kept: ones for these views, ``[1 or B, 1, 1, V]``.
         """
-        weights = torch.from_numpy(view_weights(self.scan.angles, self.scan.period)[0]).to(y.device, y.dtype)
+        weights = self._view_weights(y)
         return self.A_dagger(kept * y) * weights.sum() / (kept * weights).sum(-1, keepdim=True)
 
     def extra_repr(self) -> str:
