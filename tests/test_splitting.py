@@ -179,6 +179,16 @@ def test_the_mean_over_parts_is_one_and_the_same_every_time() -> None:
     assert torch.allclose(one, (parts[0] + parts[1]) / 2) and float((parts[0] - parts[1]).abs().max()) > 0.01
 
 
+def test_the_mean_over_parts_fits_all_data_where_f_ends_with_them() -> None:
+    """Each part leaves out measured pixels that the network then fills: the mean of these is not what was measured."""
+    physics = Inpainting(8, 8)
+    y = torch.rand(2, 1, 8, 8) * physics.mask
+    for last in ("data", "net"):
+        f = Unrolled(fill(SmallNet(1)), physics, iterations=1, last=last)
+        error = float((physics.A(mean_over_parts(f, physics, y, 0.6, 3)) - y).abs().max())
+        assert error < 1e-6 if last == "data" else error > 0.01
+
+
 def test_each_image_has_its_mask() -> None:
     masks = masks_for(4)
     physics = Inpainting(8, 8, mask=masks)

@@ -119,7 +119,8 @@ def reconstruct_from_part(
 
 
 def mean_over_parts(f: Any, physics: Any, y: Tensor, keep: float, draws: int, seed: int = 0) -> Tensor:
-    """The mean of ``f_m(m y)`` over random parts m, as f was trained; for evaluation.
+    """The mean of ``f_m(m y)`` over random parts m, as f was trained; for evaluation. Where f ends with the data
+    (`ei.models.Unrolled`), so does the mean, with all of them: each part brought back only what it kept.
 
     Args:
         f, physics, y, keep: see `reconstruct_from_part`.
@@ -127,4 +128,5 @@ def mean_over_parts(f: Any, physics: Any, y: Tensor, keep: float, draws: int, se
         seed: of the parts.
     """
     random = generator(seed, "parts")
-    return torch.stack([reconstruct_from_part(f, physics, y, keep, None, random) for _ in range(draws)]).mean(0)
+    mean = torch.stack([reconstruct_from_part(f, physics, y, keep, None, random) for _ in range(draws)]).mean(0)
+    return f.of(physics).towards_data(mean, y) if getattr(f, "last", None) == "data" else mean

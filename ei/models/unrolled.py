@@ -113,6 +113,10 @@ class Unrolled(ReconstructionFunction):
         x = self.call_net(x)
         if not towards_data:
             return x
+        return self.towards_data(x, y)
+
+    def towards_data(self, x: Tensor, y: Tensor) -> Tensor:
+        """``x + A^+ (y - A x)`` for images ``[B, C, H, W]`` and their measurements, with its `cg_steps` for ``A^+``."""
         with outside_autocast(y):
             return x + self._pinv(y - self.physics.A(x), self.cg_steps)
 
