@@ -31,6 +31,7 @@ from ei.physics import CT, MRI, GaussianNoise, Inpainting
 
 CELLS = [f"{task}_{method}" for task in ("ct", "inpainting") for method in ("ei", "mc", "sup", "ei_adv", "ei_sup")]
 BESIDE = [f"limited_angle_{method}" for method in ("ei", "mc", "sup")]
+SPLIT = ["inpainting_split"]
 OF_MRI = [f"mri_{method}" for method in ("ei", "mc", "sup", "sure", "rei")]
 NOISE = {"ct": "transmission:1e5,30,0.0064", "inpainting": "poisson:0.05"}
 NOISY = [f"{task}_noise_{method}" for task in NOISE for method in ("ei", "mc", "sup", "sure", "rei")]
@@ -38,7 +39,7 @@ PARSER = parser_of("train", "ei train", None)
 
 
 def test_there_is_a_configuration_for_each_cell() -> None:
-    assert sorted(path.stem for path in (ROOT / "configs").glob("*.yaml")) == sorted([*CELLS, *BESIDE, *OF_MRI, *NOISY])
+    assert sorted(path.stem for path in (ROOT / "configs").glob("*.yaml")) == sorted([*CELLS, *BESIDE, *SPLIT, *OF_MRI, *NOISY])
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -82,6 +83,12 @@ def test_a_limited_angle_is_the_papers_ct_with_another_operator(cell: str) -> No
     physics = operator_in(described, "the cell", torch.device("cpu"))
     assert physics.angles.tolist() == list(range(120)) and physics.image_shape == (128, 128)
     assert options == {name: value for name, value in papers.items() if name != "ct_views"}
+
+
+@pytest.mark.parametrize("cell", SPLIT)
+def test_splitting_is_measurement_consistency_with_another_method(cell: str) -> None:
+    options, papers = (read_yaml(str(ROOT / "configs" / f"{name}.yaml")) for name in (cell, "inpainting_mc"))
+    assert options == {**papers, "method": "split"}
 
 
 @pytest.mark.parametrize("budget", sorted((ROOT / "configs" / "budget").glob("*.yaml")), ids=lambda path: path.stem)
