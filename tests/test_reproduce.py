@@ -39,7 +39,9 @@ PARSER = parser_of("train", "ei train", None)
 
 
 def test_there_is_a_configuration_for_each_cell() -> None:
-    assert sorted(path.stem for path in (ROOT / "configs").glob("*.yaml")) == sorted([*CELLS, *BESIDE, *SPLIT, *OF_MRI, *NOISY])
+    assert sorted(path.stem for path in (ROOT / "configs").glob("*.yaml")) == sorted(
+        [*CELLS, *BESIDE, *SPLIT, *OF_MRI, *NOISY]
+    )
 
 
 @pytest.mark.parametrize("cell", CELLS)
