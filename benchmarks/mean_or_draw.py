@@ -12,17 +12,16 @@ from __future__ import annotations
 import numpy as np
 
 SIZE, ROUNDS = 64, (1, 3, 10, 30, 100, 1000)
+FOURIER = np.fft.fft(np.eye(SIZE)) / np.sqrt(SIZE)
 
 
 def circulant(spectrum: np.ndarray) -> np.ndarray:
-    fourier = np.fft.fft(np.eye(SIZE)) / np.sqrt(SIZE)
-    return np.real(fourier.conj().T @ np.diag(spectrum) @ fourier)
+    return np.real(FOURIER.conj().T @ np.diag(spectrum) @ FOURIER)
 
 
 def spectrum_of(covariance: np.ndarray) -> np.ndarray:
     """Of the covariance averaged over all shifts."""
-    fourier = np.fft.fft(np.eye(SIZE)) / np.sqrt(SIZE)
-    return np.real(np.diag(fourier @ covariance @ fourier.conj().T))
+    return np.real(np.diag(FOURIER @ covariance @ FOURIER.conj().T))
 
 
 def main() -> None:

@@ -151,6 +151,11 @@ def equivariance(
     return x2, criterion(x3, data)
 
 
+def ends_with_data(f: Any) -> bool:
+    """Whether f's last step is towards the data (`ei.models.Unrolled`), so that its images fit what was measured."""
+    return getattr(f, "last", None) == "data"
+
+
 def require_truth(x: Tensor | None, method: str) -> Tensor:
     if x is None:
         raise InputError(f"{method} training needs ground-truth images; use ei or mc to train from measurements alone")

@@ -111,9 +111,7 @@ class Unrolled(ReconstructionFunction):
 
     def _iteration(self, x: Tensor, y: Tensor, towards_data: bool) -> Tensor:
         x = self.call_net(x)
-        if not towards_data:
-            return x
-        return self.towards_data(x, y)
+        return self.towards_data(x, y) if towards_data else x
 
     def towards_data(self, x: Tensor, y: Tensor) -> Tensor:
         """``x + A^+ (y - A x)`` for images ``[B, C, H, W]`` and their measurements, with its `cg_steps` for ``A^+``."""
