@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ei.diagnosis.diagnose import CANNOT, HOLDS, NOTHING, UNDECIDED
 from ei.evaluation import diagnose
-from ei.evaluation.diagnosis import CANNOT, HOLDS, NOTHING, UNDECIDED
 from ei.physics import CT, Inpainting
 from ei.transforms import Rotate
 

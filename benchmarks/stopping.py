@@ -28,7 +28,7 @@ from ei.common.drawing import new_figure
 from ei.datasets.batches import simulate
 from ei.evaluation.quality import read_metrics, write_metrics
 from ei.metrics import psnr
-from ei.physics import CT, noise_of
+from ei.physics import CT, parse_noise
 
 COLUMNS = ("epoch", "held_out_loss", "held_out_sure", "psnr_test")
 
@@ -86,7 +86,7 @@ def main() -> None:
 
     slices = torch.from_numpy(scipy.io.loadmat(given.data)["DATA"]).float()[:, None]
     slices = torch.nn.functional.avg_pool2d(slices, given.shrink)
-    physics = CT(slices.shape[-1], given.views, noise=noise_of(given.noise))
+    physics = CT(slices.shape[-1], given.views, noise=parse_noise(given.noise))
     y = simulate(physics, slices, range(len(slices)), seed=0)
     rows = []
     with tempfile.TemporaryDirectory() as temporary:

@@ -33,7 +33,7 @@ from ei.errors import InputError
 from ei.models import Discriminator, Reconstructor, UNet
 from ei.models.padding import padding_for
 from ei.models.weights import generator_weights, load_weights
-from ei.physics.foreign import noise_model_of
+from ei.physics.noise_adapter import get_noise
 from ei.training import Trainer, cosine_schedule, step_schedule
 
 
@@ -208,7 +208,7 @@ class EI:
                 "ckp_interval": ckp_interval,
             },
         )
-        trainer.fit(_with_indices(dataloader) if noise_model_of(physics) is not None else dataloader)
+        trainer.fit(_with_indices(dataloader) if get_noise(physics) is not None else dataloader)
         return trainer
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ei.errors import InputError
-from ei.physics.base import only_measured
-from ei.physics.foreign import noise_model_of
+from ei.physics.base import where_sampled
+from ei.physics.noise_adapter import get_noise
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -118,13 +118,13 @@ def measure(physics: Any, x: Tensor) -> Tensor:
     them (`ei.physics.Noise.clipped`).
     """
     u = physics.A(x)
-    noise = noise_model_of(physics)
+    noise = get_noise(physics)
     if noise is None:
         return u
     clip = getattr(noise, "clip", None)
     clean = u.detach() if clip is None else clip(u.detach())
     # u - clean is exactly zero where nothing was clipped, so that no rounding is added.
-    return only_measured(physics, noise(clean).detach(), clean) + (u - clean)
+    return where_sampled(physics, noise(clean).detach(), clean) + (u - clean)
 
 
 def equivariance(
@@ -151,7 +151,7 @@ def equivariance(
     return x2, criterion(x3, data)
 
 
-def ends_with_data(f: Any) -> bool:
+def data_consistency_last(f: Any) -> bool:
     """Whether f's last step is towards the data (`ei.models.Unrolled`), so that its images fit what was measured."""
     return getattr(f, "last", None) == "data"
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.closure.base import Closure, Consistency, Criterion, ends_with_data, equivariance, loss_weight
+from ei.closure.base import Closure, Consistency, Criterion, data_consistency_last, equivariance, loss_weight
 from ei.errors import InputError
 
 
@@ -45,7 +45,7 @@ class EIClosure(Closure):
         self.compared, self.frozen_targets = Consistency(mc_domain), frozen_targets
 
     def check(self, f: Any, physics: Any) -> None:
-        if self.frozen_targets and not ends_with_data(f):
+        if self.frozen_targets and not data_consistency_last(f):
             raise InputError(
                 "frozen targets need a reconstruction that ends with the data (--reconstructor unrolled --last data): "
                 "nothing else would tie images to their measurements"

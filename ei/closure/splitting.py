@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.closure.base import Closure, Consistency, Criterion, ends_with_data, equivariance, loss_weight
+from ei.closure.base import Closure, Consistency, Criterion, data_consistency_last, equivariance, loss_weight
 from ei.common.processes import drawn
 from ei.common.seeds import generator
 from ei.errors import InputError
@@ -129,4 +129,4 @@ def mean_over_parts(f: Any, physics: Any, y: Tensor, keep: float, draws: int, se
     """
     random = generator(seed, "parts")
     mean = torch.stack([reconstruct_from_part(f, physics, y, keep, None, random) for _ in range(draws)]).mean(0)
-    return f.of(physics).towards_data(mean, y) if ends_with_data(f) else mean
+    return f.of(physics).data_consistency(mean, y) if data_consistency_last(f) else mean

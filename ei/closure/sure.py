@@ -13,9 +13,9 @@ from torch import Tensor
 from ei.closure.base import Closure, Consistency, equivariance, loss_weight
 from ei.common.processes import drawn
 from ei.errors import InputError
-from ei.physics.base import measured_entries, only_measured
-from ei.physics.foreign import noise_model_of, noise_with_variance
+from ei.physics.base import sampling_mask_for, where_sampled
 from ei.physics.noise import random_signs
+from ei.physics.noise_adapter import get_noise, noise_with_variance
 
 # The default tau, in units of the noise: f is to be differentiated on the scale on which noise moves y. The estimate is
 # flat below: a tenth of this changes it by 0.1 % or less, three times as much biases it by up to 1 %. The gradient is
@@ -118,7 +118,7 @@ def check_sure(f: Any, physics: Any) -> None:
         InputError: if the physics has no noise model with a ``variance``, or f computes in bf16.
     """
     if noise_with_variance(physics) is None:
-        noise = noise_model_of(physics)
+        noise = get_noise(physics)
         lacks = "the physics has none" if noise is None else f"{noise} has no variance(y)"
         raise InputError(
             f"SURE needs a noise model that knows its variance, and {lacks}: set physics.noise, as GaussianNoise(0.1), "
@@ -172,7 +172,7 @@ def stein(
         compared: where the risk is measured.
     """
     signs = drawn(lambda shape: random_signs(y.new_empty(shape)), tuple(y.shape))
-    signs = only_measured(physics, signs, torch.zeros_like(y))
+    signs = where_sampled(physics, signs, torch.zeros_like(y))
     step = default_tau(physics, y, variance) if tau is None else tau
     derivative = (physics.A(f(y + step * signs)) - measured) / step
     if compared.domain == "measurement":
@@ -209,10 +209,10 @@ def check_linear(residual: Tensor, A_dagger: Any, measured: Tensor, y: Tensor) -
 
 def mean_of_measured(physics: Any, values: Tensor) -> Tensor:
     """The mean of ``values``, of the shape of measurements, over what is measured: a scalar."""
-    entries = measured_entries(physics, values)
+    entries = sampling_mask_for(physics, values)
     if entries is None:
         return values.mean()
-    return only_measured(physics, values, torch.zeros_like(values)).sum() / entries.expand_as(values).sum()
+    return where_sampled(physics, values, torch.zeros_like(values)).sum() / entries.expand_as(values).sum()
 
 
 def default_tau(physics: Any, y: Tensor, variance: Tensor) -> Tensor:
@@ -225,12 +225,12 @@ def default_tau(physics: Any, y: Tensor, variance: Tensor) -> Tensor:
 
 def _mean_of_each(physics: Any, values: Tensor) -> Tensor:
     """The mean over what is measured of each image, ``[B, 1, ...]``."""
-    entries, axes = measured_entries(physics, values), tuple(range(1, values.dim()))
+    entries, axes = sampling_mask_for(physics, values), tuple(range(1, values.dim()))
     values = values.detach()
     if entries is None:
         return values.mean(axes, keepdim=True)
     share = entries.to(values.dtype).expand_as(values).sum(axes, keepdim=True).clamp(min=1)
-    return only_measured(physics, values, torch.zeros_like(values)).sum(axes, keepdim=True) / share
+    return where_sampled(physics, values, torch.zeros_like(values)).sum(axes, keepdim=True) / share
 
 
 def checked_tau(tau: float | None) -> float | None:

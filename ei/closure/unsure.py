@@ -13,7 +13,7 @@ from ei.closure.base import Closure, Consistency, equivariance, loss_weight
 from ei.closure.sure import check_precision, checked_tau, stein
 from ei.common.processes import drawn
 from ei.errors import InputError
-from ei.physics.base import only_measured
+from ei.physics.base import where_sampled
 
 
 class NoiseLevel(nn.Module):
@@ -97,7 +97,7 @@ class UNSUREClosure(Closure):
             def measured_anew(physics: Any, x2: Tensor) -> Tensor:
                 u = physics.A(x2)
                 normal = drawn(lambda shape: torch.randn_like(u.new_empty(shape)), tuple(u.shape))
-                return u + only_measured(physics, sigma * normal, torch.zeros_like(u))
+                return u + where_sampled(physics, sigma * normal, torch.zeros_like(u))
 
             _, losses["ei"] = equivariance(f, physics, transform, x1, self.criterion, self.stop_gradient, measured_anew)
             losses["total"] = unsure + self.alpha * losses["ei"]

@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader, Subset
 from ei.commands.options import Options
 from ei.commands.parts import SPLIT, image_shape, images_for, measurements_for, pairs_for, split_beside
 from ei.commands.presets import Shape
-from ei.datasets import ImageTree, Pairs, Tiles, hold_out, image_of
+from ei.datasets import ImageTree, Pairs, Tiles, image_of, split_validation
 from ei.datasets.batches import Indexed, number_of, spread
 from ei.datasets.ctdb import split
+from ei.diagnosis.measurements import look_at
+from ei.diagnosis.sinograms import SinogramReport, check_sinogram
 from ei.errors import InputError
-from ei.evaluation.look import look_at
-from ei.evaluation.sinograms import SinogramReport, check_sinogram
-from ei.physics import image_shape_of, operator_of
+from ei.physics import image_shape_of, select_physics
 from ei.physics.projections import Projections
 
 # Values of measurements up to which all are read before a training begins.
@@ -91,7 +91,7 @@ class TrainingData:
             "measurements" if self.measured else "training images"
         )
         whole = len(self.train)
-        self.train, rest = hold_out(self.train, fraction, f"the {what}")
+        self.train, rest = split_validation(self.train, fraction, f"the {what}")
         self.held_out = DataLoader(Indexed(rest, self.measured), batch_size)
         print(f"held out: {len(rest)} of {whole} {what} judge after every epoch")
 
@@ -108,7 +108,7 @@ def level_to_start_from(physics: Any, data: TrainingData, device: torch.device) 
         if data.measured:
             y = _measurement(data.train, index)
         else:
-            y = operator_of(physics, [number_of(data.train, index)]).A(image_of(data.train[index]).to(device))
+            y = select_physics(physics, [number_of(data.train, index)]).A(image_of(data.train[index]).to(device))
         squares.append(y[y != 0].abs().square().mean())
     level = float(f"{0.01 * float(torch.stack(squares).nanmean()) ** 0.5:.3g}")
     if not level > 0:
@@ -117,7 +117,7 @@ def level_to_start_from(physics: Any, data: TrainingData, device: torch.device) 
 
 
 def look_of(physics: Any, measurements: Any) -> str:
-    """What is to be said of measurements before a training (`ei.evaluation.look`)."""
+    """What is to be said of measurements before a training (`ei.diagnosis.measurements`)."""
     some = spread(measurements)
     ys = [_measurement(measurements, index) for index in some]
     return look_at(physics, ys, [number_of(measurements, index) for index in some])
@@ -141,7 +141,7 @@ def find_image_scale(physics: Any, measurements: Any, device: torch.device) -> f
     about [0, 1] already."""
     peaks = []
     for index in spread(measurements):
-        own = operator_of(physics, [number_of(measurements, index)])
+        own = select_physics(physics, [number_of(measurements, index)])
         x = own.A_dagger(_measurement(measurements, index)[None].to(device)).abs().flatten()
         peaks.append(float(x.kthvalue(max(1, math.ceil(0.999 * len(x)))).values))
     scale = float(f"{statistics.median(peaks):.3g}")

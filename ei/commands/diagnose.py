@@ -24,14 +24,14 @@ from ei.commands.parser import choose_device
 from ei.commands.parts import generated_images, image_shape, images_for, measurements_for, named_group
 from ei.commands.presets import Shape, task_of
 from ei.commands.settings import parser_of, read_options, resolve
-from ei.common.own_code import names_own_code
+from ei.common.user_code import is_user_code
 from ei.datasets import image_of
+from ei.diagnosis.diagnose import diagnose
+from ei.diagnosis.noise_level import look_at_noise
 from ei.errors import InputError
-from ei.evaluation.diagnosis import diagnose
-from ei.evaluation.noise import look_at_noise
 from ei.physics import Inpainting, image_shape_of
-from ei.physics.foreign import noise_with_variance
 from ei.physics.noise import UNKNOWN
+from ei.physics.noise_adapter import noise_with_variance
 
 
 def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
     physics = None if options.physics is None else named_physics(options.physics, device)
     shape = _shape(options, given, physics)
     known, physics = physics, operator_for(options, shape, device, physics, {}, given)
-    if names_own_code(options.physics):
+    if is_user_code(options.physics):
         probe(physics, "A", torch.zeros(1, *shape), device)
     if isinstance(physics, Inpainting) and physics.count > 1:
         raise InputError("diagnose examines one operator, and this one has a mask for each image: give one of them")

@@ -15,13 +15,13 @@ from ei.commands.presets import TASKS, Shape, task_of
 from ei.common.describe import describe
 from ei.common.devices import device_of_tensors
 from ei.common.files import read_yaml
-from ei.common.own_code import import_own, made, names_own_code
+from ei.common.user_code import import_user_code, is_user_code, made
 from ei.errors import InputError
 from ei.evaluation.loading import noise_in, operator_in, physics_of
 from ei.physics import MRI, Inpainting, image_shape_of, with_pseudo_inverse
-from ei.physics.foreign import noise_model_of
 from ei.physics.krylov import filter_of
 from ei.physics.mri import mask_for
+from ei.physics.noise_adapter import get_noise
 from ei.training.state import CARRIED
 
 # Values of a physics file with these endings are paths.
@@ -74,7 +74,7 @@ def named_physics(setting: Mapping[str, Any] | str, device: torch.device) -> Any
     """
     if isinstance(setting, Mapping):
         return operator_in(setting, "the file of --physics", device)
-    thing = made(import_own(setting), setting, "A")
+    thing = made(import_user_code(setting), setting, "A")
     if isinstance(thing, torch.nn.Module):
         thing = thing.to(device)
     for name, value in list(vars(thing).items()) if hasattr(thing, "__dict__") else ():
@@ -96,12 +96,12 @@ def known_physics(setting: Any, state: Mapping[str, Any], device: torch.device) 
     """
     text = (state.get("config") or {}).get("physics")
     carried = physics_of(state, device)
-    if names_own_code(text) and setting is None:
+    if is_user_code(text) and setting is None:
         raise InputError(code_needed("checkpoint", str(text), "--physics"))
-    if names_own_code(text) and not names_own_code(setting):
+    if is_user_code(text) and not is_user_code(setting):
         raise InputError(f"--physics gives {setting.get('name')}, but the checkpoint was trained for {text}")
     given = None if setting is None else named_physics(setting, device)
-    if names_own_code(text) and setting != text:
+    if is_user_code(text) and setting != text:
         print(f"note: the checkpoint was trained for {text}; {setting} stands in for it")
     if carried is None or given is None:
         return carried if given is None else given
@@ -150,9 +150,7 @@ def operator_for(
         check_contradictions(state, given, options.task, physics)
     check_size(physics, shape)
     named = {"noise": options.noise, "noise_sigma": options.noise_sigma, "physics": options.physics}
-    if (
-        options.noise or options.noise_sigma or not names_own_code(options.physics)
-    ):  # code of one's own may have its own
+    if options.noise or options.noise_sigma or not is_user_code(options.physics):  # code of one's own may have its own
         try:
             physics.noise = noise_in(named)
         except AttributeError as error:
@@ -217,7 +215,7 @@ def probe_operator(physics: Any, shape: Shape, device: torch.device | None = Non
     if back.is_complex():
         raise InputError("A_dagger gives complex images: let it give real and imaginary part as two channels")
     try:
-        noise = noise_model_of(physics)
+        noise = get_noise(physics)
         if noise is not None:
             noise(y, generator=torch.Generator())
     except Exception as error:  # whatever the code raises

@@ -18,7 +18,7 @@ from ei.models.averaged import GROUPS as AVERAGES
 from ei.models.base import PRECISIONS
 from ei.models.unet import NORMS
 from ei.models.unrolled import LASTS
-from ei.physics import noise_of
+from ei.physics import parse_noise
 from ei.physics.noise import UNKNOWN
 
 Scope = Literal["run", "machine", "call"]
@@ -82,11 +82,11 @@ def papers(ct: Any, inpainting: Any, mri: Any) -> dict[str, Any]:
 
 
 def noise_text(text: str) -> str:
-    """An option's type: what `ei.physics.noise_of` reads, or "unknown"."""
+    """An option's type: what `ei.physics.parse_noise` reads, or "unknown"."""
     if text == UNKNOWN:
         return text
     try:
-        noise_of(text)
+        parse_noise(text)
     except InputError as error:
         raise ArgumentTypeError(str(error)) from None
     return text

@@ -13,7 +13,7 @@ from torch import Tensor
 from ei.commands.operators import check_size, probe
 from ei.commands.options import Options
 from ei.commands.presets import TASKS, Shape, task_of
-from ei.common.own_code import import_own, made, names_own_code, takes
+from ei.common.user_code import import_user_code, is_user_code, made, takes
 from ei.datasets import (
     CTData,
     DeadLeaves,
@@ -34,7 +34,7 @@ from ei.datasets.pictures import PICTURES
 from ei.datasets.stack import is_stack
 from ei.datasets.tree import holds_images
 from ei.errors import InputError, MissingFileError
-from ei.physics import MRI, image_shape_of, operator_of
+from ei.physics import MRI, image_shape_of, select_physics
 from ei.transforms import Compose, FourierRotate, Reflect, Rotate, Rotate90, Scale, Shift, Transform
 
 GROUPS: dict[str, type[Transform]] = {
@@ -57,8 +57,8 @@ def named_group(text: str, n_trans: int, said: bool = False) -> Any:
     Raises:
         InputError: for an unknown name, or code that gives no group.
     """
-    if names_own_code(text):
-        thing = import_own(text)
+    if is_user_code(text):
+        thing = import_user_code(text)
         group = made(thing, text, "apply", n_trans=n_trans)
         if said and not takes(thing, "n_trans"):
             print(f"note: --ei-trans has no effect on {text}, which does not take n_trans")
@@ -239,7 +239,7 @@ def measurements_for(path: str, options: Options | None, physics: Any) -> tuple[
         if task.measured_shape is not None:
             return found, task.measured_shape(found.item_shape, options)
         raise InputError(f"--task {options.task} does not tell what images its measurements are of: give --data")
-    physics = operator_of(physics, [0])
+    physics = select_physics(physics, [0])
     found = Measurements(path, _shape_measured(physics), parts=isinstance(physics, MRI))
     if isinstance(physics, MRI):
         check_kspace(physics, found[0], path)
@@ -281,7 +281,7 @@ def say_how_truth_fits(pairs: Pairs, physics: Any) -> None:
     ys = [pairs[index][0] for index in rows]
 
     def measured(laid: Callable[[Tensor], Tensor] = lambda x: x) -> list[Tensor]:
-        return [probe(operator_of(physics, [n]), "A", laid(pairs[n][1])[None])[0].cpu() for n in rows]
+        return [probe(select_physics(physics, [n]), "A", laid(pairs[n][1])[None])[0].cpu() for n in rows]
 
     def misfit(of: list[Tensor], shift: int = 0) -> float:
         return statistics.median(float((of[k - shift] - y).norm() / y.norm()) for k, y in enumerate(ys))

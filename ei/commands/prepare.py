@@ -27,7 +27,7 @@ from ei.commands.settings import parser_of
 from ei.common.files import writing
 from ei.datasets.flats import detector_noise
 from ei.datasets.kspace import prepare_kspace
-from ei.datasets.prepare import prepare_ct100, prepare_urban100
+from ei.datasets.paper_data import prepare_ct100, prepare_urban100
 from ei.datasets.scans import prepare_helsinki, prepare_scan, read_array, reference_of, sinograms_of_counts
 from ei.errors import InputError
 from ei.evaluation import check_sinogram

@@ -38,7 +38,7 @@ from ei.errors import InputError
 from ei.evaluation.loading import averaged, checked, function_of
 from ei.models import Reconstructor, UNet
 from ei.models.base import ReconstructionFunction
-from ei.physics import operator_of
+from ei.physics import select_physics
 
 
 def reconstruct_file(
@@ -76,7 +76,7 @@ def reconstruct_file(
         with torch.no_grad(), writing(output), tqdm(total=len(measurements), unit="image", disable=not progress) as bar:
             done = 0
             for y in loader:
-                own = operator_of(f.physics, range(done, done + len(y)))
+                own = select_physics(f.physics, range(done, done + len(y)))
                 x = f.of(own)(y.to(device)).cpu().numpy()
                 if measurements.parts:
                     x = x[:, 0] + 1j * x[:, 1]

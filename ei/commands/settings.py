@@ -13,7 +13,7 @@ from ei.commands.parser import Parser
 from ei.commands.parts import ignored_by
 from ei.commands.presets import METHODS, TASKS, UNKNOWN_NOISE
 from ei.common.files import read_yaml
-from ei.common.own_code import absolute, names_own_code
+from ei.common.user_code import absolute, is_user_code
 from ei.errors import InputError
 from ei.physics.noise import UNKNOWN
 from ei.training.state import rules_of
@@ -48,10 +48,10 @@ def read_options(parser: Parser, arguments: Sequence[str], yaml_parser: Parser |
     typed = {name: True for name in SCHEDULES if flags.get(name, False) is not False}  # an empty --schedule is one, too
     given = {**_without_replaced_schedules(from_file, typed), **flags}
     for name in ("physics", "group"):
-        if names_own_code(given.get(name)):
+        if is_user_code(given.get(name)):
             given[name] = absolute(given[name])
     physics = given.get("physics")
-    if isinstance(physics, str) and not names_own_code(physics):
+    if isinstance(physics, str) and not is_user_code(physics):
         given["physics"] = read_physics_file(physics)
     elif isinstance(physics, Mapping):
         given["physics"] = resolved_physics(physics, Path(), "the physics of --config")
@@ -176,7 +176,7 @@ def check_code_is_given(options: Options, given: Mapping[str, Any], path: str) -
     """Raise if ``options``, resumed from the checkpoint ``path``, name code of one's own that was not ``given`` now."""
     for name in ("physics", "group"):
         text = getattr(options, name)
-        if names_own_code(text) and given.get(name) is None:
+        if is_user_code(text) and given.get(name) is None:
             raise InputError(code_needed(f"run of {path}", text, flag(name)))
 
 
@@ -197,7 +197,7 @@ def check_same_run(given: Mapping[str, Any], state: Mapping[str, Any], path: str
             continue  # what the task's physics depends on is compared when that is built
         if any(config.get(other) not in values for other, values in entry.needs.items() if other in config):
             continue  # it means nothing to this run
-        if entry.fixed or (name == "physics" and names_own_code(now) != names_own_code(before)):
+        if entry.fixed or (name == "physics" and is_user_code(now) != is_user_code(before)):
             raise InputError(f"{flag(name)} {now} contradicts the checkpoint {path}, whose run has {before}")
         if name == "batch_size" and state["next_batch"]:
             raise InputError(

@@ -49,9 +49,9 @@ from ei.commands.settings import (
 )
 from ei.common.files import load_file
 from ei.common.memory import keep_freed_memory
-from ei.common.own_code import names_own_code
 from ei.common.processes import Processes, joined, launched
 from ei.common.seeds import derive_seed
+from ei.common.user_code import is_user_code
 from ei.datasets import make_loader
 from ei.errors import InputError
 from ei.models import Reconstructor, UNet, Unrolled
@@ -59,12 +59,12 @@ from ei.models.base import ReconstructionFunction
 from ei.models.padding import padding_for
 from ei.models.sync_bn import synchronize_batch_norm
 from ei.models.weights import generator_weights, load_weights
-from ei.physics import TiledInpainting, operator_of
+from ei.physics import TiledInpainting, select_physics
 from ei.physics.noise import UNKNOWN
 from ei.training import RunFolder, Trainer, cosine_schedule, one_cycle_schedule, step_schedule
 from ei.training.folder import check_run_folder
-from ei.training.judging import judge
 from ei.training.state import is_run_state, load_to_resume, newest_checkpoint
+from ei.training.validation import judge
 
 # Of the logarithm of an unknown level of noise; slow beside the network, which has to follow.
 LEVEL_RATE = 0.02
@@ -168,7 +168,7 @@ def build_training(
     data = TrainingData(options, known if options.physics is not None else None)
     physics = operator_for(options, data.shape, device, known, state or {}, given)
     check_count(physics, data.count, "measurements" if data.measured else "training images")
-    if names_own_code(options.physics):
+    if is_user_code(options.physics):
         y = probe_operator(physics, data.shape, device)
         if options.reconstructor == "unrolled":
             probe_steps(physics, y, data.shape, options.filtered, device)
@@ -211,7 +211,7 @@ def build_training(
     f = _reconstruction_function(options, net, physics)
     closure.check(f, physics)
     if options.cuda_graphs:
-        if options.recompute or options.tile is not None or operator_of(physics, [0]) is not physics:
+        if options.recompute or options.tile is not None or select_physics(physics, [0]) is not physics:
             raise InputError("--cuda-graphs is for one operator, without --tile and without --recompute; leave it out")
         if isinstance(closure.closure if isinstance(closure, InUnits) else closure, SplittingClosure):
             raise InputError(f"--cuda-graphs is for one operator, and --method {options.method} makes parts of it")

@@ -5,12 +5,12 @@ from ei.datasets.counts import line_integrals
 from ei.datasets.crops import FixedCrops, Tiles
 from ei.datasets.ctdb import CTData
 from ei.datasets.cvdb import CVDB, CVDB_ICCV
-from ei.datasets.held_out import hold_out
 from ei.datasets.measurements import Measurements, Pairs
 from ei.datasets.mridb import MRIData
 from ei.datasets.stack import ImageStack
 from ei.datasets.synthetic import DeadLeaves, EllipsePhantoms, MagnitudePhantoms
 from ei.datasets.tree import ImageTree, split_images
+from ei.datasets.validation import split_validation
 
 __all__ = [
     "CVDB",
@@ -26,11 +26,11 @@ __all__ = [
     "Measurements",
     "Pairs",
     "Tiles",
-    "hold_out",
     "image_of",
     "images_of",
     "line_integrals",
     "make_loader",
     "simulate",
     "split_images",
+    "split_validation",
 ]

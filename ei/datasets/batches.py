@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from ei.common.processes import Part, Processes, check_division
 from ei.common.seeds import derive_seed, generator, seed_all, seeded
 from ei.common.signals import outlive_the_step
-from ei.datasets.held_out import Portion
+from ei.datasets.validation import Portion
 from ei.errors import InputError
-from ei.physics.base import only_measured
-from ei.physics.foreign import noise_model_of
+from ei.physics.base import where_sampled
+from ei.physics.noise_adapter import get_noise
 
 
 class Indexed(Dataset):
@@ -256,13 +256,13 @@ def simulate(physics: Any, x: Tensor, indices: Sequence[int] | None, seed: int) 
             f"A of {type(physics).__name__} gives a {type(y).__name__}, and measurements must be a tensor: write an "
             "operator that gives all of them as one"
         )
-    noise = noise_model_of(physics)
+    noise = get_noise(physics)
     if noise is None:
         return y
     if indices is None:
         raise InputError("noise is drawn once per image, by its index: make the batches with ei.datasets.make_loader")
     each = [noise(y[i : i + 1], generator=generator(seed, "noise", int(n))) for i, n in enumerate(indices)]
-    return only_measured(physics, torch.cat(each), y)
+    return where_sampled(physics, torch.cat(each), y)
 
 
 def indices_of(batch: Any) -> Any:
@@ -270,11 +270,11 @@ def indices_of(batch: Any) -> Any:
     return batch.get("index") if isinstance(batch, dict) else None
 
 
-def measured(batch: Any, physics: Any, like: Tensor, seed: int) -> tuple[Tensor | None, Tensor]:
+def images_and_measurements(batch: Any, physics: Any, like: Tensor, seed: int) -> tuple[Tensor | None, Tensor]:
     """The images and the measurements of a batch, on the device of ``like`` (images in its dtype, too). Measurements
     that the batch holds (a dict's "y") are taken as they are, and its images beside them (its "x") are their truth, or
     None where there are none; of a batch without measurements the images are measured by ``physics``, the operator of
-    this batch (`ei.physics.operator_of`).
+    this batch (`ei.physics.select_physics`).
 
     Raises:
         InputError: for a batch of neither, or of different numbers of both.

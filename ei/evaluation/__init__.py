@@ -1,10 +1,14 @@
-"""Evaluation: how good reconstructions are, those without learning beside them, and whether EI can work at all."""
+"""Evaluation: the quality of reconstructions, and classical reconstructions beside them.
+
+`diagnose` and `check_sinogram` are here, too: they are imported from `ei.diagnosis`, the room above, when asked for.
+"""
+
+import importlib
+from typing import Any
 
 from ei.evaluation.classical import classical_for, harmonic_fill, least_squares, total_variation
-from ei.evaluation.diagnosis import Diagnosis, diagnose
 from ei.evaluation.loading import load
 from ei.evaluation.quality import evaluate, reconstruct_all, report, summary
-from ei.evaluation.sinograms import check_sinogram
 
 __all__ = [
     "Diagnosis",
@@ -20,3 +24,9 @@ __all__ = [
     "summary",
     "total_variation",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Diagnosis", "diagnose", "check_sinogram"):
+        return getattr(importlib.import_module("ei.diagnosis"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,7 +19,7 @@ from ei.datasets.batches import simulate
 from ei.metrics import psnr, range_of
 from ei.physics import MRI, Inpainting
 from ei.physics.ct import ParallelBeam
-from ei.physics.foreign import noise_model_of
+from ei.physics.noise_adapter import get_noise
 
 Reconstruction = Callable[[Any, Tensor], Tensor]
 
@@ -37,7 +37,7 @@ def classical_for(physics: Any, train: Tensor | None = None) -> dict[str, Recons
             and the steps of conjugate gradients are those that are best for these; without them both are left out.
     """
     positive = not isinstance(physics, MRI)
-    if noise_model_of(physics) is None:
+    if get_noise(physics) is None:
         if isinstance(physics, Inpainting):
             return {"harmonic fill": harmonic_fill}
         return {"CGLS 50": least_squares, "TV, x >= 0": total_variation} if isinstance(physics, ParallelBeam) else {}
@@ -176,7 +176,7 @@ def harmonic_fill(physics: Inpainting, y: Tensor) -> Tensor:
     Returns:
         Images of the shape of ``y``, on its device, in its dtype.
     """
-    masks, images = physics.measured.cpu().numpy() > 0, y.detach().cpu().double().numpy()
+    masks, images = physics.sampling_mask.cpu().numpy() > 0, y.detach().cpu().double().numpy()
     if masks.shape[:2] == (1, 1):
         filled = _filled(masks[0, 0], images)
     else:

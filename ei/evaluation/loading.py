@@ -15,7 +15,7 @@ import ei.physics
 from ei.common.describe import rebuild
 from ei.common.devices import device_of
 from ei.common.files import load_file
-from ei.common.own_code import names_own_code
+from ei.common.user_code import is_user_code
 from ei.errors import InputError
 from ei.models import GroupAverage, UNet
 from ei.models.base import ReconstructionFunction, keep_average
@@ -95,7 +95,7 @@ def physics_of(state: Mapping[str, Any], device: torch.device) -> Any:
         InputError: if what it carries cannot be built.
     """
     described = state.get("physics")
-    if described is None or names_own_code((state.get("config") or {}).get("physics")):
+    if described is None or is_user_code((state.get("config") or {}).get("physics")):
         return None
     carried = {name: state[name] for name in CARRIED if state.get(name) is not None}
     return operator_in(described, "the checkpoint", device, **carried)
@@ -134,12 +134,12 @@ def noise_in(config: Mapping[str, Any]) -> Any:
     """The noise model that a run's configuration names; None where it names none. Where the noise is unknown to the
     training, it is the one that is simulated."""
     if config.get("noise") not in (None, UNKNOWN):
-        return ei.physics.noise_of(config["noise"])
+        return ei.physics.parse_noise(config["noise"])
     if config.get("noise_sigma"):
         return ei.physics.GaussianNoise(config["noise_sigma"])
     named = config.get("physics")
     text = named.get("noise") if isinstance(named, Mapping) else None
-    return None if text is None else ei.physics.noise_of(text)
+    return None if text is None else ei.physics.parse_noise(text)
 
 
 def function_of(

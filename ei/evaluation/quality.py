@@ -20,7 +20,7 @@ from ei.datasets.batches import file_of, told_range
 from ei.evaluation.classical import Reconstruction, classical_for
 from ei.metrics import SSIM_WINDOW, cal_psnr, psnr, range_of, ssim
 from ei.models.base import ReconstructionFunction, evaluating
-from ei.physics import operator_of
+from ei.physics import select_physics
 
 
 def ssim_where_there_is_one(a: Tensor, b: Tensor, data_range: float) -> Tensor:
@@ -43,7 +43,7 @@ def reconstruct_all(
     (A_dagger y), ``net`` (f(y)), ``x``; in evaluation mode and, where its training keeps one, with the moving average
     of its network."""
     with evaluating(f), torch.no_grad():
-        own = operator_of(physics, [index])
+        own = select_physics(physics, [index])
         if y is None:
             y = simulate(own, x, [index], derive_seed(seed, "test"))  # not the noise of the training images
         net = f(y) if own is physics else f.of(own)(y)
@@ -95,7 +95,7 @@ def evaluate(
         outputs = {"pinv": done["pinv"], "net": done["net"]}
         with torch.no_grad():
             outputs |= {
-                name: reconstruct(operator_of(physics, [index]), done["y"])
+                name: reconstruct(select_physics(physics, [index]), done["y"])
                 for name, reconstruct in (more or {}).items()
             }
         name = file_of(images, index)

@@ -102,18 +102,20 @@ class Unrolled(ReconstructionFunction):
             # Where y needs no gradient, neither does this x: autograd keeps nothing of its steps.
             x = self._pinv(y, 2 * self.cg_steps)
         for k in range(1, self.iterations + 1):
-            towards_data = k < self.iterations or self.last == "data"
+            data_consistency = k < self.iterations or self.last == "data"
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(self._iteration, x, y, towards_data, use_reentrant=False, context_fn=self._recomputation)
+                x = checkpoint(
+                    self._iteration, x, y, data_consistency, use_reentrant=False, context_fn=self._recomputation
+                )
             else:
-                x = self._iteration(x, y, towards_data)
+                x = self._iteration(x, y, data_consistency)
         return x
 
-    def _iteration(self, x: Tensor, y: Tensor, towards_data: bool) -> Tensor:
+    def _iteration(self, x: Tensor, y: Tensor, data_consistency: bool) -> Tensor:
         x = self.call_net(x)
-        return self.towards_data(x, y) if towards_data else x
+        return self.data_consistency(x, y) if data_consistency else x
 
-    def towards_data(self, x: Tensor, y: Tensor) -> Tensor:
+    def data_consistency(self, x: Tensor, y: Tensor) -> Tensor:
         """``x + A^+ (y - A x)`` for images ``[B, C, H, W]`` and their measurements, with its `cg_steps` for ``A^+``."""
         with outside_autocast(y):
             return x + self._pinv(y - self.physics.A(x), self.cg_steps)

@@ -1,6 +1,6 @@
 """Forward operators. Anything with ``A(x)`` and ``A_dagger(y)`` is a physics; they are the paper's, scanners, MRI."""
 
-from ei.physics.base import Physics, image_shape_of, operator_of
+from ei.physics.base import Physics, image_shape_of, select_physics
 from ei.physics.ct import CT
 from ei.physics.inpainting import Inpainting
 from ei.physics.krylov import WithPseudoInverse, pinv_cg, with_pseudo_inverse
@@ -11,7 +11,7 @@ from ei.physics.noise import (
     PoissonGaussianNoise,
     PoissonNoise,
     TransmissionNoise,
-    noise_of,
+    parse_noise,
 )
 from ei.physics.split import Split
 from ei.physics.tiles import TiledInpainting
@@ -32,8 +32,8 @@ __all__ = [
     "TransmissionNoise",
     "WithPseudoInverse",
     "image_shape_of",
-    "noise_of",
-    "operator_of",
+    "parse_noise",
     "pinv_cg",
+    "select_physics",
     "with_pseudo_inverse",
 ]

@@ -37,7 +37,7 @@ class Physics(nn.Module):
         raise NotImplementedError
 
     @property
-    def measured(self) -> Tensor | None:
+    def sampling_mask(self) -> Tensor | None:
         """What is measured: ones, and zeros where measurements hold nothing, with as many axes as they have; an axis of
         length one where entries are measured together (all channels of a pixel, all detectors of a view). None where
         every entry is measured, on its own."""
@@ -52,7 +52,7 @@ class Physics(nn.Module):
 
         Args:
             y: measurements.
-            kept: zeros and ones of the shape of `measured`, or with a mask for every measurement.
+            kept: zeros and ones of the shape of `sampling_mask`, or with a mask for every measurement.
         """
         return self.A_dagger(kept * y)
 
@@ -60,20 +60,20 @@ class Physics(nn.Module):
         """The measurement of images ``x`` as a sensor gives it: ``noise(A(x))``, with fresh noise where something is
         measured."""
         y = self.A(x)
-        return y if self.noise is None else only_measured(self, self.noise(y), y)
+        return y if self.noise is None else where_sampled(self, self.noise(y), y)
 
 
-def measured_entries(physics: Any, y: Tensor) -> Tensor | None:
-    """`Physics.measured` of any physics for measurements ``y`` ``[B, ...]``, perhaps of every image under several
+def sampling_mask_for(physics: Any, y: Tensor) -> Tensor | None:
+    """`Physics.sampling_mask` of any physics for measurements ``y`` ``[B, ...]``, perhaps of every image under several
     transforms: ones and zeros in their real dtype and on their device, of a shape that broadcasts to theirs; None where
     it does not tell, and all entries are measured."""
-    told = getattr(physics, "measured", None)
+    told = getattr(physics, "sampling_mask", None)
     return for_each_image(told, y).to(y.device, y.real.dtype) if isinstance(told, Tensor) else None
 
 
-def only_measured(physics: Any, y: Tensor, elsewhere: Tensor) -> Tensor:
+def where_sampled(physics: Any, y: Tensor, elsewhere: Tensor) -> Tensor:
     """``y`` where ``physics`` measures something, and ``elsewhere`` (of its shape) where a mask does not."""
-    entries = measured_entries(physics, y)
+    entries = sampling_mask_for(physics, y)
     return y if entries is None else torch.where(entries != 0, y, elsewhere)
 
 
@@ -108,7 +108,7 @@ def check_shape(tensor: Tensor, expected: tuple[int, ...], what: str) -> None:
         raise InputError(f"{what} must have the shape [{wanted}], not {list(tensor.shape)}")
 
 
-def operator_of(physics: Any, indices: Sequence[int] | Tensor | None) -> Any:
+def select_physics(physics: Any, indices: Sequence[int] | Tensor | None) -> Any:
     """``physics.of(indices)``: the operator of the images with these numbers. An operator without ``of`` serves all."""
     of = getattr(physics, "of", None)
     return of(indices) if callable(of) else physics

@@ -87,14 +87,14 @@ class Inpainting(Physics):
         return (self.img_height, self.img_width)
 
     @property
-    def measured(self) -> Tensor:
+    def sampling_mask(self) -> Tensor:
         """The mask, with four axes."""
         return self.mask if self.mask.dim() == 4 else self.mask[None, None]
 
     @property
     def count(self) -> int:
         """How many images have a mask of their own; 1 where one mask serves all."""
-        return len(self.measured)
+        return len(self.sampling_mask)
 
     def of(self, indices: Sequence[int] | Tensor | None) -> Inpainting:
         """The operator of the images with these numbers: with their masks, in this order.

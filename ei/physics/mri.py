@@ -123,7 +123,7 @@ class MRI(Physics):
         return pinv_cg(Split(self, kept), kept * y, self.cg_steps, tol=0)
 
     @property
-    def measured(self) -> Tensor:
+    def sampling_mask(self) -> Tensor:
         """The mask with the axes of k-space: points are measured in both parts and by all coils at once, and columns as
         wholes where the mask says so."""
         axes = 4 if self.coil_maps is None else 5

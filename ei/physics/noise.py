@@ -1,7 +1,7 @@
 """Noise models: callables ``noise(y, generator=None) -> noisy y`` to be set as ``physics.noise``.
 
 Each knows its ``variance(y)`` from the measurement itself, which SURE needs (`ei.closure.SUREClosure`). A noise model
-knows nothing of masks: who adds the noise leaves out what is not measured (`ei.physics.base.only_measured`).
+knows nothing of masks: who adds the noise leaves out what is not measured (`ei.physics.base.where_sampled`).
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ NOISES: dict[str, tuple[type[Noise], str]] = {
 }
 
 
-def noise_of(text: str) -> Noise:
+def parse_noise(text: str) -> Noise:
     """The noise model of a text as ``gaussian:0.1``: its name, and its arguments behind a colon, with commas between
     them: ``poisson:0.05``, ``poisson-gaussian:0.05,0.1``, ``transmission:1e5,30,0.0064``.
 

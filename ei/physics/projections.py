@@ -59,7 +59,7 @@ class Projections(Physics):
         check_shape(y, self.measurement_shape, f"sinograms for {type(self).__name__}")
 
     @property
-    def measured(self) -> Tensor:
+    def sampling_mask(self) -> Tensor:
         """All; the detectors of a view are measured together: ones ``[1, 1, 1, V]``."""
         return torch.ones(1, 1, 1, self.measurement_shape[1])
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.physics.base import for_each_image, image_shape_of, measured_entries
+from ei.physics.base import for_each_image, image_shape_of, sampling_mask_for
 from ei.physics.krylov import adjoint_of, filter_of, pinv_cg
 
 
@@ -50,8 +50,8 @@ class Split:
 
 def entries_to_split(physics: Any, y: Tensor) -> Tensor:
     """What may be kept or left out of measurements ``y``, ones, and zeros where nothing is measured: as
-    `Physics.measured` tells, else every entry on its own."""
-    told = measured_entries(physics, y)
+    `Physics.sampling_mask` tells, else every entry on its own."""
+    told = sampling_mask_for(physics, y)
     return torch.ones(1, *y.shape[1:], dtype=y.real.dtype, device=y.device) if told is None else told
 
 

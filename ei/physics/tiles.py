@@ -31,7 +31,7 @@ class TiledInpainting(Inpainting):
             )
         places = tile_places(whole.image_shape, side)
         masks = torch.stack(
-            [whole.measured[..., row : row + side, column : column + side] for row, column in places], 1
+            [whole.sampling_mask[..., row : row + side, column : column + side] for row, column in places], 1
         )
         empty = ~masks.flatten(2).any(-1).all(0)
         if bool(empty.any()):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ei.common.processes import Part, Processes, drawing_for
 from ei.errors import InputError
-from ei.physics.foreign import noise_model_of
+from ei.physics.noise_adapter import get_noise
 
 
 def division(loader: Iterable, transform: Any, processes: Processes) -> Callable[[int], Part | None]:
@@ -65,7 +65,7 @@ def draws_of_part(physics: Any, part: Part, processes: Processes) -> Iterator[No
     if processes.count == 1:
         yield
         return
-    held, noise = getattr(physics, "noise", None), noise_model_of(physics)
+    held, noise = getattr(physics, "noise", None), get_noise(physics)
     if noise is not None:
         physics.noise = NoiseOfPart(noise, part)
     try:

@@ -13,8 +13,8 @@ import torch
 
 from ei.common.describe import describe
 from ei.common.files import load_file
-from ei.common.own_code import names_own_code
 from ei.common.seeds import RULES
+from ei.common.user_code import is_user_code
 from ei.errors import InputError, TrainingDivergedError
 from ei.models.weights import AVERAGED, load_weights
 from ei.training.folder import LAST, LAST_BUT_ONE
@@ -48,7 +48,7 @@ def state_of(trainer: Trainer, epoch: int) -> dict[str, Any]:
     if trainer.averaged is not None:
         state[AVERAGED] = trainer.averaged.module.state_dict()
     # Of an operator out of code of one's own, the configuration holds the name: its class alone may not be all of it.
-    own = names_own_code(trainer.config.get("physics"))
+    own = is_user_code(trainer.config.get("physics"))
     physics = getattr(trainer.physics, "whole", trainer.physics)  # of tiles, that of whole images
     carried = {name: getattr(physics, name, None) for name in CARRIED}
     return state | {

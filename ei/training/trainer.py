@@ -26,17 +26,17 @@ from torch import nn
 from ei.common.processes import Part, Processes
 from ei.common.seeds import RULES, derive_seed, seed_all, states_kept
 from ei.common.signals import StopRequest
-from ei.datasets.batches import Batches, measured, seeded_batches
+from ei.datasets.batches import Batches, images_and_measurements, seeded_batches
 from ei.errors import InputError, TrainingStoppedError
 from ei.models.base import computing, keep_average
 from ei.training.folder import BEST, LAST, RunFolder
-from ei.training.judging import columns_of, group_of, is_best, judged, known_columns, of_batch, out_of_patience
 from ei.training.log import Progress
 from ei.training.parallel import division, draws_of_part, replicated
 from ei.training.schedules import LearningRate, step_schedule
 from ei.training.state import restore, rules_of, state_of
 from ei.training.stepping import check_optimizers, descend, moving_average, set_learning_rates
 from ei.training.tally import Tally
+from ei.training.validation import columns_of, group_of, is_best, judged, known_columns, of_batch, out_of_patience
 
 
 class Trainer:
@@ -225,7 +225,7 @@ class Trainer:
         set_learning_rates(self.optimizers, self.base_lr, self.schedule(at))
         seed_all(derive_seed(self.seed, "step", self.step))
         f, physics = of_batch(self.f, self.physics, batch)
-        x, y = measured(batch, physics, like=next(self.networks["total"].parameters()), seed=self.seed)
+        x, y = images_and_measurements(batch, physics, like=next(self.networks["total"].parameters()), seed=self.seed)
         part = part or Part.of(len(y), Processes())
         with draws_of_part(physics, part, self.processes):
             losses = self.closure(f, physics, group_of(self, self.step), y, x)

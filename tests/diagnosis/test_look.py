@@ -1,0 +1,64 @@
+"""What is said of measurements before a training begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ei.datasets import DeadLeaves, EllipsePhantoms
+from ei.diagnosis.measurements import look_at
+from ei.physics import CT, MRI, Inpainting
+
+
+def phantoms(n: int = 4) -> Tensor:
+    return torch.stack([EllipsePhantoms("train", 32, n_images=20)[i] for i in range(n)])[:, None]
+
+
+def leaves(n: int = 4) -> Tensor:
+    return torch.stack([DeadLeaves("train", 32)[i] for i in range(n)])
+
+
+def told(physics: Any, y: Tensor) -> str:
+    return look_at(physics, list(y), range(len(y)))
+
+
+COMPLEX = torch.complex(phantoms(), phantoms().flip(-1)).squeeze(1)
+MASK = torch.zeros(32, 32)
+MASK[:, ::3] = 1
+
+
+@pytest.mark.parametrize(
+    ("physics", "x"),
+    [
+        (CT(32, 46), phantoms()),
+        (CT(32, 20, uniform=False), phantoms()),
+        (Inpainting(32, 32), leaves()),
+        (MRI(MASK), torch.view_as_real(COMPLEX).movedim(-1, 1).contiguous()),
+    ],
+    ids=["ct", "limited angle", "inpainting", "mri"],
+)
+def test_an_operators_own_measurements_are_fine(physics: Any, x: Tensor) -> None:
+    y = physics.A(x)
+    noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    assert "warning" not in told(physics, y) and "A A_dagger y fits y to" in told(physics, y)
+    if isinstance(physics, CT):
+        assert "warning" not in told(physics, y + 0.1 * y.std() * noise)
+
+
+@pytest.mark.parametrize(
+    ("physics", "y", "said"),
+    [
+        (CT(32, 46), CT(32, 46).A(phantoms()).mT, "axes"),
+        (CT(32, 46), 1e4 * torch.exp(-CT(32, 46).A(phantoms()) / 10), "operator"),
+        (Inpainting(32, 32), leaves(), "what it does not measure"),
+        (Inpainting(32, 32), Inpainting(32, 32, seed=3).A(leaves()), "operator"),
+        (Inpainting(32, 32), torch.zeros(2, 3, 32, 32), "all values of measurement 0"),
+    ],
+    ids=["swapped axes", "no logarithm", "not masked", "another mask", "empty"],
+)
+def test_what_is_odd_is_told(physics: Any, y: Tensor, said: str) -> None:
+    warning = told(physics, y).splitlines()[-1]
+    assert warning.startswith("warning:") and said in warning

@@ -1,0 +1,137 @@
+"""What several tests make: small data sets and files, scans, trainings."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from conftest import SmallNet, fill
+from PIL import Image
+from torch import Tensor
+from torch.optim import Adam
+from torch.utils.data import DataLoader
+
+from ei.closure import AdversarialEIClosure, EIClosure
+from ei.datasets import make_loader
+from ei.models import Reconstructor
+from ei.physics import MRI, Inpainting, Tomography
+from ei.training import Trainer
+from ei.transforms import Shift
+
+
+def write_mat(path: Path, n: int = 20, side: int = 16, **arrays: np.ndarray) -> Path:
+    rng = np.random.default_rng(0)
+    scipy.io.savemat(path, arrays or {"DATA": rng.random((n, side, side)).astype(np.float32)})
+    return path
+
+
+def write_folder(root: Path, n_train: int = 3, n_test: int = 2, side: int = 512) -> Path:
+    rng = np.random.default_rng(0)
+    for mode, n in (("train", n_train), ("test", n_test)):
+        (root / mode / mode).mkdir(parents=True)
+        for i in range(n):
+            coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+            coarse.resize((side, side)).save(root / mode / mode / f"img_{i:03d}.png")
+    return root
+
+
+def dicom(pixels: np.ndarray) -> bytes:
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset("x", {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.HighBit, dataset.PixelRepresentation = 15, 1
+    dataset.PixelData = pixels.astype(np.int16).tobytes()
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def phantom(side: int) -> Tensor:
+    """An image with edges and a phase, ``[1, 2, side, side]``."""
+    row, column = torch.meshgrid(*2 * [torch.linspace(-1, 1, side, dtype=torch.float64)], indexing="ij")
+    size = ((row / 0.9) ** 2 + (column / 0.7) ** 2 < 1).double() - 0.5 * ((row - 0.2) ** 2 + column**2 < 0.1).double()
+    phase = 0.5 * row + 0.3 * column
+    return torch.stack([size * phase.cos(), size * phase.sin()])[None]
+
+
+def smooth_maps(coils: int, side: int) -> Tensor:
+    """Coils around the object, as a birdcage has them; their squares sum to one."""
+    row, column = torch.meshgrid(*2 * [torch.linspace(-1, 1, side, dtype=torch.float64)], indexing="ij")
+    turns = 2 * torch.pi * torch.arange(coils, dtype=torch.float64) / coils
+    maps = torch.stack(
+        [torch.exp(-((row - 1.2 * t.sin()) ** 2 + (column - 1.2 * t.cos()) ** 2) + 1j * (t + row - column))
+         for t in turns]
+    )  # fmt: skip
+    return maps / maps.abs().square().sum(0).sqrt()
+
+
+def scan(side: int = 32, coils: int = 4, count: int = 1) -> tuple[np.ndarray, Tensor]:
+    """K-space ``[n, K, H, W]``, every second column and 11 in the middle, with a little noise; and the image."""
+    mask = torch.zeros(side)
+    mask[::2] = mask[side // 2 - 5 : side // 2 + 5] = 1
+    physics, x = MRI(mask, smooth_maps(coils, side)), phantom(side)
+    y = physics.A(x.expand(count, -1, -1, -1))
+    y = y + 1e-3 * torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(0)) * mask
+    return torch.complex(y[:, 0], y[:, 1]).numpy().astype(np.complex64), x
+
+
+def counts_of_a_small_scan(rows: int = 12) -> None:
+    """counts.npy, flat.npy, dark.npy, angles.txt: discs on a detector of 24, the axis 1.5 bins beside the middle."""
+    rng = np.random.default_rng(0)
+    angles = np.arange(0, 180, 6.0)
+    physics = Tomography((24, 24), angles, 24, centre=1.5)
+    axis = np.arange(24) - 11.5
+    images = np.zeros((rows, 1, 24, 24))
+    for image in images:
+        for _ in range(4):
+            x, y, radius = rng.uniform(-5, 5), rng.uniform(-5, 5), rng.uniform(1.5, 3.5)
+            image[0] += 0.03 * ((axis[None] - x) ** 2 + (axis[:, None] - y) ** 2 < radius**2)
+    integrals = physics.A(torch.from_numpy(images))[:, 0].numpy().transpose(2, 0, 1)  # [V, rows, D]
+    gain, offset = rng.uniform(0.9, 1.1, (rows, 24)), rng.uniform(95, 105, (rows, 24))
+    np.save("counts.npy", rng.poisson(2e4 * gain * np.exp(-integrals)) + offset)
+    np.save("flat.npy", rng.poisson(2e4 * gain, (10, rows, 24)) + offset)
+    np.save("dark.npy", np.tile(offset, (10, 1, 1)))
+    np.savetxt("angles.txt", angles)
+
+
+IMAGES = list(torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+
+
+def loader(batch_size: int = 2) -> DataLoader:
+    return make_loader(IMAGES, batch_size)
+
+
+def make(
+    out: Any, closure: Any = None, epochs: int = 3, lr: float = 1e-3, noise: Any = None, **options: Any
+) -> Trainer:
+    physics = Inpainting(16, 16, noise=noise)
+    net = fill(SmallNet(3))
+    closure = closure or EIClosure(1.0)
+    optimizers = {"total": Adam(net.parameters(), lr=lr)}
+    if isinstance(closure, AdversarialEIClosure):
+        fill(closure.discriminator)
+        optimizers["D"] = Adam(closure.discriminator.parameters(), lr=1e-4)
+    return Trainer(
+        Reconstructor(net, physics), physics, Shift(2), closure, optimizers, epochs=epochs, out=out,
+        progress=False, **options,
+    )  # fmt: skip
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "training_loss.csv", newline="") as file:
+        return list(csv.DictReader(file))
