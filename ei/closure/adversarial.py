@@ -1,4 +1,4 @@
-"""Adversarial equivariant imaging: a discriminator asks whether transformed reconstructions look like the others."""
+"""Adversarial equivariant imaging: a discriminator tells transformed reconstructions from the others."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ei.closure.base import Closure, Consistency, Criterion, equivariance, loss_weight
+from ei.closure.base import SelfSupervised, measure
+from ei.common.checks import check_number
 
 
-class AdversarialEIClosure(Closure):
+class AdversarialEIClosure(SelfSupervised):
     """EI with a least-squares GAN (paper, supplement). Keys: mc, ei, g, total (the generator's), D (the
     discriminator's).
 
@@ -19,13 +20,24 @@ class AdversarialEIClosure(Closure):
         D     = alpha_adv/2 * (||D(x1) - 1||^2 + ||D(x2) - 0||^2), on detached images
 
     Args:
-        discriminator: maps images to scores; train it by an optimiser under the key "D".
-        alpha_ei, alpha_adv: weights of the equivariance and of the adversarial loss.
-        stop_gradient: treat x2 as data in the equivariance loss, as in `EIClosure`; not in the adversarial one.
-        mc_domain: where measurement consistency is measured, see `ei.closure.base.Consistency`.
+        discriminator: maps images to scores; its optimiser is that of the loss "D" (`optimizers`).
+        alpha_ei, alpha_adv: weights of the equivariance and of the adversarial loss, >= 0.
+        stop_gradient: no gradient flows through x2 in the equivariance loss; through that of the adversarial one it
+            does.
+        lr_discriminator: its learning rate, > 0; None for that of the network.
+        mc_domain, criterion: see `ei.closure.base.SelfSupervised`.
+
+    Raises:
+        InputError: for an argument out of range.
+
+    >>> from ei.closure import AdversarialEIClosure
+    >>> from ei.models import Discriminator
+    >>> AdversarialEIClosure(Discriminator((1, 32, 32)), alpha_ei=1, alpha_adv=1e-8).alpha_adv
+    1e-08
     """
 
     columns = {"loss_mc": "mc", "loss_ei": "ei", "loss_g": "g", "loss_G": "total", "loss_D": "D"}
+    needs_transform = True
 
     def __init__(
         self,
@@ -34,19 +46,30 @@ class AdversarialEIClosure(Closure):
         alpha_adv: float,
         stop_gradient: bool = False,
         *,
-        criterion: Criterion | str = "l2",
-        mc_domain: str = "measurement",
+        lr_discriminator: float | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(criterion=criterion)
+        super().__init__(**shared)
         self.discriminator = discriminator
-        self.alpha_ei = loss_weight("alpha_ei", alpha_ei)
-        self.alpha_adv = loss_weight("alpha_adv", alpha_adv)
-        self.stop_gradient, self.compared = stop_gradient, Consistency(mc_domain)
+        self.alpha_ei = check_number("alpha_ei", alpha_ei, least=0)
+        self.alpha_adv = check_number("alpha_adv", alpha_adv, least=0)
+        self.stop_gradient = stop_gradient
+        if lr_discriminator is not None:
+            lr_discriminator = check_number("lr_discriminator", lr_discriminator, above=0)
+        self.lr_discriminator = lr_discriminator
+
+    def optimizers(self, f: Any, lr: float) -> dict[str, torch.optim.Optimizer]:
+        """Adam without weight decay for the discriminator, under "D"."""
+        rate = lr if self.lr_discriminator is None else self.lr_discriminator
+        return {"D": torch.optim.Adam(self.discriminator.parameters(), lr=rate, weight_decay=0)}
 
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         x1 = f(y)
-        x2, ei = equivariance(f, physics, transform, x1, self.criterion, self.stop_gradient)
-        mc = self.criterion(*self.compared(physics, x1, y))
+        x2 = transform.apply(x1)
+        target = x2.detach() if self.stop_gradient else x2
+        x3 = f(measure(physics, target))
+        ei = self.criterion(x3, target)
+        mc = self.consistency(physics, x1, y)
         g = _squared_distance(self.discriminator(x2), 1.0)
         real = _squared_distance(self.discriminator(x1.detach()), 1.0)
         fake = _squared_distance(self.discriminator(x2.detach()), 0.0)

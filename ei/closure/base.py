@@ -5,7 +5,15 @@ A closure computes what one optimisation step minimises:
     losses = closure(f, physics, transform, y, x=None)
 
 a dict of scalar tensors (the unweighted parts, and the weighted "total" of each optimiser) and "x1", the detached
-reconstruction. A new method is a new file with a class like those beside it; the training loop need not know it.
+reconstruction. A new method is one file with one class; the training loop does not know it:
+
+    class Noise2Inverse(Closure):
+        columns = {"loss": "total"}
+
+        def __call__(self, f, physics, transform, y, x=None):
+            x1 = f(y)
+            total = self.criterion(physics.A(x1), y)
+            return {"total": total, "x1": x1.detach()}
 """
 
 from __future__ import annotations
@@ -17,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ei.common.checks import check_number
 from ei.errors import InputError
 from ei.physics.base import where_sampled
 from ei.physics.noise_adapter import get_noise
@@ -25,40 +34,64 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def _mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
-    # torch's does not know complex numbers, which a user's measurements and images may be.
+    # torch's rejects complex numbers, which user-defined measurements and images may be.
     return (a - b).abs().square().mean() if a.is_complex() or b.is_complex() else functional.mse_loss(a, b)
 
 
 CRITERIA: dict[str, Criterion] = {"l2": _mean_squared_error, "l1": functional.l1_loss}
+DOMAINS = ("measurement", "image")
 
 
 class Closure:
-    """Base class: holds the ``criterion``, the mean squared error unless "l1" or another callable is given.
+    """Base class of closures: compares images and measurements by its ``criterion``.
 
-    Class attributes for the training loop:
-        columns: the columns of the log and the losses they show.
-        needs_truth: whether x must be given.
-        unscaled: what of its results is in no units of images: it is not divided by their scale, and the gradient of
-            such a loss is not clipped.
+    Args:
+        criterion: "l2" (mean squared error), "l1", or a callable of two tensors.
+
+    Class attributes for the training loop and the commands:
+        columns: the columns of the log and the losses they show; by default a column ``loss_<key>`` for each loss.
+        needs_truth: whether ground truth x is required.
+        needs_transform: whether a transform is required.
+        unscaled: losses in other units than images; their gradients are not clipped.
+
+    Attributes:
+        image_scale: losses are in units of it (`ei.models.Unrolled`), so that weights, learning rate and clipping carry
+            over between scanners.
+
+    Raises:
+        InputError: for another criterion.
     """
 
     columns: ClassVar[dict[str, str]] = {}
     needs_truth: ClassVar[bool] = False
-    unscaled: ClassVar[tuple[str, ...]] = ("x1",)
+    needs_transform: ClassVar[bool] = False
+    unscaled: ClassVar[tuple[str, ...]] = ()
+    image_scale: float = 1.0
 
     def __init__(self, *, criterion: Criterion | str = "l2") -> None:
         if isinstance(criterion, str):
             if criterion not in CRITERIA:
-                raise InputError(f"the criterion must be one of {', '.join(CRITERIA)} or a callable, not {criterion!r}")
+                raise InputError(f"criterion must be one of {', '.join(CRITERIA)} or a callable, got {criterion!r}")
             criterion = CRITERIA[criterion]
-        self.criterion = criterion
+        self._criterion = criterion
+
+    def criterion(self, a: Tensor, b: Tensor) -> Tensor:
+        """The distance of two tensors of equal shape, a scalar, in units of `image_scale`."""
+        if self.image_scale == 1:
+            return self._criterion(a, b)
+        return self._criterion(a / self.image_scale, b / self.image_scale)
 
     def check(self, f: Any, physics: Any) -> None:
-        """Raise if it cannot be called with these, as far as can be told before the first step.
+        """Raise `InputError` if the closure cannot be called with these, as far as is known before the first step."""
 
-        Raises:
-            InputError: telling what is missing.
+    def optimizers(self, f: Any, lr: float) -> dict[str, torch.optim.Optimizer]:
+        """The optimisers of what the closure trains beside ``f.net``, by the loss they minimise.
+
+        Args:
+            f: the reconstruction function, on its device.
+            lr: the learning rate of ``f.net``.
         """
+        return {}
 
     def __call__(
         self, f: Callable[[Tensor], Tensor], physics: Any, transform: Any, y: Tensor, x: Tensor | None = None
@@ -66,48 +99,59 @@ class Closure:
         raise NotImplementedError
 
 
-class InUnits(Closure):
-    """Another closure with its losses, which are squares, in units of ``scale``: divided by ``scale**2``."""
+class SelfSupervised(Closure):
+    """A closure with measurement consistency.
 
-    def __init__(self, closure: Closure, scale: float) -> None:
-        super().__init__()
-        self.closure, self.scale = closure, scale
-        self.columns, self.needs_truth = closure.columns, closure.needs_truth  # type: ignore[misc]
-        self.unscaled = closure.unscaled  # type: ignore[misc]
-
-    def check(self, f: Any, physics: Any) -> None:
-        self.closure.check(f, physics)
-
-    def __call__(
-        self, f: Callable[[Tensor], Tensor], physics: Any, transform: Any, y: Tensor, x: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        losses = self.closure(f, physics, transform, y, x)
-        return {name: loss if name in self.unscaled else loss / self.scale**2 for name, loss in losses.items()}
-
-
-DOMAINS = ("measurement", "image")
-
-
-class Consistency:
-    """What measurement consistency compares: ``A x1`` and ``y`` (the paper's), or, in the domain "image",
-    ``A_dagger A x1`` and ``A_dagger y``. The second is not the paper's. Where A is ill-conditioned, as in CT, it weighs
-    what A sees evenly, which few training steps profit from (results/earlier.md); its alpha is about 1 in any units.
+    Args:
+        mc_domain: "measurement" compares ``A x1`` with ``y`` (the paper's), "image" ``A_dagger A x1`` with
+            ``A_dagger y``. The latter is not the paper's. It weighs evenly what an ill-conditioned A, as in CT,
+            measures, and its alpha is about 1 in any units.
+        criterion: see `Closure`.
 
     Raises:
         InputError: for another domain.
     """
 
-    def __init__(self, domain: str = "measurement") -> None:
-        if domain not in DOMAINS:
-            raise InputError(
-                f"the domain of measurement consistency must be one of {', '.join(DOMAINS)}, not {domain!r}"
-            )
-        self.domain = domain
-        self.linear = False  # whether A_dagger is known to be linear, which SURE has to look at once
+    def __init__(self, *, mc_domain: str = "measurement", **shared: Any) -> None:
+        super().__init__(**shared)
+        if mc_domain not in DOMAINS:
+            raise InputError(f"mc_domain must be one of {', '.join(DOMAINS)}, got {mc_domain!r}")
+        self.mc_domain = mc_domain
 
-    def __call__(self, physics: Any, x1: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        measured = physics.A(x1)
-        return (measured, y) if self.domain == "measurement" else (physics.A_dagger(measured), physics.A_dagger(y))
+    def consistency(self, physics: Any, x1: Tensor, y: Tensor) -> Tensor:
+        """``criterion(A x1, y)``, or the same of images."""
+        return self.criterion(*self.to_domain(physics, physics.A(x1), y))
+
+    def to_domain(self, physics: Any, predicted: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Two measurements in the domain where they are compared."""
+        if self.mc_domain == "measurement":
+            return predicted, y
+        return physics.A_dagger(predicted), physics.A_dagger(y)
+
+
+class Equivariant(Closure):
+    """A closure with the equivariance loss ``||f(A x2) - x2||^2``, ``x2 = T_g x1``.
+
+    Args:
+        alpha: weight of the equivariance loss, >= 0; tied to the units of A.
+        stop_gradient: no gradient flows through x2. Not the paper's. Otherwise the loss also falls by an x1 with less
+            of what A loses once it is transformed. Super-resolution with `Scale` needs it (Scanvic et al., 2023), and
+            short trainings on CT profit.
+
+    Raises:
+        InputError: for a weight out of range.
+    """
+
+    needs_transform = True
+
+    def __init__(self, alpha: float, stop_gradient: bool = False, **shared: Any) -> None:
+        super().__init__(**shared)
+        self.alpha = check_number("alpha", alpha, least=0)
+        self.stop_gradient = stop_gradient
+
+    def target(self, x2: Tensor) -> Tensor:
+        """x2 as the loss takes it."""
+        return x2.detach() if self.stop_gradient else x2
 
 
 def measure(physics: Any, x: Tensor) -> Tensor:
@@ -127,32 +171,8 @@ def measure(physics: Any, x: Tensor) -> Tensor:
     return where_sampled(physics, noise(clean).detach(), clean) + (u - clean)
 
 
-def equivariance(
-    f: Any,
-    physics: Any,
-    transform: Any,
-    x1: Tensor,
-    criterion: Criterion,
-    stop_gradient: bool = False,
-    measured: Callable[[Any, Tensor], Tensor] = measure,
-) -> tuple[Tensor, Tensor]:
-    """``x2 = T_g x1`` ``[n_trans*B, C, H, W]``, and the equivariance loss: ``criterion(x3, x2)`` with ``x3 = f(A x2)``.
-
-    Args:
-        f, physics, transform: as of a closure.
-        x1: ``f(y)``.
-        criterion: compares two images.
-        stop_gradient: to the loss x2 is data: no gradient flows through it. The x2 that is returned has its gradient.
-        measured: measures x2, by default with fresh noise where the physics has a noise model.
-    """
-    x2 = transform.apply(x1)
-    data = x2.detach() if stop_gradient else x2
-    x3 = f(measured(physics, data))
-    return x2, criterion(x3, data)
-
-
 def data_consistency_last(f: Any) -> bool:
-    """Whether f's last step is towards the data (`ei.models.Unrolled`), so that its images fit what was measured."""
+    """Whether the last step of f is a data-consistency step (`ei.models.Unrolled`)."""
     return getattr(f, "last", None) == "data"
 
 
@@ -160,14 +180,3 @@ def require_truth(x: Tensor | None, method: str) -> Tensor:
     if x is None:
         raise InputError(f"{method} training needs ground-truth images; use ei or mc to train from measurements alone")
     return x
-
-
-def loss_weight(name: str, value: float) -> float:
-    """A loss weight: finite and not negative.
-
-    Raises:
-        InputError: naming the weight.
-    """
-    if not torch.isfinite(torch.tensor(float(value))) or value < 0:
-        raise InputError(f"{name} must be a finite number >= 0, not {value}")
-    return float(value)

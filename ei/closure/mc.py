@@ -1,4 +1,4 @@
-"""Measurement consistency alone: what learns nothing in the null space."""
+"""Measurement consistency alone: it learns nothing in the null space."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ from typing import Any
 
 from torch import Tensor
 
-from ei.closure.base import Closure, Consistency, Criterion
+from ei.closure.base import SelfSupervised
 
 
-class MCClosure(Closure):
+class MCClosure(SelfSupervised):
     """``||A x1 - y||^2`` (paper, equation 2). Keys: mc, total.
 
     Args:
-        mc_domain: where it is measured, see `ei.closure.base.Consistency`.
+        mc_domain: see `ei.closure.base.SelfSupervised`.
+        criterion: see `ei.closure.base.Closure`.
+
+    >>> from ei.closure import MCClosure
+    >>> closure = MCClosure()
+    >>> closure.columns
+    {'loss_fc': 'total'}
     """
 
     columns = {"loss_fc": "total"}
 
-    def __init__(self, *, criterion: Criterion | str = "l2", mc_domain: str = "measurement") -> None:
-        super().__init__(criterion=criterion)
-        self.compared = Consistency(mc_domain)
-
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         x1 = f(y)
-        mc = self.criterion(*self.compared(physics, x1, y))
+        mc = self.consistency(physics, x1, y)
         return {"mc": mc, "total": mc, "x1": x1.detach()}
