@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ei.closure.base import SelfSupervised, measure
-from ei.common.checks import check_number
+from ei.common.checks import check_flag, check_number
 
 
 class AdversarialEIClosure(SelfSupervised):
@@ -53,7 +53,7 @@ class AdversarialEIClosure(SelfSupervised):
         self.discriminator = discriminator
         self.alpha_ei = check_number("alpha_ei", alpha_ei, least=0)
         self.alpha_adv = check_number("alpha_adv", alpha_adv, least=0)
-        self.stop_gradient = stop_gradient
+        self.stop_gradient = check_flag("stop_gradient", stop_gradient)
         if lr_discriminator is not None:
             lr_discriminator = check_number("lr_discriminator", lr_discriminator, above=0)
         self.lr_discriminator = lr_discriminator

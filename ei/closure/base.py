@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ei.common.checks import check_number
+from ei.common.checks import check_choice, check_flag, check_number
 from ei.errors import InputError
 from ei.physics.base import where_sampled
 from ei.physics.noise_adapter import get_noise
@@ -70,9 +70,7 @@ class Closure:
 
     def __init__(self, *, criterion: Criterion | str = "l2") -> None:
         if isinstance(criterion, str):
-            if criterion not in CRITERIA:
-                raise InputError(f"criterion must be one of {', '.join(CRITERIA)} or a callable, got {criterion!r}")
-            criterion = CRITERIA[criterion]
+            criterion = CRITERIA[check_choice("criterion", criterion, CRITERIA)]
         self._criterion = criterion
 
     def criterion(self, a: Tensor, b: Tensor) -> Tensor:
@@ -114,9 +112,7 @@ class SelfSupervised(Closure):
 
     def __init__(self, *, mc_domain: str = "measurement", **shared: Any) -> None:
         super().__init__(**shared)
-        if mc_domain not in DOMAINS:
-            raise InputError(f"mc_domain must be one of {', '.join(DOMAINS)}, got {mc_domain!r}")
-        self.mc_domain = mc_domain
+        self.mc_domain = check_choice("mc_domain", mc_domain, DOMAINS)
 
     def consistency(self, physics: Any, x1: Tensor, y: Tensor) -> Tensor:
         """``criterion(A x1, y)``, or the same of images."""
@@ -147,7 +143,7 @@ class Equivariant(Closure):
     def __init__(self, alpha: float, stop_gradient: bool = False, **shared: Any) -> None:
         super().__init__(**shared)
         self.alpha = check_number("alpha", alpha, least=0)
-        self.stop_gradient = stop_gradient
+        self.stop_gradient = check_flag("stop_gradient", stop_gradient)
 
     def target(self, x2: Tensor) -> Tensor:
         """x2 as the loss takes it."""

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.closure.base import Closure, Criterion
+from ei.closure.base import Closure
+from ei.common.checks import check_number
 from ei.common.seeds import generator
 from ei.errors import InputError
 from ei.models.base import evaluating
@@ -29,9 +30,9 @@ class DIPClosure(Closure):
 
     columns = {"loss_mc": "mc", "loss_total": "total"}
 
-    def __init__(self, seed: int = 0, *, criterion: Criterion | str = "l2") -> None:
-        super().__init__(criterion=criterion)
-        self.seed = int(seed)
+    def __init__(self, seed: int = 0, **shared: Any) -> None:
+        super().__init__(**shared)
+        self.seed = check_number("seed", seed, integer=True)
         self.z: Tensor | None = None
         self._y: Tensor | None = None
 

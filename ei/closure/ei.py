@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ei.closure.base import Equivariant, SelfSupervised, data_consistency_last, measure
+from ei.common.checks import check_flag
 from ei.errors import InputError
 
 
@@ -37,7 +38,7 @@ class EIClosure(Equivariant, SelfSupervised):
         self, alpha: float, stop_gradient: bool = False, *, frozen_targets: bool = False, **shared: Any
     ) -> None:
         super().__init__(alpha, stop_gradient, **shared)
-        self.frozen_targets = frozen_targets
+        self.frozen_targets = check_flag("frozen_targets", frozen_targets)
 
     def check(self, f: Any, physics: Any) -> None:
         if self.frozen_targets and not data_consistency_last(f):

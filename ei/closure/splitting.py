@@ -10,36 +10,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.closure.base import Closure, Consistency, Criterion, data_consistency_last, equivariance, loss_weight
+from ei.closure.base import Equivariant, SelfSupervised, data_consistency_last, measure
+from ei.common.checks import check_number
 from ei.common.processes import drawn
 from ei.common.seeds import generator
 from ei.errors import InputError
 from ei.physics.split import Split, draw_kept, entries_to_split
 
 
-class SplittingClosure(Closure):
+class SplittingClosure(SelfSupervised):
     """``||A x1 - y||^2`` with ``x1 = f_m(m y)``: m keeps a random part of what was measured, drawn anew each step for
     every image; ``f_m`` is f with the operator ``m A``; the mean is over all that was measured. Keys: split, total.
 
-    f learns to predict measurements that it does not see. That tells of the null space only as far as a missing entry
+    f learns to predict measurements that it does not see. That determines the null space only as far as a missing entry
     looks like one that was left out: random masks do, a regular lattice of views does not.
 
     Args:
         keep: the probability that an entry is kept (of CT, a view; of inpainting, a pixel), in (0, 1).
-        mc_domain: where A x1 and y are compared, see `ei.closure.base.Consistency`: in the domain "image", the mean is
-            over the pixels of A_dagger A x1 and A_dagger y.
+        mc_domain, criterion: see `ei.closure.base.SelfSupervised`; of images the mean is over all pixels.
 
     Raises:
-        InputError: for another ``keep`` or domain; when it is called with an f that has no ``of(physics)``.
+        InputError: for another ``keep`` or domain; when called with an f that has no ``of(physics)``.
+
+    >>> from ei.closure import SplittingClosure
+    >>> SplittingClosure(keep=0.9).keep
+    0.9
     """
 
     columns = {"loss_split": "total"}
 
-    def __init__(self, keep: float = 0.8, *, criterion: Criterion | str = "l2", mc_domain: str = "measurement") -> None:
-        super().__init__(criterion=criterion)
-        if isinstance(keep, bool) or not 0 < keep < 1:
-            raise InputError(f"keep, the part of the measurements to reconstruct from, must be in (0, 1), not {keep}")
-        self.keep, self.compared = float(keep), Consistency(mc_domain)
+    def __init__(self, keep: float = 0.8, **shared: Any) -> None:
+        super().__init__(**shared)
+        self.keep = check_number("keep", keep, above=0, below=1)
 
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         x1, split = self.reconstruct(f, physics, y)
@@ -47,42 +49,38 @@ class SplittingClosure(Closure):
 
     def reconstruct(self, f: Any, physics: Any, y: Tensor) -> tuple[Tensor, Tensor]:
         """x1, and its loss."""
-        measured = entries_to_split(physics, y)
-        x1 = reconstruct_from_part(f, physics, y, self.keep, measured)
-        predicted, data = self.compared(physics, x1, y)
-        if self.compared.domain == "image" or bool((measured > 0).all()):
+        sampled = entries_to_split(physics, y)
+        x1 = reconstruct_from_part(f, physics, y, self.keep, sampled)
+        predicted, data = self.to_domain(physics, physics.A(x1), y)
+        if self.mc_domain == "image" or bool((sampled > 0).all()):
             return x1, self.criterion(predicted, data)
-        entries = (measured > 0).expand_as(y)
+        entries = (sampled > 0).expand_as(y)
         return x1, self.criterion(predicted[entries], y[entries])
 
 
-class SplittingEIClosure(SplittingClosure):
+class SplittingEIClosure(Equivariant, SplittingClosure):
     """``||A x1 - y||^2 + alpha ||x3 - x2||^2``: x1 from a part of the measurements, as in `SplittingClosure`, and
     ``x2 = T_g x1``, ``x3 = f(A x2)`` as in `EIClosure`. Keys: split, ei, total.
 
     Args:
-        alpha: weight of the equivariance loss.
-        keep, mc_domain: see `SplittingClosure`.
-        stop_gradient: treat x2 as data.
+        alpha, stop_gradient: see `ei.closure.base.Equivariant`.
+        keep, mc_domain, criterion: see `SplittingClosure`.
+
+    >>> from ei.closure import SplittingEIClosure
+    >>> SplittingEIClosure(alpha=1).keep
+    0.8
     """
 
     columns = {"loss_split": "split", "loss_ei": "ei", "loss_total": "total"}
 
-    def __init__(
-        self,
-        alpha: float,
-        keep: float = 0.8,
-        stop_gradient: bool = False,
-        *,
-        criterion: Criterion | str = "l2",
-        mc_domain: str = "measurement",
-    ) -> None:
-        super().__init__(keep, criterion=criterion, mc_domain=mc_domain)
-        self.alpha, self.stop_gradient = loss_weight("alpha", alpha), stop_gradient
+    def __init__(self, alpha: float, keep: float = 0.8, stop_gradient: bool = False, **shared: Any) -> None:
+        super().__init__(alpha, stop_gradient, keep=keep, **shared)
 
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         x1, split = self.reconstruct(f, physics, y)
-        _, ei = equivariance(f, physics, transform, x1, self.criterion, self.stop_gradient)
+        x2 = self.target(transform.apply(x1))
+        x3 = f(measure(physics, x2))
+        ei = self.criterion(x3, x2)
         return {"split": split, "ei": ei, "total": split + self.alpha * ei, "x1": x1.detach()}
 
 
@@ -91,7 +89,7 @@ def reconstruct_from_part(
     physics: Any,
     y: Tensor,
     keep: float,
-    measured: Tensor | None = None,
+    sampled: Tensor | None = None,
     random: torch.Generator | None = None,
 ) -> Tensor:
     """``f_m(m y)`` with a part m of the measurements drawn for every image, each entry with the probability ``keep``.
@@ -101,8 +99,8 @@ def reconstruct_from_part(
         physics: the operator.
         y: measurements ``[B, ...]``.
         keep: in (0, 1).
-        measured: `ei.physics.split.entries_to_split`, if they are known.
-        random: to draw with; by default torch's global one on the CPU.
+        sampled: `ei.physics.split.entries_to_split`, if it is there already.
+        random: to draw with; by default torch's global generator on the CPU.
 
     Raises:
         InputError: if f has no ``of``.
@@ -112,15 +110,16 @@ def reconstruct_from_part(
             f"splitting reconstructs with a part of the operator, and {type(f).__name__} has no of(physics), the same "
             "f with another operator: Reconstructor and Unrolled have"
         )
-    measured = entries_to_split(physics, y) if measured is None else measured
-    uniform = drawn(lambda shape: torch.rand(shape, generator=random), (len(y), *measured.shape[1:]))
-    kept = draw_kept(measured, uniform.to(measured), keep)
+    sampled = entries_to_split(physics, y) if sampled is None else sampled
+    uniform = drawn(lambda shape: torch.rand(shape, generator=random), (len(y), *sampled.shape[1:]))
+    kept = draw_kept(sampled, uniform.to(sampled), keep)
     return f.of(Split(physics, kept))(kept * y)
 
 
 def mean_over_parts(f: Any, physics: Any, y: Tensor, keep: float, draws: int, seed: int = 0) -> Tensor:
-    """The mean of ``f_m(m y)`` over random parts m, as f was trained; for evaluation. Where f ends with the data
-    (`ei.models.Unrolled`), so does the mean, with all of them: each part brought back only what it kept.
+    """The mean of ``f_m(m y)`` over random parts m, as f was trained; for evaluation. Where data consistency is the
+    last step of f (`ei.models.Unrolled`), it is the last step of the mean, with all measurements: each part restored
+    only what it kept.
 
     Args:
         f, physics, y, keep: see `reconstruct_from_part`.

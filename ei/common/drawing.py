@@ -39,7 +39,7 @@ def loss_curves(log: Path, path: Path) -> None:
     columns = _read_log(log)
     if not columns:
         return
-    psnrs = {"psnr": "training batches", "held_out_psnr": "held out, one by one"}
+    psnrs = {"psnr": "training batches", "validation_psnr": "validation set, one by one"}
     names = [name for name in columns if name != "epoch" and name not in psnrs]
     epochs = columns["epoch"]
     with_psnr = not psnrs.keys().isdisjoint(columns)
@@ -51,7 +51,7 @@ def loss_curves(log: Path, path: Path) -> None:
     axes[0].set(xlabel="epoch", yscale="log", title="losses, mean over the epoch")
     axes[0].legend()
     if with_psnr:
-        for name, color in (("psnr", "black"), ("held_out_psnr", "tab:red")):
+        for name, color in (("psnr", "black"), ("validation_psnr", "tab:red")):
             if name in columns:
                 axes[1].plot(epochs, columns[name], color=color, marker=marker, label=psnrs[name])
         axes[1].set(xlabel="epoch", ylabel="dB", title="paper PSNR")

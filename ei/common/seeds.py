@@ -13,12 +13,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-# By which rules random numbers are drawn, and data divided; a run keeps to those it began with.
-#   1  up to version 0.2: group elements come from the generator of their step, after whatever f has drawn from it;
-#      the measurements that judge are the last tenth, one at a time
-#   2  group elements come from a generator of their own; what judges is drawn, and judged in batches
-RULES = 2
-
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
     """A 63-bit seed for one purpose, as in ``derive_seed(seed, "noise", image_index)``."""

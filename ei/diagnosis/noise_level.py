@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.closure.sure import mean_of_measured
+from ei.closure.sure import mean_of_sampled
 from ei.errors import InputError
 from ei.physics.base import where_sampled
 from ei.physics.noise_adapter import get_noise, noise_with_variance
@@ -57,10 +57,10 @@ def look_at_noise(physics: Any, y: Tensor, seed: int = 0) -> NoiseReport:
     if noise is None:
         raise InputError(f"{get_noise(physics)} has no variance(y), so that nothing can be said about it")
     with torch.no_grad():
-        size = float(mean_of_measured(physics, y.abs().square())) ** 0.5
+        size = float(mean_of_sampled(physics, y.abs().square())) ** 0.5
         if size == 0:
             raise InputError("the measurements are all zero: there is nothing to compare their noise with")
-        variance = float(mean_of_measured(physics, noise.variance(y)))
+        variance = float(mean_of_sampled(physics, noise.variance(y)))
         clip = getattr(noise, "clip", None)
         clean = y if clip is None else clip(y)
         generator = torch.Generator(y.device).manual_seed(seed)

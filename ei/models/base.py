@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from ei.common.checks import check_choice, check_number
 from ei.common.complex import to_channels, to_complex
 from ei.errors import InputError
 from ei.models.graphs import RecordedCalls
@@ -33,7 +33,7 @@ class ReconstructionFunction(nn.Module):
         physics: the operator.
         precision: "fp32"; "tf32" to let a GPU's convolutions round what they multiply to 10 bits (torch's own default
             there; without effect on a CPU); or "bf16" to run the network under ``torch.autocast``. Input and output
-            stay float32 and the physics stays outside autocast. A training loop of one's own does its backward pass
+            stay float32 and the physics stays outside autocast. A user-defined training loop does its backward pass
             inside `computing`.
         image_scale: s > 0: the network sees ``x / s`` and its output is multiplied by s. 1 for images in [0, 1].
 
@@ -52,11 +52,8 @@ class ReconstructionFunction(nn.Module):
 
     def __init__(self, net: nn.Module, physics: Any, precision: str = "fp32", image_scale: float = 1.0) -> None:
         super().__init__()
-        if precision not in PRECISIONS:
-            raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-        if not _is_number(image_scale) or not math.isfinite(image_scale) or image_scale <= 0:
-            raise InputError(f"image_scale must be a finite number > 0, not {image_scale!r}")
-        self.precision, self.image_scale = precision, float(image_scale)
+        self.precision = check_choice("precision", precision, PRECISIONS)
+        self.image_scale = check_number("image_scale", image_scale, above=0)
         self.net = net.to(memory_format=torch.channels_last)
         self.physics = physics
 
@@ -64,7 +61,7 @@ class ReconstructionFunction(nn.Module):
         """The same f with another operator: it shares the network, which is neither copied nor moved, and starts with
         this one's settings and training mode. As cheap as a few attributes, so it may be made for every batch."""
         if self._recorded is not None:
-            raise InputError("CUDA graphs (--cuda-graphs) are of one operator, and here it changes")
+            raise InputError("CUDA graphs (trainer.cuda_graphs) need one operator for all images")
         other = copy.copy(self)
         # A shallow copy would share this dictionary, and with it the physics.
         other._modules = {name: module for name, module in self._modules.items() if name != "physics"}
@@ -150,7 +147,7 @@ def evaluating(f: Any) -> Iterator[Any]:
     average of its network where a training keeps one.
 
     Args:
-        f: a `ReconstructionFunction`, or a module of one's own with a network ``net``.
+        f: a `ReconstructionFunction`, or a user-defined module with a network ``net``.
     """
     held, average, was_training = getattr(f, "net", None), getattr(f, "net_averaged", None), f.training
     if average is not None:
@@ -168,7 +165,3 @@ def evaluating(f: Any) -> Iterator[Any]:
 def outside_autocast(tensor: Tensor) -> torch.autocast:
     """The context that operators are called in: whatever autocast is on for the device of ``tensor`` is off."""
     return torch.autocast(tensor.device.type, enabled=False)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

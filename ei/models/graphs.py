@@ -58,7 +58,7 @@ class RecordedCalls:
 
     def __call__(self, y: Tensor) -> Tensor:
         if y.device.type != self.device_type:
-            raise InputError(f"CUDA graphs (--cuda-graphs) need measurements on a CUDA device, not on {y.device}")
+            raise InputError(f"CUDA graphs (trainer.cuda_graphs) need measurements on a CUDA device, not on {y.device}")
         state = (
             *((p.data_ptr(), p.requires_grad) for p in self._module.parameters()),
             *(part.training for part in self._module.modules()),
@@ -70,7 +70,7 @@ class RecordedCalls:
         with torch.cuda.device(y.device):
             if recording is None:
                 if len(of_kind) == MOST:
-                    raise InputError(f"more than {MOST} results of one shape are held: CUDA graphs (--cuda-graphs) "
+                    raise InputError(f"more than {MOST} results of one shape are held: CUDA graphs (trainer.cuda_graphs) "
                                      "cannot overwrite them")  # fmt: skip
                 with self._computing(), _no_garbage_collected(), _running_statistics_kept(self._module):
                     recording = _Recording(self._call, self._module, y)
@@ -91,7 +91,7 @@ class _Recording:
         except RuntimeError as error:
             raise InputError(
                 "CUDA graphs cannot record this reconstruction: a part of it, perhaps the operator, waits for the GPU "
-                f"or computes on the CPU, or memory is short; leave --cuda-graphs out: {error}"
+                f"or computes on the CPU, or memory is short; leave trainer.cuda_graphs out: {error}"
             ) from error
 
     @property
@@ -122,7 +122,7 @@ class _Held(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         if ctx.token.used:
-            raise InputError("a second backward pass through one reconstruction: CUDA graphs (--cuda-graphs) have "
+            raise InputError("a second backward pass through one reconstruction: CUDA graphs (trainer.cuda_graphs) have "
                              "overwritten what it needs")  # fmt: skip
         ctx.token.used = True
         return gradient, None

@@ -6,9 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ei.models.base import PRECISIONS, ReconstructionFunction, outside_autocast
-
-__all__ = ["PRECISIONS", "Reconstructor"]
+from ei.models.base import ReconstructionFunction, outside_autocast
 
 
 class Reconstructor(ReconstructionFunction):
@@ -19,29 +17,25 @@ class Reconstructor(ReconstructionFunction):
         physics: anything with ``A_dagger(y)``.
         precision: "fp32", or "bf16" to run the network under ``torch.autocast``; input and output stay float32 and
             the physics stays outside autocast.
-        compile: run the network through ``torch.compile``, for CUDA (on a CPU it gained nothing; see benchmarks).
         image_scale: s > 0: ``f(y) = s * net(A_dagger(y) / s)``.
 
     Raises:
         InputError: for another precision, or a scale that is no finite number above zero.
+
+    >>> import torch
+    >>> from ei.models import Reconstructor, UNet
+    >>> from ei.physics import CT
+    >>> f = Reconstructor(UNet(1, 1, base_channels=4), CT(32, 10))
+    >>> f(torch.rand(2, 1, 46, 10)).shape
+    torch.Size([2, 1, 32, 32])
     """
 
-    def __init__(
-        self,
-        net: nn.Module,
-        physics: Any,
-        precision: str = "fp32",
-        compile: bool = False,
-        *,
-        image_scale: float = 1.0,
-    ) -> None:
+    def __init__(self, net: nn.Module, physics: Any, precision: str = "fp32", *, image_scale: float = 1.0) -> None:
         super().__init__(net, physics, precision, image_scale)
-        if compile:
-            self.net.compile()  # in place, so that the names of the state dict stay
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that change what it computes; precision and compilation only change how."""
+        """The arguments that change what it computes; the precision only changes how."""
         return {"image_scale": self.image_scale}
 
     def forward(self, y: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ei.common.checks import check_choice, check_number
 from ei.errors import InputError
 
 NORMS = ("batch", "none")
@@ -96,6 +97,11 @@ class UNet(nn.Module):
             multiple of ``2**(compact-1)``. `Reconstructor` and `Unrolled` pad such images.
 
     Module names are those of the authors' checkpoints.
+
+    >>> import torch
+    >>> from ei.models import UNet
+    >>> UNet(1, 1, base_channels=4)(torch.rand(2, 1, 32, 32)).shape
+    torch.Size([2, 1, 32, 32])
     """
 
     def __init__(
@@ -111,22 +117,15 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if compact not in (4, 5):
-            raise InputError(f"compact (the number of levels of the UNet) must be 4 or 5, not {compact}")
-        if norm not in NORMS:
-            raise InputError(
-                f"norm (what follows a convolution of the UNet) must be one of {', '.join(NORMS)}, not {norm!r}"
-            )
-        for name, value in (
-            ("in_channels", in_channels),
-            ("out_channels", out_channels),
-            ("base_channels", base_channels),
-        ):
-            if isinstance(value, bool) or int(value) != value or value < 1:
-                raise InputError(f"{name} must be a whole number >= 1, not {value}")
+            raise InputError(f"compact (the number of levels of the UNet) must be 4 or 5, got {compact!r}")
+        norm = check_choice("norm", norm, NORMS)
+        in_channels = check_number("in_channels", in_channels, integer=True, least=1)
+        out_channels = check_number("out_channels", out_channels, integer=True, least=1)
+        base_channels = check_number("base_channels", base_channels, integer=True, least=1)
         if residual and in_channels != out_channels:
             raise InputError(
                 f"a residual UNet adds its input to its output: in_channels ({in_channels}) and out_channels "
-                f"({out_channels}) must be equal, or residual False"
+                f"({out_channels}) must be equal, or residual false"
             )
         self.compact, self.residual, self.cat = compact, residual, cat
         self.in_channels = in_channels
@@ -175,7 +174,7 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise InputError(f"the UNet needs images of the shape [B, {self.in_channels}, H, W], not {list(x.shape)}")
+            raise InputError(f"the UNet needs images of the shape [B, {self.in_channels}, H, W], got {list(x.shape)}")
         self.check_size(*x.shape[2:])
         features = [self.Conv1(x)]
         for level in range(2, self.compact + 1):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ei.errors import InputError
+from ei.common.checks import check_choice, check_flag, check_number
 from ei.models.base import ReconstructionFunction, outside_autocast
 from ei.physics.krylov import adjoint_of, filter_of, pinv_cg
 
@@ -54,8 +54,6 @@ class Unrolled(ReconstructionFunction):
         InputError: for an argument out of range, a physics without an adjoint, or filtered and without a filter.
     """
 
-    filtered = False  # of modules that were pickled whole before there was a choice
-
     def __init__(
         self,
         net: nn.Module,
@@ -69,19 +67,15 @@ class Unrolled(ReconstructionFunction):
         image_scale: float = 1.0,
         filtered: bool = False,
     ) -> None:
-        for name, value in (("iterations", iterations), ("cg_steps", cg_steps)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{name} must be a whole number >= 1, not {value!r}")
-        if last not in LASTS:
-            raise InputError(f"last (what an unrolled reconstruction ends with) must be data or net, not {last!r}")
-        adjoint_of(physics)  # or raise, here rather than at the first image
-        if not isinstance(filtered, bool):
-            raise InputError(f"filtered must be True or False, not {filtered!r}")
-        if filtered:
-            filter_of(physics)
         super().__init__(net, physics, precision, image_scale)
-        self.iterations, self.cg_steps, self.last, self.recompute = iterations, cg_steps, last, bool(recompute)
-        self.filtered = filtered
+        self.iterations = check_number("iterations", iterations, integer=True, least=1)
+        self.cg_steps = check_number("cg_steps", cg_steps, integer=True, least=1)
+        self.last = check_choice("last", last, LASTS)
+        self.recompute = check_flag("recompute", recompute)
+        self.filtered = check_flag("filtered", filtered)
+        adjoint_of(physics)  # raises here rather than at the first image
+        if self.filtered:
+            filter_of(physics)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -91,7 +85,7 @@ class Unrolled(ReconstructionFunction):
             "cg_steps": self.cg_steps,
             "last": self.last,
             "image_scale": self.image_scale,
-            **({"filtered": True} if self.filtered else {}),  # older versions read what does without
+            "filtered": self.filtered,
         }
 
     def forward(self, y: Tensor) -> Tensor:

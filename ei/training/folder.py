@@ -31,13 +31,12 @@ class RunFolder:
 
     Args:
         out: the folder; None makes ``ckp/<time>_<method>_<task>`` when the training begins, False keeps nothing.
-        environment: what to write to ``config.yaml`` beside the configuration: what does not change the result.
+        config: the tree to write to ``config.yaml``, where it is more than that of the checkpoints.
         files: what else to write: names and texts.
         tensorboard: log for TensorBoard, too (if it is installed).
 
     Attributes:
         path: the folder, once it is there.
-        owner: the trainer that it belongs to.
         continues: whether ``out`` may hold the run already.
     """
 
@@ -45,20 +44,32 @@ class RunFolder:
         self,
         out: str | os.PathLike | bool | None,
         *,
-        environment: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
         files: Mapping[str, str] | None = None,
         tensorboard: bool = False,
     ) -> None:
         if tensorboard:
             check_tensorboard()
-        self.out, self.environment, self.files = out, dict(environment or {}), dict(files or {})
+        self.out = out
+        self.config = config
+        self.files = dict(files or {})
         self.path: Path | None = None
         self.continues = False
-        self.owner: Any = None
+        self._run: Any = None
         self._tensorboard = tensorboard
         self._board: TensorBoard | None = None
         self._log: TrainingLog | None = None
         self._drawn = 0
+
+    def belongs_to(self, run: Any) -> None:
+        """Note the run that writes here.
+
+        Raises:
+            InputError: if there is one already.
+        """
+        if self._run is not None:
+            raise InputError("a RunFolder belongs to one training: make another one")
+        self._run = run
 
     @contextlib.contextmanager
     def held(
@@ -90,7 +101,7 @@ class RunFolder:
         try:
             remove_temporaries(self.path)
             versions = {"ei": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
-            content = {**config, **self.environment, "versions": versions}
+            content = {**(config if self.config is None else self.config), "versions": versions}
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
             for file, written in {CONFIG: text, **self.files}.items():
                 write_atomically(self.path / file, written.encode())
@@ -108,8 +119,7 @@ class RunFolder:
         if self.path is None:
             return
         row = history[-1]
-        # What is logged may be known by now alone: a closure tells its losses by computing them, a loader whether it
-        # has images.
+        # Columns may be known only now: a closure gives its losses by computing them, a loader its images.
         if self._log is None or (len(history) == 1 and set(self._log.columns) != set(row)):
             self._log = TrainingLog(self.path / LOG, [column for column in row if column != "epoch"], history[:-1])
         self._log.append(row)

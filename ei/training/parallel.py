@@ -32,31 +32,30 @@ def division(loader: Iterable, transform: Any, processes: Processes) -> Callable
 
 @contextlib.contextmanager
 def replicated(f: Any, closure: Any, networks: Mapping[str, nn.Module], processes: Processes) -> Iterator[None]:
-    """With several processes, networks whose gradients are averaged stand in for the plain ones.
-
-    Raises:
-        InputError: if a network is neither ``f.net`` nor the closure's discriminator or noise level.
-    """
+    """With several processes, networks whose gradients are averaged stand in for the plain ones."""
     if processes.count == 1:
         yield
         return
-    inner = getattr(closure, "closure", closure)  # of `ei.closure.base.InUnits`
-    places = [(holder, name, getattr(holder, name, None)) for holder, name in
-              ((f, "net"), (inner, "discriminator"), (inner, "noise_level"))]  # fmt: skip
-    for network in networks.values():
-        if not any(network is held for _, _, held in places):
-            raise InputError(
-                "several processes need the networks to be f.net and the closure's discriminator or noise_level"
-            )
+    places = [
+        (holder, name, value)
+        for holder in (f, closure)
+        for name, value in _modules(holder)
+        if any(value is network for network in networks.values())
+    ]
     try:
-        for holder, name, held in places:
-            if held is not None:
-                setattr(holder, name, processes.replicated(held))
+        for holder, name, network in places:
+            setattr(holder, name, processes.replicated(network))
         yield
     finally:
-        for holder, name, held in places:
-            if held is not None:
-                setattr(holder, name, held)
+        for holder, name, network in places:
+            setattr(holder, name, network)
+
+
+def _modules(holder: Any) -> list[tuple[str, nn.Module]]:
+    """The modules that an object has as attributes."""
+    if isinstance(holder, nn.Module):
+        return list(holder.named_children())
+    return [(name, value) for name, value in vars(holder).items() if isinstance(value, nn.Module)]
 
 
 @contextlib.contextmanager

@@ -7,27 +7,23 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ei.common.describe import describe
 from ei.common.files import load_file
-from ei.common.seeds import RULES
 from ei.common.user_code import is_user_code
 from ei.errors import InputError, TrainingDivergedError
 from ei.models.weights import AVERAGED, load_weights
 from ei.training.folder import LAST, LAST_BUT_ONE
+from ei.training.run import Run
 
-if TYPE_CHECKING:
-    from ei.training.trainer import Trainer
-
-
-# The tensors that operators of ours are built from.
+# The tensors that operators of `ei.physics` are built from.
 CARRIED = ("mask", "coil_maps")
 
 
-def state_of(trainer: Trainer, epoch: int) -> dict[str, Any]:
+def state_of(run: Run, epoch: int) -> dict[str, Any]:
     """Everything to continue from here: 2021's keys, and ours. ``epoch`` is the epoch the file is named after.
 
     Raises:
@@ -35,65 +31,63 @@ def state_of(trainer: Trainer, epoch: int) -> dict[str, Any]:
             itself may have gone wrong.
     """
     state: dict[str, Any] = {"epoch": epoch}
-    for key, network in trainer.networks.items():
+    for key, network in run.networks.items():
         weights = network.state_dict()
         for name, value in weights.items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 raise TrainingDivergedError(
-                    f"{name} became NaN or infinite in epoch {trainer.epoch + 1}, by step {trainer.step}, while the "
+                    f"{name} became NaN or infinite in epoch {run.epoch + 1}, by step {run.step}, while the "
                     "losses were finite: lower the learning rate"
                 )
-        state[f"state_dict{_suffix(trainer, key)}"] = weights
-        state[f"optimizer{_suffix(trainer, key)}"] = trainer.optimizers[key].state_dict()
-    if trainer.averaged is not None:
-        state[AVERAGED] = trainer.averaged.module.state_dict()
-    # Of an operator out of code of one's own, the configuration holds the name: its class alone may not be all of it.
-    own = is_user_code(trainer.config.get("physics"))
-    physics = getattr(trainer.physics, "whole", trainer.physics)  # of tiles, that of whole images
+        state[f"state_dict{_suffix(run, key)}"] = weights
+        state[f"optimizer{_suffix(run, key)}"] = run.optimizers[key].state_dict()
+    if run.averaged is not None:
+        state[AVERAGED] = run.averaged.module.state_dict()
+    # Of a user-defined operator the tree holds the name: its class alone may not be all of it.
+    is_user_defined = is_user_code((run.config.get("physics") or {}).get("name"))
+    physics = getattr(run.physics, "whole", run.physics)  # of tiles, that of whole images
     carried = {name: getattr(physics, name, None) for name in CARRIED}
     return state | {
-        "config": dict(trainer.config),
-        "physics": None if own else describe(physics),
-        "network": describe(trainer.networks["total"]),
-        "reconstructor": describe(trainer.f),
+        "config": dict(run.config),
+        "physics": None if is_user_defined else describe(physics),
+        "network": describe(run.networks["total"]),
+        "reconstructor": describe(run.f),
         **{name: part.cpu() if isinstance(part, torch.Tensor) else None for name, part in carried.items()},
         "noise": describe(getattr(physics, "noise", None)),
-        "seed": trainer.seed,
-        "rules": trainer.rules,
-        "step": trainer.step,
-        "next_epoch": trainer.epoch,
-        "next_batch": trainer.batch,
-        "sums": dict(trainer.tally.sums),
-        "history": [dict(row) for row in trainer.history],
+        "seed": run.seed,
+        "step": run.step,
+        "next_epoch": run.epoch,
+        "next_batch": run.batch,
+        "sums": dict(run.tally.sums),
+        "history": [dict(row) for row in run.history],
     }
 
 
-def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
-    """Put a trainer where a checkpoint's content says.
+def restore(run: Run, state: Mapping[str, Any]) -> None:
+    """Put a run where a checkpoint's content says.
 
     Raises:
         InputError: if it is no full checkpoint of this kind of run.
     """
     if not is_run_state(state, "given"):
         raise InputError("the checkpoint is not of this kind of run: it cannot be continued")
-    trainer.rules = rules_of(state)
-    for key, network in trainer.networks.items():
-        weights, optimizer = (state.get(f"{part}{_suffix(trainer, key)}") for part in ("state_dict", "optimizer"))
+    for key, network in run.networks.items():
+        weights, optimizer = (state.get(f"{part}{_suffix(run, key)}") for part in ("state_dict", "optimizer"))
         if not isinstance(weights, Mapping) or not isinstance(optimizer, Mapping):
             raise InputError("the checkpoint is not of this kind of run: it cannot be continued")
         load_weights(network, weights, "given")
-        _load_optimizer(trainer.optimizers[key], optimizer)
-    if trainer.averaged is not None and isinstance(state.get(AVERAGED), Mapping):
-        load_weights(trainer.averaged.module, state[AVERAGED], "given")
-        trainer.averaged.n_averaged.fill_(state["step"])  # at 0 it would begin anew from the weights
-    trainer.epoch, trainer.batch, trainer.step = state["next_epoch"], state["next_batch"], state["step"]
-    trainer.tally.sums, trainer.tally.steps = dict(state["sums"]), trainer.batch
-    trainer.history = [dict(row) for row in state["history"]]
+        _load_optimizer(run.optimizers[key], optimizer)
+    if run.averaged is not None and isinstance(state.get(AVERAGED), Mapping):
+        load_weights(run.averaged.module, state[AVERAGED], "given")
+        run.averaged.n_averaged.fill_(state["step"])  # at 0 it would begin anew from the weights
+    run.epoch, run.batch, run.step = state["next_epoch"], state["next_batch"], state["step"]
+    run.tally.sums, run.tally.steps = dict(state["sums"]), run.batch
+    run.history = [dict(row) for row in state["history"]]
 
 
-def _suffix(trainer: Trainer, key: str) -> str:
+def _suffix(run: Run, key: str) -> str:
     """What 2021 appended to "state_dict" and "optimizer": nothing, or _G and _D where there are two networks."""
-    return "" if len(trainer.networks) == 1 else "_G" if key == "total" else f"_{key}"
+    return "" if len(run.networks) == 1 else "_G" if key == "total" else f"_{key}"
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
@@ -102,8 +96,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) 
     shapes = [[list(p.shape) for p in group["params"]] for group in optimizer.param_groups]
     try:
         optimizer.load_state_dict(dict(state))
-        for group, own, sizes in zip(optimizer.param_groups, settings, shapes, strict=True):
-            group.update(own)
+        for group, setting, sizes in zip(optimizer.param_groups, settings, shapes, strict=True):
+            group.update(setting)
             for parameter, size in zip(group["params"], sizes, strict=True):
                 for name, value in optimizer.state.get(parameter, {}).items():
                     if isinstance(value, torch.Tensor) and value.dim() and list(value.shape) != size:
@@ -141,20 +135,6 @@ def is_run_state(state: Any, path: str | os.PathLike) -> bool:
         if not isinstance(row, Mapping) or not all(isinstance(value, int | float) for value in row.values()):
             raise InputError(f"the checkpoint {path} cannot be continued: its 'sums' or 'history' hold no numbers")
     return True
-
-
-def rules_of(state: Mapping[str, Any]) -> int:
-    """By which rules the run of a checkpoint draws random numbers (`ei.common.seeds.RULES`). Those of before there were
-    others do not say it.
-
-    Raises:
-        InputError: if they are not known here.
-    """
-    rules = state.get("rules", 1)
-    if isinstance(rules, bool) or rules not in range(1, RULES + 1):
-        raise InputError(f"rules must be 1 to {RULES}, not {rules!r}: a run by later ones goes on with the version "
-                         "that began it")  # fmt: skip
-    return int(rules)
 
 
 def newest_checkpoint(folder: str | os.PathLike) -> tuple[Path, Any] | None:

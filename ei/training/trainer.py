@@ -6,40 +6,44 @@
 
 An epoch goes through the loader once. A step measures a batch of images, calls the closure, and steps each optimiser
 on its loss. Everything random is seeded by (seed, epoch) or (seed, step), so a run continues exactly where its newest
-checkpoint stands (`Trainer.resume`). Beside this file: the run folder, the log and its tally, a run's state, and what
-several processes change.
+checkpoint stands (`Trainer.resume`). Beside this file: the run folder, the log and its tally, the state of a run,
+validation, and what several processes change.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sized
-from pathlib import Path
 from signal import Signals
 from typing import Any
 
 import torch
-from torch import nn
 
 from ei.common.processes import Part, Processes
-from ei.common.seeds import RULES, derive_seed, seed_all, states_kept
+from ei.common.seeds import derive_seed, seed_all, states_kept
 from ei.common.signals import StopRequest
 from ei.datasets.batches import Batches, images_and_measurements, seeded_batches
 from ei.errors import InputError, TrainingStoppedError
-from ei.models.base import computing, keep_average
-from ei.training.folder import BEST, LAST, RunFolder
+from ei.models.base import computing
+from ei.training.folder import BEST, LAST
 from ei.training.log import Progress
 from ei.training.parallel import division, draws_of_part, replicated
-from ei.training.schedules import LearningRate, step_schedule
-from ei.training.state import restore, rules_of, state_of
-from ei.training.stepping import check_optimizers, descend, moving_average, set_learning_rates
-from ei.training.tally import Tally
-from ei.training.validation import columns_of, group_of, is_best, judged, known_columns, of_batch, out_of_patience
+from ei.training.run import Run
+from ei.training.state import restore, state_of
+from ei.training.stepping import descend, set_learning_rates
+from ei.training.validation import (
+    columns_of,
+    is_best,
+    log_columns,
+    out_of_patience,
+    parts_for_batch,
+    seeded_group,
+    validate,
+)
 
 
-class Trainer:
+class Trainer(Run):
     """Trains a reconstruction function.
 
     Args:
@@ -49,7 +53,7 @@ class Trainer:
         closure: what a step computes (`ei.closure`).
         optimizers: which optimiser steps on which loss of the closure, as in ``{"total": opt_G, "D": opt_D}``.
         epochs: how often to go through the data.
-        schedule: the learning rate's factor of an epoch (or, with `by_step`, of a step); 1 if not given.
+        schedule: the learning rate's factor of an epoch (or, with `by_step`, of a step); 1 by default.
         seed: of everything random.
         out: the run folder; None makes ``ckp/<time>_<method>_<task>``, False keeps no files. Or a `RunFolder`.
         ckp_interval: epochs between the checkpoints that are kept.
@@ -59,94 +63,29 @@ class Trainer:
         average: keep an exponential moving average of the network, weights and BatchNorm statistics, of this decay a
             step (0.99, say). It is in the checkpoints as ``state_dict_averaged``, and evaluation takes it from there.
         report_psnr: log PSNR and MSE of the training batches, where they have images.
-        held_out: a loader of batches to judge by after every epoch, in evaluation mode and under the same group
-            elements every time: the closure's losses on them are logged as ``held_out_<loss>`` and, where they have
-            images, the mean of the paper's PSNR of each as ``held_out_psnr``. ``ckp_best.pth.tar`` is the checkpoint
+        validation: a loader of the validation set. After every epoch, in evaluation mode and under the same group
+            elements every time, the closure's losses on it are logged as ``validation_<loss>`` and, where it has
+            images, the mean of the paper's PSNR of each as ``validation_psnr``. ``ckp_best.pth.tar`` is the checkpoint
             of the epoch with the highest PSNR or, without images (or `report_psnr`), the lowest total.
         patience: stop when so many epochs in a row were no better than the best one before them.
-        config: what to write to ``config.yaml`` and into the checkpoints (plain values).
-        networks: what is saved for each optimiser; by default ``{"total": f.net}`` and the closure's discriminator.
+        config: the tree of the run, for ``config.yaml`` and the checkpoints (plain values).
         method, task: name the default run folder.
         progress: show a bar, or lines.
         on_epoch_end: called with the trainer after every epoch, when its row is in ``history`` and on the disk.
-        rules: by which random numbers are drawn (`ei.common.seeds.RULES`); a resumed run goes on by its own.
+
+    Raises:
+        InputError: for an argument out of range, or optimisers that share a parameter.
     """
 
-    def __init__(
-        self,
-        f: Any,
-        physics: Any,
-        transform: Any,
-        closure: Any,
-        optimizers: Mapping[str, torch.optim.Optimizer],
-        *,
-        epochs: int,
-        schedule: LearningRate | None = None,
-        seed: int = 0,
-        out: RunFolder | str | os.PathLike | bool | None = None,
-        ckp_interval: int | None = None,
-        save_every: float = 5.0,
-        max_steps: int | None = None,
-        clip_norm: float | None = None,
-        average: float | None = None,
-        report_psnr: bool = True,
-        held_out: Iterable | None = None,
-        patience: int | None = None,
-        config: Mapping[str, Any] | None = None,
-        networks: Mapping[str, nn.Module] | None = None,
-        method: str = "",
-        task: str = "",
-        progress: bool = True,
-        on_epoch_end: Callable[[Trainer], None] | None = None,
-        rules: int = RULES,
-    ) -> None:
-        if epochs < 1 or (ckp_interval is not None and ckp_interval < 1):
-            raise InputError(f"epochs and ckp_interval must be at least 1, not {epochs} and {ckp_interval}")
-        if clip_norm is not None and not clip_norm > 0:
-            raise InputError(f"clip_norm must be above 0, not {clip_norm}; None for no limit")
-        if patience is not None and (patience < 1 or held_out is None):
-            raise InputError("patience needs at least one epoch, and a part to judge by: held_out, --held-out 0.1")
-        self.f, self.physics, self.transform, self.closure = f, physics, transform, closure
-        self.optimizers = dict(optimizers)
-        check_optimizers(self.optimizers)
-        discriminator = {"D": closure.discriminator} if "D" in optimizers else {}
-        self.networks = dict(networks) if networks is not None else {"total": f.net, **discriminator}
-        if self.networks.keys() != self.optimizers.keys():
-            raise InputError(f"optimizers for {list(self.optimizers)} but networks for {list(self.networks)}")
-        self.averaged = None if average is None else moving_average(self.networks["total"], average)
-        keep_average(f, None if self.averaged is None else self.averaged.module)
-        self.epochs, self.max_steps, self.seed, self.clip_norm = epochs, max_steps, seed, clip_norm
-        self.schedule: LearningRate = schedule or step_schedule()
-        self.base_lr = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
-        self.run_folder = out if isinstance(out, RunFolder) else RunFolder(out)
-        if self.run_folder.owner is not None:
-            raise InputError("a RunFolder belongs to one training: make another one")
-        self.run_folder.owner = self
-        self.ckp_interval, self.save_every = ckp_interval or epochs, save_every
-        self.report_psnr, self.held_out, self.patience, self.progress = report_psnr, held_out, patience, progress
-        self.method, self.task = method or type(closure).__name__.removesuffix("Closure").lower(), task
-        self.config = dict(config or {"method": self.method, "task": task, "epochs": epochs, "seed": seed})
-        self.on_epoch_end, self.rules = on_epoch_end, rules_of({"rules": rules})
-
-        # The state of a run, besides weights and optimisers: where it is, and the open epoch's sums.
-        self.processes = Processes.current()
-        self.epoch, self.batch, self.step = 0, 0, 0
-        self.tally = Tally(self.processes)
-        self.history: list[dict[str, float]] = []
-        self._saved_at: tuple[int, int] | None = None
-
-    @property
-    def folder(self) -> Path | None:
-        """The run folder, once it is there."""
-        return self.run_folder.path
+    _saved_at: tuple[int, int] | None = None
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or the patience with them is at its end."""
+        """Whether all epochs are done, or the patience has run out."""
         return self.epoch >= self.epochs or out_of_patience(self)
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint's content (from `ei.common.files.load_file`), in the folder that it is in.
+        """Continue from a checkpoint's content (from `ei.common.files.load_file`), in its folder.
 
         Raises:
             InputError: if it is no full checkpoint of this kind of run.
@@ -172,7 +111,7 @@ class Trainer:
         if steps == 0:
             raise InputError("the loader gives no batches")
         part_of = division(loader, self.transform, self.processes)
-        columns = known_columns(self)
+        columns = log_columns(self)
         with contextlib.ExitStack() as stack:
             # Before anything is written: a signal must find a run that can be saved.
             stop = stack.enter_context(StopRequest(grace=2.0 if self.processes.count > 1 else 0.0))
@@ -181,7 +120,7 @@ class Trainer:
             stack.enter_context(replicated(self.f, self.closure, self.networks, self.processes))
             stack.enter_context(computing(self.f))
             # Seeding per step must not disturb the random numbers of the program that calls us.
-            stack.enter_context(states_kept([self._device] if self._device.type == "cuda" else []))
+            stack.enter_context(states_kept([self.device] if self.device.type == "cuda" else []))
             self._train(loader, steps, part_of, stop)
         return self.history
 
@@ -190,23 +129,11 @@ class Trainer:
     ) -> None:
         progress = Progress(self.epochs, steps, self.step, self.progress and self.processes.first)
         self._training_mode()
-        saved, signal = time.monotonic(), 0
+        signal = 0
+        self._last_save = time.monotonic()
         try:
             while not (self.finished or self._enough() or signal):
-                with contextlib.closing(seeded_batches(loader, self.seed, self.epoch, self.batch)) as batches:
-                    for batch in batches:
-                        self._step(batch, part_of(self.batch))
-                        progress.advance()
-                        if self._device.type == "cpu" or self.step % 20 == 0:
-                            progress.losses(self.epoch, self.tally.read())
-                        due = time.monotonic() - saved > 60 * self.save_every
-                        # The same decision in all processes: which signal to stop for (0: none), and whether to save.
-                        signal, save = self.processes.largest(torch.tensor([stop.received, int(due)])).tolist()
-                        if self._enough() or signal:
-                            break
-                        if save:
-                            self._save_rolling(self.epoch)
-                            saved = time.monotonic()
+                signal = self._epoch(loader, part_of, stop, progress)
                 if not (self._enough() or signal) or self.batch == steps:
                     progress.epoch_ended(self.epoch, self._end_epoch())
         finally:
@@ -219,22 +146,44 @@ class Trainer:
             where = "" if self.folder is None else f"; continue with --resume {self.folder / LAST}"
             raise TrainingStoppedError(message + where, signal)
 
+    def _epoch(
+        self, loader: Iterable, part_of: Callable[[int], Part | None], stop: StopRequest, progress: Progress
+    ) -> int:
+        """The steps of the open epoch, up to its end, the last step, or a signal, whose number is returned (else 0)."""
+        with contextlib.closing(seeded_batches(loader, self.seed, self.epoch, self.batch)) as batches:
+            for batch in batches:
+                self._step(batch, part_of(self.batch))
+                progress.advance()
+                if self.device.type == "cpu" or self.step % 20 == 0:
+                    progress.losses(self.epoch, self.tally.read())
+                due = time.monotonic() - self._last_save > 60 * self.save_every
+                # The same decision in all processes: which signal to stop for (0: none), and whether to save.
+                signal, save = self.processes.largest(torch.tensor([stop.received, int(due)])).tolist()
+                if self._enough() or signal:
+                    return signal
+                if save:
+                    self._save_rolling(self.epoch)
+                    self._last_save = time.monotonic()
+        return 0
+
     def _step(self, batch: Any, part: Part | None) -> None:
         """One optimisation step; with several processes, on this one's ``part`` of a batch."""
         at = self.step if getattr(self.schedule, "of_step", False) else self.epoch
         set_learning_rates(self.optimizers, self.base_lr, self.schedule(at))
         seed_all(derive_seed(self.seed, "step", self.step))
-        f, physics = of_batch(self.f, self.physics, batch)
-        x, y = images_and_measurements(batch, physics, like=next(self.networks["total"].parameters()), seed=self.seed)
+        f, physics = parts_for_batch(self.f, self.physics, batch)
+        like = next(self.networks["total"].parameters())
+        x, y = images_and_measurements(batch, physics, like=like, seed=self.seed)
         part = part or Part.of(len(y), Processes())
         with draws_of_part(physics, part, self.processes):
-            losses = self.closure(f, physics, group_of(self, self.step), y, x)
+            losses = self.closure(f, physics, seeded_group(self, self.step), y, x)
         # Gradients are averaged over the processes; what counts is the mean over the images of the batch.
         limits = dict.fromkeys(self.optimizers.keys() - getattr(self.closure, "unscaled", ()), self.clip_norm)
         descend(self.optimizers, losses, part.weight * self.processes.count, limits)
         if self.averaged is not None:
             self.averaged.update_parameters(self.networks["total"])
-        self.batch, self.step = self.batch + 1, self.step + 1
+        self.batch += 1
+        self.step += 1
         shown = {column: losses[key] for column, key in columns_of(self.closure, losses).items()}
         truth = (losses["x1"], x, part.size) if self.report_psnr and x is not None else None
         self.tally.note(self.epoch, self.step, shown, part.weight, truth)
@@ -242,10 +191,11 @@ class Trainer:
     def _end_epoch(self) -> dict[str, float]:
         if self.batch == 0:
             raise InputError("the loader gives no batches")
-        means = {**self.tally.close(), **judged(self)}
+        means = {**self.tally.close(), **validate(self)}
         self.history.append({"epoch": self.epoch + 1, **means})
         ended = self.epoch
-        self.epoch, self.batch = self.epoch + 1, 0
+        self.epoch += 1
+        self.batch = 0
         self.run_folder.append(self.history)
         if self.folder is not None and is_best(self):
             self.run_folder.save(state_of(self, ended), BEST)
@@ -273,7 +223,3 @@ class Trainer:
 
     def _enough(self) -> bool:
         return self.max_steps is not None and self.step >= self.max_steps
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.networks["total"].parameters()).device

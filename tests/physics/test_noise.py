@@ -800,18 +800,18 @@ def test_sure_of_what_is_held_out_chooses_the_epoch(tmp_path: Path) -> None:
     optimizers = {"total": torch.optim.Adam(f.net.parameters(), 2e-3)}
     trainer = Trainer(
         f, physics, None, MCClosure(mc_domain="image"), optimizers, epochs=40, out=tmp_path / "run", progress=False,
-        report_psnr=False, held_out=held_out, on_epoch_end=look,
+        report_psnr=False, validation=held_out, on_epoch_end=look,
     )  # fmt: skip
     history = trainer.fit(make_loader(list(y[:20]), 4, measured=True))
     by_sure, by_loss = (
-        min(range(40), key=lambda epoch: history[epoch][column]) for column in ("held_out_sure", "held_out_loss_fc")
+        min(range(40), key=lambda epoch: history[epoch][column]) for column in ("validation_sure", "validation_loss_fc")
     )
     assert true[by_sure] > true[by_loss] + 0.05 and true[by_sure] > max(true) - 0.1
     assert load_file(tmp_path / "run" / "ckp_best.pth.tar")["epoch"] == by_sure
     f = Reconstructor(UNet(1, 1, base_channels=2), CT(16, 12, noise=lambda y, generator=None: y))
-    assert "held_out_sure" not in known_columns(
+    assert "validation_sure" not in known_columns(
         Trainer(f, f.physics, None, MCClosure(), {"total": torch.optim.Adam(f.net.parameters())}, epochs=1, out=False,
-                report_psnr=False, held_out=held_out)
+                report_psnr=False, validation=held_out)
     )  # fmt: skip
 
 

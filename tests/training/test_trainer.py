@@ -264,7 +264,7 @@ def test_a_torch_loader_of_a_set_that_draws_continues_exactly(tmp_path: Path) ->
 def test_held_out_items_are_the_same_in_every_epoch() -> None:
     seen.clear()
     for held_out in (make_loader(Drawn(), 3), DataLoader(Drawn(), batch_size=3)):
-        make(False, MCClosure(), epochs=3, held_out=held_out).fit(loader())
+        make(False, MCClosure(), epochs=3, validation=held_out).fit(loader())
         first, second, third = (dict(seen[7 * k : 7 * k + 7]) for k in range(3))
         assert all(torch.equal(first[k], second[k]) and torch.equal(first[k], third[k]) for k in range(7))
         seen.clear()
@@ -396,12 +396,12 @@ def test_the_moving_average(tmp_path: Path) -> None:
 
 def test_held_out_batches_judge_the_moving_average(tmp_path: Path) -> None:
     judged = list(torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
-    trainer = make(tmp_path, MCClosure(), epochs=2, lr=1e-2, average=0.9, held_out=make_loader(judged, 1, seed=5))
+    trainer = make(tmp_path, MCClosure(), epochs=2, lr=1e-2, average=0.9, validation=make_loader(judged, 1, seed=5))
     trainer.fit(loader())
     f = Reconstructor(trainer.averaged.module, trainer.physics).eval()
     with torch.no_grad():
         losses = [float(MCClosure()(f, f.physics, None, f.physics.A(x[None]))["total"]) for x in judged]
-    assert trainer.history[-1]["held_out_loss_fc"] == pytest.approx(sum(losses) / 3, rel=1e-5)
+    assert trainer.history[-1]["validation_loss_fc"] == pytest.approx(sum(losses) / 3, rel=1e-5)
     assert trainer.f.net is trainer.networks["total"]
 
 
@@ -424,13 +424,13 @@ def measurements() -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("losses", "best"), [([math.nan, 3.0, 2.0, 4.0], 2), ([3.0, math.nan, math.inf, 4.0], 0)])
-def test_a_held_out_loss_that_is_no_number_does_not_choose(
+def test_a_validation_loss_that_is_no_number_does_not_choose(
     tmp_path: Path, losses: list[float], best: int, capsys: pytest.CaptureFixture
 ) -> None:
     held_out = make_loader(measurements(), 7, shuffle=False, measured=True)
-    make(tmp_path, Told(losses), epochs=4, held_out=held_out, ckp_interval=1).fit(loader())
+    make(tmp_path, Told(losses), epochs=4, validation=held_out, ckp_interval=1).fit(loader())
     assert load_file(tmp_path / "ckp_best.pth.tar")["epoch"] == best
-    assert "held_out_loss_fc is nan after epoch" in capsys.readouterr().err
+    assert "validation_loss_fc is nan after epoch" in capsys.readouterr().err
 
 
 def test_patience(tmp_path: Path) -> None:
@@ -438,17 +438,17 @@ def test_patience(tmp_path: Path) -> None:
     losses = [5.0, 3.0, 4.0, 3.0, 3.5, 1.0, 1.0]
     options: dict[str, Any] = {"epochs": 9, "patience": 3, "ckp_interval": 9}
     held_out = make_loader(measurements(), 7, shuffle=False, measured=True)
-    whole = make(tmp_path / "whole", Told(losses), held_out=held_out, **options)
+    whole = make(tmp_path / "whole", Told(losses), validation=held_out, **options)
     assert len(whole.fit(loader())) == 5 and whole.finished
     assert (tmp_path / "whole" / "ckp_4.pth.tar").exists()
     assert load_file(tmp_path / "whole" / "ckp_best.pth.tar")["epoch"] == 3  # of equal ones the later
-    make(tmp_path / "parts", Told(losses[:3]), held_out=held_out, max_steps=14, **options).fit(loader())
-    again = make(tmp_path / "parts", Told(losses[3:]), held_out=held_out, **options)
+    make(tmp_path / "parts", Told(losses[:3]), validation=held_out, max_steps=14, **options).fit(loader())
+    again = make(tmp_path / "parts", Told(losses[3:]), validation=held_out, **options)
     again.resume(load_file(tmp_path / "parts" / "ckp_last.pth.tar"))
     again.fit(loader())
     for name in ("ckp_last.pth.tar", "training_loss.csv"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
-    assert len(make(False, Told([math.nan] * 9), held_out=held_out, **options).fit(loader())) == 3
+    assert len(make(False, Told([math.nan] * 9), validation=held_out, **options).fit(loader())) == 3
     with pytest.raises(ValueError, match="a part to judge by"):
         make(False, patience=3)
 
@@ -458,38 +458,38 @@ def test_images_that_are_held_out_are_judged_by_their_psnr(tmp_path: Path) -> No
     test = list(torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
     histories = []
     for size in (1, 2):
-        trainer = make(tmp_path / str(size), epochs=4, lr=3e-2, held_out=make_loader(test, size, shuffle=False))
+        trainer = make(tmp_path / str(size), epochs=4, lr=3e-2, validation=make_loader(test, size, shuffle=False))
         trainer.fit(loader())
-        histories.append([row["held_out_psnr"] for row in trainer.history])
+        histories.append([row["validation_psnr"] for row in trainer.history])
     assert histories[0] == pytest.approx(histories[1], rel=1e-5)
     table = evaluate(trainer.f, trainer.physics, test)
     assert histories[0][-1] == pytest.approx(sum(row["psnr_paper_net"] for row in table) / 3, rel=1e-5)
     best = max(range(4), key=lambda epoch: histories[0][epoch])
     assert load_file(tmp_path / "1" / "ckp_best.pth.tar")["epoch"] == best
-    assert list(rows(tmp_path / "1")[0])[-2:] == ["held_out_loss_total", "held_out_psnr"]
-    blind = make(False, held_out=make_loader(test, 1), report_psnr=False, epochs=1).fit(loader())
-    assert "held_out_psnr" not in blind[0]
+    assert list(rows(tmp_path / "1")[0])[-2:] == ["validation_loss_total", "validation_psnr"]
+    blind = make(False, validation=make_loader(test, 1), report_psnr=False, epochs=1).fit(loader())
+    assert "validation_psnr" not in blind[0]
 
 
 def test_the_psnr_of_what_is_held_out_is_that_of_f() -> None:
     """Not of what a closure reconstructs, from a part of the measurements as splitting does: tables judge f(y)."""
     test = list(torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
-    trainer = make(False, SplittingClosure(0.5), epochs=1, held_out=make_loader(test, 2, shuffle=False))
+    trainer = make(False, SplittingClosure(0.5), epochs=1, validation=make_loader(test, 2, shuffle=False))
     history = trainer.fit(loader(7))
     table = evaluate(trainer.f, trainer.physics, test)
-    assert history[0]["held_out_psnr"] == pytest.approx(sum(row["psnr_paper_net"] for row in table) / 2, rel=1e-5)
+    assert history[0]["validation_psnr"] == pytest.approx(sum(row["psnr_paper_net"] for row in table) / 2, rel=1e-5)
 
 
 def test_the_mean_of_what_is_held_out_is_over_images() -> None:
     """Batches of 3 and 1 weigh as they should: as all in one batch."""
     held_out = measurements()[:4]
     logs = [
-        make(False, MCClosure(), epochs=1, held_out=make_loader(held_out, size, shuffle=False, measured=True)).fit(
+        make(False, MCClosure(), epochs=1, validation=make_loader(held_out, size, shuffle=False, measured=True)).fit(
             loader()
         )
         for size in (3, 4)
     ]
-    assert logs[0][0]["held_out_loss_fc"] == pytest.approx(logs[1][0]["held_out_loss_fc"], rel=1e-5)
+    assert logs[0][0]["validation_loss_fc"] == pytest.approx(logs[1][0]["validation_loss_fc"], rel=1e-5)
 
 
 def test_resume_refuses_another_kind_of_run(tmp_path: Path) -> None:
@@ -568,7 +568,7 @@ def test_what_is_drawn_differs_by_step_and_by_held_out_batch_but_not_by_the_judg
             return super().__call__(f, physics, transform, y, x)
 
     held_out = make_loader(IMAGES[:2], 1, shuffle=False)
-    make(False, Draws(), epochs=2, noise=GaussianNoise(0.1), held_out=held_out).fit(loader())
+    make(False, Draws(), epochs=2, noise=GaussianNoise(0.1), validation=held_out).fit(loader())
     assert torch.equal(judged[0], judged[2]) and torch.equal(judged[1], judged[3])  # with the same noise
     assert len(drawn[True]) == len(set(drawn[True])) == 8
     assert drawn[False][:2] == drawn[False][2:] and drawn[False][0] != drawn[False][1]

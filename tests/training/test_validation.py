@@ -74,7 +74,7 @@ def test_a_part_of_the_training_images_judges(script: Script, folder: Path) -> N
     """Only where it is asked for; by PSNR, as a table of those images would have it; and it ends with patience."""
     done = script(*COMMON, "--data", "x.mat", "--held-out", 0.2, "--epochs", 3, "--out", "run")
     assert done.code == 0 and "held out: 2 of 9 training images judge" in done.out, done.err
-    values = [float(row["held_out_psnr"]) for row in log("run")]
+    values = [float(row["validation_psnr"]) for row in log("run")]
     best = max(range(3), key=lambda epoch: values[epoch])
     assert load_file("run/ckp_best.pth.tar")["epoch"] == best
     f, (_, rest) = (
@@ -90,7 +90,7 @@ def test_a_part_of_the_training_images_judges(script: Script, folder: Path) -> N
     stuck = (*COMMON, "--data", "x.mat", "--held-out", 0.2, "--epochs", 30, "--lr", 1e-30, "--patience", 2)
     done = script(*stuck, "--wd", 0, "--norm", "none", "--out", "stuck")
     assert done.code == 0 and len(log("stuck")) == 3, done
-    assert "stopped after epoch 3: held_out_psnr was no better in 2 epochs than before" in done.out
+    assert "stopped after epoch 3: validation_psnr was no better in 2 epochs than before" in done.out
     done = script(*stuck, "--out", "stuck", "--resume", "auto")
     assert done.code == 0 and "is finished: none of 2 epochs was better" in done.out
     done = script("ei train", "--resume", "stuck/ckp_last.pth.tar", "--held-out", 0.5)
@@ -100,7 +100,7 @@ def test_a_part_of_the_training_images_judges(script: Script, folder: Path) -> N
 def test_the_papers_runs_train_on_all_images(script: Script, folder: Path) -> None:
     done = script(*COMMON, "--data", "x.mat", "--epochs", 1, "--out", "run")
     assert done.code == 0 and "held out" not in done.out
-    assert load_file("run/ckp_last.pth.tar")["step"] == 3 and "held_out_psnr" not in log("run")[0]
+    assert load_file("run/ckp_last.pth.tar")["step"] == 3 and "validation_psnr" not in log("run")[0]
     done = script(*COMMON, "--data", "x.mat", "--epochs", 1, "--patience", 2, "--out", "other")
     assert done.code == 2 and "--held-out" in done.err and not Path("other").exists()
 
@@ -112,7 +112,7 @@ def test_measurements_are_judged_in_batches(script: Script, folder: Path) -> Non
     with torch.no_grad():
         y = torch.stack([rest[k] for k in range(5)])
         mc = float((f.physics.A(f(y)) - y).square().mean())
-    assert float(log("run")[0]["held_out_loss_mc"]) == pytest.approx(mc, rel=1e-4)
+    assert float(log("run")[0]["validation_loss_mc"]) == pytest.approx(mc, rel=1e-4)
     done = script(*COMMON, "--measurements", "y.npy", "--held-out", 0, "--epochs", 1, "--out", "all")
     assert (
         done.code == 0 and load_file("all/ckp_last.pth.tar")["step"] == 4 and not Path("all/ckp_best.pth.tar").exists()
@@ -146,8 +146,8 @@ def test_held_out_batches_are_weighted_by_their_images_and_their_elements_stay()
     f = Reconstructor(UNet(1, 1, base_channels=2), physics)
     optimizers = {"total": torch.optim.Adam(f.net.parameters())}
     trainer = Trainer(f, physics, Shift(2), closure, optimizers, epochs=3, out=False, progress=False,
-                      report_psnr=False, held_out=held_out)  # fmt: skip
+                      report_psnr=False, validation=held_out)  # fmt: skip
     history = trainer.fit(make_loader(ys, 2, measured=True))
     expected = (3 * 0.07 + 0.47) / 4
-    assert [row["held_out_loss_total"] for row in history] == pytest.approx([expected] * 3, rel=1e-5)
+    assert [row["validation_loss_total"] for row in history] == pytest.approx([expected] * 3, rel=1e-5)
     assert closure.drawn[:2] == closure.drawn[2:4] == closure.drawn[4:] and closure.drawn[0] != closure.drawn[1]
