@@ -12,16 +12,14 @@ from torch import nn
 
 import ei.models
 import ei.physics
-from ei.common.describe import rebuild
 from ei.common.devices import device_of
 from ei.common.files import load_file
-from ei.common.user_code import is_user_code
+from ei.common.parts import Context, build, classes_of
 from ei.errors import InputError
 from ei.models import GroupAverage, UNet
 from ei.models.base import ReconstructionFunction, keep_average
 from ei.models.weights import AVERAGED, generator_weights, load_weights, weight_called
 from ei.physics import with_pseudo_inverse
-from ei.physics.noise import UNKNOWN
 from ei.training.state import CARRIED
 
 
@@ -35,9 +33,9 @@ def load(
     """The reconstruction function of any checkpoint, in evaluation mode: ``x = ei.load("RUN/ckp_last.pth.tar")(y)``.
 
     Args:
-        path: a checkpoint of ours or of the authors. Where the run kept a moving average, that is taken.
+        path: a checkpoint of this project or of the authors. Where the run kept a moving average, that is taken.
         physics: the forward operator. Needed where the checkpoint does not carry it: it carries those of `ei.physics`,
-            not one of your own, and the authors' files carry none.
+            not a user-defined one, and the authors' files carry none.
         net: the network to put the weights into. Needed where the checkpoint does not describe it: it describes
             `ei.models.UNet`, and the authors' is known.
         device: where to compute.
@@ -63,7 +61,7 @@ KINDS = {
 
 
 def checked(state: Any, path: str | os.PathLike) -> dict[str, Any]:
-    """A checkpoint's content, of ours or of the authors.
+    """A checkpoint's content, of this project or of the authors.
 
     Raises:
         InputError: if it is none, or what describes its parts is of the wrong kind.
@@ -73,9 +71,6 @@ def checked(state: Any, path: str | os.PathLike) -> dict[str, Any]:
     for key, kind in KINDS.items():
         if not isinstance(state.get(key), (kind, type(None))):
             raise InputError(f"the checkpoint {path} is damaged: its {key!r} is a {type(state[key]).__name__}")
-    sigma = (state.get("config") or {}).get("noise_sigma")
-    if not isinstance(sigma, (int, float, type(None))):
-        raise InputError(f"the checkpoint {path} is damaged: its noise_sigma is {sigma!r}")
     return dict(state)
 
 
@@ -88,58 +83,33 @@ def averaged(f: ReconstructionFunction, names: Sequence[str]) -> ReconstructionF
 
 
 def physics_of(state: Mapping[str, Any], device: torch.device) -> Any:
-    """The forward operator that a checkpoint carries, without noise; None where it carries none, as of code of one's
-    own, whose name alone it has.
+    """The forward operator that a checkpoint carries, without noise; None where it carries none, as of user-defined
+    code, whose name alone it has.
 
     Raises:
         InputError: if what it carries cannot be built.
     """
-    described = state.get("physics")
-    if described is None or is_user_code((state.get("config") or {}).get("physics")):
+    if state.get("physics") is None:
         return None
-    carried = {name: state[name] for name in CARRIED if state.get(name) is not None}
-    return operator_in(described, "the checkpoint", device, **carried)
-
-
-def operator_in(description: Mapping[str, Any], where: str, device: torch.device, **more: Any) -> Any:
-    """The operator of `ei.physics` that a description names, with its arguments.
-
-    Raises:
-        InputError: if it names no operator, or it cannot be built.
-    """
-    name = description.get("name")
-    found = getattr(ei.physics, name, ei.physics.Physics) if isinstance(name, str) else None
-    if not (isinstance(found, type) and issubclass(found, ei.physics.Physics)):
-        raise InputError(f"{where} names {name}, which is no operator")
-    arguments = {key: value for key, value in description.items() if key != "noise"}
-    return rebuild(arguments, ei.physics, where=where, device=device, **more)
+    tensors = {name: state[name] for name in CARRIED if state.get(name) is not None}
+    classes = classes_of(ei.physics, ei.physics.Physics)
+    return _rebuild(state["physics"], classes, "physics", device=device, **tensors)
 
 
 def noise_of_checkpoint(state: Mapping[str, Any]) -> Any:
-    """The noise model that a checkpoint carries; of one from before they did, what its configuration names.
+    """The noise model that a checkpoint carries; None where it carries none.
 
     Raises:
         InputError: if what it carries cannot be built.
     """
-    described = state.get("noise")
-    if described is None:
-        return noise_in(state.get("config") or {})
-    noise = rebuild(described, ei.physics)
-    if not isinstance(noise, ei.physics.Noise):
-        raise InputError(f"the checkpoint names {described['name']}, which is no noise")
-    return noise
+    if state.get("noise") is None:
+        return None
+    return _rebuild(state["noise"], classes_of(ei.physics, ei.physics.Noise), "noise")
 
 
-def noise_in(config: Mapping[str, Any]) -> Any:
-    """The noise model that a run's configuration names; None where it names none. Where the noise is unknown to the
-    training, it is the one that is simulated."""
-    if config.get("noise") not in (None, UNKNOWN):
-        return ei.physics.parse_noise(config["noise"])
-    if config.get("noise_sigma"):
-        return ei.physics.GaussianNoise(config["noise_sigma"])
-    named = config.get("physics")
-    text = named.get("noise") if isinstance(named, Mapping) else None
-    return None if text is None else ei.physics.parse_noise(text)
+def _rebuild(description: Mapping[str, Any], classes: Mapping[str, Any], key: str, **objects: Any) -> Any:
+    """What `ei.common.parts.describe` described; code that a checkpoint names is never imported."""
+    return build(description, classes, f"the checkpoint's {key}", Context({}, objects, {}, trusted=False)).object
 
 
 def function_of(
@@ -154,9 +124,9 @@ def function_of(
     describe (the authors': 4)."""
     weights = generator_weights(state, path)
     if net is None and isinstance(state.get("network"), Mapping):
-        net = rebuild(state["network"], ei.models)
+        net = _rebuild(state["network"], classes_of(ei.models, nn.Module), "network")
     elif net is None and "next_epoch" in state:
-        raise InputError(f"the checkpoint {path} is of a network of your own: give it as net")
+        raise InputError(f"the checkpoint {path} is of a user-defined network: give it as net")
     elif net is None:
         first, last = (weight_called(name, weights) for name in ("Conv1.conv.0.weight", "Conv_1x1.weight"))
         channels = (1, 1) if first is None or last is None else (first.shape[1], last.shape[0])
@@ -164,9 +134,10 @@ def function_of(
     load_weights(net, weights, path)
     if not any(key in state for key in ("state_dict", "state_dict_G", AVERAGED)):
         warnings.warn(
-            f"{path} does not say its reconstruction function: it is taken as the paper's, the network after A_dagger",
+            f"{path} has no reconstruction function: it is taken as the paper's, the network after A_dagger",
             stacklevel=2,
         )
-    # Checkpoints of before there was another one do not tell the reconstruction function: it is the paper's.
+    # The authors' checkpoints have no reconstruction function: it is the paper's.
     described = state.get("reconstructor") or {"name": "Reconstructor"}
-    return rebuild(described, ei.models, net=net.to(device), physics=physics).eval()
+    classes = classes_of(ei.models, ReconstructionFunction)
+    return _rebuild(described, classes, "reconstructor", net=net.to(device), physics=physics).eval()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ei.common.describe import describe
+from ei.common.parts import describe
 from ei.common.files import load_file
 from ei.common.user_code import is_user_code
 from ei.errors import InputError, TrainingDivergedError
