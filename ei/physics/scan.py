@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ import scipy.sparse
 import torch
 
 from ei.physics.linear_map import SparseMap, shared
-from ei.physics.projections import views_last
+from ei.physics.projections import back_projection_matrix, linear_weights, views_last
 
 # An arc is missing where the way to the next view is so many times as long as the longest of the other ways, and longer
 # than so many degrees. At most so many arcs can be missing.
@@ -33,7 +33,7 @@ RAMP_DEGREES = 10.0
 
 @dataclass(frozen=True)
 class Scan:
-    """The arguments of `ei.physics.Tomography`, checked; hashable, as matrices are found by it."""
+    """The arguments of `ei.physics.Tomography`, checked. Hashable: the key of its matrices."""
 
     image_shape: tuple[int, int]
     angles: tuple[float, ...]
@@ -56,11 +56,9 @@ class Scan:
     @property
     def magnification(self) -> float:
         """Of lengths at the origin on the detector."""
-        return (
-            1.0
-            if self.source_origin is None
-            else (self.source_origin + (self.origin_detector or 0.0)) / self.source_origin
-        )
+        if self.source_origin is None:
+            return 1.0
+        return (self.source_origin + (self.origin_detector or 0.0)) / self.source_origin
 
     @property
     def positions(self) -> np.ndarray:
@@ -126,13 +124,13 @@ def _projection(scan: Scan) -> scipy.sparse.csr_array:
         hit = distance < scan.half_diagonal + scan.pixel_size
         along_rows = np.abs(directions[:, 1]) >= np.abs(directions[:, 0])
         entries = [
-            _follow(scan, points[chosen], directions[chosen], detectors[chosen], axis)
-            for axis, chosen in ((1, hit & along_rows), (0, hit & ~along_rows))
+            _follow(scan, points[rays], directions[rays], detectors[rays], axis)
+            for axis, rays in ((1, hit & along_rows), (0, hit & ~along_rows))
         ]
         weights, rows, columns = (np.concatenate(parts) for parts in zip(*entries, strict=True))
         shape = (scan.n_detectors, math.prod(scan.image_shape))
         blocks.append(scipy.sparse.coo_array((weights / n, (rows, columns)), shape=shape).tocsr())
-    return views_last(scipy.sparse.vstack(blocks, format="csr"), len(scan.angles), scan.n_detectors)
+    return views_last(blocks)
 
 
 def _follow(
@@ -144,18 +142,14 @@ def _follow(
     at = (np.arange(lines) - (lines - 1) / 2) * scan.pixel_size
     way = (at[None, :] - points[:, axis, None]) / directions[:, axis, None]
     place = (points[:, 1 - axis, None] + way * directions[:, 1 - axis, None]) / scan.pixel_size + (across - 1) / 2
-    low = np.floor(place)
-    part = place - low
     step = np.broadcast_to(scan.pixel_size / np.abs(directions[:, axis, None]), place.shape)
     weights, rows, columns = [], [], []
-    for beside, weight in ((0, (1 - part) * step), (1, part * step)):
-        other = low + beside
-        inside = (other >= 0) & (other < across) & (weight > 0)
+    for pixel, weight, inside in linear_weights(place, across):
         ray, line = np.nonzero(inside)
-        other = other[inside].astype(np.int64)
-        weights.append(weight[inside])
+        index = pixel[inside].astype(np.int64)
+        weights.append((weight * step)[inside])
         rows.append(detectors[ray])
-        columns.append(line * width + other if axis == 1 else other * width + line)
+        columns.append(line * width + index if axis == 1 else index * width + line)
     return np.concatenate(weights), np.concatenate(rows), np.concatenate(columns)
 
 
@@ -164,30 +158,22 @@ def _back_projection(scan: Scan) -> scipy.sparse.csr_array:
     stand for; those of a fan by the inverse square of the pixel's distance from the source, too (Kak & Slaney,
     "Principles of computerized tomographic imaging", section 3.4.2).
     """
+    return back_projection_matrix(_pixels_in_views(scan), scan.n_detectors)
+
+
+def _pixels_in_views(scan: Scan) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+    """Of each view the detectors at which the pixels lie, their factors, and the view's weight."""
     x, y = scan.axes()
-    pixel = np.arange(math.prod(scan.image_shape)).reshape(scan.image_shape)
     # Filters are for detectors of unit length, `ramp_filter` has the factor 2.
     scale = np.deg2rad(view_weights(scan.angles, scan.period)[0]) / 2 / (scan.detector_spacing / scan.magnification)
-    blocks = []
     for angle, weight_of_view in zip(scan.angles, scale, strict=True):
         u, v = _directions(angle)
-        s, of_distance = x * u[0] + y * u[1], np.ones(scan.image_shape)
+        s, factor = x * u[0] + y * u[1], np.ones(scan.image_shape)
         if scan.source_origin is not None:
             distance = (scan.source_origin - (x * v[0] + y * v[1])) / scan.source_origin
-            s, of_distance = s / distance, 1 / distance**2
+            s, factor = s / distance, 1 / distance**2
         detector = s * scan.magnification / scan.detector_spacing + (scan.n_detectors - 1) / 2 + scan.centre
-        low = np.floor(detector)
-        part = detector - low
-        weights, rows, columns = [], [], []
-        for step, weight in ((0, 1 - part), (1, part)):
-            inside = (low + step >= 0) & (low + step < scan.n_detectors) & (weight > 0)
-            rows.append((low + step)[inside].astype(np.int32))
-            columns.append(pixel[inside])
-            weights.append((weight * of_distance)[inside] * weight_of_view)
-        entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
-        blocks.append(scipy.sparse.coo_array(entries, shape=(scan.n_detectors, pixel.size)).tocsr())
-    transposed = views_last(scipy.sparse.vstack(blocks, format="csr"), len(scan.angles), scan.n_detectors)
-    return scipy.sparse.csr_array(transposed.T)
+        yield detector, factor, weight_of_view
 
 
 def view_weights(angles: Sequence[float], period: float) -> tuple[np.ndarray, list[tuple[float, float]]]:
@@ -219,8 +205,8 @@ def view_weights(angles: Sequence[float], period: float) -> tuple[np.ndarray, li
 def _least_missing(steps: np.ndarray) -> float:
     """The shortest of the ways between views that is a missing arc; infinite where none is."""
     longest = np.sort(steps)[::-1]
-    for arc, next_one in itertools.pairwise(longest[: MISSING_ARCS + 1]):
-        if arc > MISSING_TIMES * next_one and arc > MISSING_DEGREES:
+    for arc, next_arc in itertools.pairwise(longest[: MISSING_ARCS + 1]):
+        if arc > MISSING_TIMES * next_arc and arc > MISSING_DEGREES:
             return float(arc)
     return math.inf
 
@@ -232,10 +218,10 @@ def ray_weights(scan: Scan) -> np.ndarray:
     """
     angles, fan = np.asarray(scan.angles), _fan_angles(scan)
     _, arcs = view_weights(scan.angles, scan.period)
-    own = measured_share(angles[None, :], arcs)
+    direct = measured_share(angles[None, :], arcs)
     # The ray of fan angle g in view t runs as that of -g in view t + 180 - 2 g.
     opposite = measured_share(angles[None, :] + 180 - 2 * np.rad2deg(fan)[:, None], arcs)
-    return np.cos(fan)[:, None] * own / (own + opposite)
+    return np.cos(fan)[:, None] * direct / (direct + opposite)
 
 
 def _fan_angles(scan: Scan) -> np.ndarray:

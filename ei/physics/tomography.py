@@ -109,10 +109,10 @@ class Tomography(Projections):
         return self.scan.n_detectors
 
     def projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
-        return self.held(projection_map, self.scan, device, dtype)
+        return self.cached(projection_map, self.scan, device, dtype)
 
     def back_projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
-        return self.held(back_projection_map, self.scan, device, dtype)
+        return self.cached(back_projection_map, self.scan, device, dtype)
 
     def check_sinogram_shape(self, y: Tensor) -> None:
         """Raise unless ``y`` is ``[B, C, D, V]``."""
@@ -130,7 +130,7 @@ class Tomography(Projections):
         return super().filter(y) * self._view_weights(y)
 
     def _view_weights(self, y: Tensor) -> Tensor:
-        return self.held(_relative_view_weights, self.scan, y.device, y.dtype)
+        return self.cached(_relative_view_weights, self.scan, y.device, y.dtype)
 
     def A_dagger(self, y: Tensor) -> Tensor:
         """Filtered back-projection: ``[B, C, D, V]`` to ``[B, C, H, W]``. Views are weighted by the angle that they
