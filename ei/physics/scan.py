@@ -218,9 +218,9 @@ def ray_weights(scan: Scan) -> np.ndarray:
     """
     angles, fan = np.asarray(scan.angles), _fan_angles(scan)
     _, arcs = view_weights(scan.angles, scan.period)
-    direct = measured_share(angles[None, :], arcs)
+    direct = view_share(angles[None, :], arcs)
     # The ray of fan angle g in view t runs as that of -g in view t + 180 - 2 g.
-    opposite = measured_share(angles[None, :] + 180 - 2 * np.rad2deg(fan)[:, None], arcs)
+    opposite = view_share(angles[None, :] + 180 - 2 * np.rad2deg(fan)[:, None], arcs)
     return np.cos(fan)[:, None] * direct / (direct + opposite)
 
 
@@ -230,7 +230,7 @@ def _fan_angles(scan: Scan) -> np.ndarray:
     return np.arctan(scan.positions / (scan.source_origin + scan.origin_detector))
 
 
-def measured_share(angles: np.ndarray, arcs: list[tuple[float, float]]) -> np.ndarray:
+def view_share(angles: np.ndarray, arcs: list[tuple[float, float]]) -> np.ndarray:
     """1 for angles far from the missing ``arcs``, 0 inside them, smoothly between."""
     share = np.ones_like(angles)
     for first, last in arcs:
@@ -251,5 +251,5 @@ def misses_views(scan: Scan) -> bool:
     assert scan.source_origin is not None
     fan = fan[np.abs(fan) <= np.rad2deg(math.asin(min(1.0, scan.half_diagonal / math.sqrt(2) / scan.source_origin)))]
     angles = np.arange(0, 360, 0.5)[None, :]
-    unseen = measured_share(angles, arcs) + measured_share(angles + 180 - 2 * fan[:, None], arcs) == 0
+    unseen = view_share(angles, arcs) + view_share(angles + 180 - 2 * fan[:, None], arcs) == 0
     return bool(unseen.any())
