@@ -72,17 +72,6 @@ class CT(Projections):
         self.back_projection(device, torch.float32)
 
     @classmethod
-    def sizes_from_image(cls, shape: Sequence[int], **arguments: Any) -> dict[str, int]:
-        """The size arguments for images of ``shape`` (C, N, N): ``img_width``.
-
-        Raises:
-            InputError: if the images are not square.
-        """
-        if len(shape) != 3 or shape[-1] != shape[-2]:
-            raise InputError(f"images for CT must be square, [C, N, N], got {list(shape)}; crop or resize them")
-        return {"img_width": shape[-1]}
-
-    @classmethod
     def sizes_from_measurement(cls, shape: Sequence[int], **arguments: Any) -> dict[str, int]:
         """The size arguments for sinograms of ``shape`` (C, D, V): ``img_width`` and ``radon_view``.
 

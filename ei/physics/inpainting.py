@@ -77,22 +77,17 @@ class Inpainting(Physics):
         self.register_buffer("mask", values.to(device_of(device)), persistent=False)
 
     @classmethod
-    def sizes_from_image(cls, shape: Sequence[int], **arguments: Any) -> dict[str, int]:
-        """The size arguments for images of ``shape`` (C, H, W): ``img_height`` and ``img_width``."""
-        if len(shape) != 3:
-            raise InputError(f"images for Inpainting must have shape [C, H, W], got {list(shape)}")
-        return {"img_height": shape[-2], "img_width": shape[-1]}
-
-    @classmethod
     def sizes_from_measurement(cls, shape: Sequence[int], **arguments: Any) -> dict[str, int]:
-        """The same for measurements of ``shape`` (C, H, W).
+        """The size arguments for measurements of ``shape`` (C, H, W): ``img_height`` and ``img_width``.
 
         Raises:
-            InputError: if ``arguments`` has no ``mask``: that of the measurements is none that is drawn here.
+            InputError: for another shape, or if ``arguments`` has no ``mask``: no random one is that of the data.
         """
         if arguments.get("mask") is None:
             raise InputError("measurements of Inpainting need the mask they were made with; set mask to its file")
-        return cls.sizes_from_image(shape)
+        if len(shape) != 3:
+            raise InputError(f"measurements of Inpainting must have shape [C, H, W], got {list(shape)}")
+        return {"img_height": shape[-2], "img_width": shape[-1]}
 
     @property
     def config(self) -> dict[str, Any]:

@@ -76,22 +76,9 @@ class MRI(Physics):
         self.register_buffer("coil_maps", None if maps is None else maps.to(device), persistent=False)
 
     @classmethod
-    def sizes_from_image(cls, shape: Sequence[int], **arguments: Any) -> dict[str, int]:
-        """The size arguments for images of ``shape`` (2, H, W): ``height``, and ``width`` of the mask.
-
-        Raises:
-            InputError: if the images do not have two channels.
-        """
-        if len(shape) != 3 or shape[0] != cls.channels:
-            raise InputError(
-                f"images for MRI must have shape [2, H, W], real and imaginary part, got {list(shape)}; pass an .npz or "
-                ".npy file of images [n, H, W]"
-            )
-        return {"height": shape[-2], "width": shape[-1]}
-
-    @classmethod
     def sizes_from_measurement(cls, shape: Sequence[int], **arguments: Any) -> dict[str, int]:
-        """The same for k-space of ``shape`` (2, H, W), or with ``coil_maps`` (2, K, H, W).
+        """The size arguments for k-space of ``shape`` (2, H, W), or with ``coil_maps`` (2, K, H, W): ``height``, and
+        ``width`` of a mask (`random_columns`, `mask_for`).
 
         Raises:
             InputError: for another shape, or if ``arguments`` has no ``mask``, or a random one.
@@ -234,7 +221,9 @@ def _check_height(height: int | None, mask: Tensor, maps: Tensor | None) -> int 
         return rows
     height = check_number("height", height, integer=True, least=1)
     if rows not in (None, height):
-        raise InputError(f"height must be {rows}, that of the {'mask' if mask.dim() == 2 else 'coil maps'}, got {height}")
+        raise InputError(
+            f"height must be {rows}, that of the {'mask' if mask.dim() == 2 else 'coil maps'}, got {height}"
+        )
     return height
 
 

@@ -101,24 +101,22 @@ class PoissonNoise(Noise):
         return self.gain * y
 
 
-class PoissonGaussianNoise(Noise):
+class PoissonGaussianNoise(PoissonNoise):
     """``y = gain * Poisson(A x / gain) + sigma N``: counts, and the noise of the electronics that reads them."""
 
-    nonnegative = True
-    gain: float
     sigma: float
 
     def __init__(self, gain: float, sigma: float) -> None:
-        super().__init__(gain=check_number("gain", gain, above=0), sigma=check_number("sigma", sigma, least=0))
+        super().__init__(gain)
+        self.sigma = check_number("sigma", sigma, least=0)
+        self.config["sigma"] = self.sigma
 
     def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        y = _nonnegative(y, self)
-        counted = (self.gain * _poisson(y / self.gain, generator)).to(y.dtype)
-        return counted + self.sigma * _normal(y, generator)
+        return super().__call__(y, generator) + self.sigma * _normal(y, generator)
 
     def variance(self, y: Tensor) -> Tensor:
         """``gain * y + sigma^2``."""
-        return self.gain * y + self.sigma**2
+        return super().variance(y) + self.sigma**2
 
 
 class TransmissionNoise(Noise):

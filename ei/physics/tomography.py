@@ -18,6 +18,7 @@ from ei.errors import InputError, MissingFileError
 from ei.physics.base import NoiseModel
 from ei.physics.linear_map import LinearMap, check_matrix_size
 from ei.physics.projections import Projections
+from ei.physics.saved import read_array
 from ei.physics.scan import Scan, back_projection_map, misses_views, projection_map, ray_weights, view_weights
 
 
@@ -182,7 +183,7 @@ def _check_scan(scan: Scan) -> None:
     if (scan.source_origin is None) != (scan.origin_detector is None):
         missing = "source_origin" if scan.source_origin is None else "origin_detector"
         raise InputError(
-            f"a fan beam needs both source_origin and origin_detector, {missing} is missing; a parallel beam has neither"
+            f"a fan beam needs both source_origin and origin_detector, {missing} is missing; a parallel one has neither"
         )
     if scan.source_origin is not None and scan.source_origin <= scan.half_diagonal:
         raise InputError(
@@ -231,14 +232,11 @@ def _check_angles(angles: Iterable[float] | str | os.PathLike) -> tuple[float, .
 
 def _read_angles(path: Path) -> np.ndarray:
     """The numbers of a ``.npy``, ``.npz`` (its "angles", or its only array) or text file."""
+    if path.suffix in (".npy", ".npz"):
+        return read_array(path, "angles")[0].numpy()
     if not path.exists():
-        raise MissingFileError(f"there are no angles at {path}; check the path")
+        raise MissingFileError(f"there is no file of angles {path}; check the path")
     try:
-        if path.suffix not in (".npy", ".npz"):
-            return np.loadtxt(path, delimiter="," if path.suffix == ".csv" else None, ndmin=1)
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content
-        return content["angles" if "angles" in content or len(content.files) != 1 else content.files[0]]
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"the angles of {path} cannot be read: {error}") from error
+        return np.loadtxt(path, delimiter="," if path.suffix == ".csv" else None, ndmin=1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the angles in {path} cannot be read: {error}") from error

@@ -1,4 +1,4 @@
-"""A group whose elements do not depend on what was drawn before."""
+"""A group whose elements do not depend on earlier draws."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from ei.common.seeds import derive_seed, seeded
 
 
 class SeededGroup:
-    """A group, anything with ``apply(x)``, whose elements are a function of a seed: those it draws first come from the
-    global generators seeded with ``derive_seed(seed, *purpose)``, those of the n-th call after it with
+    """A group, anything with ``apply(x)``, whose elements are a function of a seed: its first draw comes from the
+    global generators seeded with ``derive_seed(seed, *purpose)``, that of the n-th call after it with
     ``derive_seed(seed, *purpose, n)``. Everything else is the group's.
 
-    A training step applies its group after the network ran, which may draw, too (dropout), and in every process
-    something else. All processes have to apply the same elements.
+    All processes have to apply the same elements, and the network may draw before (dropout), in each something else.
 
     Args:
         group: the group.
@@ -23,27 +22,30 @@ class SeededGroup:
     """
 
     def __init__(self, group: Any, seed: int, *purpose: str | int) -> None:
-        self.group, self.seed, self.purpose, self.calls = group, seed, purpose, 0
+        self.group = group
+        self.seed = seed
+        self.purpose = purpose
+        self.calls = 0
 
-    def apply(self, x: Tensor, *more: Any, **named: Any) -> Tensor:
-        return self._drawing("apply", x, *more, **named)
+    def apply(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self._call_seeded("apply", x, *args, **kwargs)
 
-    def sample(self, x: Tensor, *more: Any, **named: Any) -> Any:
-        return self._drawing("sample", x, *more, **named)
+    def sample(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self._call_seeded("sample", x, *args, **kwargs)
 
-    def draw(self, x: Tensor, *more: Any, **named: Any) -> Any:
-        return self._drawing("draw", x, *more, **named)
+    def draw(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self._call_seeded("draw", x, *args, **kwargs)
 
-    def __call__(self, x: Tensor, *more: Any, **named: Any) -> Any:
-        return self._drawing("__call__", x, *more, **named)
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self._call_seeded("__call__", x, *args, **kwargs)
 
-    def _drawing(self, method: str, x: Tensor, *more: Any, **named: Any) -> Any:
+    def _call_seeded(self, method: str, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         number = (self.calls,) if self.calls else ()
         self.calls += 1
         with seeded(derive_seed(self.seed, *self.purpose, *number), x.device):
-            return getattr(self.group, method)(x, *more, **named)
+            return getattr(self.group, method)(x, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "group":  # not there yet, as in a copy that is being made
+        if name == "group":  # a copy in the making has no attributes yet
             raise AttributeError(name)
         return getattr(self.group, name)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ei.errors import InputError
-from ei.transforms.base import Transform, draw_distinct
+from ei.transforms.base import CyclicGroup, Transform, draw_distinct
 
 
-class Rotate90(Transform):
+class Rotate90(CyclicGroup):
     """Rotations of square images by quarter turns, counter-clockwise. A group element is the number of turns; `draw`
     draws ``[n_trans]`` distinct ones from 1, 2, 3.
 
@@ -17,25 +17,14 @@ class Rotate90(Transform):
         InputError: if ``n_trans`` is not 1, 2 or 3, or (when called) the images are not square.
     """
 
-    def __init__(self, n_trans: int, per_image: bool = False) -> None:
-        super().__init__(n_trans, per_image)
-        _at_most_three(n_trans, "quarter turns")
+    most = 3
 
-    def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return draw_distinct(torch.arange(1, 4), self.n_trans, generator)
-
-    def every(self, x: Tensor) -> Tensor | None:
-        return torch.arange(1, 4)
-
-    def generators(self, x: Tensor) -> Tensor | None:
-        return torch.ones(1, dtype=torch.long)
-
-    def inverse(self, element: Tensor) -> Tensor:
-        return -element
+    def order(self, x: Tensor) -> int:
+        return 4
 
     def act(self, x: Tensor, element: Tensor) -> Tensor:
         if x.shape[-1] != x.shape[-2] and int(element) % 2:
-            raise InputError(f"quarter turns need square images, not {x.shape[-2]} x {x.shape[-1]}")
+            raise InputError(f"quarter turns need square images, got {x.shape[-2]} x {x.shape[-1]}")
         return torch.rot90(x, int(element), dims=(-2, -1))
 
 
@@ -48,15 +37,12 @@ class Reflect(Transform):
     """
 
     element_shape = (2,)
-
-    def __init__(self, n_trans: int, per_image: bool = False) -> None:
-        super().__init__(n_trans, per_image)
-        _at_most_three(n_trans, "reflections")
+    most = 3
 
     def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return draw_distinct(torch.tensor([[0, 1], [1, 0], [1, 1]]), self.n_trans, generator)
+        return draw_distinct(self.every(x), self.n_trans, generator)
 
-    def every(self, x: Tensor) -> Tensor | None:
+    def every(self, x: Tensor) -> Tensor:
         return torch.tensor([[0, 1], [1, 0], [1, 1]])
 
     def generators(self, x: Tensor) -> Tensor | None:
@@ -68,10 +54,3 @@ class Reflect(Transform):
     def act(self, x: Tensor, element: Tensor) -> Tensor:
         axes = [axis for axis, reflected in zip((-2, -1), element, strict=True) if int(reflected) % 2]
         return torch.flip(x, axes) if axes else x.clone()
-
-
-def _at_most_three(n_trans: int, what: str) -> None:
-    if n_trans > 3:
-        raise InputError(
-            f"there are only three {what} besides the identity: n_trans (--ei-trans) may be at most 3, not {n_trans}"
-        )
