@@ -18,7 +18,7 @@ from ei.common.checks import check_flag, check_number
 from ei.common.devices import device_of
 from ei.errors import InputError
 from ei.physics.base import NoiseModel
-from ei.physics.linear_map import LinearMap, SparseMap, check_matrix_size, shared
+from ei.physics.linear_map import LinearMap, check_matrix_size, shared_sparse
 from ei.physics.projections import Projections, back_projection_matrix, linear_weights, views_last
 
 
@@ -112,11 +112,10 @@ class CT(Projections):
         return torch.from_numpy(view_degrees(self.radon_view, self.uniform))
 
     def projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
-        return self.cached(radon_map, self.img_width, self.radon_view, self.uniform, self.circle, device, dtype)
+        return self.cached(radon_map, *self.config.values(), device, dtype)
 
     def back_projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
-        geometry = (self.img_width, self.radon_view, self.uniform, self.circle)
-        return self.cached(back_projection_map, *geometry, device, dtype)
+        return self.cached(back_projection_map, *self.config.values(), device, dtype)
 
     def A_dagger_of(self, y: Tensor, kept: Tensor) -> Tensor:
         """Filtered back-projection of some views: each stands for a larger part of the half turn.
@@ -141,25 +140,10 @@ def view_degrees(radon_view: int, uniform: bool) -> np.ndarray:
     return views * (180 / radon_view) if uniform else views
 
 
-@shared
-def radon_map(
-    img_width: int, radon_view: int, uniform: bool, circle: bool, device: torch.device, dtype: torch.dtype
-) -> SparseMap:
-    """The matrix of `CT.A`, ``[D*V, N*N]``; one for all operators of a geometry, device and dtype."""
-    return SparseMap.from_scipy(_radon_matrix(img_width, radon_view, uniform, circle), device, dtype)
-
-
-@shared
-def back_projection_map(
-    img_width: int, radon_view: int, uniform: bool, circle: bool, device: torch.device, dtype: torch.dtype
-) -> SparseMap:
-    """The matrix of the back-projection inside `CT.A_dagger`, ``[N*N, D*V]``; shared like `radon_map`."""
-    return SparseMap.from_scipy(_back_projection_matrix(img_width, radon_view, uniform, circle), device, dtype)
-
-
-def _radon_matrix(img_width: int, radon_view: int, uniform: bool, circle: bool) -> scipy.sparse.csr_array:
-    """Radon of view angle t: the image, zero-padded to D x D, is read bilinearly at the turned grid
-    ``(xs, ys) = (cos t * x_j + sin t * y_i, -sin t * x_j + cos t * y_i)`` and summed over the rows i."""
+@shared_sparse
+def radon_map(img_width: int, radon_view: int, uniform: bool, circle: bool) -> scipy.sparse.csr_array:
+    """The matrix of `CT.A`, ``[D*V, N*N]``. View angle t: the image, zero-padded to D x D, is read bilinearly at the
+    grid ``(xs, ys) = (cos t * x_j + sin t * y_i, -sin t * x_j + cos t * y_i)`` and summed over the rows i."""
     n_detectors = n_detectors_of(img_width, circle)
     axis = np.arange(n_detectors) - (n_detectors - 1) / 2  # pixels from the centre
     before = _padding_before(img_width, n_detectors)
@@ -181,9 +165,10 @@ def _radon_matrix(img_width: int, radon_view: int, uniform: bool, circle: bool) 
     return views_last(blocks)
 
 
-def _back_projection_matrix(img_width: int, radon_view: int, uniform: bool, circle: bool) -> scipy.sparse.csr_array:
-    """Back-projection of view angle t: pixel (x, y) of the D x D grid reads the view linearly at the detector
-    ``((x cos t - y sin t) + 1)/2 * (D-1)``; all views are summed and scaled by ``pi/(2V)``."""
+@shared_sparse
+def back_projection_map(img_width: int, radon_view: int, uniform: bool, circle: bool) -> scipy.sparse.csr_array:
+    """The matrix of the back-projection inside `CT.A_dagger`, ``[N*N, D*V]``. View angle t: pixel (x, y) of the D x D
+    grid reads the view linearly at the detector ``((x cos t - y sin t) + 1)/2 * (D-1)``; scaled by ``pi/(2V)``."""
     n_detectors = n_detectors_of(img_width, circle)
     before = _padding_before(img_width, n_detectors)
     axis = np.arange(before, before + img_width) - (n_detectors - 1) / 2

@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -61,10 +61,6 @@ class CSR:
                 return (view @ filled)[:, :count]
             return view @ vectors.contiguous()
 
-    @property
-    def nbytes(self) -> int:
-        return self.row_pointers.nbytes + self.columns.nbytes + self.values.nbytes
-
 
 @dataclass(frozen=True)
 class PaddedRows:
@@ -112,9 +108,16 @@ class PaddedRows:
         ]
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).mT
 
-    @property
-    def nbytes(self) -> int:
-        return self.columns.nbytes + self.values.nbytes
+
+@dataclass(frozen=True)
+class Dense:
+    """A dense matrix ``[rows, columns]``."""
+
+    values: Tensor
+
+    def multiply(self, vectors: Tensor) -> Tensor:
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self.values @ vectors
 
 
 class LinearMap:
@@ -124,61 +127,35 @@ class LinearMap:
     Never changed after construction, so instances may be shared.
     """
 
-    def multiply(self, vectors: Tensor) -> Tensor:
-        """The product, without autograd."""
-        raise NotImplementedError
+    def __init__(self, matrix: CSR | PaddedRows | Dense, transpose: CSR | PaddedRows | Dense) -> None:
+        self.matrix = matrix
+        self.transpose = transpose
+
+    @classmethod
+    def from_scipy(cls, matrix: scipy.sparse.csr_array, device: torch.device, dtype: torch.dtype) -> LinearMap:
+        """With the stored transpose, so that the backward pass is one product like the forward pass."""
+        layout = PaddedRows if device.type == "cuda" else CSR
+        transpose = scipy.sparse.csr_array(matrix.T)
+        return cls(layout.from_scipy(matrix, device, dtype), layout.from_scipy(transpose, device, dtype))
 
     @property
     def T(self) -> LinearMap:
-        raise NotImplementedError
+        return LinearMap(self.transpose, self.matrix)
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of both matrices."""
+        tensors = [tensor for part in (self.matrix, self.transpose) for tensor in vars(part).values()]
+        return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
 
     def __call__(self, vectors: Tensor) -> Tensor:
         return _Multiply.apply(vectors, self)
 
 
-class SparseMap(LinearMap):
-    """A sparse matrix with its stored transpose, so that the backward pass is one product like the forward pass."""
-
-    def __init__(self, matrix: CSR | PaddedRows, transpose: CSR | PaddedRows) -> None:
-        self.matrix, self.transpose = matrix, transpose
-
-    @classmethod
-    def from_scipy(cls, matrix: scipy.sparse.csr_array, device: torch.device, dtype: torch.dtype) -> SparseMap:
-        layout = PaddedRows if device.type == "cuda" else CSR
-        transpose = scipy.sparse.csr_array(matrix.T)
-        return cls(layout.from_scipy(matrix, device, dtype), layout.from_scipy(transpose, device, dtype))
-
-    def multiply(self, vectors: Tensor) -> Tensor:
-        return self.matrix.multiply(vectors)
-
-    @property
-    def T(self) -> SparseMap:
-        return SparseMap(self.transpose, self.matrix)
-
-    @property
-    def nbytes(self) -> int:
-        return self.matrix.nbytes + self.transpose.nbytes
-
-
-class DenseMap(LinearMap):
-    """A dense matrix ``[rows, columns]``."""
-
-    def __init__(self, matrix: Tensor) -> None:
-        self.matrix = matrix
-
-    def multiply(self, vectors: Tensor) -> Tensor:
-        with torch.autocast(vectors.device.type, enabled=False):
-            return self.matrix @ vectors
-
-    @property
-    def T(self) -> DenseMap:
-        return DenseMap(self.matrix.t())
-
-
 class _Multiply(torch.autograd.Function):
     @staticmethod
     def forward(vectors: Tensor, linear_map: LinearMap) -> Tensor:
-        return linear_map.multiply(vectors)
+        return linear_map.matrix.multiply(vectors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -202,21 +179,29 @@ class _Multiply(torch.autograd.Function):
         return product.view(len(product), *mapped.shape[1:]), mapped.dim() - 1
 
 
-Map = TypeVar("Map", bound=LinearMap)
-
-
-def shared(make: Callable[..., Map]) -> Callable[..., Map]:
+def shared(make: Callable[..., LinearMap]) -> Callable[..., LinearMap]:
     """Equal arguments give the same linear map as long as there is a reference to it; then it is freed."""
-    maps: WeakValueDictionary[tuple, Map] = WeakValueDictionary()
+    maps: WeakValueDictionary[tuple, LinearMap] = WeakValueDictionary()
 
     @functools.wraps(make)
-    def make_once(*arguments: Any) -> Map:
+    def make_once(*arguments: Any) -> LinearMap:
         linear_map = maps.get(arguments)
         if linear_map is None:
             maps[arguments] = linear_map = make(*arguments)
         return linear_map
 
     return make_once
+
+
+def shared_sparse(make: Callable[..., scipy.sparse.csr_array]) -> Callable[..., LinearMap]:
+    """The linear map of the matrix ``make(*geometry)``, as a function of geometry, device and dtype, and `shared`."""
+
+    @functools.wraps(make)
+    def make_map(*arguments: Any) -> LinearMap:
+        *geometry, device, dtype = arguments
+        return LinearMap.from_scipy(make(*geometry), device, dtype)
+
+    return shared(make_map)
 
 
 def check_matrix_size(name: str, kept: float, needed: float, entries: float) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ei.errors import InputError
 from ei.physics.base import NoiseModel, Physics, check_shape
-from ei.physics.linear_map import DenseMap, LinearMap, shared
+from ei.physics.linear_map import Dense, LinearMap, shared
 
 Made = TypeVar("Made")
 
@@ -66,29 +66,26 @@ class Projections(Physics):
     def A(self, x: Tensor) -> Tensor:
         """The projections: ``[B, C, H, W]`` to ``[B, C, D, V]``."""
         check_shape(x, self.image_shape, f"images for {type(self).__name__}")
-        return _apply(self.projection(x.device, compute_dtype(x)), x, self.measurement_shape)
+        return _by_columns(self.projection(x.device, compute_dtype(x)), x, self.measurement_shape)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         """The transpose of `A`: ``[B, C, D, V]`` to ``[B, C, H, W]``."""
         self.check_sinogram_shape(y)
-        return _apply(self.projection(y.device, compute_dtype(y)).T, y, self.image_shape)
+        return _by_columns(self.projection(y.device, compute_dtype(y)).T, y, self.image_shape)
 
     def filter(self, y: Tensor) -> Tensor:
         """The ramp filter along the detectors: ``[B, C, D, V]`` to the same. Symmetric and positive definite; with it
         as the weight of `ei.physics.pinv_cg` a few steps suffice."""
         self.check_sinogram_shape(y)
-        filtered = self._filtered(_to_columns(y.to(compute_dtype(y))))
-        return _from_columns(filtered, y.shape[0], y.shape[1], self.measurement_shape).to(y.dtype)
+        return _by_columns(self._filter_columns, y, self.measurement_shape)
 
     def A_dagger(self, y: Tensor) -> Tensor:
         """Filtered back-projection, an approximate pseudo-inverse: ``[B, C, D, V]`` to ``[B, C, H, W]``."""
         self.check_sinogram_shape(y)
-        dtype = compute_dtype(y)
-        filtered = self._filtered(_to_columns(y.to(dtype)))
-        columns = self.back_projection(y.device, dtype)(filtered)
-        return _from_columns(columns, y.shape[0], y.shape[1], self.image_shape).to(y.dtype)
+        back_projection = self.back_projection(y.device, compute_dtype(y))
+        return _by_columns(lambda columns: back_projection(self._filter_columns(columns)), y, self.image_shape)
 
-    def _filtered(self, columns: Tensor) -> Tensor:
+    def _filter_columns(self, columns: Tensor) -> Tensor:
         detectors = self.measurement_shape[0]
         ramp = self.cached(ramp_filter, detectors, columns.device, columns.dtype)
         columns = columns.contiguous()
@@ -109,24 +106,15 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _to_columns(tensor: Tensor) -> Tensor:
-    """``[B, C, h, w]`` to ``[h*w, B*C]``: every image a column."""
+def _by_columns(function: Callable[[Tensor], Tensor], tensor: Tensor, shape: tuple[int, int]) -> Tensor:
+    """``function`` of ``[B, C, h, w]`` as ``[h*w, B*C]``, every image a column, as ``[B, C, *shape]``."""
     batch, channels, height, width = tensor.shape
-    return tensor.reshape(batch * channels, height * width).t()
-
-
-def _from_columns(columns: Tensor, batch: int, channels: int, shape: tuple[int, int]) -> Tensor:
-    return columns.t().contiguous().view(batch, channels, *shape)
-
-
-def _apply(linear_map: LinearMap, tensor: Tensor, shape: tuple[int, int]) -> Tensor:
-    batch, channels = tensor.shape[:2]
-    columns = _to_columns(tensor.to(compute_dtype(tensor)))
-    return _from_columns(linear_map(columns), batch, channels, shape).to(tensor.dtype)
+    columns = tensor.to(compute_dtype(tensor)).reshape(batch * channels, height * width).t()
+    return function(columns).t().contiguous().view(batch, channels, *shape).to(tensor.dtype)
 
 
 @shared
-def ramp_filter(n_detectors: int, device: torch.device, dtype: torch.dtype) -> DenseMap:
+def ramp_filter(n_detectors: int, device: torch.device, dtype: torch.dtype) -> LinearMap:
     """The ramp filter along the detectors as a ``[D, D]`` Toeplitz matrix.
 
     It equals the multiplication of the zero-padded spectrum by twice the FFT of the kernel: the padding to at least 2 D
@@ -137,7 +125,8 @@ def ramp_filter(n_detectors: int, device: torch.device, dtype: torch.dtype) -> D
     kernel[distance == 0] = 1 / 4
     odd = distance % 2 == 1
     kernel[odd] = -1 / (np.pi * distance[odd]) ** 2
-    return DenseMap(torch.from_numpy(2 * kernel).to(device, dtype))
+    matrix = torch.from_numpy(2 * kernel).to(device, dtype)
+    return LinearMap(Dense(matrix), Dense(matrix.t()))
 
 
 def linear_weights(place: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse
-import torch
 
-from ei.physics.linear_map import SparseMap, shared
+from ei.physics.linear_map import shared_sparse
 from ei.physics.projections import back_projection_matrix, linear_weights, views_last
 
 # An arc is missing where the way to the next view is so many times as long as the longest of the other ways, and longer
@@ -97,22 +96,11 @@ def _directions(angle: float) -> tuple[np.ndarray, np.ndarray]:
     return np.array([math.cos(t), -math.sin(t)]), np.array([math.sin(t), math.cos(t)])
 
 
-@shared
-def projection_map(scan: Scan, device: torch.device, dtype: torch.dtype) -> SparseMap:
-    """The matrix of `Tomography.A`, ``[D*V, H*W]``; one for all operators of a geometry, device and dtype."""
-    return SparseMap.from_scipy(_projection(scan), device, dtype)
-
-
-@shared
-def back_projection_map(scan: Scan, device: torch.device, dtype: torch.dtype) -> SparseMap:
-    """The matrix of the back-projection inside `Tomography.A_dagger`, ``[H*W, D*V]``; shared like `projection_map`."""
-    return SparseMap.from_scipy(_back_projection(scan), device, dtype)
-
-
-def _projection(scan: Scan) -> scipy.sparse.csr_array:
-    """Line integrals by Joseph's method (1982): a ray is followed along the image axis that it is closer to, read by
-    linear interpolation between the two pixels beside it. A detector that is wider than a pixel averages several rays.
-    """
+@shared_sparse
+def projection_map(scan: Scan) -> scipy.sparse.csr_array:
+    """The matrix of `Tomography.A`, ``[D*V, H*W]``: line integrals by Joseph's method (1982). A ray is followed along
+    the image axis that it is closer to, read by linear interpolation between the two pixels beside it. A detector that
+    is wider than a pixel averages several rays."""
     n = scan.rays_per_detector
     within = (np.arange(n) - (n - 1) / 2) / n * scan.detector_spacing
     positions = (scan.positions[:, None] + within).ravel()
@@ -153,11 +141,12 @@ def _follow(
     return np.concatenate(weights), np.concatenate(rows), np.concatenate(columns)
 
 
-def _back_projection(scan: Scan) -> scipy.sparse.csr_array:
-    """Every pixel reads each filtered view linearly where it is projected to. Views are weighted by the angle they
-    stand for; those of a fan by the inverse square of the pixel's distance from the source, too (Kak & Slaney,
-    "Principles of computerized tomographic imaging", section 3.4.2).
-    """
+@shared_sparse
+def back_projection_map(scan: Scan) -> scipy.sparse.csr_array:
+    """The matrix of the back-projection inside `Tomography.A_dagger`, ``[H*W, D*V]``. Every pixel reads each filtered
+    view linearly where it is projected to. Views are weighted by the angle they stand for; those of a fan by the
+    inverse square of the pixel's distance from the source, too (Kak & Slaney, "Principles of computerized tomographic
+    imaging", section 3.4.2)."""
     return back_projection_matrix(_pixels_in_views(scan), scan.n_detectors)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -87,23 +88,14 @@ class Tomography(Projections):
         entries_back = 2.0 * height * width * len(scan.angles)
         check_matrix_size(repr_of(scan), 16 * (entries + entries_back), 40 * entries, max(entries, entries_back))
         device = device_of(device)
-        if not len(self.projection(device, torch.float32).matrix.values):  # type: ignore[attr-defined]
+        if not len(self.projection(device, torch.float32).matrix.values):
             raise InputError(_sees_nothing(scan))
 
     @property
     def config(self) -> dict[str, Any]:
         """The arguments to build it again."""
-        scan = self.scan
-        return {
-            "image_shape": list(scan.image_shape),
-            "angles": list(scan.angles),
-            "n_detectors": scan.n_detectors,
-            "detector_spacing": scan.detector_spacing,
-            "pixel_size": scan.pixel_size,
-            "centre": scan.centre,
-            "source_origin": scan.source_origin,
-            "origin_detector": scan.origin_detector,
-        }
+        image_shape, angles = list(self.scan.image_shape), list(self.scan.angles)
+        return {**dataclasses.asdict(self.scan), "image_shape": image_shape, "angles": angles}
 
     @property
     def angles(self) -> Tensor:
@@ -191,9 +183,6 @@ def _check_scan(scan: Scan) -> None:
             f"{scan.half_diagonal:g} from the axis ({scan.image_shape[0]} x {scan.image_shape[1]} pixels of "
             f"{scan.pixel_size:g}); lengths must be in one unit"
         )
-    nearest = np.abs(scan.positions).min() - scan.detector_spacing / 2
-    if nearest / scan.magnification > scan.half_diagonal and abs(scan.centre) > scan.n_detectors / 2:
-        raise InputError(_sees_nothing(scan))
 
 
 def _sees_nothing(scan: Scan) -> str:

@@ -60,7 +60,11 @@ class Transform:
 
     def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw ``[n_trans, *element_shape]``: distinct group elements for images of the shape of ``x``."""
-        raise NotImplementedError
+        elements = self.every(x)
+        if elements is None:
+            raise NotImplementedError(f"{type(self).__name__} needs the method draw or every")
+        self.check_count(len(elements), f"elements of {type(self).__name__} besides the identity")
+        return draw_distinct(elements, self.n_trans, generator)
 
     def act(self, x: Tensor, element: Tensor) -> Tensor:
         """The images ``x`` ``[B, C, H, W]``, real or complex, under ONE group element; same shape and dtype."""
@@ -130,10 +134,6 @@ class CyclicGroup(Transform):
     def order(self, x: Tensor) -> int:
         """n for images of the shape of ``x``."""
         raise NotImplementedError
-
-    def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        self.check_count(self.order(x) - 1, f"elements of {type(self).__name__} besides the identity")
-        return draw_distinct(self.every(x), self.n_trans, generator)
 
     def every(self, x: Tensor) -> Tensor:
         return torch.arange(1, self.order(x))

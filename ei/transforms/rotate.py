@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ei.transforms.base import Transform, draw_distinct, part_by_part
+from ei.transforms.base import Transform, part_by_part
 
 
 class Rotate(Transform):
@@ -21,9 +21,6 @@ class Rotate(Transform):
     """
 
     most = 358
-
-    def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return draw_distinct(self.every(x), self.n_trans, generator)
 
     def every(self, x: Tensor) -> Tensor:
         return torch.arange(1, 359)

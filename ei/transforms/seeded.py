@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import Tensor
@@ -27,25 +28,17 @@ class SeededGroup:
         self.purpose = purpose
         self.calls = 0
 
-    def apply(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return self._call_seeded("apply", x, *args, **kwargs)
-
-    def sample(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self._call_seeded("sample", x, *args, **kwargs)
-
-    def draw(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self._call_seeded("draw", x, *args, **kwargs)
-
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return self._call_seeded("__call__", x, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "group":  # a copy in the making has no attributes yet
+            raise AttributeError(name)
+        attribute = getattr(self.group, name)
+        return functools.partial(self._call_seeded, name) if name in ("apply", "sample", "draw") else attribute
 
     def _call_seeded(self, method: str, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         number = (self.calls,) if self.calls else ()
         self.calls += 1
         with seeded(derive_seed(self.seed, *self.purpose, *number), x.device):
             return getattr(self.group, method)(x, *args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "group":  # a copy in the making has no attributes yet
-            raise AttributeError(name)
-        return getattr(self.group, name)

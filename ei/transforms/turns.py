@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ei.errors import InputError
-from ei.transforms.base import CyclicGroup, Transform, draw_distinct
+from ei.transforms.base import CyclicGroup, Transform
 
 
 class Rotate90(CyclicGroup):
@@ -38,9 +38,6 @@ class Reflect(Transform):
 
     element_shape = (2,)
     most = 3
-
-    def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return draw_distinct(self.every(x), self.n_trans, generator)
 
     def every(self, x: Tensor) -> Tensor:
         return torch.tensor([[0, 1], [1, 0], [1, 1]])
