@@ -1,8 +1,5 @@
-"""What every forward operator shares.
-
-Anything with ``A(x)`` and ``A_dagger(y)`` is a physics; nothing has to inherit from `Physics`. Ours do, to get the
-measurement with noise, ``physics(x)``, in one place.
-"""
+"""What every forward operator shares. Anything with ``A(x)`` and ``A_dagger(y)`` is a physics; ours inherit from
+`Physics`, which gives the measurement with noise, ``physics(x)``."""
 
 from __future__ import annotations
 
@@ -80,11 +77,7 @@ def where_sampled(physics: Any, y: Tensor, elsewhere: Tensor) -> Tensor:
 
 
 def image_shape_of(physics: Any) -> tuple[int, ...] | None:
-    """``physics.image_shape``, (H, W) or (C, H, W); None where an operator has none.
-
-    Raises:
-        InputError: if it is anything else.
-    """
+    """``physics.image_shape``, (H, W) or (C, H, W); None where an operator has none."""
     shape = getattr(physics, "image_shape", None)
     if shape is None:
         return None
@@ -98,11 +91,7 @@ def image_shape_of(physics: Any) -> tuple[int, ...] | None:
 
 
 def check_shape(tensor: Tensor, expected: tuple[int, ...], what: str) -> None:
-    """Raise unless ``tensor`` is ``[B, C, *expected]``.
-
-    Raises:
-        InputError: naming the expected and the actual shape.
-    """
+    """Raise unless ``tensor`` is ``[B, C, *expected]``."""
     check_tensor(tensor, what)
     if tensor.dim() != 4 or tuple(tensor.shape[2:]) != expected:
         raise InputError(f"{what} must have shape [B, C, {', '.join(map(str, expected))}], got {list(tensor.shape)}")
@@ -122,11 +111,7 @@ def select_physics(physics: Any, indices: Sequence[int] | Tensor | None) -> Any:
 
 def for_each_image(mask: Tensor, tensor: Tensor) -> Tensor:
     """``mask`` ``[n, ...]`` of n images, to multiply ``tensor`` ``[k*n, ...]`` by: all images under the first of k
-    transforms, then all under the second, and so on. One mask (n = 1) serves all.
-
-    Raises:
-        InputError: if ``tensor`` does not hold each image equally often.
-    """
+    transforms, then all under the second, and so on. One mask (n = 1) serves all."""
     n = len(mask)
     if n == 1 or n == len(tensor):
         return mask

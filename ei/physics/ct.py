@@ -40,8 +40,8 @@ class CT(Projections):
     The input's dtype is kept. float64 is computed in float64, every other floating-point dtype in float32.
 
     Raises:
-        InputError: for an argument out of its range, a geometry whose matrices do not fit in memory, an unavailable
-            device, or (when called) a tensor of another shape or that is not real floating-point.
+        InputError: for an argument out of its range, matrices that do not fit in memory, an unavailable device, or
+            (when called) a tensor of another shape or that is not real floating-point.
 
     >>> physics = CT(img_width=64, radon_view=30)
     >>> y = physics.A(torch.rand(2, 1, 64, 64))
@@ -118,12 +118,8 @@ class CT(Projections):
         return self.cached(back_projection_map, *self.config.values(), device, dtype)
 
     def A_dagger_of(self, y: Tensor, kept: Tensor) -> Tensor:
-        """Filtered back-projection of some views: each stands for a larger part of the half turn.
-
-        Args:
-            y: sinograms ``[B, C, D, V]``.
-            kept: ones for these views, ``[1 or B, 1, 1, V]``.
-        """
+        """Filtered back-projection of the views where ``kept`` ``[1 or B, 1, 1, V]`` is one: each stands for a larger
+        part of the half turn."""
         return self.A_dagger(kept * y) / kept.mean(-1, keepdim=True)
 
     def extra_repr(self) -> str:

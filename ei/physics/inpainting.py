@@ -36,8 +36,7 @@ class Inpainting(Physics):
     The legacy ``img_heigth`` is accepted for ``img_height``; the legacy ``mode`` and ``resize`` are ignored.
 
     Raises:
-        InputError: for an argument out of its range, a mask of another shape or other values, an unavailable device, or
-            (when called) a tensor of another shape.
+        InputError: for an argument out of its range, an unavailable device, or (when called) another shape.
 
     >>> physics = Inpainting(8, 8, mask_rate=0.5)
     >>> float(physics.A(torch.ones(1, 3, 8, 8)).mean())
@@ -109,11 +108,7 @@ class Inpainting(Physics):
         return len(self.sampling_mask)
 
     def of(self, indices: Sequence[int] | Tensor | None) -> Inpainting:
-        """The operator of the images with these indices: with their masks, in this order.
-
-        Raises:
-            InputError: if there are masks for each image and no indices, or not so many masks.
-        """
+        """The operator of the images with these indices: with their masks, in this order."""
         if self.count == 1:
             return self
         if indices is None:

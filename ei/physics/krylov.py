@@ -19,8 +19,8 @@ def adjoint_of(physics: Any, image_shape: Sequence[int] | None = None) -> Callab
 
     Args:
         physics: has ``A``; perhaps ``A_adjoint``.
-        image_shape: (C, H, W) or (H, W) of the images (with (H, W), images have the channels of the measurements); by
-            default ``physics.image_shape``, or the shape of ``physics.A_dagger(y)``. Used only without ``A_adjoint``.
+        image_shape: (C, H, W), or (H, W) with the channels of the measurements; by default ``physics.image_shape``, or
+            the shape of ``physics.A_dagger(y)``. Used only without ``A_adjoint``.
 
     Raises:
         InputError: if there is neither ``A_adjoint`` nor an image shape, or A is not differentiable.
@@ -102,34 +102,25 @@ def pinv_cg(
     weight: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """An approximate pseudo-inverse for any linear physics: conjugate gradients on ``A^T A x = A^T y`` from x = 0
-    (CGLS; Hestenes & Stiefel 1952), stopped early. Every image of the batch is a problem of its own.
-
-    Differentiable with respect to ``y`` (through the steps). An image without a gradient at all (y = 0) has the
-    derivative zero.
+    (CGLS; Hestenes & Stiefel 1952), stopped early, for every image of the batch separately. Differentiable with respect
+    to ``y`` (through the steps); where y = 0 the derivative is zero.
 
     Args:
         physics: has ``A``, and ``A_adjoint`` or an ``image_shape`` (see `adjoint_of`).
         y: measurements ``[B, ...]``, real or complex.
         steps: at most so many iterations, of one ``A`` and one adjoint each.
-        tol: an image is finished when ``||A^T (y - A x)|| <= tol * ||A^T y||`` (with a weight, of ``A^T W``). With 0,
-            for training, the number of steps is fixed and nothing waits for the device; an image is then finished at
-            the level of rounding.
+        tol: an image is finished when ``||A^T (y - A x)|| <= tol * ||A^T y||`` (with a weight, of ``A^T W``). 0, for
+            training: a fixed number of steps, nothing waits for the device, and images are finished at rounding level.
         image_shape: see `adjoint_of`.
         orthogonal: make each gradient orthogonal to all before, as in exact arithmetic they are. Rounding spoils that
-            quickly where one singular value is far above the others, as the mean of an image is for CT: of 10 steps on
-            CT(128, 50) in float32 the result is 1e-2 off without and 1e-6 with it. Takes memory for an image a step,
-            and time that grows with the square of the steps (about 5 % more for 5 or 10 steps there).
-        weight: W, linear, symmetric (of complex measurements Hermitian) and positive definite: the steps are those on
-            ``A^T W A x = A^T W y``, towards the weighted least squares ``||W^(1/2) (y - A x)||``. Consistent
-            measurements have the same limit with every W, and few steps suffice where ``A^T W A`` is close to a
-            multiple of the identity, as for CT of many views with the ramp filter (``physics.filter``). Another W is
-            not detected: images are then taken as finished that are not.
+            where one singular value is far above the others: after 10 steps on CT(128, 50) in float32 the result is
+            1e-2 off without and 1e-6 with it. Takes memory for an image a step, and about 5 % more time for 10 steps.
+        weight: W, linear, symmetric (Hermitian) and positive definite, which is not checked: steps on
+            ``A^T W A x = A^T W y``. Few suffice where ``A^T W A`` is close to a multiple of the identity, as for CT of
+            many views with the ramp filter (``physics.filter``).
 
     Returns:
         Images ``[B, C, H, W]``, in the range of ``A^T``: nothing is invented in the null space.
-
-    Raises:
-        InputError: for ``steps`` below 1 or a ``tol`` that is negative or not finite.
 
     >>> physics = ei.physics.CT(img_width=32, radon_view=20)
     >>> pinv_cg(physics, torch.rand(1, 1, 46, 20), steps=10).shape
@@ -179,8 +170,8 @@ def pinv_cg(
 
 
 def _orthogonal_to(basis: list[Tensor], images: Tensor) -> Tensor:
-    """Each of the ``images`` ``[B, ...]`` without its part along its vectors of the orthonormal ``basis``, also
-    ``[B, ...]``. That part is nothing but rounding, so autograd differentiates its coefficients, not the basis."""
+    """The ``images`` ``[B, ...]`` without their part along the orthonormal vectors ``[B, ...]`` of ``basis``. That part
+    is nothing but rounding, so autograd differentiates its coefficients, not the basis."""
     if not basis:
         return images
     rows = torch.stack([_rows(vector) for vector in basis], dim=1)
@@ -216,11 +207,7 @@ def with_pseudo_inverse(physics: Any) -> Any:
 
 
 class WithPseudoInverse:
-    """An operator without ``A_dagger``, and `pinv_cg` of so many ``steps`` in its place; all else is the operator's.
-
-    Raises:
-        InputError: if it has no adjoint (see `adjoint_of`).
-    """
+    """An operator without ``A_dagger``, and `pinv_cg` of so many ``steps`` in its place; all else is the operator's."""
 
     config = None  # a checkpoint cannot build it
 

@@ -40,9 +40,8 @@ class MRI(Physics):
         noise: None or a noise model (see `Physics`).
 
     Raises:
-        InputError: for a mask that is not of zeros and ones or measures nothing, for maps that do not fit it or are not
-            complex and finite, for a height that contradicts them, an unavailable device, or (when called) a tensor of
-            another shape.
+        InputError: for a mask of other values or that measures nothing, maps that do not fit it or are not complex and
+            finite, a height that contradicts them, an unavailable device, or (when called) another shape.
 
     >>> physics = MRI(random_columns(64, acceleration=4), height=64)
     >>> y = physics.A(torch.rand(1, 2, 64, 64))
@@ -81,7 +80,7 @@ class MRI(Physics):
         ``width`` of a mask (`random_columns`, `mask_for`).
 
         Raises:
-            InputError: for another shape, or if ``arguments`` has no ``mask``, or a random one.
+            InputError: for another shape, or if ``arguments`` has no ``mask`` or a random one.
         """
         mask = arguments.get("mask")
         if mask is None or (isinstance(mask, Mapping) and mask.get("name") == "random_columns"):
@@ -128,8 +127,7 @@ class MRI(Physics):
         return _to_channels(image, y.dtype)
 
     def A_dagger(self, y: Tensor) -> Tensor:
-        """The pseudo-inverse: the zero-filled image; with maps, ``cg_steps`` of conjugate gradients towards the least
-        squares (CG-SENSE, Pruessmann et al. 2001)."""
+        """The zero-filled image; with maps, ``cg_steps`` conjugate gradients (CG-SENSE, Pruessmann et al. 2001)."""
         if self.coil_maps is None:
             return self.A_adjoint(y)
         # Conjugate gradients need more than half precision; exactly so many steps, so that nothing waits for a device.
@@ -246,9 +244,6 @@ def random_columns(width: int, acceleration: float = 4.0, seed: int = 0) -> Tens
     """A mask of columns ``[W]`` that measures ``W / acceleration`` of them: a sixth of these in the middle, where most
     of an image's energy is, the others drawn from the rest with equal chances (at least one column in all).
 
-    Raises:
-        InputError: for an argument out of its range.
-
     >>> int(random_columns(64, acceleration=4).sum())
     16
     """
@@ -267,11 +262,7 @@ def random_columns(width: int, acceleration: float = 4.0, seed: int = 0) -> Tens
 
 def mask_for(source: Source, width: int) -> Tensor:
     """A mask for images of ``width``: the one of ``source`` (see `MRI`), or its middle columns where it has more, which
-    measure the same field of view in larger pixels; it warns then.
-
-    Raises:
-        InputError: for another mask than `MRI` takes, or of another width.
-    """
+    measure the same field of view in larger pixels; it warns then."""
     width = check_number("width", width, integer=True, least=1)
     mask, where = read_array(source, "mask")
     mask = _check_mask((mask, where))

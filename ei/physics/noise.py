@@ -38,8 +38,7 @@ class Noise:
         self._clipped: int | Tensor = 0
 
     def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Measurements ``y`` of any shape ``[B, ...]`` with fresh noise, drawn from ``generator`` (on its device), or
-        else from torch's global ones.
+        """Measurements ``y`` ``[B, ...]`` with fresh noise from ``generator`` (on its device) or torch's global ones.
 
         Raises:
             InputError: if it is `nonnegative` and ``y`` has negative entries, or is complex.
@@ -47,8 +46,8 @@ class Noise:
         raise NotImplementedError
 
     def variance(self, y: Tensor) -> Tensor:
-        """The variance of every entry, of ``y``'s shape, estimated from noisy measurements ``y``; the exact one for
-        clean ``y`` (of `TransmissionNoise` in the limit of many photons). Not clipped: it may be negative."""
+        """The variance of every entry, estimated from noisy measurements ``y``, exact for clean ones (that of
+        `TransmissionNoise` in the limit of many photons). Not clipped: it may be negative."""
         raise NotImplementedError
 
     def clip(self, y: Tensor) -> Tensor:
@@ -125,10 +124,8 @@ class TransmissionNoise(Noise):
         n = Poisson(photons * exp(-scale * A x)) + sigma N
         y = -log(max(n, 1) / photons) / scale
 
-    Args:
-        photons: how many reach a detector where there is no object.
-        sigma: standard deviation of the electronics' noise, in photons.
-        scale: attenuation per unit of A x: CT100 needs 0.0064, as A x reaches 95 there.
+    with the number of ``photons`` without an object, the standard deviation ``sigma`` of the electronics in photons,
+    and the attenuation ``scale`` per unit of A x: CT100 needs 0.0064, as A x reaches 95 there.
     """
 
     photons: float

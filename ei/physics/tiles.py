@@ -44,11 +44,7 @@ class TiledInpainting(Inpainting):
         self.tiles = len(places)
 
     def of(self, indices: Sequence[int] | Tensor | None) -> Inpainting:
-        """The operator of the tiles with these indices: those of an image are consecutive, as in `ei.datasets.Tiles`.
-
-        Raises:
-            InputError: if there are masks for each image and no indices, or not so many masks.
-        """
+        """The operator of the tiles with these indices: those of an image follow one another (`ei.datasets.Tiles`)."""
         if indices is not None and self.whole.count == 1:
             indices = torch.as_tensor(indices) % self.tiles
         return super().of(indices)
@@ -56,11 +52,7 @@ class TiledInpainting(Inpainting):
 
 def tile_places(shape: Sequence[int], side: int) -> list[tuple[int, int]]:
     """Row and column of the first pixel of each tile of ``side`` x ``side`` pixels, row by row: as few as cover images
-    of ``shape`` (..., H, W), evenly spread, so that they overlap where ``side`` does not divide H or W.
-
-    Raises:
-        InputError: for a side that is no whole number >= 1, or larger than the image.
-    """
+    of ``shape`` (..., H, W), evenly spread, so that they overlap where ``side`` does not divide H or W."""
     height, width = shape[-2:]
     if check_number("the side of tiles", side, integer=True, least=1) > min(height, width):
         raise InputError(f"images of {height} x {width} have no tiles of {side} x {side}")

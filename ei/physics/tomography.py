@@ -147,12 +147,8 @@ class Tomography(Projections):
         return super().A_dagger(y)
 
     def A_dagger_of(self, y: Tensor, kept: Tensor) -> Tensor:
-        """Filtered back-projection of some views: each stands for a larger part of the turn.
-
-        Args:
-            y: sinograms ``[B, C, D, V]``.
-            kept: ones for these views, ``[1 or B, 1, 1, V]``.
-        """
+        """Filtered back-projection of the views where ``kept`` ``[1 or B, 1, 1, V]`` is one: each stands for a larger
+        part of the turn."""
         weights = self._view_weights(y)
         return self.A_dagger(kept * y) * weights.sum() / (kept * weights).sum(-1, keepdim=True)
 

@@ -45,9 +45,6 @@ class Transform:
         element_shape: the shape of the tensor that names ONE group element; () for a number.
         dimensions: how many axes the images may have, batch and channels included.
         most: the largest ``n_trans``; None where it depends on the images.
-
-    Raises:
-        InputError: if ``n_trans`` is out of its range.
     """
 
     element_shape: tuple[int, ...] = ()
@@ -71,8 +68,8 @@ class Transform:
         raise NotImplementedError
 
     def every(self, x: Tensor) -> Tensor | None:
-        """All elements that `draw` can give for images of the shape of ``x``, ``[count, *element_shape]``, each once
-        of those that act alike; None where they are not listed: a new group need not."""
+        """All elements that `draw` gives for images of the shape of ``x``, ``[count, *element_shape]``, once each; None
+        where they are not listed."""
         return None
 
     def generators(self, x: Tensor) -> Tensor | None:
@@ -85,11 +82,8 @@ class Transform:
             raise InputError(f"n_trans must be at most {most}, the number of {what}, got {self.n_trans}")
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw ``n_trans`` group elements for images of the shape of ``x``; the first axis counts the elements, and
-        with ``per_image`` the second one the images.
-
-        Without a ``generator`` they come from torch's global CPU generator.
-        """
+        """Draw elements ``[n_trans, *element_shape]`` for images of the shape of ``x``, with ``per_image``
+        ``[n_trans, B, *element_shape]``, from ``generator`` or torch's global CPU generator."""
         if not self.per_image:
             return self.draw(x, generator)
         return torch.stack([self.draw(x[:1], generator) for _ in range(len(x))], dim=1)
@@ -103,11 +97,7 @@ class Transform:
                 ``[n, B, *element_shape]`` with elements for every image; n need not be ``n_trans``.
 
         Returns:
-            ``[n*B, C, H, W]``, transform-major: all of ``x`` under the first element, then all of it under the
-            second, and so on.
-
-        Raises:
-            InputError: for images or elements of another shape.
+            ``[n*B, C, H, W]``, transform-major: all of ``x`` under the first element, then under the second, and so on.
         """
         if x.dim() not in self.dimensions:
             raise InputError(f"images for a transform must have shape [B, C, H, W], got {list(x.shape)}")

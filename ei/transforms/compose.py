@@ -20,9 +20,6 @@ class Compose(Transform):
     Args:
         transforms: two or more with the same ``n_trans``.
         per_image: see `Transform`; that of the parts is ignored.
-
-    Raises:
-        InputError: if there are fewer than two, or they draw different numbers of elements.
     """
 
     def __init__(self, *transforms: Transform, per_image: bool = False) -> None:

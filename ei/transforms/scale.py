@@ -25,9 +25,6 @@ class Scale(Transform):
         n_trans: the number of elements drawn at a time.
         factors: to choose from, each above 0 and at most 1.
         per_image: see `Transform`.
-
-    Raises:
-        InputError: for factors out of range.
     """
 
     element_shape = (3,)

@@ -12,17 +12,11 @@ from ei.transforms.base import CyclicGroup, Transform, draw_distinct
 
 class Shift(Transform):
     """Circular shifts by whole pixels. A group element is ``(row offset, column offset)``; `sample` draws
-    ``[n_trans, 2]`` integers.
-
-    Row offsets are drawn without replacement from +-1, ..., +-(H-1), column offsets likewise.
+    ``[n_trans, 2]`` integers: row offsets without replacement from +-1, ..., +-(H-1), column offsets likewise.
 
     Args:
         n_trans: the number of shifts drawn at a time, at most ``min(H, W) - 1``.
         max_offset: 0 for no limit, else offsets go up to +-(max_offset - 1), so 2 is the smallest limit.
-
-    Raises:
-        InputError: if ``n_trans`` or ``max_offset`` is out of range; the limit that depends on the image is checked
-            when elements are drawn.
 
     >>> Shift(n_trans=2).apply(torch.rand(3, 1, 8, 8)).shape
     torch.Size([6, 1, 8, 8])
@@ -65,11 +59,7 @@ class Shift(Transform):
 
 class Shift1D(CyclicGroup):
     """Circular shifts along the last axis, of signals ``[B, C, L]`` or images ``[B, C, H, W]``. A group element is an
-    offset; `draw` draws ``[n_trans]`` distinct ones from 1, ..., L-1.
-
-    Raises:
-        InputError: if ``n_trans`` is not a whole number from 1 to L-1.
-    """
+    offset; `draw` draws ``[n_trans]`` distinct ones from 1, ..., L-1."""
 
     dimensions = (3, 4)
 

@@ -11,11 +11,7 @@ from ei.transforms.base import CyclicGroup, Transform
 
 class Rotate90(CyclicGroup):
     """Rotations of square images by quarter turns, counter-clockwise. A group element is the number of turns; `draw`
-    draws ``[n_trans]`` distinct ones from 1, 2, 3.
-
-    Raises:
-        InputError: if ``n_trans`` is not 1, 2 or 3, or (when called) the images are not square.
-    """
+    draws ``[n_trans]`` distinct ones from 1, 2, 3."""
 
     most = 3
 
@@ -30,11 +26,7 @@ class Rotate90(CyclicGroup):
 
 class Reflect(Transform):
     """Reflections up-down and left-right. A group element is ``(up-down, left-right)``, each 0 or 1; `draw` draws
-    ``[n_trans, 2]`` distinct ones, never (0, 0).
-
-    Raises:
-        InputError: if ``n_trans`` is not 1, 2 or 3.
-    """
+    ``[n_trans, 2]`` distinct ones, never (0, 0)."""
 
     element_shape = (2,)
     most = 3
