@@ -17,8 +17,7 @@ from ei.common.complex import magnitude
 from ei.common.seeds import derive_seed
 from ei.datasets.batches import simulate
 from ei.metrics import psnr, range_of
-from ei.physics import MRI, Inpainting
-from ei.physics.ct import ParallelBeam
+from ei.physics import CT, MRI, Inpainting
 from ei.physics.noise_adapter import get_noise
 
 Reconstruction = Callable[[Any, Tensor], Tensor]
@@ -40,13 +39,13 @@ def classical_for(physics: Any, train: Tensor | None = None) -> dict[str, Recons
     if get_noise(physics) is None:
         if isinstance(physics, Inpainting):
             return {"harmonic fill": harmonic_fill}
-        return {"CGLS 50": least_squares, "TV, x >= 0": total_variation} if isinstance(physics, ParallelBeam) else {}
+        return {"CGLS 50": least_squares, "TV, x >= 0": total_variation} if isinstance(physics, CT) else {}
     found: dict[str, Reconstruction] = {"harmonic fill": harmonic_fill} if isinstance(physics, Inpainting) else {}
-    if train is None or not isinstance(physics, (ParallelBeam, Inpainting, MRI)):
+    if train is None or not isinstance(physics, (CT, Inpainting, MRI)):
         return found
     y = simulate(physics, train, range(len(train)), derive_seed(0, "classical"))
     quality = _mean_psnr(train)
-    if isinstance(physics, ParallelBeam):
+    if isinstance(physics, CT):
         choices = (2, 3, 5, 7, 10, 14, 20, 28, 40)
         steps, _ = best_of(choices, lambda n: _one_by_one(least_squares, physics, y, n), quality)
         found[f"CGLS {steps}"] = functools.partial(least_squares, iterations=steps)

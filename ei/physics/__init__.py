@@ -4,7 +4,7 @@ from ei.physics.base import Physics, image_shape_of, select_physics
 from ei.physics.ct import CT
 from ei.physics.inpainting import Inpainting
 from ei.physics.krylov import WithPseudoInverse, pinv_cg, with_pseudo_inverse
-from ei.physics.mri import MRI
+from ei.physics.mri import MRI, mask_for, random_columns
 from ei.physics.noise import (
     GaussianNoise,
     Noise,
@@ -32,8 +32,10 @@ __all__ = [
     "TransmissionNoise",
     "WithPseudoInverse",
     "image_shape_of",
+    "mask_for",
     "parse_noise",
     "pinv_cg",
+    "random_columns",
     "select_physics",
     "with_pseudo_inverse",
 ]

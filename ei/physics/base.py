@@ -1,8 +1,5 @@
-"""What every forward operator shares.
-
-Anything with ``A(x)`` and ``A_dagger(y)`` is a physics; nothing has to inherit from `Physics`. Ours do, to get the
-measurement with noise, ``physics(x)``, in one place.
-"""
+"""What every forward operator shares. Anything with ``A(x)`` and ``A_dagger(y)`` is a physics; ours inherit from
+`Physics`, which gives the measurement with noise, ``physics(x)``."""
 
 from __future__ import annotations
 
@@ -22,6 +19,11 @@ class Physics(nn.Module):
 
     Args:
         noise: None, or a noise model called as ``noise(y, generator=None)`` that returns the noisy measurement.
+
+    >>> physics = ei.physics.CT(img_width=64, radon_view=30, noise=ei.physics.GaussianNoise(0.1))
+    >>> y = physics(torch.rand(1, 1, 64, 64))
+    >>> physics.A_dagger(y).shape
+    torch.Size([1, 1, 64, 64])
     """
 
     def __init__(self, noise: NoiseModel | None = None) -> None:
@@ -38,9 +40,8 @@ class Physics(nn.Module):
 
     @property
     def sampling_mask(self) -> Tensor | None:
-        """What is measured: ones, and zeros where measurements hold nothing, with as many axes as they have; an axis of
-        length one where entries are measured together (all channels of a pixel, all detectors of a view). None where
-        every entry is measured, on its own."""
+        """Ones where something is measured, else zeros; as many axes as measurements, of length one where entries are
+        measured together (all channels of a pixel, all detectors of a view). None: every entry is, separately."""
         return None
 
     def of(self, indices: Sequence[int] | Tensor | None) -> Physics:
@@ -57,32 +58,26 @@ class Physics(nn.Module):
         return self.A_dagger(kept * y)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The measurement of images ``x`` as a sensor gives it: ``noise(A(x))``, with fresh noise where something is
-        measured."""
+        """The measurement with noise: ``noise(A(x))`` where something is measured."""
         y = self.A(x)
         return y if self.noise is None else where_sampled(self, self.noise(y), y)
 
 
 def sampling_mask_for(physics: Any, y: Tensor) -> Tensor | None:
-    """`Physics.sampling_mask` of any physics for measurements ``y`` ``[B, ...]``, perhaps of every image under several
-    transforms: ones and zeros in their real dtype and on their device, of a shape that broadcasts to theirs; None where
-    it does not tell, and all entries are measured."""
-    told = getattr(physics, "sampling_mask", None)
-    return for_each_image(told, y).to(y.device, y.real.dtype) if isinstance(told, Tensor) else None
+    """`Physics.sampling_mask` of any physics, to multiply measurements ``y`` ``[B, ...]`` by (also of images under
+    several transforms, see `for_each_image`), in their real dtype and on their device; None where all is measured."""
+    mask = getattr(physics, "sampling_mask", None)
+    return for_each_image(mask, y).to(y.device, y.real.dtype) if isinstance(mask, Tensor) else None
 
 
 def where_sampled(physics: Any, y: Tensor, elsewhere: Tensor) -> Tensor:
     """``y`` where ``physics`` measures something, and ``elsewhere`` (of its shape) where a mask does not."""
-    entries = sampling_mask_for(physics, y)
-    return y if entries is None else torch.where(entries != 0, y, elsewhere)
+    mask = sampling_mask_for(physics, y)
+    return y if mask is None else torch.where(mask != 0, y, elsewhere)
 
 
 def image_shape_of(physics: Any) -> tuple[int, ...] | None:
-    """``physics.image_shape``, (H, W) or (C, H, W); None where an operator does not tell.
-
-    Raises:
-        InputError: if it is anything else.
-    """
+    """``physics.image_shape``, (H, W) or (C, H, W); None where an operator has none."""
     shape = getattr(physics, "image_shape", None)
     if shape is None:
         return None
@@ -91,21 +86,21 @@ def image_shape_of(physics: Any) -> tuple[int, ...] | None:
     except (TypeError, ValueError):
         sides = ()
     if isinstance(shape, str) or len(sides) not in (2, 3) or min(sides) < 1:
-        raise InputError(f"image_shape of {type(physics).__name__} must be (H, W) or (C, H, W), not {shape!r}")
+        raise InputError(f"image_shape of {type(physics).__name__} must be (H, W) or (C, H, W), got {shape!r}")
     return sides
 
 
 def check_shape(tensor: Tensor, expected: tuple[int, ...], what: str) -> None:
-    """Raise unless ``tensor`` is ``[B, C, *expected]``.
-
-    Raises:
-        InputError: naming the expected and the given shape.
-    """
-    if not isinstance(tensor, torch.Tensor):
-        raise InputError(f"{what} must be a torch tensor, not {type(tensor).__name__}")
+    """Raise unless ``tensor`` is ``[B, C, *expected]``."""
+    check_tensor(tensor, what)
     if tensor.dim() != 4 or tuple(tensor.shape[2:]) != expected:
-        wanted = ", ".join(["B", "C", *map(str, expected)])
-        raise InputError(f"{what} must have the shape [{wanted}], not {list(tensor.shape)}")
+        raise InputError(f"{what} must have shape [B, C, {', '.join(map(str, expected))}], got {list(tensor.shape)}")
+
+
+def check_tensor(tensor: Any, what: str) -> None:
+    """Raise unless ``tensor`` is one."""
+    if not isinstance(tensor, torch.Tensor):
+        raise InputError(f"{what} must be a torch tensor, got {type(tensor).__name__}")
 
 
 def select_physics(physics: Any, indices: Sequence[int] | Tensor | None) -> Any:
@@ -115,18 +110,11 @@ def select_physics(physics: Any, indices: Sequence[int] | Tensor | None) -> Any:
 
 
 def for_each_image(mask: Tensor, tensor: Tensor) -> Tensor:
-    """``mask`` ``[n, ...]``, one for each of n images, to multiply ``tensor`` ``[k*n, ...]`` by, which holds all images
-    under the first of k transforms, then all under the second, and so on. One mask (n = 1) serves all.
-
-    Raises:
-        InputError: if ``tensor`` does not hold each image equally often.
-    """
+    """``mask`` ``[n, ...]`` of n images, to multiply ``tensor`` ``[k*n, ...]`` by: all images under the first of k
+    transforms, then all under the second, and so on. One mask (n = 1) serves all."""
     n = len(mask)
     if n == 1 or n == len(tensor):
         return mask
     if len(tensor) % n:
-        raise InputError(
-            f"the operator has a mask for each of {n} images, and was given {len(tensor)}: take that of these images, "
-            "physics.of(indices)"
-        )
+        raise InputError(f"the operator has {n} masks, got {len(tensor)} images; select theirs by physics.of(indices)")
     return mask.repeat(len(tensor) // n, *[1] * (mask.dim() - 1))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ei.common.checks import check_number
 from ei.common.devices import device_of
 from ei.errors import InputError
 from ei.physics.base import NoiseModel, Physics, check_shape, for_each_image
@@ -19,13 +19,12 @@ from ei.physics.saved import Source, read_array, zeros_and_ones
 class Inpainting(Physics):
     """A pixel mask (paper, section 4.2), the same for all images and channels; images ``[B, C, H, W]``.
 
-    `A`, `A_dagger` and `A_adjoint` all multiply by the mask, which is its own pseudo-inverse and transpose.
-
-    With ``mask`` ``[n, 1 or C, H, W]`` each of n images has its own: `of` gives the operator of some of them.
+    `A`, `A_dagger` and `A_adjoint` all multiply by the mask, which is its own pseudo-inverse and transpose. With
+    ``mask`` ``[n, 1 or C, H, W]`` each of n images has a mask: `of` gives the operator of some of them.
 
     Args:
         img_height, img_width: H and W in pixels.
-        mask_rate: the fraction of pixels that is REMOVED, in [0, 1); used when no ``mask`` is given.
+        mask_rate: the fraction of pixels that is REMOVED, in [0, 1); used without ``mask``.
         mask: a tensor of zeros and ones ``[H, W]`` (leading axes of length one are dropped), ``[n, 1, H, W]`` for n
             images or ``[n, C, H, W]`` for their channels, too (n = 1: for all images), or an array, or the path of a
             file: of ``torch.save``, as the authors' ``mask_random0.3.pt`` (or a dict with the key "mask", as Robust
@@ -34,11 +33,14 @@ class Inpainting(Physics):
         device: where the mask is kept; move it with ``.to(device)``.
         noise: None or a noise model (see `Physics`).
 
-    2021's misspelt ``img_heigth`` is accepted for ``img_height``; its ``mode`` and ``resize`` are ignored.
+    The legacy ``img_heigth`` is accepted for ``img_height``; the legacy ``mode`` and ``resize`` are ignored.
 
     Raises:
-        InputError: for a size, rate or mask that does not fit, a device that is not there, or (when called) a tensor of
-            another shape.
+        InputError: for an argument out of its range, an unavailable device, or (when called) another shape.
+
+    >>> physics = Inpainting(8, 8, mask_rate=0.5)
+    >>> float(physics.A(torch.ones(1, 3, 8, 8)).mean())
+    0.5
     """
 
     mask: Tensor
@@ -53,29 +55,38 @@ class Inpainting(Physics):
         seed: int = 0,
         device: torch.device | str = "cpu",
         noise: NoiseModel | None = None,
-        **of_2021: Any,
+        **legacy: Any,
     ) -> None:
         super().__init__(noise)
-        if "img_heigth" in of_2021:
+        if "img_heigth" in legacy:
             if img_height is not None:
-                raise InputError("img_heigth is 2021's spelling of img_height: give one of them")
-            img_height = of_2021.pop("img_heigth")
-        unknown = sorted(set(of_2021) - {"mode", "resize"})
+                raise InputError("img_heigth is the legacy spelling of img_height; pass one of them")
+            img_height = legacy.pop("img_heigth")
+        unknown = sorted(set(legacy) - {"mode", "resize"})
         if unknown:
             raise TypeError(f"Inpainting() got an unexpected keyword argument {unknown[0]!r}")
-        for name, value in (("img_height", img_height), ("img_width", img_width)):
-            if value is None:
-                raise TypeError(f"Inpainting() needs {name}")
-            if isinstance(value, bool) or int(value) != value or value < 1:
-                raise InputError(f"{name} must be a whole number >= 1, not {value}")
-        assert img_height is not None and img_width is not None
-        self.img_height, self.img_width, self.mask_rate = int(img_height), int(img_width), float(mask_rate)
+        self.img_height = check_number("img_height", img_height, integer=True, least=1)
+        self.img_width = check_number("img_width", img_width, integer=True, least=1)
+        self.mask_rate = check_number("mask_rate (the fraction of pixels removed)", mask_rate, least=0, below=1)
         if mask is None:
-            made = random_mask(self.img_height, self.img_width, self.mask_rate, seed)
+            values = random_mask(self.img_height, self.img_width, self.mask_rate, seed)
         else:
-            made = _read_mask(mask, self.img_height, self.img_width)
+            values = _read_mask(mask, self.img_height, self.img_width)
         # Not persistent: a mask belongs to the problem; checkpoints carry it with the physics, not with weights.
-        self.register_buffer("mask", made.to(device_of(device)), persistent=False)
+        self.register_buffer("mask", values.to(device_of(device)), persistent=False)
+
+    @classmethod
+    def sizes_from_measurement(cls, shape: Sequence[int], **arguments: Any) -> dict[str, int]:
+        """The size arguments for measurements of ``shape`` (C, H, W): ``img_height`` and ``img_width``.
+
+        Raises:
+            InputError: for another shape, or if ``arguments`` has no ``mask``: no random one is that of the data.
+        """
+        if arguments.get("mask") is None:
+            raise InputError("measurements of Inpainting need the mask they were made with; set mask to its file")
+        if len(shape) != 3:
+            raise InputError(f"measurements of Inpainting must have shape [C, H, W], got {list(shape)}")
+        return {"img_height": shape[-2], "img_width": shape[-1]}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -93,34 +104,31 @@ class Inpainting(Physics):
 
     @property
     def count(self) -> int:
-        """How many images have a mask of their own; 1 where one mask serves all."""
+        """The number of masks, one for each image; 1 where one mask serves all."""
         return len(self.sampling_mask)
 
     def of(self, indices: Sequence[int] | Tensor | None) -> Inpainting:
-        """The operator of the images with these numbers: with their masks, in this order.
-
-        Raises:
-            InputError: if the numbers are not known, or there are not so many masks.
-        """
+        """The operator of the images with these indices: with their masks, in this order."""
         if self.count == 1:
             return self
         if indices is None:
             raise InputError(
-                f"there is a mask for each of {self.count} images, so batches must tell the numbers of their images: "
-                "make them with ei.datasets.make_loader"
+                f"each of {self.count} images has a mask, so batches must carry the indices of their images; make them "
+                "with ei.datasets.make_loader"
             )
-        chosen = torch.as_tensor(indices, device=self.mask.device)
-        if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < self.count:
-            raise InputError(f"there are masks for {self.count} images, numbers 0 to {self.count - 1}, and none for "
-                             f"number {int(chosen.max())}")  # fmt: skip
+        rows = torch.as_tensor(indices, device=self.mask.device)
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < self.count:
+            raise InputError(
+                f"there are masks for {self.count} images, indices 0 to {self.count - 1}, got index {int(rows.max())}"
+            )
         other = copy.copy(self)
-        other._buffers = {**self._buffers, "mask": self.mask[chosen]}
+        other._buffers = {**self._buffers, "mask": self.mask[rows]}
         return other
 
     def _multiply(self, tensor: Tensor, what: str) -> Tensor:
         check_shape(tensor, self.image_shape, what)
         if self.mask.dim() == 4 and self.mask.shape[1] not in (1, tensor.shape[1]):
-            raise InputError(f"the mask has {self.mask.shape[1]} channels, and {what} have {tensor.shape[1]}")
+            raise InputError(f"{what} must have the mask's {self.mask.shape[1]} channels, got {tensor.shape[1]}")
         mask = self.mask if self.mask.dim() == 2 else for_each_image(self.mask, tensor)
         return tensor * mask.to(tensor.device, tensor.dtype)
 
@@ -137,29 +145,28 @@ class Inpainting(Physics):
         return self._multiply(y, "measurements for Inpainting")
 
     def extra_repr(self) -> str:
-        kept, masks = int(self.mask.sum()), "" if self.count == 1 else f", {self.count} masks"
-        return f"{self.img_height}, {self.img_width}, {kept} of {self.mask.numel()} pixels kept{masks}"
+        masks = "" if self.count == 1 else f", {self.count} masks"
+        return f"{self.img_height}, {self.img_width}, {int(self.mask.sum())} of {self.mask.numel()} pixels kept{masks}"
 
 
 def random_mask(height: int, width: int, mask_rate: float, seed: int) -> Tensor:
     """A float32 ``[H, W]`` mask with ``round(mask_rate * H * W)`` zeros (never all), their places drawn by ``seed``."""
-    if not math.isfinite(mask_rate) or not 0 <= mask_rate < 1:
-        raise InputError(f"mask_rate, the fraction of pixels removed, must be in [0, 1), not {mask_rate}")
     n_removed = min(round(mask_rate * height * width), height * width - 1)
     mask = torch.ones(height * width)
-    mask[torch.randperm(height * width, generator=torch.Generator().manual_seed(seed))[:n_removed]] = 0
+    rng = torch.Generator().manual_seed(check_number("seed", seed, integer=True, least=0, below=2**63))
+    mask[torch.randperm(height * width, generator=rng)[:n_removed]] = 0
     return mask.view(height, width)
 
 
 def _read_mask(source: Source, height: int, width: int) -> Tensor:
     mask, where = read_array(source, "mask")
-    given = list(mask.shape)
+    shape = list(mask.shape)
     while mask.dim() > 2 and mask.shape[0] == 1 and (mask.dim() != 4 or mask.shape[1] == 1):
         mask = mask[0]
     if mask.dim() not in (2, 4) or tuple(mask.shape[-2:]) != (height, width):
         raise InputError(
-            f"{where} must have the shape [{height}, {width}] of the images, or [n, 1 or C, {height}, {width}] with "
-            f"one for each of n images, not {given}"
+            f"{where} must have shape [{height}, {width}] of the images, or [n, 1 or C, {height}, {width}] for n "
+            f"images, got {shape}"
         )
     mask = zeros_and_ones(mask, where)
     if not bool((mask[None] if mask.dim() == 2 else mask).flatten(1).any(1).all()):

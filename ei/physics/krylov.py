@@ -1,67 +1,66 @@
-"""Conjugate gradients where an operator has no pseudo-inverse, and adjoints where none was written."""
+"""Conjugate gradients for operators without a pseudo-inverse, and adjoints for operators without one."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ei.common.checks import check_number
 from ei.errors import InputError
 from ei.physics.base import image_shape_of
 
 
 def adjoint_of(physics: Any, image_shape: Sequence[int] | None = None) -> Callable[[Tensor], Tensor]:
-    """The adjoint of ``physics.A``: its own ``A_adjoint``, or the derivative of ``A``, which for a linear operator is
-    the same (A must be made of differentiable torch operations). What is returned is differentiable.
+    """The adjoint of ``physics.A``: its ``A_adjoint``, else by autograd the derivative of ``A`` (`transposed`), which
+    for a linear operator is the same. Differentiable.
 
     Args:
         physics: has ``A``; perhaps ``A_adjoint``.
-        image_shape: (C, H, W) or (H, W) of the images (with (H, W), images have the channels of the measurements); by
-            default ``physics.image_shape``, or the shape of ``physics.A_dagger(y)``. Needed only where there is no
-            ``A_adjoint``.
+        image_shape: (C, H, W), or (H, W) with the channels of the measurements; by default ``physics.image_shape``, or
+            the shape of ``physics.A_dagger(y)``. Used only without ``A_adjoint``.
 
     Raises:
         InputError: if there is neither ``A_adjoint`` nor an image shape, or A is not differentiable.
     """
-    own = getattr(physics, "A_adjoint", None)
-    if callable(own):
-        return own
+    if callable(getattr(physics, "A_adjoint", None)):
+        return physics.A_adjoint
     shape = tuple(image_shape or image_shape_of(physics) or ())
-    if not shape and callable(getattr(physics, "A_dagger", None)):
-
-        def adjoint(y: Tensor) -> Tensor:
-            with torch.no_grad():
-                shape = physics.A_dagger(y).shape
-            return transposed(physics.A, y, shape)
-
-        return adjoint
-    if len(shape) not in (2, 3):
+    has_pseudo_inverse = callable(getattr(physics, "A_dagger", None))
+    if len(shape) not in (2, 3) and (shape or not has_pseudo_inverse):
         raise InputError(
-            f"{type(physics).__name__} has no A_adjoint, and the shape of its images is not known: give it an "
-            "attribute image_shape = (C, H, W), or write A_adjoint"
+            f"{type(physics).__name__} has neither A_adjoint nor a shape of its images; add an attribute image_shape = "
+            "(C, H, W), or write A_adjoint"
         )
 
-    return lambda y: transposed(physics.A, y, (len(y), *(shape if len(shape) == 3 else (y.shape[1], *shape))))
+    def adjoint(y: Tensor) -> Tensor:
+        if len(shape) == 3:
+            return transposed(physics.A, y, (len(y), *shape))
+        if shape:
+            return transposed(physics.A, y, (len(y), y.shape[1], *shape))
+        with torch.no_grad():
+            images = physics.A_dagger(y).shape
+        return transposed(physics.A, y, images)
+
+    return adjoint
 
 
 def filter_of(physics: Any) -> Callable[[Tensor], Tensor]:
-    """``physics.filter``, the weight of its steps towards the data (see `pinv_cg`).
+    """``physics.filter``, the weight of its data-consistency steps (see `pinv_cg`).
 
     Raises:
         InputError: if there is none.
     """
     while isinstance(physics, WithPseudoInverse):
         physics = physics.physics
-    own = getattr(physics, "filter", None)
-    if not callable(own):
+    if not callable(getattr(physics, "filter", None)):
         raise InputError(
             "filtered steps need an operator with a method filter(y), as CT and Tomography of ei.physics have; "
             f"{type(physics).__name__} has none"
         )
-    return own
+    return physics.filter
 
 
 def transposed(A: Callable[[Tensor], Tensor], y: Tensor, shape: Sequence[int]) -> Tensor:
@@ -73,25 +72,19 @@ def transposed(A: Callable[[Tensor], Tensor], y: Tensor, shape: Sequence[int]) -
     return _Adjoint.apply(y, A, tuple(shape))
 
 
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
-
-
 class _Adjoint(torch.autograd.Function):
-    """``A^T y`` as the derivative of ``<A x, y>`` by x. Its own derivative is A."""
+    """``A^T y`` as the derivative of ``<A x, y>`` by x. Its derivative is A."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, A: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:
         ctx.A = A
-        # What this small graph keeps is its own affair: inside a checkpoint, whose hooks would recompute it, too.
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
+        # No hooks on this small graph: those of a checkpoint around it would recompute it.
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
             x = torch.zeros(shape, dtype=y.real.dtype, device=y.device, requires_grad=True)
-            measured = A(x)
-            if not measured.requires_grad:
-                raise InputError(
-                    "the adjoint by autograd needs an A of differentiable torch operations; write A_adjoint"
-                )
-            return torch.autograd.grad(measured, x, y)[0]
+            projected = A(x)
+            if not projected.requires_grad:
+                raise InputError("the adjoint by autograd needs A of differentiable torch operations; write A_adjoint")
+            return torch.autograd.grad(projected, x, y)[0]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
@@ -109,50 +102,39 @@ def pinv_cg(
     weight: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """An approximate pseudo-inverse for any linear physics: conjugate gradients on ``A^T A x = A^T y`` from x = 0
-    (CGLS; Hestenes & Stiefel 1952), stopped early. Every image of the batch is a problem of its own.
-
-        class MyPhysics:
-            image_shape = (1, 64, 64)                      # only needed without an A_adjoint
-            def A(self, x): ...
-            def A_dagger(self, y): return pinv_cg(self, y)
-
-    Differentiable with respect to ``y`` (through the steps). An image without a gradient at all (y = 0) has the
-    derivative zero.
+    (CGLS; Hestenes & Stiefel 1952), stopped early, for every image of the batch separately. Differentiable with respect
+    to ``y`` (through the steps); where y = 0 the derivative is zero.
 
     Args:
         physics: has ``A``, and ``A_adjoint`` or an ``image_shape`` (see `adjoint_of`).
         y: measurements ``[B, ...]``, real or complex.
         steps: at most so many iterations, of one ``A`` and one adjoint each.
-        tol: an image is finished when ``||A^T (y - A x)|| <= tol * ||A^T y||`` (with a weight, of ``A^T W``). With 0,
-            for training, the number of steps is fixed and nothing waits for the device; an image is then finished at
-            the level of rounding.
+        tol: an image is finished when ``||A^T (y - A x)|| <= tol * ||A^T y||`` (with a weight, of ``A^T W``). 0, for
+            training: a fixed number of steps, nothing waits for the device, and images are finished at rounding level.
         image_shape: see `adjoint_of`.
         orthogonal: make each gradient orthogonal to all before, as in exact arithmetic they are. Rounding spoils that
-            quickly where one singular value is far above the others, as the mean of an image is for CT: of 10 steps on
-            CT(128, 50) in float32 the result is 1e-2 off without and 1e-6 with it. Takes memory for an image a step,
-            and time that grows with the square of the steps (about 5 % more for 5 or 10 steps there).
-        weight: W, linear, symmetric (of complex measurements Hermitian) and positive definite: the steps are those on
-            ``A^T W A x = A^T W y``, towards the weighted least squares ``||W^(1/2) (y - A x)||``. Measurements that an
-            image explains have the same limit with every W, but where ``A^T W A`` is close to a multiple of the
-            identity, as it is for CT of many views with the ramp filter (``physics.filter``), a few steps come close
-            to it. Of another W nothing is said: images pass for finished that are not.
+            where one singular value is far above the others: after 10 steps on CT(128, 50) in float32 the result is
+            1e-2 off without and 1e-6 with it. Takes memory for an image a step, and about 5 % more time for 10 steps.
+        weight: W, linear, symmetric (Hermitian) and positive definite, which is not checked: steps on
+            ``A^T W A x = A^T W y``. Few suffice where ``A^T W A`` is close to a multiple of the identity, as for CT of
+            many views with the ramp filter (``physics.filter``).
 
     Returns:
         Images ``[B, C, H, W]``, in the range of ``A^T``: nothing is invented in the null space.
 
-    Raises:
-        InputError: for ``steps`` below 1 or a ``tol`` that is negative or not finite.
+    >>> physics = ei.physics.CT(img_width=32, radon_view=20)
+    >>> pinv_cg(physics, torch.rand(1, 1, 46, 20), steps=10).shape
+    torch.Size([1, 1, 32, 32])
     """
-    if steps < 1 or tol < 0 or not math.isfinite(tol):
-        raise InputError(f"pinv_cg needs steps >= 1 and a finite tol >= 0, not {steps} and {tol}")
+    steps = check_number("steps of pinv_cg", steps, integer=True, least=1)
+    tol = check_number("tol of pinv_cg", tol, least=0)
     adjoint = adjoint_of(physics, image_shape)
     residual, weighted = y, y if weight is None else weight(y)
     gradient = adjoint(weighted)
     direction, x = gradient, torch.zeros_like(gradient)
     squared = _squared_norm(gradient)
-    # A gradient is rounding noise below a part of the first one, and below eps ||A|| ||residual|| (data that no image
-    # explains), norms being those of W^(1/2) A and W^(1/2) residual where there is a weight. Quotients of the norms of
-    # noise mean nothing, nor do their derivatives, and steps by them blow up.
+    # A gradient is rounding noise below a part of the first one, and below eps ||A|| ||residual|| (inconsistent data),
+    # norms being those of W^(1/2) A and W^(1/2) residual where there is a weight. Steps by quotients of noise blow up.
     eps = torch.finfo(squared.dtype).eps
     enough = max(tol, 8 * eps) ** 2 * squared.detach()
     basis: list[Tensor] = []
@@ -161,19 +143,19 @@ def pinv_cg(
         open_ = squared.detach() > enough  # finished images (and those with y = 0) take steps of length zero
         if tol > 0 and not bool(open_.any()):
             break
-        measured = physics.A(direction)
-        measured_weighted = measured if weight is None else weight(measured)
-        curvature = _squared_norm(measured) if weight is None else _product(measured, measured_weighted)
+        projected = physics.A(direction)
+        projected_weighted = projected if weight is None else weight(projected)
+        curvature = _squared_norm(projected) if weight is None else _product(projected, projected_weighted)
         open_ = open_ & (curvature.detach() > 0)
         length = torch.where(open_, squared, 0) / torch.where(open_, curvature, 1)
         x = x + _times(length, direction)
         if step == steps:
             break
         if weight is None:
-            residual = weighted = residual - _times(length, measured)
-        else:  # the residual itself only tells what is noise
-            residual = residual.detach() - _times(length.detach(), measured.detach())
-            weighted = weighted - _times(length, measured_weighted)
+            residual = weighted = residual - _times(length, projected)
+        else:  # the residual itself only bounds the rounding noise
+            residual = residual.detach() - _times(length.detach(), projected.detach())
+            weighted = weighted - _times(length, projected_weighted)
         if orthogonal:
             size = torch.where(open_, squared, 1).detach().rsqrt()
             basis.append(_times(torch.where(open_, size, 0), gradient))
@@ -188,9 +170,8 @@ def pinv_cg(
 
 
 def _orthogonal_to(basis: list[Tensor], images: Tensor) -> Tensor:
-    """Each of the ``images`` ``[B, ...]`` without its part along its own vectors of the orthonormal ``basis``, also
-    ``[B, ...]``. That part is nothing but rounding, so for autograd only its coefficients vary, not what they multiply.
-    """
+    """The ``images`` ``[B, ...]`` without their part along the orthonormal vectors ``[B, ...]`` of ``basis``. That part
+    is nothing but rounding, so autograd differentiates its coefficients, not the basis."""
     if not basis:
         return images
     rows = torch.stack([_rows(vector) for vector in basis], dim=1)
@@ -201,7 +182,7 @@ def _orthogonal_to(basis: list[Tensor], images: Tensor) -> Tensor:
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """``[B, n]``, real: what every entry along the first axis holds."""
+    """``[B, n]``, real: the values of every entry along the first axis."""
     return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).flatten(1)
 
 
@@ -226,21 +207,14 @@ def with_pseudo_inverse(physics: Any) -> Any:
 
 
 class WithPseudoInverse:
-    """An operator without ``A_dagger``, and conjugate gradients (`pinv_cg`) in its place; all else is the operator's.
-
-    Args:
-        physics: has ``A``, and ``A_adjoint`` or an ``image_shape``.
-        steps: of the conjugate gradients.
-
-    Raises:
-        InputError: if there is no adjoint to be had.
-    """
+    """An operator without ``A_dagger``, and `pinv_cg` of so many ``steps`` in its place; all else is the operator's."""
 
     config = None  # a checkpoint cannot build it
 
     def __init__(self, physics: Any, steps: int = 20) -> None:
-        adjoint_of(physics)  # raises now if there is none
-        self.physics, self.steps = physics, steps
+        adjoint_of(physics)  # raises here if there is none
+        self.physics = physics
+        self.steps = steps
 
     def A(self, x: Tensor) -> Tensor:
         return self.physics.A(x)
@@ -249,6 +223,6 @@ class WithPseudoInverse:
         return pinv_cg(self.physics, y, self.steps)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "physics":  # not there yet, as in a copy that is being made
+        if name == "physics":  # a copy in the making has no attributes yet
             raise AttributeError(name)
         return getattr(self.physics, name)

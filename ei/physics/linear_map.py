@@ -1,8 +1,7 @@
 """Fixed linear maps as matrices with their transposes: the engine behind operators that are precomputed.
 
-Of sparse ones, row pointers, column indices and values are kept as plain dense tensors and seen as a CSR matrix only
-while they are multiplied: a CSR tensor as a module's buffer would break deepcopy, DistributedDataParallel and the state
-dict.
+Sparse ones are kept as plain dense tensors and viewed as a CSR matrix only for a product: a CSR tensor as a module's
+buffer would break deepcopy, DistributedDataParallel and the state dict.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -24,8 +23,8 @@ from torch import Tensor
 from ei.errors import InputError
 
 WIDE = 16  # columns; of fewer, MKL multiplies multiples of four fastest
-GATHERED = 2**27  # values that are gathered at a time on a GPU
-LARGE = 2e9  # bytes of matrices from which on the user is told
+GATHERED = 2**27  # values gathered at a time on a GPU
+LARGE = 2e9  # bytes of matrices above which the user is warned
 
 
 @dataclass(frozen=True)
@@ -62,34 +61,33 @@ class CSR:
                 return (view @ filled)[:, :count]
             return view @ vectors.contiguous()
 
-    @property
-    def nbytes(self) -> int:
-        return self.row_pointers.nbytes + self.columns.nbytes + self.values.nbytes
-
 
 @dataclass(frozen=True)
 class PaddedRows:
     """A sparse matrix whose rows are padded with zeros to one length, for GPUs. A product adds each row's terms in the
     same order every time; that of cuSPARSE does not, and a training would not repeat itself."""
 
-    columns: Tensor  # int32 [rows * length]; what a row is padded with is in its last column
+    columns: Tensor  # int32 [rows * length]; the padding of a row repeats its last column
     values: Tensor  # [rows, length]
     shape: tuple[int, int]
 
     @classmethod
     def from_scipy(cls, matrix: scipy.sparse.csr_array, device: torch.device, dtype: torch.dtype) -> PaddedRows:
         matrix.sort_indices()
-        rows, starts, counts = matrix.shape[0], matrix.indptr[:-1], np.diff(matrix.indptr)
-        length = int(counts.max(initial=1))
+        counts = np.diff(matrix.indptr)
+        rows, length = matrix.shape[0], int(counts.max(initial=1))
         if rows * length > np.iinfo(np.int32).max:
-            raise InputError(f"a sparse matrix of {rows} rows of {length} entries is too large for 32-bit indices on a "
-                             "GPU; use fewer views or smaller images, or --device cpu")  # fmt: skip
-        columns, values = np.zeros((rows, length), np.int32), np.zeros((rows, length), matrix.dtype)
+            raise InputError(
+                f"a sparse matrix of {rows} rows of {length} entries is too large for 32-bit indices on a GPU; use "
+                "fewer views or smaller images, or the device cpu"
+            )
+        columns = np.zeros((rows, length), np.int32)
+        values = np.zeros((rows, length), matrix.dtype)
         if matrix.nnz:
-            place = np.arange(length) < counts[:, None]
-            last = np.where(counts > 0, matrix.indices[np.minimum(starts + counts, matrix.nnz) - 1], 0)
-            columns[:] = last[:, None]
-            columns[place], values[place] = matrix.indices, matrix.data
+            filled = np.arange(length) < counts[:, None]
+            columns[:] = np.where(counts > 0, matrix.indices[matrix.indptr[1:] - 1], 0)[:, None]  # the last of each row
+            columns[filled] = matrix.indices
+            values[filled] = matrix.data
         return cls(
             torch.from_numpy(columns.ravel()).to(device),
             torch.from_numpy(values).to(device, dtype),
@@ -110,9 +108,16 @@ class PaddedRows:
         ]
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).mT
 
-    @property
-    def nbytes(self) -> int:
-        return self.columns.nbytes + self.values.nbytes
+
+@dataclass(frozen=True)
+class Dense:
+    """A dense matrix ``[rows, columns]``."""
+
+    values: Tensor
+
+    def multiply(self, vectors: Tensor) -> Tensor:
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self.values @ vectors
 
 
 class LinearMap:
@@ -122,62 +127,35 @@ class LinearMap:
     Never changed after construction, so instances may be shared.
     """
 
-    def multiply(self, vectors: Tensor) -> Tensor:
-        """The product, without autograd."""
-        raise NotImplementedError
+    def __init__(self, matrix: CSR | PaddedRows | Dense, transpose: CSR | PaddedRows | Dense) -> None:
+        self.matrix = matrix
+        self.transpose = transpose
+
+    @classmethod
+    def from_scipy(cls, matrix: scipy.sparse.csr_array, device: torch.device, dtype: torch.dtype) -> LinearMap:
+        """With the stored transpose, so that the backward pass is one product like the forward pass."""
+        layout = PaddedRows if device.type == "cuda" else CSR
+        transpose = scipy.sparse.csr_array(matrix.T)
+        return cls(layout.from_scipy(matrix, device, dtype), layout.from_scipy(transpose, device, dtype))
 
     @property
     def T(self) -> LinearMap:
-        raise NotImplementedError
+        return LinearMap(self.transpose, self.matrix)
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of both matrices."""
+        tensors = [tensor for part in (self.matrix, self.transpose) for tensor in vars(part).values()]
+        return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
 
     def __call__(self, vectors: Tensor) -> Tensor:
         return _Multiply.apply(vectors, self)
 
 
-class SparseMap(LinearMap):
-    """A sparse matrix with its stored transpose, so that the backward pass is one product like the forward pass."""
-
-    def __init__(self, matrix: CSR | PaddedRows, transpose: CSR | PaddedRows) -> None:
-        self.matrix, self.transpose = matrix, transpose
-
-    @classmethod
-    def from_scipy(cls, matrix: scipy.sparse.csr_array, device: torch.device, dtype: torch.dtype) -> SparseMap:
-        form = PaddedRows if device.type == "cuda" else CSR
-        return cls(
-            form.from_scipy(matrix, device, dtype), form.from_scipy(scipy.sparse.csr_array(matrix.T), device, dtype)
-        )
-
-    def multiply(self, vectors: Tensor) -> Tensor:
-        return self.matrix.multiply(vectors)
-
-    @property
-    def T(self) -> SparseMap:
-        return SparseMap(self.transpose, self.matrix)
-
-    @property
-    def nbytes(self) -> int:
-        return self.matrix.nbytes + self.transpose.nbytes
-
-
-class DenseMap(LinearMap):
-    """A dense matrix ``[rows, columns]``."""
-
-    def __init__(self, matrix: Tensor) -> None:
-        self.matrix = matrix
-
-    def multiply(self, vectors: Tensor) -> Tensor:
-        with torch.autocast(vectors.device.type, enabled=False):
-            return self.matrix @ vectors
-
-    @property
-    def T(self) -> DenseMap:
-        return DenseMap(self.matrix.t())
-
-
 class _Multiply(torch.autograd.Function):
     @staticmethod
     def forward(vectors: Tensor, linear_map: LinearMap) -> Tensor:
-        return linear_map.multiply(vectors)
+        return linear_map.matrix.multiply(vectors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -193,7 +171,7 @@ class _Multiply(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, vectors: Tensor, linear_map: LinearMap) -> tuple[Tensor, int | None]:
-        """For `torch.func`: what is mapped over are more columns."""
+        """For `torch.func`: the mapped axis adds columns."""
         if in_dims[0] is None:
             return _Multiply.apply(vectors, linear_map), None
         mapped = vectors.movedim(in_dims[0], -1)
@@ -201,25 +179,33 @@ class _Multiply(torch.autograd.Function):
         return product.view(len(product), *mapped.shape[1:]), mapped.dim() - 1
 
 
-Map = TypeVar("Map", bound=LinearMap)
-
-
-def shared(make: Callable[..., Map]) -> Callable[..., Map]:
-    """Equal arguments give one and the same linear map as long as anybody holds it; when nobody does, it is freed."""
-    held: WeakValueDictionary[tuple, Map] = WeakValueDictionary()
+def shared(make: Callable[..., LinearMap]) -> Callable[..., LinearMap]:
+    """Equal arguments give the same linear map as long as there is a reference to it; then it is freed."""
+    maps: WeakValueDictionary[tuple, LinearMap] = WeakValueDictionary()
 
     @functools.wraps(make)
-    def find(*arguments: Any) -> Map:
-        found = held.get(arguments)
-        if found is None:
-            held[arguments] = found = make(*arguments)
-        return found
+    def make_once(*arguments: Any) -> LinearMap:
+        linear_map = maps.get(arguments)
+        if linear_map is None:
+            maps[arguments] = linear_map = make(*arguments)
+        return linear_map
 
-    return find
+    return make_once
+
+
+def shared_sparse(make: Callable[..., scipy.sparse.csr_array]) -> Callable[..., LinearMap]:
+    """The linear map of the matrix ``make(*geometry)``, as a function of geometry, device and dtype, and `shared`."""
+
+    @functools.wraps(make)
+    def make_map(*arguments: Any) -> LinearMap:
+        *geometry, device, dtype = arguments
+        return LinearMap.from_scipy(make(*geometry), device, dtype)
+
+    return shared(make_map)
 
 
 def check_matrix_size(name: str, kept: float, needed: float, entries: float) -> None:
-    """Tell the user of large matrices before they are made.
+    """Warn of large matrices before they are made.
 
     Args:
         name: of the operator.
@@ -240,17 +226,11 @@ def check_matrix_size(name: str, kept: float, needed: float, entries: float) -> 
             f"{memory / 1e9:.0f} GB; use fewer views or smaller images"
         )
     if kept > LARGE:
-        warnings.warn(
-            f"{name} precomputes matrices of {kept / 1e9:.1f} GB ({needed / 1e9:.1f} GB while they are made)",
-            stacklevel=4,
-        )
+        message = f"{name} precomputes matrices of {kept / 1e9:.1f} GB ({needed / 1e9:.1f} GB while they are made)"
+        warnings.warn(message, stacklevel=4)
 
 
-def _say_the_beta_warning_to_nobody() -> None:
-    # torch warns once per process that CSR tensors are in beta; users can do nothing about it.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1))
-
-
-_say_the_beta_warning_to_nobody()
+# torch warns once per process that CSR tensors are in beta; users can do nothing about it.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1))

@@ -1,7 +1,7 @@
 """Noise models: callables ``noise(y, generator=None) -> noisy y`` to be set as ``physics.noise``.
 
-Each knows its ``variance(y)`` from the measurement itself, which SURE needs (`ei.closure.SUREClosure`). A noise model
-knows nothing of masks: who adds the noise leaves out what is not measured (`ei.physics.base.where_sampled`).
+Each has a ``variance(y)`` computed from the measurement itself, which SURE needs (`ei.closure.SUREClosure`). A noise
+model knows nothing of masks: the caller leaves out what is not measured (`ei.physics.base.where_sampled`).
 """
 
 from __future__ import annotations
@@ -12,27 +12,33 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ei.common.checks import check_number
 from ei.errors import InputError
 
 
 class Noise:
-    """Base class of noise models. One of your own need not inherit from it: a function ``noise(y, generator=None)``
-    will do, and for SURE an object that has ``variance(y)``, too.
+    """Base class of noise models. A user-defined one need not inherit from it: a function ``noise(y, generator=None)``
+    suffices, for SURE an object that has ``variance(y)``, too.
 
     Attributes:
         nonnegative: whether it is defined only for measurements without negative entries, as counts are.
-        config: the arguments to build it again; checkpoints carry them.
+        config: the arguments to build it again, also its attributes; checkpoints carry them.
+
+    >>> noise = ei.physics.parse_noise("poisson-gaussian:0.05,0.1")
+    >>> y = noise(torch.rand(1, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    >>> noise, noise.variance(y).shape
+    (PoissonGaussianNoise(gain=0.05, sigma=0.1), torch.Size([1, 1, 8, 8]))
     """
 
     nonnegative: ClassVar[bool] = False
 
     def __init__(self, **config: float) -> None:
         self.config: dict[str, Any] = config
+        self.__dict__.update(config)
         self._clipped: int | Tensor = 0
 
     def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Measurements ``y`` of any shape ``[B, ...]`` with fresh noise, drawn from ``generator`` (on its device), or
-        else from torch's global ones.
+        """Measurements ``y`` ``[B, ...]`` with fresh noise from ``generator`` (on its device) or torch's global ones.
 
         Raises:
             InputError: if it is `nonnegative` and ``y`` has negative entries, or is complex.
@@ -40,13 +46,12 @@ class Noise:
         raise NotImplementedError
 
     def variance(self, y: Tensor) -> Tensor:
-        """The variance of every entry, of ``y``'s shape, estimated from noisy measurements ``y``; the exact one for
-        clean ``y`` (of `TransmissionNoise` in the limit of many photons). Not clipped: it may be negative."""
+        """The variance of every entry, estimated from noisy measurements ``y``, exact for clean ones (that of
+        `TransmissionNoise` in the limit of many photons). Not clipped: it may be negative."""
         raise NotImplementedError
 
     def clip(self, y: Tensor) -> Tensor:
-        """``y`` as the noise is defined for it: with negative entries set to zero where it is `nonnegative`; `clipped`
-        counts them."""
+        """``y`` without negative entries where the noise is `nonnegative`; `clipped` counts them."""
         if not self.nonnegative:
             return y
         self._clipped = self._clipped + (y < 0).sum()  # a tensor on its device: nothing waits for it
@@ -54,7 +59,7 @@ class Noise:
 
     @property
     def clipped(self) -> int:
-        """How many negative entries `clip` has set to zero so far."""
+        """The number of negative entries that `clip` has set to zero so far."""
         return int(self._clipped)
 
     def __repr__(self) -> str:
@@ -63,15 +68,12 @@ class Noise:
 
 class GaussianNoise(Noise):
     """White Gaussian noise of standard deviation ``sigma``, in the units of the measurement. Of complex measurements
-    ``sigma`` is that of the complex number: each part has ``sigma / sqrt(2)``.
+    ``sigma`` is that of the complex number: each part has ``sigma / sqrt(2)``."""
 
-    Raises:
-        InputError: if ``sigma`` is negative or not finite.
-    """
+    sigma: float
 
     def __init__(self, sigma: float) -> None:
-        self.sigma = _number("sigma", sigma)
-        super().__init__(sigma=self.sigma)
+        super().__init__(sigma=check_number("sigma", sigma, least=0))
 
     def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return y + self.sigma * _normal(y, generator)
@@ -82,49 +84,38 @@ class GaussianNoise(Noise):
 
 
 class PoissonNoise(Noise):
-    """``y = gain * Poisson(A x / gain)``: counts, each of which adds ``gain`` to the measurement.
-
-    Raises:
-        InputError: if ``gain`` is not a finite number above zero, or (when called) for negative measurements.
-    """
+    """``y = gain * Poisson(A x / gain)``: counts, each of which adds ``gain`` to the measurement."""
 
     nonnegative = True
+    gain: float
 
     def __init__(self, gain: float) -> None:
-        self.gain = _number("gain", gain, above_zero=True)
-        super().__init__(gain=self.gain)
+        super().__init__(gain=check_number("gain", gain, above=0))
 
     def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        y = _nonnegative(y, self)
-        return (self.gain * _poisson(y / self.gain, generator)).to(y.dtype)
+        return (self.gain * _poisson(_nonnegative(y, self) / self.gain, generator)).to(y.dtype)
 
     def variance(self, y: Tensor) -> Tensor:
         """``gain * y``."""
         return self.gain * y
 
 
-class PoissonGaussianNoise(Noise):
-    """``y = gain * Poisson(A x / gain) + sigma N``: counts, and the noise of the electronics that reads them.
+class PoissonGaussianNoise(PoissonNoise):
+    """``y = gain * Poisson(A x / gain) + sigma N``: counts, and the noise of the electronics that reads them."""
 
-    Raises:
-        InputError: if ``gain`` is not a finite number above zero, if ``sigma`` is negative or not finite, or (when
-            called) for negative measurements.
-    """
-
-    nonnegative = True
+    sigma: float
 
     def __init__(self, gain: float, sigma: float) -> None:
-        self.gain, self.sigma = _number("gain", gain, above_zero=True), _number("sigma", sigma)
-        super().__init__(gain=self.gain, sigma=self.sigma)
+        super().__init__(gain)
+        self.sigma = check_number("sigma", sigma, least=0)
+        self.config["sigma"] = self.sigma
 
     def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        y = _nonnegative(y, self)
-        counted = (self.gain * _poisson(y / self.gain, generator)).to(y.dtype)
-        return counted + self.sigma * _normal(y, generator)
+        return super().__call__(y, generator) + self.sigma * _normal(y, generator)
 
     def variance(self, y: Tensor) -> Tensor:
         """``gain * y + sigma^2``."""
-        return self.gain * y + self.sigma**2
+        return super().variance(y) + self.sigma**2
 
 
 class TransmissionNoise(Noise):
@@ -133,20 +124,20 @@ class TransmissionNoise(Noise):
         n = Poisson(photons * exp(-scale * A x)) + sigma N
         y = -log(max(n, 1) / photons) / scale
 
-    Args:
-        photons: how many reach a detector where there is no object.
-        sigma: standard deviation of the electronics' noise, in photons.
-        scale: attenuation per unit of A x: CT100 needs 0.0064, as A x reaches 95 there.
-
-    Raises:
-        InputError: if ``photons`` or ``scale`` is not a finite number above zero, if ``sigma`` is negative or not
-            finite, or (when called) for complex measurements.
+    with the number of ``photons`` without an object, the standard deviation ``sigma`` of the electronics in photons,
+    and the attenuation ``scale`` per unit of A x: CT100 needs 0.0064, as A x reaches 95 there.
     """
 
+    photons: float
+    sigma: float
+    scale: float
+
     def __init__(self, photons: float, sigma: float = 0.0, scale: float = 1.0) -> None:
-        self.photons, self.sigma = _number("photons", photons, above_zero=True), _number("sigma", sigma)
-        self.scale = _number("scale", scale, above_zero=True)
-        super().__init__(photons=self.photons, sigma=self.sigma, scale=self.scale)
+        super().__init__(
+            photons=check_number("photons", photons, above=0),
+            sigma=check_number("sigma", sigma, least=0),
+            scale=check_number("scale", scale, above=0),
+        )
 
     def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
         _check_real(y, self)
@@ -171,10 +162,10 @@ def random_signs(y: Tensor) -> Tensor:
     return (2 * torch.randint(0, 2, y.shape, device=y.device) - 1).to(y.dtype)
 
 
-# What ``--noise`` says of Gaussian noise whose level a training finds (`ei.closure.UNSUREClosure`).
+# Gaussian noise whose level the training estimates (`ei.closure.UNSUREClosure`), as text.
 UNKNOWN = "unknown"
 
-# What ``--noise`` and a physics file call them, and their arguments.
+# Names of noise models in texts, and their arguments.
 NOISES: dict[str, tuple[type[Noise], str]] = {
     "gaussian": (GaussianNoise, "SIGMA"),
     "poisson": (PoissonNoise, "GAIN"),
@@ -192,27 +183,21 @@ def parse_noise(text: str) -> Noise:
     """
     name, _, arguments = str(text).partition(":")
     if name not in NOISES:
-        ways = ", ".join(f"{known}:{wanted}" for known, (_, wanted) in NOISES.items())
-        raise InputError(f"there is no noise {text!r}; write one of {ways}; as gaussian:0.1")
-    model, wanted = NOISES[name]
+        usages = ", ".join(f"{model}:{usage}" for model, (_, usage) in NOISES.items())
+        raise InputError(f"noise must be one of {usages}, as gaussian:0.1, got {text!r}")
+    model, usage = NOISES[name]
     try:
         numbers = [float(argument) for argument in arguments.split(",")]
-        if not wanted.split("[")[0].count(",") < len(numbers) <= wanted.count(",") + 1:
+        if not usage.split("[")[0].count(",") < len(numbers) <= usage.count(",") + 1:
             raise InputError(f"{len(numbers)} arguments")
         return model(*numbers)
     except ValueError as error:
-        raise InputError(f"noise {text!r} cannot be read: {error}; write {name}:{wanted}") from error
-
-
-def _number(name: str, value: float, above_zero: bool = False) -> float:
-    if not math.isfinite(value) or value < 0 or (above_zero and value == 0):
-        raise InputError(f"{name} must be a finite number {'>' if above_zero else '>='} 0, not {value}")
-    return float(value)
+        raise InputError(f"noise {text!r} cannot be read: {error}; write {name}:{usage}") from error
 
 
 def _check_real(y: Tensor, noise: Noise) -> None:
     if y.is_complex():
-        raise InputError(f"{noise} is of counts, which are real numbers, and the measurements are complex")
+        raise InputError(f"{noise} is noise of counts, which are real; the measurements are complex")
 
 
 # What an operator's rounding may leave below zero, in units of the dtype's and of the largest measurement.
@@ -220,18 +205,14 @@ ROUNDINGS = 100
 
 
 def _nonnegative(y: Tensor, noise: Noise) -> Tensor:
-    """``y`` with zeros for what rounding has left below zero.
-
-    Raises:
-        InputError: for other negative entries, and complex ones.
-    """
+    """``y`` with zeros for what rounding has left below zero; raises for other negative entries, and complex ones."""
     _check_real(y, noise)
     if bool((y < 0).any()):
         rounding = ROUNDINGS * torch.finfo(_at_least_float32(y.dtype)).eps * float(y.abs().max())
         if float(y.min()) < -rounding:
             raise InputError(
-                f"{noise} is of counts, which cannot be negative, and A x goes down to {float(y.min()):.3g}: choose "
-                "another noise, or an operator and images without negative measurements"
+                f"{noise} is noise of counts, which cannot be negative, and A x goes down to {float(y.min()):.3g}; "
+                "choose another noise, or an operator and images without negative measurements"
             )
     return y.clamp(min=0)
 
@@ -255,12 +236,12 @@ def _poisson(rate: Tensor, generator: torch.Generator | None) -> Tensor:
 
     How many random numbers a Poisson draw takes depends on the rates. So every entry along the first axis has its own
     generator, seeded from ``generator``: with several processes a part of a batch is then drawn as within the whole.
-    (Numbers in a row have one generator.) A draw has no gradient.
+    (A vector has one generator.) A draw has no gradient.
     """
     rate = rate.detach().to(_at_least_float32(rate.dtype))
     device = rate.device if generator is None else generator.device
     drawn_from = torch.device("cpu") if generator is None else generator.device
-    few = rate < MANY  # NaN and infinity are no few: they stay as they are, for the training loop to find
+    few = rate < MANY  # NaN and infinity are left unchanged for the training loop to detect
     rows = torch.where(few, rate, 0).to(device)
     rows = rows if rows.dim() > 1 else rows.reshape(1, -1)
     seeds = torch.randint(2**62, (len(rows),), generator=generator, device=drawn_from).tolist()

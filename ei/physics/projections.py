@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,15 +12,15 @@ from torch import Tensor
 
 from ei.errors import InputError
 from ei.physics.base import NoiseModel, Physics, check_shape
-from ei.physics.linear_map import DenseMap, LinearMap, shared
+from ei.physics.linear_map import Dense, LinearMap, shared
 
-Held = TypeVar("Held")
+Made = TypeVar("Made")
 
 
 class Projections(Physics):
     """Images ``[B, C, H, W]`` and sinograms ``[B, C, D, V]`` (detectors, views), by two matrices. float64 is computed
-    in float64, every other floating-point dtype in float32; the input's dtype is kept. Whole and complex numbers are
-    refused.
+    in float64, every other floating-point dtype in float32; the input's dtype is kept. Integers and complex numbers are
+    rejected.
 
     Args:
         image_shape: (H, W).
@@ -32,26 +32,26 @@ class Projections(Physics):
         self, image_shape: tuple[int, int], measurement_shape: tuple[int, int], noise: NoiseModel | None
     ) -> None:
         super().__init__(noise)
-        self.image_shape, self.measurement_shape = image_shape, measurement_shape
-        self._maps: dict[tuple, Any] = {}
+        self.image_shape = image_shape
+        self.measurement_shape = measurement_shape
+        self._cache: dict[tuple, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}  # a copy finds them again, or makes them
+        return {**self.__dict__, "_cache": {}}  # a copy finds them again, or makes them
 
-    def held(self, find: Callable[..., Held], *arguments: Any) -> Held:
-        """What ``find(*arguments)`` gives, kept as long as this operator is there: it is freed with the last operator
-        of its geometry."""
-        key = (find, *arguments)
-        if key not in self._maps:
-            self._maps[key] = find(*arguments)
-        return self._maps[key]
+    def cached(self, make: Callable[..., Made], *arguments: Any) -> Made:
+        """``make(*arguments)``, kept as long as this operator: freed with the last operator of its geometry."""
+        key = (make, *arguments)
+        if key not in self._cache:
+            self._cache[key] = make(*arguments)
+        return self._cache[key]
 
     def projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
         """The matrix of `A`, ``[D*V, H*W]``."""
         raise NotImplementedError
 
     def back_projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
-        """The matrix of the back-projection inside `A_dagger`, ``[H*W, D*V]``; it takes what `ramp_filter` gives."""
+        """The matrix of the back-projection inside `A_dagger`, ``[H*W, D*V]``, of views filtered by `ramp_filter`."""
         raise NotImplementedError
 
     def check_sinogram_shape(self, y: Tensor) -> None:
@@ -60,74 +60,61 @@ class Projections(Physics):
 
     @property
     def sampling_mask(self) -> Tensor:
-        """All; the detectors of a view are measured together: ones ``[1, 1, 1, V]``."""
+        """All is measured, and the detectors of a view together: ones ``[1, 1, 1, V]``."""
         return torch.ones(1, 1, 1, self.measurement_shape[1])
 
     def A(self, x: Tensor) -> Tensor:
         """The projections: ``[B, C, H, W]`` to ``[B, C, D, V]``."""
         check_shape(x, self.image_shape, f"images for {type(self).__name__}")
-        return _apply(self.projection(x.device, compute_dtype(x)), x, self.measurement_shape)
+        return _by_columns(self.projection(x.device, compute_dtype(x)), x, self.measurement_shape)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         """The transpose of `A`: ``[B, C, D, V]`` to ``[B, C, H, W]``."""
         self.check_sinogram_shape(y)
-        return _apply(self.projection(y.device, compute_dtype(y)).T, y, self.image_shape)
+        return _by_columns(self.projection(y.device, compute_dtype(y)).T, y, self.image_shape)
 
     def filter(self, y: Tensor) -> Tensor:
-        """The ramp filter along the detectors: ``[B, C, D, V]`` to the same. Symmetric and positive definite; as the
-        weight of `ei.physics.pinv_cg` lets a few steps do what takes many without."""
+        """The ramp filter along the detectors: ``[B, C, D, V]`` to the same. Symmetric and positive definite; with it
+        as the weight of `ei.physics.pinv_cg` a few steps suffice."""
         self.check_sinogram_shape(y)
-        filtered = self._filtered(to_columns(y.to(compute_dtype(y))))
-        return from_columns(filtered, y.shape[0], y.shape[1], self.measurement_shape).to(y.dtype)
+        return _by_columns(self._filter_columns, y, self.measurement_shape)
 
     def A_dagger(self, y: Tensor) -> Tensor:
         """Filtered back-projection, an approximate pseudo-inverse: ``[B, C, D, V]`` to ``[B, C, H, W]``."""
         self.check_sinogram_shape(y)
-        dtype = compute_dtype(y)
-        back_projection = self.back_projection(y.device, dtype)
-        filtered = self._filtered(to_columns(y.to(dtype)))
-        return from_columns(back_projection(filtered), y.shape[0], y.shape[1], self.image_shape).to(y.dtype)
+        back_projection = self.back_projection(y.device, compute_dtype(y))
+        return _by_columns(lambda columns: back_projection(self._filter_columns(columns)), y, self.image_shape)
 
-    def _filtered(self, columns: Tensor) -> Tensor:
+    def _filter_columns(self, columns: Tensor) -> Tensor:
         detectors = self.measurement_shape[0]
-        ramp = self.held(ramp_filter, detectors, columns.device, columns.dtype)
+        ramp = self.cached(ramp_filter, detectors, columns.device, columns.dtype)
         columns = columns.contiguous()
         return ramp(columns.view(detectors, -1)).view_as(columns)
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """What a tensor of images or sinograms is computed in.
+    """The dtype in which images or sinograms are computed.
 
     Raises:
-        InputError: for values that are not real floating-point: sums of whole numbers would wrap around in their own
-            type, and of complex ones the imaginary part would be lost.
+        InputError: for integers, whose sums would wrap around, and complex values.
     """
     if not tensor.is_floating_point():
         raise InputError(
-            f"images and sinograms must hold real floating-point values, not {tensor.dtype}: of whole numbers give "
-            "x.float(), of complex ones the real and the imaginary part one after the other"
+            f"images and sinograms must hold real floating-point values, got {tensor.dtype}; convert integers by "
+            "x.float(), and pass the real and the imaginary part separately"
         )
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def to_columns(tensor: Tensor) -> Tensor:
-    """``[B, C, h, w]`` to ``[h*w, B*C]``: every image a column."""
+def _by_columns(function: Callable[[Tensor], Tensor], tensor: Tensor, shape: tuple[int, int]) -> Tensor:
+    """``function`` of ``[B, C, h, w]`` as ``[h*w, B*C]``, every image a column, as ``[B, C, *shape]``."""
     batch, channels, height, width = tensor.shape
-    return tensor.reshape(batch * channels, height * width).t()
-
-
-def from_columns(columns: Tensor, batch: int, channels: int, shape: tuple[int, int]) -> Tensor:
-    return columns.t().contiguous().view(batch, channels, *shape)
-
-
-def _apply(linear_map: LinearMap, tensor: Tensor, shape: tuple[int, int]) -> Tensor:
-    batch, channels = tensor.shape[:2]
-    columns = to_columns(tensor.to(compute_dtype(tensor)))
-    return from_columns(linear_map(columns), batch, channels, shape).to(tensor.dtype)
+    columns = tensor.to(compute_dtype(tensor)).reshape(batch * channels, height * width).t()
+    return function(columns).t().contiguous().view(batch, channels, *shape).to(tensor.dtype)
 
 
 @shared
-def ramp_filter(n_detectors: int, device: torch.device, dtype: torch.dtype) -> DenseMap:
+def ramp_filter(n_detectors: int, device: torch.device, dtype: torch.dtype) -> LinearMap:
     """The ramp filter along the detectors as a ``[D, D]`` Toeplitz matrix.
 
     It equals the multiplication of the zero-padded spectrum by twice the FFT of the kernel: the padding to at least 2 D
@@ -138,10 +125,44 @@ def ramp_filter(n_detectors: int, device: torch.device, dtype: torch.dtype) -> D
     kernel[distance == 0] = 1 / 4
     odd = distance % 2 == 1
     kernel[odd] = -1 / (np.pi * distance[odd]) ** 2
-    return DenseMap(torch.from_numpy(2 * kernel).to(device, dtype))
+    matrix = torch.from_numpy(2 * kernel).to(device, dtype)
+    return LinearMap(Dense(matrix), Dense(matrix.t()))
 
 
-def views_last(matrix: scipy.sparse.csr_array, radon_view: int, n_detectors: int) -> scipy.sparse.csr_array:
-    """Rows ordered (view, detector) reordered as the sinogram is: (detector, view)."""
-    order = np.arange(radon_view * n_detectors).reshape(radon_view, n_detectors).T.ravel()
-    return matrix[order]
+def linear_weights(place: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Linear interpolation at ``place`` between samples 0, ..., ``count`` - 1: twice, for the sample below and the one
+    above, its index, its weight, and where it exists and counts."""
+    low = np.floor(place)
+    part = place - low
+    for sample, weight in ((low, 1 - part), (low + 1, part)):
+        yield sample, weight, (sample >= 0) & (sample < count) & (weight > 0)
+
+
+def back_projection_matrix(
+    views: Iterable[tuple[np.ndarray, np.ndarray, float]], n_detectors: int
+) -> scipy.sparse.csr_array:
+    """The matrix ``[H*W, D*V]`` by which every pixel reads each view linearly between two detectors.
+
+    Args:
+        views: of each view the detectors at which the pixels lie and the pixels' factors, both ``[H, W]``, and a factor
+            of the view.
+        n_detectors: D.
+    """
+    blocks = []
+    for place, factor, scale in views:
+        pixel = np.arange(place.size).reshape(place.shape)
+        weights, rows, columns = [], [], []
+        for detector, weight, inside in linear_weights(place, n_detectors):
+            inside &= factor > 0
+            rows.append(detector[inside].astype(np.int32))
+            columns.append(pixel[inside])
+            weights.append((weight * factor)[inside] * scale)
+        entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
+        blocks.append(scipy.sparse.coo_array(entries, shape=(n_detectors, place.size)).tocsr())
+    return scipy.sparse.csr_array(views_last(blocks).T)
+
+
+def views_last(blocks: Sequence[scipy.sparse.csr_array]) -> scipy.sparse.csr_array:
+    """One matrix of those of all views, ``[D, n]`` each: its rows ordered (detector, view), as a sinogram is."""
+    order = np.arange(len(blocks) * blocks[0].shape[0]).reshape(len(blocks), -1).T.ravel()
+    return scipy.sparse.vstack(blocks, format="csr")[order]

@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse
-import torch
 
-from ei.physics.linear_map import SparseMap, shared
-from ei.physics.projections import views_last
+from ei.physics.linear_map import shared_sparse
+from ei.physics.projections import back_projection_matrix, linear_weights, views_last
 
 # An arc is missing where the way to the next view is so many times as long as the longest of the other ways, and longer
 # than so many degrees. At most so many arcs can be missing.
@@ -33,7 +32,7 @@ RAMP_DEGREES = 10.0
 
 @dataclass(frozen=True)
 class Scan:
-    """The arguments of `ei.physics.Tomography`, checked; hashable, as matrices are found by it."""
+    """The arguments of `ei.physics.Tomography`, checked. Hashable: the key of its matrices."""
 
     image_shape: tuple[int, int]
     angles: tuple[float, ...]
@@ -56,11 +55,9 @@ class Scan:
     @property
     def magnification(self) -> float:
         """Of lengths at the origin on the detector."""
-        return (
-            1.0
-            if self.source_origin is None
-            else (self.source_origin + (self.origin_detector or 0.0)) / self.source_origin
-        )
+        if self.source_origin is None:
+            return 1.0
+        return (self.source_origin + (self.origin_detector or 0.0)) / self.source_origin
 
     @property
     def positions(self) -> np.ndarray:
@@ -99,22 +96,11 @@ def _directions(angle: float) -> tuple[np.ndarray, np.ndarray]:
     return np.array([math.cos(t), -math.sin(t)]), np.array([math.sin(t), math.cos(t)])
 
 
-@shared
-def projection_map(scan: Scan, device: torch.device, dtype: torch.dtype) -> SparseMap:
-    """The matrix of `Tomography.A`, ``[D*V, H*W]``; one for all operators of a geometry, device and dtype."""
-    return SparseMap.from_scipy(_projection(scan), device, dtype)
-
-
-@shared
-def back_projection_map(scan: Scan, device: torch.device, dtype: torch.dtype) -> SparseMap:
-    """The matrix of the back-projection inside `Tomography.A_dagger`, ``[H*W, D*V]``; shared like `projection_map`."""
-    return SparseMap.from_scipy(_back_projection(scan), device, dtype)
-
-
-def _projection(scan: Scan) -> scipy.sparse.csr_array:
-    """Line integrals by Joseph's method (1982): a ray is followed along the image axis that it is closer to, read by
-    linear interpolation between the two pixels beside it. A detector that is wider than a pixel averages several rays.
-    """
+@shared_sparse
+def projection_map(scan: Scan) -> scipy.sparse.csr_array:
+    """The matrix of `Tomography.A`, ``[D*V, H*W]``: line integrals by Joseph's method (1982). A ray is followed along
+    the image axis that it is closer to, read by linear interpolation between the two pixels beside it. A detector that
+    is wider than a pixel averages several rays."""
     n = scan.rays_per_detector
     within = (np.arange(n) - (n - 1) / 2) / n * scan.detector_spacing
     positions = (scan.positions[:, None] + within).ravel()
@@ -126,13 +112,13 @@ def _projection(scan: Scan) -> scipy.sparse.csr_array:
         hit = distance < scan.half_diagonal + scan.pixel_size
         along_rows = np.abs(directions[:, 1]) >= np.abs(directions[:, 0])
         entries = [
-            _follow(scan, points[chosen], directions[chosen], detectors[chosen], axis)
-            for axis, chosen in ((1, hit & along_rows), (0, hit & ~along_rows))
+            _follow(scan, points[rays], directions[rays], detectors[rays], axis)
+            for axis, rays in ((1, hit & along_rows), (0, hit & ~along_rows))
         ]
         weights, rows, columns = (np.concatenate(parts) for parts in zip(*entries, strict=True))
         shape = (scan.n_detectors, math.prod(scan.image_shape))
         blocks.append(scipy.sparse.coo_array((weights / n, (rows, columns)), shape=shape).tocsr())
-    return views_last(scipy.sparse.vstack(blocks, format="csr"), len(scan.angles), scan.n_detectors)
+    return views_last(blocks)
 
 
 def _follow(
@@ -144,50 +130,39 @@ def _follow(
     at = (np.arange(lines) - (lines - 1) / 2) * scan.pixel_size
     way = (at[None, :] - points[:, axis, None]) / directions[:, axis, None]
     place = (points[:, 1 - axis, None] + way * directions[:, 1 - axis, None]) / scan.pixel_size + (across - 1) / 2
-    low = np.floor(place)
-    part = place - low
     step = np.broadcast_to(scan.pixel_size / np.abs(directions[:, axis, None]), place.shape)
     weights, rows, columns = [], [], []
-    for beside, weight in ((0, (1 - part) * step), (1, part * step)):
-        other = low + beside
-        inside = (other >= 0) & (other < across) & (weight > 0)
+    for pixel, weight, inside in linear_weights(place, across):
         ray, line = np.nonzero(inside)
-        other = other[inside].astype(np.int64)
-        weights.append(weight[inside])
+        index = pixel[inside].astype(np.int64)
+        weights.append((weight * step)[inside])
         rows.append(detectors[ray])
-        columns.append(line * width + other if axis == 1 else other * width + line)
+        columns.append(line * width + index if axis == 1 else index * width + line)
     return np.concatenate(weights), np.concatenate(rows), np.concatenate(columns)
 
 
-def _back_projection(scan: Scan) -> scipy.sparse.csr_array:
-    """Every pixel reads each filtered view linearly where it is projected to. Views are weighted by the angle they
-    stand for; those of a fan by the inverse square of the pixel's distance from the source, too (Kak & Slaney,
-    "Principles of computerized tomographic imaging", section 3.4.2).
-    """
+@shared_sparse
+def back_projection_map(scan: Scan) -> scipy.sparse.csr_array:
+    """The matrix of the back-projection inside `Tomography.A_dagger`, ``[H*W, D*V]``. Every pixel reads each filtered
+    view linearly where it is projected to. Views are weighted by the angle they stand for; those of a fan by the
+    inverse square of the pixel's distance from the source, too (Kak & Slaney, "Principles of computerized tomographic
+    imaging", section 3.4.2)."""
+    return back_projection_matrix(_pixels_in_views(scan), scan.n_detectors)
+
+
+def _pixels_in_views(scan: Scan) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+    """Of each view the detectors at which the pixels lie, their factors, and the view's weight."""
     x, y = scan.axes()
-    pixel = np.arange(math.prod(scan.image_shape)).reshape(scan.image_shape)
     # Filters are for detectors of unit length, `ramp_filter` has the factor 2.
     scale = np.deg2rad(view_weights(scan.angles, scan.period)[0]) / 2 / (scan.detector_spacing / scan.magnification)
-    blocks = []
     for angle, weight_of_view in zip(scan.angles, scale, strict=True):
         u, v = _directions(angle)
-        s, of_distance = x * u[0] + y * u[1], np.ones(scan.image_shape)
+        s, factor = x * u[0] + y * u[1], np.ones(scan.image_shape)
         if scan.source_origin is not None:
             distance = (scan.source_origin - (x * v[0] + y * v[1])) / scan.source_origin
-            s, of_distance = s / distance, 1 / distance**2
+            s, factor = s / distance, 1 / distance**2
         detector = s * scan.magnification / scan.detector_spacing + (scan.n_detectors - 1) / 2 + scan.centre
-        low = np.floor(detector)
-        part = detector - low
-        weights, rows, columns = [], [], []
-        for step, weight in ((0, 1 - part), (1, part)):
-            inside = (low + step >= 0) & (low + step < scan.n_detectors) & (weight > 0)
-            rows.append((low + step)[inside].astype(np.int32))
-            columns.append(pixel[inside])
-            weights.append((weight * of_distance)[inside] * weight_of_view)
-        entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
-        blocks.append(scipy.sparse.coo_array(entries, shape=(scan.n_detectors, pixel.size)).tocsr())
-    transposed = views_last(scipy.sparse.vstack(blocks, format="csr"), len(scan.angles), scan.n_detectors)
-    return scipy.sparse.csr_array(transposed.T)
+        yield detector, factor, weight_of_view
 
 
 def view_weights(angles: Sequence[float], period: float) -> tuple[np.ndarray, list[tuple[float, float]]]:
@@ -219,8 +194,8 @@ def view_weights(angles: Sequence[float], period: float) -> tuple[np.ndarray, li
 def _least_missing(steps: np.ndarray) -> float:
     """The shortest of the ways between views that is a missing arc; infinite where none is."""
     longest = np.sort(steps)[::-1]
-    for arc, next_one in itertools.pairwise(longest[: MISSING_ARCS + 1]):
-        if arc > MISSING_TIMES * next_one and arc > MISSING_DEGREES:
+    for arc, next_arc in itertools.pairwise(longest[: MISSING_ARCS + 1]):
+        if arc > MISSING_TIMES * next_arc and arc > MISSING_DEGREES:
             return float(arc)
     return math.inf
 
@@ -232,10 +207,10 @@ def ray_weights(scan: Scan) -> np.ndarray:
     """
     angles, fan = np.asarray(scan.angles), _fan_angles(scan)
     _, arcs = view_weights(scan.angles, scan.period)
-    own = measured_share(angles[None, :], arcs)
+    direct = view_share(angles[None, :], arcs)
     # The ray of fan angle g in view t runs as that of -g in view t + 180 - 2 g.
-    opposite = measured_share(angles[None, :] + 180 - 2 * np.rad2deg(fan)[:, None], arcs)
-    return np.cos(fan)[:, None] * own / (own + opposite)
+    opposite = view_share(angles[None, :] + 180 - 2 * np.rad2deg(fan)[:, None], arcs)
+    return np.cos(fan)[:, None] * direct / (direct + opposite)
 
 
 def _fan_angles(scan: Scan) -> np.ndarray:
@@ -244,7 +219,7 @@ def _fan_angles(scan: Scan) -> np.ndarray:
     return np.arctan(scan.positions / (scan.source_origin + scan.origin_detector))
 
 
-def measured_share(angles: np.ndarray, arcs: list[tuple[float, float]]) -> np.ndarray:
+def view_share(angles: np.ndarray, arcs: list[tuple[float, float]]) -> np.ndarray:
     """1 for angles far from the missing ``arcs``, 0 inside them, smoothly between."""
     share = np.ones_like(angles)
     for first, last in arcs:
@@ -265,5 +240,5 @@ def misses_views(scan: Scan) -> bool:
     assert scan.source_origin is not None
     fan = fan[np.abs(fan) <= np.rad2deg(math.asin(min(1.0, scan.half_diagonal / math.sqrt(2) / scan.source_origin)))]
     angles = np.arange(0, 360, 0.5)[None, :]
-    unseen = measured_share(angles, arcs) + measured_share(angles + 180 - 2 * fan[:, None], arcs) == 0
+    unseen = view_share(angles, arcs) + view_share(angles + 180 - 2 * fan[:, None], arcs) == 0
     return bool(unseen.any())

@@ -1,4 +1,4 @@
-"""A part of the measurements, as an operator of its own."""
+"""A part of the measurements as an operator."""
 
 from __future__ import annotations
 
@@ -15,58 +15,49 @@ class Split:
     """``m A``: an operator of which only the entries are kept where the mask m is one.
 
     Args:
-        physics: the operator.
+        physics: the operator A.
         kept: m, zeros and ones ``[B, ...]`` that multiply measurements, one for each of B images (`draw_kept`).
     """
 
     noise = None
 
     def __init__(self, physics: Any, kept: Tensor) -> None:
-        self.physics, self.kept = physics, kept
+        self.physics = physics
+        self.kept = kept
         self.image_shape = image_shape_of(physics)
 
     def A(self, x: Tensor) -> Tensor:
-        return self._of(x) * self.physics.A(x)
+        return self._mask_for(x) * self.physics.A(x)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        return adjoint_of(self.physics, self.image_shape)(self._of(y) * y)
+        return adjoint_of(self.physics, self.image_shape)(self._mask_for(y) * y)
 
     def filter(self, y: Tensor) -> Tensor:
         return filter_of(self.physics)(y)
 
     def A_dagger(self, y: Tensor) -> Tensor:
-        """What the operator says for fewer entries (`Physics.A_dagger_of`); of one that says nothing, its A_dagger with
-        zeros in place of the others."""
-        own = getattr(self.physics, "A_dagger_of", None)
-        if callable(own):
-            return own(y, self._of(y))
+        """`Physics.A_dagger_of`; of an operator without it, its A_dagger of ``m y``, or conjugate gradients."""
+        if callable(getattr(self.physics, "A_dagger_of", None)):
+            return self.physics.A_dagger_of(y, self._mask_for(y))
         if callable(getattr(self.physics, "A_dagger", None)):
-            return self.physics.A_dagger(self._of(y) * y)
+            return self.physics.A_dagger(self._mask_for(y) * y)
         return pinv_cg(self, y)
 
-    def _of(self, tensor: Tensor) -> Tensor:
+    def _mask_for(self, tensor: Tensor) -> Tensor:
         return for_each_image(self.kept, tensor)
 
 
 def entries_to_split(physics: Any, y: Tensor) -> Tensor:
-    """What may be kept or left out of measurements ``y``, ones, and zeros where nothing is measured: as
-    `Physics.sampling_mask` tells, else every entry on its own."""
-    told = sampling_mask_for(physics, y)
-    return torch.ones(1, *y.shape[1:], dtype=y.real.dtype, device=y.device) if told is None else told
+    """Ones for the entries of measurements ``y`` that may be kept or left out, zeros where nothing is measured:
+    `Physics.sampling_mask`; without one, every entry separately."""
+    mask = sampling_mask_for(physics, y)
+    return torch.ones(1, *y.shape[1:], dtype=y.real.dtype, device=y.device) if mask is None else mask
 
 
-def draw_kept(measured: Tensor, uniform: Tensor, keep: float) -> Tensor:
-    """A random part of what is measured, for every image on its own: each entry is kept with the probability ``keep``,
-    and of no image none is.
-
-    Args:
-        measured: ``[1 or B, ...]``, of `entries_to_split`.
-        uniform: drawn from [0, 1), ``[B, ...]``.
-        keep: in (0, 1).
-
-    Returns:
-        Zeros and ones ``[B, ...]``.
-    """
-    drawn = torch.where(measured > 0, uniform, 2.0)
+def draw_kept(entries: Tensor, uniform: Tensor, keep: float) -> Tensor:
+    """A random part of ``entries`` ``[1 or B, ...]`` (of `entries_to_split`), for each image separately: zeros and ones
+    ``[B, ...]``, where every entry is kept with the probability ``keep``, at least one of each image. ``uniform``
+    ``[B, ...]`` is drawn from [0, 1)."""
+    drawn = torch.where(entries > 0, uniform, 2.0)
     least = drawn.flatten(1).amin(1).view(-1, *[1] * (drawn.dim() - 1))
-    return ((drawn < keep) | (drawn == least)).to(measured.dtype) * (measured > 0)
+    return ((drawn < keep) | (drawn == least)).to(entries.dtype) * (entries > 0)

@@ -1,4 +1,4 @@
-"""An operator that acts pixel by pixel, on tiles of its images."""
+"""Inpainting of the tiles of images."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ei.common.checks import check_number
 from ei.errors import InputError
 from ei.physics.inpainting import Inpainting
 
 
 class TiledInpainting(Inpainting):
-    """`Inpainting` of the tiles that images divide into (`ei.datasets.Tiles`), each under its own part of the mask:
-    what measures a pixel is the same, so a network may learn on tiles what it then does to whole images, by
-    ``f.of(whole)``.
+    """`Inpainting` of the tiles that images divide into (`ei.datasets.Tiles`), each under its part of the mask. Each
+    pixel is measured as in the whole image, so a network trained on tiles reconstructs whole images by ``f.of(whole)``.
 
     Args:
-        whole: the operator of whole images. It stays, as ``whole``, what a checkpoint carries.
+        whole: the operator of whole images; the attribute ``whole`` is what a checkpoint carries.
         side: of the tiles, in pixels.
 
     Raises:
-        InputError: for another operator, or a side that its images do not have.
+        InputError: for another operator, a side larger than the images, or a tile without a measured pixel.
     """
 
     def __init__(self, whole: Inpainting, side: int) -> None:
@@ -37,19 +37,14 @@ class TiledInpainting(Inpainting):
         if bool(empty.any()):
             row, column = places[int(empty.nonzero()[0])]
             raise InputError(
-                f"of the tile of {side} x {side} at row {row}, column {column} no pixel is measured, so it tells "
-                "nothing: choose larger tiles"
+                f"no pixel of the {side} x {side} tile at row {row}, column {column} is measured; choose larger tiles"
             )
         super().__init__(side, side, mask=masks.flatten(0, 1), device=whole.mask.device, noise=whole.noise)
-        self.whole, self.tiles = whole, len(places)
+        self.whole = whole
+        self.tiles = len(places)
 
     def of(self, indices: Sequence[int] | Tensor | None) -> Inpainting:
-        """The operator of the tiles with these numbers: those of an image follow one another, as in
-        `ei.datasets.Tiles`.
-
-        Raises:
-            InputError: if the numbers are not known, or there are not so many masks.
-        """
+        """The operator of the tiles with these indices: those of an image follow one another (`ei.datasets.Tiles`)."""
         if indices is not None and self.whole.count == 1:
             indices = torch.as_tensor(indices) % self.tiles
         return super().of(indices)
@@ -57,13 +52,9 @@ class TiledInpainting(Inpainting):
 
 def tile_places(shape: Sequence[int], side: int) -> list[tuple[int, int]]:
     """Row and column of the first pixel of each tile of ``side`` x ``side`` pixels, row by row: as few as cover images
-    of ``shape`` (..., H, W), evenly spread, so that they overlap where ``side`` does not divide H or W.
-
-    Raises:
-        InputError: for a side that is no whole number >= 1, or larger than the image.
-    """
+    of ``shape`` (..., H, W), evenly spread, so that they overlap where ``side`` does not divide H or W."""
     height, width = shape[-2:]
-    if isinstance(side, bool) or int(side) != side or not 1 <= side <= min(height, width):
+    if check_number("the side of tiles", side, integer=True, least=1) > min(height, width):
         raise InputError(f"images of {height} x {width} have no tiles of {side} x {side}")
 
     def starts(length: int) -> list[int]:

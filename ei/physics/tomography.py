@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ei.common.checks import check_number
 from ei.common.devices import device_of
 from ei.errors import InputError, MissingFileError
 from ei.physics.base import NoiseModel
 from ei.physics.linear_map import LinearMap, check_matrix_size
 from ei.physics.projections import Projections
+from ei.physics.saved import read_array
 from ei.physics.scan import Scan, back_projection_map, misses_views, projection_map, ray_weights, view_weights
 
 
@@ -25,24 +27,29 @@ class Tomography(Projections):
     """A parallel or flat fan beam: images ``[B, C, H, W]``, sinograms ``[B, C, D, V]``. `A` gives line integrals in the
     unit of the lengths, `A_adjoint` is its exact transpose, `A_dagger` filtered back-projection.
 
-    `ei.physics.scan` tells the orientation, docs/tomography.md shows it. Matrices are made at once for `A`, and for
-    `A_dagger` when it is called first; where they take more than 2 GB, a warning says so before.
+    `ei.physics.scan` defines the orientation, docs/tomography.md shows it. The matrix of `A` is made at once, that of
+    `A_dagger` at its first call; where they take more than 2 GB, a warning says so before.
 
     Args:
         image_shape: (H, W).
-        angles: of the V views in degrees, in the order of the sinogram; any order, any range. Or the path of a file
-            of them: ``.npy``, ``.npz`` (key "angles"), or text.
+        angles: of the V views in degrees, as in the sinogram; any order, any range. Or the path of a file of them:
+            ``.npy``, ``.npz`` (key "angles"), or text.
         n_detectors: D.
         detector_spacing, pixel_size: in one unit of length, as the distances.
         centre: where the rotation axis falls on the detector, in bins from its middle ``(D-1)/2``.
         source_origin, origin_detector: distances of a fan's source and detector from the axis; without them the beam is
             parallel.
-        device: where the matrices are made ready; inputs on another device are served, too.
+        device: where the matrices are prepared; inputs on another device work, too.
         noise: None or a noise model (see `Physics`).
 
     Raises:
-        InputError: for numbers that make no scan, a source inside the image, detectors that see nothing of it, matrices
-            that do not fit in memory, a device that is not there, or (when called) a tensor of another shape.
+        InputError: for an argument out of its range, a source inside the image, detectors that see nothing of it,
+            matrices that do not fit in memory, an unavailable device, or (when called) a tensor of another shape.
+
+    >>> physics = Tomography((64, 64), angles=range(0, 180, 6), n_detectors=91)
+    >>> y = physics.A(torch.rand(1, 1, 64, 64))
+    >>> y.shape, physics.A_dagger(y).shape
+    (torch.Size([1, 1, 91, 30]), torch.Size([1, 1, 64, 64]))
     """
 
     def __init__(
@@ -60,44 +67,35 @@ class Tomography(Projections):
         noise: NoiseModel | None = None,
     ) -> None:
         scan = Scan(
-            _sides(image_shape),
-            _checked_angles(angles),
-            _whole("n_detectors", n_detectors),
-            _number("detector_spacing", detector_spacing, above_zero=True),
-            _number("pixel_size", pixel_size, above_zero=True),
-            _number("centre", centre),
-            None if source_origin is None else _number("source_origin", source_origin, above_zero=True),
-            None if origin_detector is None else _number("origin_detector", origin_detector),
+            _check_sides(image_shape),
+            _check_angles(angles),
+            check_number("n_detectors", n_detectors, integer=True, least=1),
+            check_number("detector_spacing", detector_spacing, above=0),
+            check_number("pixel_size", pixel_size, above=0),
+            check_number("centre", centre),
+            None if source_origin is None else check_number("source_origin", source_origin, above=0),
+            None if origin_detector is None else check_number("origin_detector", origin_detector, least=0),
         )
         _check_scan(scan)
         super().__init__(scan.image_shape, (scan.n_detectors, len(scan.angles)), noise)
         self.scan = scan
-        self._told = False
+        self._has_warned = False
         height, width = scan.image_shape
         at_origin = scan.detector_spacing / scan.magnification
-        seen = min(scan.n_detectors, 2 * scan.half_diagonal / at_origin + 1)
+        lit_detectors = min(scan.n_detectors, 2 * scan.half_diagonal / at_origin + 1)
         # A ray passes at most so many rows or columns, and reads two pixels in each.
-        entries = len(scan.angles) * seen * max(height, width) * (1 + scan.rays_per_detector)
+        entries = len(scan.angles) * lit_detectors * max(height, width) * (1 + scan.rays_per_detector)
         entries_back = 2.0 * height * width * len(scan.angles)
         check_matrix_size(repr_of(scan), 16 * (entries + entries_back), 40 * entries, max(entries, entries_back))
         device = device_of(device)
-        if not len(self.projection(device, torch.float32).matrix.values):  # type: ignore[attr-defined]
+        if not len(self.projection(device, torch.float32).matrix.values):
             raise InputError(_sees_nothing(scan))
 
     @property
     def config(self) -> dict[str, Any]:
         """The arguments to build it again."""
-        scan = self.scan
-        return {
-            "image_shape": list(scan.image_shape),
-            "angles": list(scan.angles),
-            "n_detectors": scan.n_detectors,
-            "detector_spacing": scan.detector_spacing,
-            "pixel_size": scan.pixel_size,
-            "centre": scan.centre,
-            "source_origin": scan.source_origin,
-            "origin_detector": scan.origin_detector,
-        }
+        image_shape, angles = list(self.scan.image_shape), list(self.scan.angles)
+        return {**dataclasses.asdict(self.scan), "image_shape": image_shape, "angles": angles}
 
     @property
     def angles(self) -> Tensor:
@@ -109,10 +107,10 @@ class Tomography(Projections):
         return self.scan.n_detectors
 
     def projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
-        return self.held(projection_map, self.scan, device, dtype)
+        return self.cached(projection_map, self.scan, device, dtype)
 
     def back_projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
-        return self.held(back_projection_map, self.scan, device, dtype)
+        return self.cached(back_projection_map, self.scan, device, dtype)
 
     def check_sinogram_shape(self, y: Tensor) -> None:
         """Raise unless ``y`` is ``[B, C, D, V]``."""
@@ -120,8 +118,8 @@ class Tomography(Projections):
         if isinstance(y, torch.Tensor) and y.dim() == 4 and y.shape[-1] != views:
             swapped = ": its last two axes are swapped" if tuple(y.shape[2:]) == (views, detectors) else ""
             raise InputError(
-                f"the sinograms have {y.shape[-1]} views, and there are {views} angles{swapped}; they must have the "
-                f"shape [B, C, {detectors}, {views}], not {list(y.shape)}"
+                f"the sinograms have {y.shape[-1]} views, and there are {views} angles{swapped}; they must have shape "
+                f"[B, C, {detectors}, {views}], got {list(y.shape)}"
             )
         super().check_sinogram_shape(y)
 
@@ -130,15 +128,14 @@ class Tomography(Projections):
         return super().filter(y) * self._view_weights(y)
 
     def _view_weights(self, y: Tensor) -> Tensor:
-        return self.held(_relative_view_weights, self.scan, y.device, y.dtype)
+        return self.cached(_relative_view_weights, self.scan, y.device, y.dtype)
 
     def A_dagger(self, y: Tensor) -> Tensor:
         """Filtered back-projection: ``[B, C, D, V]`` to ``[B, C, H, W]``. Views are weighted by the angle that they
-        stand for. Where an arc is missing, what only its views see is missing, too; that is said once.
-        """
+        stand for. Where an arc is missing, what only its views see is missing, too: it warns once."""
         self.check_sinogram_shape(y)
-        if not self._told and misses_views(self.scan):
-            self._told = True
+        if not self._has_warned and misses_views(self.scan):
+            self._has_warned = True
             _, arcs = view_weights(self.scan.angles, self.scan.period)
             where = ", ".join(f"{first:.0f} to {last:.0f}" for first, last in arcs)
             warnings.warn(
@@ -150,12 +147,8 @@ class Tomography(Projections):
         return super().A_dagger(y)
 
     def A_dagger_of(self, y: Tensor, kept: Tensor) -> Tensor:
-        """Filtered back-projection of some views: each stands for a larger part of the turn.
-
-        Args:
-            y: sinograms ``[B, C, D, V]``.
-            kept: ones for these views, ``[1 or B, 1, 1, V]``.
-        """
+        """Filtered back-projection of the views where ``kept`` ``[1 or B, 1, 1, V]`` is one: each stands for a larger
+        part of the turn."""
         weights = self._view_weights(y)
         return self.A_dagger(kept * y) * weights.sum() / (kept * weights).sum(-1, keepdim=True)
 
@@ -176,86 +169,59 @@ def repr_of(scan: Scan) -> str:
 
 def _check_scan(scan: Scan) -> None:
     if (scan.source_origin is None) != (scan.origin_detector is None):
-        given, lacks = ("source_origin", "origin_detector")[:: 1 if scan.origin_detector is None else -1]
+        missing = "source_origin" if scan.source_origin is None else "origin_detector"
         raise InputError(
-            f"a fan beam needs both distances: {given} is given, {lacks} is not (a parallel beam has none)"
+            f"a fan beam needs both source_origin and origin_detector, {missing} is missing; a parallel one has neither"
         )
-    if scan.origin_detector is not None and scan.origin_detector < 0:
-        raise InputError(f"origin_detector must be a finite number >= 0, not {scan.origin_detector:g}")
     if scan.source_origin is not None and scan.source_origin <= scan.half_diagonal:
         raise InputError(
             f"the source lies inside the image: source_origin is {scan.source_origin:g}, and the image reaches "
             f"{scan.half_diagonal:g} from the axis ({scan.image_shape[0]} x {scan.image_shape[1]} pixels of "
             f"{scan.pixel_size:g}); lengths must be in one unit"
         )
-    nearest = np.abs(scan.positions).min() - scan.detector_spacing / 2
-    if nearest / scan.magnification > scan.half_diagonal and abs(scan.centre) > scan.n_detectors / 2:
-        raise InputError(_sees_nothing(scan))
 
 
 def _sees_nothing(scan: Scan) -> str:
     first, last = scan.positions[[0, -1]]
     return (
         f"the detector sees nothing of the image: it reaches from {first:g} to {last:g} along s, the image "
-        f"{scan.half_diagonal * scan.magnification:g} to either side; look at centre ({scan.centre:g} bins), "
+        f"{scan.half_diagonal * scan.magnification:g} to either side; check centre ({scan.centre:g} bins), "
         "detector_spacing and pixel_size"
     )
 
 
-def _sides(image_shape: Sequence[int]) -> tuple[int, int]:
-    sides = tuple(image_shape) if isinstance(image_shape, Iterable) else ()
-    if len(sides) != 2:
-        raise InputError(f"image_shape must be (H, W), not {image_shape!r}")
-    return _whole("the height of image_shape", sides[0]), _whole("the width of image_shape", sides[1])
+def _check_sides(image_shape: Sequence[int]) -> tuple[int, int]:
+    if not isinstance(image_shape, Iterable) or isinstance(image_shape, str) or len(sides := tuple(image_shape)) != 2:
+        raise InputError(f"image_shape must be (H, W), got {image_shape!r}")
+    height, width = (
+        check_number(f"the {side} of image_shape", value, integer=True, least=1)
+        for side, value in zip(("height", "width"), sides, strict=True)
+    )
+    return height, width
 
 
-def _checked_angles(angles: Iterable[float] | str | os.PathLike) -> tuple[float, ...]:
+def _check_angles(angles: Iterable[float] | str | os.PathLike) -> tuple[float, ...]:
     if isinstance(angles, (str, os.PathLike)):
-        return _checked_angles(_read_angles(Path(angles)))
+        return _check_angles(_read_angles(Path(angles)))
     try:
         values = np.asarray(angles.tolist() if isinstance(angles, torch.Tensor) else list(angles), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"angles must be numbers, in degrees: {error}") from error
     if values.ndim != 1 or not len(values):
-        raise InputError(
-            f"angles must be a list of at least one number, in degrees, not of the shape {list(values.shape)}"
-        )
+        raise InputError(f"angles must be a list of at least one number, in degrees, got shape {list(values.shape)}")
     wrong = np.flatnonzero(~np.isfinite(values))
     if len(wrong):
-        raise InputError(f"angles must be finite, and that of view {wrong[0]} is {values[wrong[0]]}")
+        raise InputError(f"angles must be finite, got {values[wrong[0]]} for view {wrong[0]}")
     return tuple(values.tolist())
 
 
 def _read_angles(path: Path) -> np.ndarray:
     """The numbers of a ``.npy``, ``.npz`` (its "angles", or its only array) or text file."""
+    if path.suffix in (".npy", ".npz"):
+        return read_array(path, "angles")[0].numpy()
     if not path.exists():
-        raise MissingFileError(f"there are no angles at {path}; check the path")
+        raise MissingFileError(f"there is no file of angles {path}; check the path")
     try:
-        if path.suffix not in (".npy", ".npz"):
-            return np.loadtxt(path, delimiter="," if path.suffix == ".csv" else None, ndmin=1)
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content
-        return content["angles" if "angles" in content or len(content.files) != 1 else content.files[0]]
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"the angles of {path} cannot be read: {error}") from error
-
-
-def _whole(name: str, value: Any) -> int:
-    try:
-        whole = int(value)
-    except (TypeError, ValueError, OverflowError):
-        whole = 0
-    if isinstance(value, bool) or whole != value or whole < 1:
-        raise InputError(f"{name} must be a whole number >= 1, not {value!r}")
-    return whole
-
-
-def _number(name: str, value: Any, above_zero: bool = False) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number) or (above_zero and number <= 0):
-        raise InputError(f"{name} must be a finite number{' > 0' if above_zero else ''}, not {value!r}")
-    return number
+        return np.loadtxt(path, delimiter="," if path.suffix == ".csv" else None, ndmin=1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the angles in {path} cannot be read: {error}") from error

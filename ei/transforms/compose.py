@@ -10,27 +10,23 @@ from torch import Tensor
 from ei.errors import InputError
 from ei.transforms.base import Transform
 
-# A product of groups that has more elements is not listed.
-MOST = 20_000
+MOST_LISTED = 20_000  # elements; those of a larger product are not listed
 
 
 class Compose(Transform):
     """The transforms of several groups, applied from left to right: ``Compose(Shift(3), Rotate(3))`` shifts, then
-    rotates. A group element is a vector with the elements of its parts behind each other.
+    rotates. A group element is a vector, the concatenated elements of its parts.
 
     Args:
         transforms: two or more with the same ``n_trans``.
-        per_image: see `Transform`; that of the parts does not matter.
-
-    Raises:
-        InputError: if there are fewer than two, or they draw different numbers of elements.
+        per_image: see `Transform`; that of the parts is ignored.
     """
 
     def __init__(self, *transforms: Transform, per_image: bool = False) -> None:
         numbers = sorted({transform.n_trans for transform in transforms})
         if len(transforms) < 2 or len(numbers) != 1:
             raise InputError(
-                f"Compose needs two or more transforms of the same n_trans, not {len(transforms)} of {numbers}"
+                f"Compose needs two or more transforms of the same n_trans, got {len(transforms)} of n_trans {numbers}"
             )
         super().__init__(numbers[0], per_image)
         self.transforms = transforms
@@ -42,18 +38,20 @@ class Compose(Transform):
         return torch.cat([elements.reshape(self.n_trans, -1).double() for elements in drawn], dim=1)
 
     def every(self, x: Tensor) -> Tensor | None:
-        parts = [transform.every(x) for transform in self.transforms]
-        if any(part is None for part in parts) or math.prod(len(part) for part in parts if part is not None) > MOST:
+        rows = self._rows([transform.every(x) for transform in self.transforms])
+        if rows is None or math.prod(map(len, rows)) > MOST_LISTED:
             return None
-        rows = [part.reshape(len(part), -1).double() for part in parts if part is not None]
         picks = torch.cartesian_prod(*(torch.arange(len(part)) for part in rows))
         return torch.cat([part[picks[:, k]] for k, part in enumerate(rows)], dim=1)
 
     def generators(self, x: Tensor) -> Tensor | None:
-        parts = [transform.generators(x) for transform in self.transforms]
-        if any(part is None for part in parts):
-            return None
-        return torch.block_diag(*(part.reshape(len(part), -1).double() for part in parts if part is not None))
+        rows = self._rows([transform.generators(x) for transform in self.transforms])
+        return None if rows is None else torch.block_diag(*rows)
+
+    def _rows(self, parts: list[Tensor | None]) -> list[Tensor] | None:
+        """The elements of every part as rows; None where those of one are unknown."""
+        rows = [part.reshape(len(part), -1).double() for part in parts if part is not None]
+        return rows if len(rows) == len(parts) else None
 
     def act(self, x: Tensor, element: Tensor) -> Tensor:
         for transform, part in zip(self.transforms, element.split(self._sizes), strict=True):

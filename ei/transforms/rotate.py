@@ -9,27 +9,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ei.errors import InputError
-from ei.transforms.base import Transform, draw_distinct, part_by_part
+from ei.transforms.base import Transform, part_by_part
 
 
 class Rotate(Transform):
     """Rotations by whole degrees, counter-clockwise, about the image centre; bilinear, zeros outside. `sample` draws
     ``[n_trans]`` distinct degrees from 1, ..., 358; `apply` takes any real degrees.
 
-    Raises:
-        InputError: if ``n_trans`` is not a whole number from 1 to 358.
+    >>> Rotate(n_trans=2).apply(torch.rand(3, 1, 8, 8), elements=[10, 200.5]).shape
+    torch.Size([6, 1, 8, 8])
     """
 
-    def __init__(self, n_trans: int, per_image: bool = False) -> None:
-        super().__init__(n_trans, per_image)
-        if self.n_trans > 358:
-            raise InputError(f"{n_trans} distinct rotations cannot be drawn: n_trans (--ei-trans) may be at most 358")
+    most = 358
 
-    def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return draw_distinct(torch.arange(1, 359), self.n_trans, generator)
-
-    def every(self, x: Tensor) -> Tensor | None:
+    def every(self, x: Tensor) -> Tensor:
         return torch.arange(1, 359)
 
     def inverse(self, element: Tensor) -> Tensor:
@@ -67,21 +60,22 @@ def _turned(x: Tensor, angle: float) -> Tensor:
 
 def _turned_adjoint(x: Tensor, angle: float) -> Tensor:
     """The adjoint of `_turned`: a pixel gathers from those that were read near it, sixteen at most. On a GPU, torch's
-    own derivative of `grid_sample` lets the pixels scatter, and adds up in another order every time."""
+    derivative of `grid_sample` scatters, and adds up in another order every time."""
     height, width = x.shape[-2:]
-    own_row, own_column = _from_centre(x)
-    row, column = _read_at(own_row, own_column, -angle)
+    pixel_row, pixel_column = _from_centre(x)
+    row, column = _read_at(pixel_row, pixel_column, -angle)
     near = torch.arange(-1, 3, device=x.device, dtype=x.dtype)
     rows = (row + (height - 1) / 2).floor() + near.repeat_interleave(4)[:, None, None]
     columns = (column + (width - 1) / 2).floor() + near.repeat(4)[:, None, None]
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     place = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
-    # How far from this pixel those were read, and so with which weight.
+    # The distance at which those were read gives the weight.
     read_row, read_column = _read_at(rows - (height - 1) / 2, columns - (width - 1) / 2, angle)
-    off_row, off_column = read_row - own_row, read_column - own_column
-    weight = inside * (1 - off_row.abs()).clamp(min=0) * (1 - off_column.abs()).clamp(min=0)
-    found = x.flatten(-2).index_select(-1, place.long().flatten())
-    return (found.view(*x.shape[:-2], *weight.shape) * weight).sum(-3)
+    row_weight = (1 - (read_row - pixel_row).abs()).clamp(min=0)
+    column_weight = (1 - (read_column - pixel_column).abs()).clamp(min=0)
+    weight = inside * row_weight * column_weight
+    gathered = x.flatten(-2).index_select(-1, place.long().flatten())
+    return (gathered.view(*x.shape[:-2], *weight.shape) * weight).sum(-3)
 
 
 class _Turned(torch.autograd.Function):

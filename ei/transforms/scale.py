@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ei.common.checks import check_number
 from ei.errors import InputError
 from ei.transforms.base import Transform, part_by_part
 
 
 class Scale(Transform):
-    """Shrinks images, antialiased (bicubic), and fills the rest by reflection; the point that stays is random. Images
-    are nearly invariant to it, and unlike shifts it tells a network of finer details than A sees, as super-resolution
-    and deblurring need (Scanvic et al., "Self-supervised learning for image super-resolution and deblurring", 2023).
+    """Shrinks images, antialiased (bicubic), and fills the rest by reflection; the fixed point is random. Images are
+    nearly invariant to it, and unlike shifts it gives a network finer details than A sees, as super-resolution and
+    deblurring need (Scanvic et al., "Self-supervised learning for image super-resolution and deblurring", 2023).
 
     A group element is ``(factor, row offset, column offset)``, the offsets in pixels of the shrunk image, tiled by
     reflection; `draw` draws ``[n_trans, 3]``. It has no inverse: scalings of a grid are a semigroup.
@@ -24,18 +25,15 @@ class Scale(Transform):
         n_trans: the number of elements drawn at a time.
         factors: to choose from, each above 0 and at most 1.
         per_image: see `Transform`.
-
-    Raises:
-        InputError: for factors out of range.
     """
 
     element_shape = (3,)
 
     def __init__(self, n_trans: int, factors: Sequence[float] = (0.5, 0.75), per_image: bool = False) -> None:
         super().__init__(n_trans, per_image)
-        self.factors = [float(factor) for factor in factors]
-        if not self.factors or not all(0 < factor <= 1 for factor in self.factors):
-            raise InputError(f"the factors of Scale must be above 0 and at most 1, not {list(factors)}")
+        self.factors = [check_number("every factor of Scale", factor, above=0, most=1) for factor in factors]
+        if not self.factors:
+            raise InputError("factors of Scale must hold at least one number, got none")
 
     def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         device = None if generator is None else generator.device

@@ -1,7 +1,8 @@
-"""A group whose elements do not depend on what was drawn before."""
+"""A group whose elements do not depend on earlier draws."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import Tensor
@@ -10,12 +11,11 @@ from ei.common.seeds import derive_seed, seeded
 
 
 class SeededGroup:
-    """A group, anything with ``apply(x)``, whose elements are a function of a seed: those it draws first come from the
-    global generators seeded with ``derive_seed(seed, *purpose)``, those of the n-th call after it with
+    """A group, anything with ``apply(x)``, whose elements are a function of a seed: its first draw comes from the
+    global generators seeded with ``derive_seed(seed, *purpose)``, that of the n-th call after it with
     ``derive_seed(seed, *purpose, n)``. Everything else is the group's.
 
-    A training step applies its group after the network ran, which may draw, too (dropout), and in every process
-    something else. All processes have to apply the same elements.
+    All processes have to apply the same elements, and the network may draw before (dropout), in each something else.
 
     Args:
         group: the group.
@@ -23,27 +23,22 @@ class SeededGroup:
     """
 
     def __init__(self, group: Any, seed: int, *purpose: str | int) -> None:
-        self.group, self.seed, self.purpose, self.calls = group, seed, purpose, 0
+        self.group = group
+        self.seed = seed
+        self.purpose = purpose
+        self.calls = 0
 
-    def apply(self, x: Tensor, *more: Any, **named: Any) -> Tensor:
-        return self._drawing("apply", x, *more, **named)
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self._call_seeded("__call__", x, *args, **kwargs)
 
-    def sample(self, x: Tensor, *more: Any, **named: Any) -> Any:
-        return self._drawing("sample", x, *more, **named)
+    def __getattr__(self, name: str) -> Any:
+        if name == "group":  # a copy in the making has no attributes yet
+            raise AttributeError(name)
+        attribute = getattr(self.group, name)
+        return functools.partial(self._call_seeded, name) if name in ("apply", "sample", "draw") else attribute
 
-    def draw(self, x: Tensor, *more: Any, **named: Any) -> Any:
-        return self._drawing("draw", x, *more, **named)
-
-    def __call__(self, x: Tensor, *more: Any, **named: Any) -> Any:
-        return self._drawing("__call__", x, *more, **named)
-
-    def _drawing(self, method: str, x: Tensor, *more: Any, **named: Any) -> Any:
+    def _call_seeded(self, method: str, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         number = (self.calls,) if self.calls else ()
         self.calls += 1
         with seeded(derive_seed(self.seed, *self.purpose, *number), x.device):
-            return getattr(self.group, method)(x, *more, **named)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "group":  # not there yet, as in a copy that is being made
-            raise AttributeError(name)
-        return getattr(self.group, name)
+            return getattr(self.group, method)(x, *args, **kwargs)
