@@ -37,6 +37,7 @@ from ei.commands.tree import (
     DEFAULT_NAMES,
     MACHINE_KEYS,
     NESTED,
+    PARTS,
     RUN_KEYS,
     Tree,
     check_keys,
@@ -168,9 +169,7 @@ class TrainingBuilder:
         described = self.data.get("validation", 0.1 if self.measured else None)
         if described is None or described == 0:
             return
-        what = ("tiles of " if self.data.get("tile") else "") + (
-            "measurements" if self.measured else "training images"
-        )
+        what = ("tiles of " if self.data.get("tile") else "") + ("measurements" if self.measured else "training images")
         if isinstance(described, int | float) and not isinstance(described, bool):
             fraction = check_number("data.validation", described, least=0, below=1)
             whole = len(self.train)
@@ -211,7 +210,7 @@ class TrainingBuilder:
         optimizers = self._optimizers(net, closure, f)
         self._load_weights(net)
         self.tree["data"] = {**self.data, "batch_size": self.batch_size}
-        tree = {key: self.tree[key] for key in (*CLASSES, "data") if self.tree.get(key) is not None}
+        tree = {key: self.tree[key] for key in PARTS if self.tree.get(key) is not None}
         epochs = check_number("trainer.epochs", trainer_part.get("epochs", 50), integer=True, least=1)
         objects = {
             "f": f, "physics": self.physics, "transform": transform, "closure": closure, "optimizers": optimizers,
@@ -341,9 +340,7 @@ class TrainingBuilder:
         if "weight_decay" in part:
             part["weight_decay"] = check_number("optimizer.weight_decay", part["weight_decay"], least=0)
         objects = {"params": list(net.parameters())}
-        optimizer, self.tree["optimizer"] = build(
-            part, CLASSES["optimizer"], "optimizer", Context({}, objects, NESTED)
-        )
+        optimizer, self.tree["optimizer"] = build(part, CLASSES["optimizer"], "optimizer", Context({}, objects, NESTED))
         others = closure.optimizers(f, optimizer.param_groups[0]["lr"]) if hasattr(closure, "optimizers") else {}
         return {"total": optimizer, **others}
 
@@ -399,14 +396,16 @@ def check_group(group: Any, shape: Shape, name: str) -> None:
         raise InputError(f"apply of {name} must give images [n, {', '.join(map(str, shape))}], got {got}")
 
 
-def print_report(physics: Any, measurements: Any) -> None:
-    """Print what a few measurements look like, and whether sinograms fit their geometry."""
+def print_report(physics: Any, measurements: Any, only_warnings: bool = False) -> None:
+    """Print what a few measurements look like, and whether sinograms fit their geometry; or only what is a warning."""
     some = spread(measurements)
     ys = [measurement(measurements, index) for index in some]
-    print(measurement_report(physics, ys, [number_of(measurements, index) for index in some]))
-    report = sinogram_report(physics, measurements)
-    if report is not None:
-        print(report.line())
+    lines = measurement_report(physics, ys, [number_of(measurements, index) for index in some]).splitlines()
+    report = None if only_warnings else sinogram_report(physics, measurements)
+    lines += [] if report is None else [report.line()]
+    for line in lines:
+        if not only_warnings or line.startswith("warning"):
+            print(line)
 
 
 def sinogram_report(physics: Any, measurements: Any) -> SinogramReport | None:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.commands.problem import build_physics, check_size, set_noise, sizes_of, with_noise_apart
-from ei.commands.tree import MACHINE_KEYS, Tree, get, name_of
-from ei.common.parts import describe
+from ei.commands.problem import Shape, build_physics, check_size, set_noise, sizes_of, with_noise_apart
+from ei.commands.tree import CLASSES, MACHINE_KEYS, NESTED, Tree, name_of
+from ei.common.parts import Context, build, describe
 from ei.common.user_code import is_user_code
 from ei.errors import InputError
 from ei.evaluation.loading import function_of, noise_of_checkpoint, physics_of
@@ -112,33 +112,30 @@ def with_other_masks(physics: Any, mask: str | None) -> Any:
 
 
 def load_function(
-    state: Mapping[str, Any], path: str, tree: Tree, physics: Any, shape: tuple[int, int, int], net: Any = None
+    state: Mapping[str, Any], path: str, tree: Tree, physics: Any, shape: Shape, device: torch.device
 ) -> ReconstructionFunction:
-    """The reconstruction function of a checkpoint for test images of ``shape`` (C, H, W); the operator gets the noise
-    of the tree, or of the checkpoint.
+    """The reconstruction function of a checkpoint for images of ``shape`` (C, H, W); its operator gets the noise of the
+    tree, or of the checkpoint.
 
     Raises:
         InputError: if it does not fit the data.
     """
     check_size(physics, shape)
-    noise = with_noise_apart(tree).get("noise")
-    if noise is not None or not state.get("noise"):
-        set_noise(physics, noise)
-    else:
+    if tree.get("noise") is None and state.get("noise"):
         physics.noise = noise_of_checkpoint(state)
-    if net is None and is_user_code(get(tree, "network.name")):
-        net = user_network(tree, shape)
-    device = next((buffer.device for buffer in getattr(physics, "buffers", list)()), torch.device("cpu"))
+    else:
+        set_noise(physics, tree.get("noise"))
+    net = None
+    if not isinstance(state.get("network"), Mapping):
+        part = {key: value for key, value in (tree.get("network") or {}).items() if key != "weights"}
+        if is_user_code(part.get("name")) or "next_epoch" not in state:
+            net = build_network(part, shape)
     f = function_of(state, path, physics, net, device)
     padding_for(f.net, *shape[1:])  # raises now if they are too small
     return f
 
 
-def user_network(tree: Tree, shape: tuple[int, int, int]) -> Any:
-    """The user-defined network of a tree, for its weights."""
-    from ei.commands.tree import CLASSES, NESTED
-    from ei.common.parts import Context, build
-
+def build_network(part: Mapping[str, Any], shape: Shape) -> Any:
+    """The network of a tree for images of ``shape`` (C, H, W): a user-defined one, or that of the authors' files."""
     sizes = {"in_channels": shape[0], "out_channels": shape[0]}
-    part = {key: value for key, value in tree["network"].items() if key != "weights"}
-    return build(part, CLASSES["network"], "network", Context(sizes, {}, NESTED)).object
+    return build({"name": "UNet", **part}, CLASSES["network"], "network", Context(sizes, {}, NESTED)).object

@@ -1,110 +1,177 @@
 """Can EI work for an operator and a group? The necessary conditions, before any training.
 
-    {prog} --config configs/ct_ei.yaml --size 32             a configuration of a training
+    {prog} configs/ct_ei.yaml --size 32                      a tree of a training
     {prog} --task ct --ct-views 20 --size 32                 a task of the paper, small, so that the answer is exact
-    {prog} --physics blur.py:Blur --group rotate             an operator of your own
+    {prog} --physics blur.py:Blur --group rotate             a user-defined operator
     {prog} --task mri --size 32 --noise gaussian:0.1         how much noise that is, too
+    {prog} --physics scan.yaml --measurements y.npy          whether a sinogram fits its geometry, too
 
 Prints a verdict with its figures, and draws what stays unseen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ei.commands.data import fit_of
-from ei.commands.operators import named_physics, operator_for, probe
-from ei.commands.options import OPTIONS, Options
-from ei.commands.parser import choose_device
-from ei.commands.parts import generated_images, image_shape, images_for, measurements_for, named_group
-from ei.commands.presets import Shape, task_of
-from ei.commands.settings import parser_of, read_options, resolve
+from ei.commands.build import check_group, sinogram_report
+from ei.commands.flags import real, whole
+from ei.commands.parser import Parser, choose_device, device_of_flags
+from ei.commands.problem import (
+    Shape,
+    build_physics,
+    call,
+    check_size,
+    generated_class,
+    image_shape,
+    load_images,
+    load_measurements,
+    needs_sizes,
+    set_noise,
+    sizes_from_measurements,
+    sizes_of,
+    square_side,
+    with_noise_apart,
+)
+from ei.commands.tree import CLASSES, NESTED, Tree, check_keys, get, name_of
+from ei.commands.typed import Typed, add_flags, chosen_flags, read_typed
+from ei.common.checks import check_number
+from ei.common.parts import Context, build, normalized
 from ei.common.user_code import is_user_code
 from ei.datasets import image_of
-from ei.diagnosis.diagnose import diagnose
-from ei.diagnosis.noise_level import look_at_noise
+from ei.diagnosis import diagnose
+from ei.diagnosis.noise_level import noise_report
 from ei.errors import InputError
 from ei.physics import Inpainting, image_shape_of
-from ei.physics.noise import UNKNOWN
 from ei.physics.noise_adapter import noise_with_variance
+
+FLAGS = ("task", "physics", "group", "noise", "mask", "mask_rate", "ct_views", "data", "measurements", "ei_trans",
+         "config", "out", "device", "gpu")  # fmt: skip
+CHANNELS = {"CT": 1, "Tomography": 1, "MRI": 2, "Inpainting": 3}
+
+
+def parser(prog: str) -> Parser:
+    made = Parser(prog=prog, description=(__doc__ or "").format(prog=prog))
+    add_flags(made, chosen_flags(*FLAGS), out="the figure (default: diagnosis.png)")
+    group = made.add_argument_group("diagnose")
+    group.add_argument("--size", type=whole, metavar="N", help="images of N x N, instead of any data")
+    group.add_argument("--tol", type=real, metavar="TOL",
+                       help="singular values below TOL of the largest are null (default: 0.01)")  # fmt: skip
+    group.add_argument("--max-elements", type=whole, metavar="N", help="group elements stacked at most (default: 64)")
+    return made
 
 
 def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
-    parser = parser_of("diagnose", prog, (__doc__ or "").format(prog=prog))
-    given = read_options(parser, arguments, yaml_parser=parser_of("train", prog, None))
-    if given.get("task") is None and given.get("physics") is None:
-        raise InputError("--config, --task or --physics is needed: what to diagnose; --help has examples")
-    device = choose_device(given.get("device", "cpu" if "gpu" not in given else None), given.get("gpu"))
-    no_data = given.get("measurements") is None and OPTIONS["data"].default_for(given.get("task")) is None
-    if given.get("noise") == UNKNOWN:
-        raise InputError("--noise unknown has no size that could be looked at; give a level, as gaussian:0.1")
-    options = resolve({"data": "synthetic", **given} if no_data else given)
-    physics = None if options.physics is None else named_physics(options.physics, device)
-    shape = _shape(options, given, physics)
-    known, physics = physics, operator_for(options, shape, device, physics, {}, given)
-    if is_user_code(options.physics):
-        probe(physics, "A", torch.zeros(1, *shape), device)
-    if isinstance(physics, Inpainting) and physics.count > 1:
-        raise InputError("diagnose examines one operator, and this one has a mask for each image: give one of them")
-    group = named_group(options.group, options.ei_trans, said=given.get("ei_trans") is not None)
-    if not callable(getattr(group, "sample", None)):
-        raise InputError(f"diagnose needs a group with sample and apply(x, elements): {options.group} has no sample")
-    out = Path(options.out or "diagnosis.png")
+    typed = read_typed(parser(prog), arguments)
+    options = typed.options
+    asked = device_of_flags(typed.flags.pop("device", None), typed.flags.pop("gpu", None))
+    device = choose_device(asked or "cpu")
+    out = Path(typed.flags.pop("out", "diagnosis.png"))
     if not out.parent.is_dir():
-        raise InputError(f"the folder {out.parent} of --out is not there; make it first")
-    found = diagnose(
+        raise InputError(f"the folder {out.parent} of --out does not exist; make it first")
+    if typed.flags.get("noise") == "unknown":
+        raise InputError("--noise unknown has no size that could be examined; give a level, as gaussian:0.1")
+    tree = with_noise_apart(typed.tree())
+    check_keys(tree)
+    if tree.get("physics") is None:
+        raise InputError("--task, --physics or a tree with physics is needed: what to diagnose; --help has examples")
+    physics, shape = load_operator(tree, typed, device)
+    group = build(tree.get("transform"), CLASSES["transform"], "transform", Context({}, {}, NESTED)).object
+    check_group(group, shape, str(name_of(tree, "transform")))
+    if not callable(getattr(group, "sample", None)):
+        raise InputError(f"diagnose needs a group with sample(x) and apply(x, elements): {name_of(tree, 'transform')} "
+                         "has no sample")  # fmt: skip
+    result = diagnose(
         physics,
         group,
         shape,
-        tol=options.tol,
-        max_elements=options.max_elements,
+        tol=check_number("--tol", options.get("tol", 0.01), above=0, below=1),
+        max_elements=check_number("--max-elements", options.get("max_elements", 64), integer=True, least=1),
         device=device,
     )
-    print(found)
-    if options.measurements is not None:
-        fit = fit_of(physics, measurements_for(options.measurements, options, known)[0])
-        if fit is not None:
-            print(f"\n{fit}")
-    if noise_with_variance(physics) is not None:  # one of one's own may tell nothing
-        print(f"\n{look_at_noise(physics, _some_measurements(options, given, physics, shape, device))}")
-    found.save_figure(out)
+    print(result)
+    print_measurements(tree, typed, physics, shape, device)
+    result.save_figure(out)
     print(f"\nfigure: {out}")
 
 
-def _some_measurements(options: Options, given: Mapping[str, Any], physics: Any, shape: Shape, device: Any) -> Tensor:
-    """A few measurements: those of --measurements, or of images: of --data where it was given, else generated."""
-    if options.measurements is not None:
-        measurements = measurements_for(options.measurements, options, physics)[0]
-        return torch.stack([measurements[index] for index in range(min(8, len(measurements)))]).to(device)
-    if "data" in given:
-        images = images_for(options, "train", shape)
-        if image_shape(images) != shape:
-            raise InputError(f"--noise is looked at on images of {list(shape)}, and those of --data are "
-                             f"{list(image_shape(images))}: leave out --data or --size")  # fmt: skip
-    else:
-        images = generated_images(shape)
-    return physics.A(torch.cat([image_of(images[index]) for index in range(min(8, len(images)))]).to(device))
+def load_operator(tree: Tree, typed: Typed, device: torch.device) -> tuple[Any, Shape]:
+    """The operator of a tree, with its noise, and the shape (C, H, W) of its images: of ``--size``, the operator, or
+    the data.
+
+    Raises:
+        InputError: for what does not fit together, or is not known.
+    """
+    description = normalized(tree["physics"], "physics")
+    physics = None if needs_sizes(description) else build_physics(description, device).object
+    shape = _shape(tree, typed, physics, description)
+    if physics is None:
+        physics = build_physics(description, device, sizes_of(shape)).object
+    check_size(physics, shape)
+    set_noise(physics, tree.get("noise"))
+    if is_user_code(name_of(tree, "physics")):
+        call(physics, "A", torch.zeros(1, *shape), device)
+    if isinstance(physics, Inpainting) and physics.count > 1:
+        raise InputError("diagnose examines one operator, and this one has a mask for each image: give one of them")
+    return physics, shape
 
 
-def _shape(options: Options, given: dict[str, Any], physics: Any) -> Shape:
-    """(C, H, W): what the operator tells, --size, or that of the data."""
-    task = task_of(options.task)
-    told = (None if physics is None else image_shape_of(physics)) or ()
-    if "size" in given:
-        if told and told[-2:] != (given["size"],) * 2:
-            raise InputError(f"--size {given['size']} contradicts the operator, which is for images of "
-                             f"{told[-2]} x {told[-1]}; leave it out")  # fmt: skip
-        return (task.channels if task else getattr(physics, "channels", 1)), given["size"], given["size"]
-    if told and "data" not in given and options.measurements is None:
-        channels, height, width = told if len(told) == 3 else (1, *told)
-        return channels, height, width
-    if options.measurements is not None:
-        return measurements_for(options.measurements, options, physics)[1]
-    if physics is not None and not told and "data" not in given:
-        raise InputError("what images is the operator for? Give it an attribute image_shape = (C, H, W), or --size")
-    return image_shape(images_for(options, "train", told))
+def _shape(tree: Tree, typed: Typed, physics: Any, description: Tree) -> Shape:
+    """(C, H, W): of ``--size``, of the operator, or of the data."""
+    size = typed.options.get("size")
+    expected = (None if physics is None else image_shape_of(physics)) or ()
+    measurements = get(tree, "data.measurements")
+    has_data = "data" in typed.flags or measurements is not None
+    channels = CHANNELS.get(str(description["name"]), getattr(physics, "channels", 1))
+    if size is not None:
+        size = check_number("--size", size, integer=True, least=4)
+        if expected and expected[-2:] != (size, size):
+            raise InputError(f"--size {size} contradicts the operator, which is for images of {expected[-2]} x "
+                             f"{expected[-1]}; leave it out")  # fmt: skip
+        return (expected[0] if len(expected) == 3 else channels), size, size
+    if expected and not has_data:
+        return expected if len(expected) == 3 else (1, *expected)  # type: ignore[return-value]
+    if measurements is not None:
+        if physics is None:
+            physics = build_physics(
+                description, torch.device("cpu"), sizes_from_measurements(measurements, description)
+            ).object
+        return load_measurements(measurements, physics)[1]
+    if get(tree, "data.train") is None:
+        raise InputError("the size of the images is unknown: give the operator an attribute image_shape = (C, H, W), "
+                         "or --size")  # fmt: skip
+    return image_shape(load_images(tree["data"], "train", physics).object)
+
+
+def print_measurements(tree: Tree, typed: Typed, physics: Any, shape: Shape, device: torch.device) -> None:
+    """Print whether measured sinograms fit their geometry, and how much noise there is."""
+    measurements = get(tree, "data.measurements")
+    ys: Tensor | None = None
+    if measurements is not None:
+        data, _ = load_measurements(measurements, physics)
+        report = sinogram_report(physics, data)
+        if report is not None:
+            print(f"\n{report}")
+        ys = torch.stack([data[index] for index in range(min(8, len(data)))]).to(device)
+    if noise_with_variance(physics) is None:  # a user-defined one may have none
+        return
+    if ys is None:
+        images = _images(tree, typed, physics, shape)
+        x = torch.cat([image_of(images[index]) for index in range(min(8, len(images)))])
+        ys = physics.A(x.to(device))
+    print(f"\n{noise_report(physics, ys)}")
+
+
+def _images(tree: Tree, typed: Typed, physics: Any, shape: Shape) -> Any:
+    """Images to simulate measurements of: those of --data where it was given, else generated ones."""
+    if "data" not in typed.flags:
+        return generated_class(shape[0])("train", img_size=square_side(shape))
+    images = load_images(tree["data"], "train", physics).object
+    if image_shape(images) != shape:
+        raise InputError(f"the noise is examined on images of {list(shape)}, and those of --data are "
+                         f"{list(image_shape(images))}: leave out --data or --size")  # fmt: skip
+    return images

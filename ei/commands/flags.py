@@ -9,12 +9,15 @@ from __future__ import annotations
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ei.datasets
 from ei.commands import presets
 from ei.commands.presets import METHODS, PAPER, UNKNOWN_NOISE
+from ei.commands.problem import GENERATED
 from ei.commands.tree import (
+    CLASSES,
     SYNTHETIC,
     Tree,
     arguments_for,
@@ -166,13 +169,7 @@ def _set(tree: Tree, flag: str, where: str, value: Any) -> Tree:
     if part != "data" and not is_user_code(name) and (name is None or key not in arguments_for(part, name)):
         print(f"note: {flag} has no effect on {name or f'a run without {part}'}")
         return tree
-    return merge(tree, with_absolute_paths({part: {key: value}}, _here()))
-
-
-def _here() -> Any:
-    from pathlib import Path
-
-    return Path.cwd()
+    return merge(tree, with_absolute_paths({part: {key: value}}, Path.cwd()))
 
 
 def _physics(tree: Tree, value: str) -> Tree:
@@ -189,7 +186,7 @@ def _mask(tree: Tree, value: str) -> Tree:
     if name not in ("Inpainting", "MRI"):
         print(f"note: --mask has no effect on {name}")
         return tree
-    source = with_absolute_paths({"physics": {"path": value}}, _here())["physics"]["path"]
+    source = with_absolute_paths({"physics": {"path": value}}, Path.cwd())["physics"]["path"]
     mask = source if name == "Inpainting" else {"name": "mask_for", "source": source}
     physics = {key: part for key, part in tree["physics"].items() if key not in ("mask", "mask_rate")}
     return {**tree, "physics": {**physics, "mask": mask}}
@@ -220,8 +217,12 @@ def _apply_data(tree: Tree, flags: Mapping[str, Any]) -> Tree:
         raise InputError("--data (images) and --measurements exclude each other: give one of them")
     data = dict(tree.get("data") or {})
     if "data" in flags:
+        part = images_part(flags["data"], tree)
+        before = data.get("train")
+        if isinstance(part, Mapping) and isinstance(before, Mapping) and before.get("name") == part["name"]:
+            part = {**{key: value for key, value in before.items() if key != "split"}, **part}
         data = {key: value for key, value in data.items() if key not in ("train", "test", "measurements", "truth")}
-        data["train"] = images_part(flags["data"], tree)
+        data["train"] = part
     if "measurements" in flags:
         data = {key: value for key, value in data.items() if key not in ("train", "test", "truth", "measurements")}
         data["measurements"] = flags["measurements"]
@@ -229,14 +230,14 @@ def _apply_data(tree: Tree, flags: Mapping[str, Any]) -> Tree:
         if "measurements" not in data:
             raise InputError("--truth is the ground truth of --measurements: give those, too")
         data["truth"] = flags["truth"]
-    return {**tree, **with_absolute_paths({"data": data}, _here())}
+    return {**tree, **with_absolute_paths({"data": data}, Path.cwd())}
 
 
 def images_part(text: str, tree: Mapping[str, Any]) -> Any:
     """The data set that ``--data`` means: that of the task in its layout, else what the path holds."""
-    if text == SYNTHETIC:
-        return SYNTHETIC
     task = get(tree, "trainer.task")
+    if text == SYNTHETIC:
+        return SYNTHETIC if task is None else {"name": GENERATED[PAPER[task].channels].__name__}
     found = ei.datasets.dataset_for(text) if task is None or not _is_in_layout(text, task) else None
     if found is not None:
         return found
@@ -246,8 +247,6 @@ def images_part(text: str, tree: Mapping[str, Any]) -> Any:
 
 def _is_in_layout(text: str, task: str) -> bool:
     """Whether a path is as the task's own data set reads it; what is not there is for that one to say."""
-    from pathlib import Path
-
     where = Path(text)
     if not where.exists():
         return True
@@ -297,8 +296,6 @@ def _ei_alpha(tree: Tree, value: float) -> Tree:
 
 
 def _has_group(tree: Tree) -> bool:
-    from ei.commands.tree import CLASSES
-
     closure = CLASSES["closure"].get(str(name_of(tree, "closure")))
     return closure is None or bool(getattr(closure, "needs_transform", True))
 

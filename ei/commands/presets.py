@@ -66,9 +66,7 @@ PAPER = {
         sample_to_show=6,
         psnr={"pinv": 5.84, "mc": 5.84, "ei": 25.14, "ei_adv": 23.26, "sup": 26.51, "ei_sup": 26.75},
     ),
-    "mri": Paper(
-        place="dataset/MRI/{}.npz", dataset=("MRIData", "root_dir"), channels=2, sample_to_show=0, psnr={}
-    ),
+    "mri": Paper(place="dataset/MRI/{}.npz", dataset=("MRIData", "root_dir"), channels=2, sample_to_show=0, psnr={}),
 }
 
 # The paper's settings of ct and inpainting (`train_paper_bash.sh`), Robust EI's (Chen, Tachella & Davies, 2022) of mri.

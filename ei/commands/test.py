@@ -1,42 +1,55 @@
 """Evaluate a checkpoint on test images, one at a time.
 
-    {prog} --ckp PATH                                        the authors' (with --task), or a run of yours
+    {prog} --ckp PATH                                        the authors' (with --task), or a run of this project
     {prog} --ckp PATH --data PATH --sample-to-show 0 4       on other images; what to draw
-    {prog} --ckp PATH --physics blur.py:Blur                 a run with an operator of your own
-    {prog} --ckp PATH --measurements y.npy --truth x.npy     on measured data whose truth is known
+    {prog} --ckp PATH --physics blur.py:Blur                 a run with a user-defined operator
+    {prog} --ckp PATH --measurements y.npy --truth x.npy     on measured data with ground truth
+    {prog} --ckp PATH data.test='{{name: ImageTree, folder: photos, crop: 256}}'       any key of the run's tree
 
 The authors' inpainting checkpoint needs their mask: --mask mask_random0.3.pt. Prints mean and standard deviation of
 both PSNR definitions and of SSIM for A_dagger y and the network; writes metrics.csv and a figure for each sample that
-is to be shown.
+is shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ei.closure.splitting import mean_over_parts
-from ei.commands.operators import check_count, for_other_images, known_physics, operator_for
-from ei.commands.options import OPTIONS, Options
-from ei.commands.parser import choose_device
-from ei.commands.parts import (
+from ei.commands import presets
+from ei.commands.checkpoint import carried_physics, load_function, with_other_masks
+from ei.commands.flags import path as path_type
+from ei.commands.flags import real, whole
+from ei.commands.parser import Parser, choose_device, device_of_flags, names_of
+from ei.commands.presets import PAPER
+from ei.commands.problem import (
+    Shape,
+    build_physics,
+    check_count,
     image_shape,
-    images_for,
-    measurements_for,
-    pairs_for,
-    sample_of_the_paper,
-    say_how_truth_fits,
+    load_images,
+    load_measurements,
+    load_pairs,
+    needs_sizes,
+    print_fit_of_truth,
+    sizes_from_measurements,
+    sizes_of,
     split_beside,
+    with_noise_apart,
 )
-from ei.commands.presets import METHODS, TASKS
-from ei.commands.settings import parser_of, read_options, resolve
+from ei.commands.tree import Tree, check_code_is_typed, check_keys, get, merge, name_of
+from ei.commands.typed import Typed, add_flags, chosen_flags, read_typed
+from ei.common.checks import check_number
 from ei.common.drawing import show_if_screen
 from ei.common.files import load_file
+from ei.common.parts import normalized
 from ei.datasets import Pairs
 from ei.errors import InputError, MissingFileError
-from ei.evaluation.loading import averaged, checked, function_of
+from ei.evaluation.loading import averaged, checked
 from ei.evaluation.quality import (
     comparison,
     data_range_of,
@@ -45,69 +58,59 @@ from ei.evaluation.quality import (
     summary,
     write_metrics,
 )
-from ei.models import UNet
+from ei.models.averaged import GROUPS as AVERAGES
 from ei.models.base import ReconstructionFunction
-from ei.models.padding import padding_for
 from ei.models.weights import AVERAGED
-from ei.physics import image_shape_of
 from ei.training.folder import new_run_folder
+
+OF_AUTHORS = "of a checkpoint that does not say it"
+FLAGS = ("task", "physics", "mask", "ct_views", "data", "measurements", "truth", "device", "gpu", "out")
+
+
+def parser(prog: str) -> Parser:
+    made = Parser(prog=prog, description=(__doc__ or "").format(prog=prog))
+    add_flags(
+        made, chosen_flags(*FLAGS), mask=f"the mask, {OF_AUTHORS}", ct_views=OF_AUTHORS,
+        data="the test images (default: those of the run, or of the task)",
+        measurements="measured data instead of simulated ones; needs --truth",
+        out="folder for metrics.csv and figures (default: evaluations/<time>_<name>_<task>)",
+    )  # fmt: skip
+    group = made.add_argument_group("test")
+    group.add_argument("--ckp", type=path_type, metavar="PATH",
+                       help="the checkpoint (default: the authors' in ckp/<task>/ckp_ei_final.pth.tar)")  # fmt: skip
+    group.add_argument("--dataset-name", metavar="NAME", help="look for the task's data under this name")
+    group.add_argument("--model-name", metavar="NAME", help="what table and figures call the network")
+    group.add_argument("--sample-to-show", type=whole, nargs="*", metavar="I", help="test images to draw, from 0")
+    group.add_argument("--data-range", type=real, metavar="R",
+                       help="range of the images for the usual PSNR and SSIM (default: 1, or found)")  # fmt: skip
+    group.add_argument("--average-over", type=names_of(AVERAGES), metavar="NAME[,NAME]",
+                       help="test-time augmentation, too: rotate90, reflect, or both")  # fmt: skip
+    group.add_argument("--draws", type=whole, metavar="N",
+                       help="of a splitting run: average over N random parts of the data, too (default: 8)")  # fmt: skip
+    group.add_argument("--network-compact", type=whole, metavar="N", help=f"levels of the network, {OF_AUTHORS} (4)")
+    return made
 
 
 def main(arguments: Sequence[str], prog: str = "ei test") -> None:
-    given = read_options(parser_of("test", prog, (__doc__ or "").format(prog=prog)), arguments)
-    device = choose_device(given.get("device"), given.get("gpu"))
-    if "ckp" not in given:
-        if "task" not in given:
-            raise InputError("--ckp, the checkpoint, is needed; or --task, for the authors' in ckp/<task>")
-        given["ckp"] = f"./ckp/{given['task']}/ckp_ei_final.pth.tar"
-        if not Path(given["ckp"]).exists():
-            raise MissingFileError(
-                f"there is no checkpoint {given['ckp']}: put the authors' download there (see the README), or give one "
-                "with --ckp"
-            )
-    state = checked(load_file(given["ckp"], "checkpoint"), given["ckp"])
-    options = options_of(state, given)
-    physics = for_other_images(known_physics(given.get("physics"), state, device), given)
-    if "measurements" in given or "truth" in given:  # not those that the run was trained on
-        if "measurements" not in given or "truth" not in given:
-            raise InputError("--measurements are judged by their --truth: give both, or images to simulate with --data")
-        found, shape = measurements_for(given["measurements"], options, physics)
-        images: Any = pairs_for(found, given["truth"], shape)
-    else:
-        images = images_for(options, "test", None if physics is None else image_shape_of(physics))
-        shape = image_shape(images)
-    samples = given.get("sample_to_show", [sample_of_the_paper(options.task, images)])
-    for sample in samples:
-        if sample >= len(images):
-            raise InputError(
-                f"--sample-to-show {sample} is not among the {len(images)} test images (0 to {len(images) - 1})"
-            )
-    f = function_for(state, given, options, physics, shape, device)
-    if isinstance(images, Pairs):
-        say_how_truth_fits(images, f.physics)
-    check_count(f.physics, len(images), "test images: give theirs with --mask")
-    method = METHODS.get(str((state.get("config") or {}).get("method")), METHODS["ei"])  # the authors' do not say
-    name = given.get("model_name", method.title)
-    folder = _folder(given.get("out"), name, options.task or "")
-
-    if options.task == "inpainting" and physics is None and "mask" not in given:
-        print(
-            "note: the checkpoint carries no mask; a random one of rate 0.3 is used, which is not the one it was "
-            "trained with: give the authors' with --mask mask_random0.3.pt"
-        )
-    titles = {"pinv": "A_dagger y", "net": name}
-    more = {}
-    if given.get("average_over"):
-        mean = averaged(f, given["average_over"])
-        titles["average"], more["average"] = f"{name}, averaged", lambda physics, y: mean.of(physics)(y)
-    if options.method in OPTIONS["keep"].needs["method"] and "config" in state:
-        draws = given.get("draws", OPTIONS["draws"].default)
-        titles["parts"] = f"{name}, mean of {draws} parts"
-        more["parts"] = lambda physics, y: mean_over_parts(f, physics, y, options.keep, draws)
-    data_range = given.get("data_range") or data_range_of(images)
+    typed = read_typed(parser(prog), arguments)
+    options = typed.options
+    device = choose_device(device_of_flags(typed.flags.pop("device", None), typed.flags.pop("gpu", None)))
+    out = typed.flags.pop("out", None)
+    ckp = _checkpoint_path(options.get("ckp"), typed.flags.get("task"))
+    state = checked(load_file(ckp, "checkpoint"), ckp)
+    tree = tree_to_test(state, typed, ckp)
+    f, images = load_problem(state, tree, ckp, typed.flags.get("mask"), device)
+    task = get(tree, "trainer.task")
+    samples = _samples(options.get("sample_to_show"), task, images)
+    name = options.get("model_name") or presets.title_of(tree)
+    data_range = options.get("data_range")
+    data_range = data_range_of(images) if data_range is None else check_number("--data-range", data_range, above=0)
+    folder = _folder(out, name, task or "")
+    titles, more = _more_rows(f, tree, name, options)
     rows = evaluate(f, f.physics, images, more, data_range=data_range)
+    where = "measurements" if isinstance(images, Pairs) else _place(tree)
     weights = " (averaged weights)" if AVERAGED in state else ""
-    print(f"{given['ckp']}{weights} on {len(rows)} test images of {given.get('truth', options.data)}, one at a time")
+    print(f"{ckp}{weights} on {len(rows)} test images of {where}, one at a time")
     print(summary(rows, titles))
     write_metrics(rows, folder / "metrics.csv")
     for sample in samples:
@@ -119,59 +122,182 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
     print(f"paper PSNR: one norm over the channels, peak max|x|; {peak}. Files: {folder}")
 
 
-def options_of(state: Any, given: Mapping[str, Any]) -> Options:
-    """The options of a run to test: those in its checkpoint, with the data, split and task that are ``given``; those of
-    the task, on the task's data, where the checkpoint is not one of ours."""
-    config = dict(state.get("config") or {})
-    if given.get("task") and config.get("task") not in (None, given["task"]):
-        raise InputError(f"the checkpoint was trained for the task {config['task']}, not for {given['task']}")
-    if not config and "task" not in given:
-        raise InputError(
-            f"the checkpoint {given['ckp']} does not say its task: give --task (and --physics, if it is of an operator "
-            "of your own)"
+def _checkpoint_path(ckp: str | None, task: str | None) -> str:
+    if ckp is not None:
+        return ckp
+    if task is None:
+        raise InputError("--ckp, the checkpoint, is needed; or --task, for the authors' in ckp/<task>")
+    ckp = f"./ckp/{task}/ckp_ei_final.pth.tar"
+    if not Path(ckp).exists():
+        raise MissingFileError(
+            f"there is no checkpoint {ckp}: put the authors' download there (see the README), or give one with --ckp"
         )
-    # What a checkpoint carries is compared with what was given when the operator is built.
-    taken = ("task",) if config else ("task", "physics", "ct_views", "mask")
-    named = {key: given[key] for key in (*taken, "measurements", "truth") if key in given}
-    data, task = given.get("data"), given.get("task") or config.get("task")
-    if data is None and given.get("dataset_name") and task in TASKS:
-        data = TASKS[task].place.format(given["dataset_name"])
-    if data is not None:
-        named["data"] = data
-    if "range" in given:
-        named["range"] = given["range"]
-    options = resolve(named, config)
-    split = {"split": given["split"]} if "split" in given else split_beside(given["ckp"])
-    return replace(options, **split)
+    return ckp
 
 
-def function_for(
-    state: Any, given: Mapping[str, Any], options: Options, physics: Any, shape: tuple[int, int, int], device: Any
-) -> ReconstructionFunction:
-    """The reconstruction function of a checkpoint, of ours or of the authors, for test images of ``shape`` (C, H, W).
+def tree_to_test(state: Mapping[str, Any], typed: Typed, path: str) -> Tree:
+    """The tree of a checkpoint, or of the task for those of the authors, with what was typed laid over it.
 
     Raises:
-        InputError: if it does not fit the data or the options ``given``.
+        InputError: if they contradict each other, or user-defined code has to be typed.
     """
-    described = state.get("network")
-    compact = given.get("network_compact")
-    if compact is not None and described and compact != described.get("compact"):
-        raise InputError(
-            f"--network-compact {compact} contradicts the checkpoint, whose network has {described.get('compact')} "
-            "levels; leave the option out"
+    task = typed.flags.pop("task", None)
+    base = dict(state.get("config") or {})
+    if base:
+        check_keys(base)
+        trained = get(base, "trainer.task")
+        if task is not None and trained not in (None, "", task):
+            raise InputError(f"the checkpoint was trained for the task {trained}, not for {task}")
+        base = _without_training_data(base, path)
+    elif task is None:
+        raise InputError(f"the checkpoint {path} does not say its task: give --task, and --physics for a user-defined "
+                         "operator")  # fmt: skip
+    else:
+        base = presets.problem(task)
+    if task is not None:
+        base = merge(base, {"trainer": {"task": task}})
+    base = _with_named_data(base, typed, task or get(base, "trainer.task"))
+    compact = typed.options.get("network_compact")
+    if compact is not None:
+        described = (state.get("network") or {}).get("compact")
+        if described not in (None, compact):
+            raise InputError(f"--network-compact {compact} contradicts the checkpoint, whose network has {described} "
+                             "levels; leave the option out")  # fmt: skip
+        base = merge(base, {"network": {"compact": compact}})
+    if not state.get("config"):
+        base["network"] = {key: value for key, value in base["network"].items() if key != "base_channels"}
+    tree = with_noise_apart(typed.over(base))
+    used = {key: tree.get(key) for key in ("physics", "noise", "network", "reconstructor")}
+    data = {key: value for key, value in (tree.get("data") or {}).items() if key not in ("batch_size", "validation")}
+    check_code_is_typed({**used, "data": data}, typed.code, path)
+    return tree
+
+
+def _without_training_data(base: Tree, path: str) -> Tree:
+    """The tree of a run without the measurements that it was trained on; and with its list of test images."""
+    data = {key: value for key, value in (base.get("data") or {}).items() if key not in ("measurements", "truth")}
+    split = split_beside(path)
+    if split is not None and isinstance(data.get("train"), Mapping):
+        data["train"] = {**data["train"], "split": split}
+    return {**base, "data": data}
+
+
+def _with_named_data(base: Tree, typed: Typed, task: str | None) -> Tree:
+    name = typed.options.get("dataset_name")
+    if name is None or task not in PAPER or "data" in typed.flags:
+        return base
+    dataset, argument = PAPER[task].dataset
+    return {**base, "data": {"train": {"name": dataset, argument: PAPER[task].place.format(name)}}}
+
+
+def load_problem(
+    state: Mapping[str, Any], tree: Tree, path: str, mask: str | None, device: torch.device
+) -> tuple[ReconstructionFunction, Any]:
+    """The reconstruction function of a checkpoint, with the operator of the run, and the test images; or pairs of
+    measurements and ground truth.
+
+    Raises:
+        InputError: for what does not fit together.
+    """
+    data = tree.get("data") or {}
+    measured = data.get("measurements") is not None
+    if measured != (data.get("truth") is not None):
+        raise InputError("--measurements are compared with their --truth: give both, or images with --data")
+    physics, shape, images = _operator_and_data(state, tree, path, mask, device, measured)
+    if measured:
+        images = load_pairs(images, data["truth"], shape)
+    f = load_function(state, path, tree, physics, shape, device)
+    if measured:
+        print_fit_of_truth(images, f.physics)
+    check_count(f.physics, len(images), "test images: give theirs with --mask")
+    if not state.get("config") and name_of(tree, "physics") == "Inpainting" and "mask" not in tree["physics"]:
+        print(
+            "note: the checkpoint carries no mask; a random one of rate 0.3 is used, which is not the one it was "
+            "trained with: give the authors' with --mask mask_random0.3.pt"
         )
-    physics = operator_for(options, shape, device, physics, state, given)
-    net = None if described or "next_epoch" in state else UNet(shape[0], shape[0], compact=compact or 4)
-    f = function_of(state, given.get("ckp", "given"), physics, net, device)
-    padding_for(f.net, *shape[1:])  # raises now if they are too small
-    return f
+    return f, images
+
+
+def _operator_and_data(
+    state: Mapping[str, Any], tree: Tree, path: str, mask: str | None, device: torch.device, measured: bool
+) -> tuple[Any, Shape, Any]:
+    data = tree.get("data") or {}
+    carried = physics = None
+    if state.get("config"):
+        carried = physics = operator_of_run(state, tree, path, mask, device)
+    description = normalized(tree["physics"], "physics") if carried is None else {}
+    if carried is None and not needs_sizes(description):
+        physics = build_physics(description, device).object
+    if measured:
+        if physics is None:
+            sizes = sizes_from_measurements(data["measurements"], description)
+            physics = build_physics(description, device, sizes).object
+        images, shape = load_measurements(data["measurements"], physics)
+        return physics, shape, images
+    if data.get("train") is None and data.get("test") is None:
+        raise InputError("the run was trained from measurements alone: give images to test on with --data")
+    images = load_images(data, "test", physics).object
+    shape = image_shape(images)
+    if physics is None:
+        physics = build_physics(description, device, sizes_of(shape)).object
+    return physics, shape, images
+
+
+def operator_of_run(state: Mapping[str, Any], tree: Tree, path: str, mask: str | None, device: torch.device) -> Any:
+    """The operator of a checkpoint's run; with ``mask`` for other images, where every image has its own."""
+    config = state["config"]
+    carried = carried_physics(state, {**tree, "physics": config.get("physics")}, device, path)
+    other = with_other_masks(carried, mask)
+    return other if other is not carried else carried_physics(state, tree, device, path)
+
+
+def _samples(asked: list[int] | None, task: str | None, images: Any) -> list[int]:
+    if asked is None:
+        asked = [sample_of_the_paper(task, images)]
+    for sample in asked:
+        if not 0 <= sample < len(images):
+            raise InputError(
+                f"--sample-to-show must be one of the {len(images)} test images (0 to {len(images) - 1}), got {sample}"
+            )
+    return asked
+
+
+def sample_of_the_paper(task: str | None, images: Any) -> int:
+    """Which of the test ``images`` the paper's figure shows; the last one if there are too few."""
+    return min(PAPER[task].sample_to_show if task in PAPER else 0, len(images) - 1)
+
+
+def _more_rows(
+    f: ReconstructionFunction, tree: Tree, name: str, options: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """The titles of all rows of the table, and what computes those beside A_dagger y and the network."""
+    titles = {"pinv": "A_dagger y", "net": name}
+    more: dict[str, Any] = {}
+    if options.get("average_over"):
+        mean = averaged(f, options["average_over"])
+        titles["average"] = f"{name}, averaged"
+        more["average"] = lambda physics, y: mean.of(physics)(y)
+    if str(name_of(tree, "closure")).startswith("Splitting"):
+        draws = check_number("--draws", options.get("draws", 8), integer=True, least=1)
+        keep = get(tree, "closure.keep", 0.8)
+        titles["parts"] = f"{name}, mean of {draws} parts"
+        more["parts"] = lambda physics, y: mean_over_parts(f, physics, y, keep, draws)
+    return titles, more
+
+
+def _place(tree: Tree) -> str:
+    """Where the test images are from, in words."""
+    part = get(tree, "data.test") or get(tree, "data.train")
+    if isinstance(part, str):
+        return part
+    texts = [value for key, value in part.items() if key != "name" and isinstance(value, str) and "/" in value]
+    return texts[0] if texts else str(part["name"])
 
 
 def _folder(out: str | None, name: str, task: str) -> Path:
     if out is None:
-        return new_run_folder(
-            "".join(c if c.isalnum() or c in "-_." else "-" for c in name), task, parent="evaluations"
-        )
+        plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+        return new_run_folder(plain, task, parent="evaluations")
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -61,6 +61,19 @@ CLASSES: dict[str, Classes] = {
     "schedule": SCHEDULES,
     "trainer": {"Trainer": ei.training.Trainer},
 }
+# The parts of a tree in the order in which it is written.
+PARTS = (
+    "physics",
+    "noise",
+    "transform",
+    "closure",
+    "network",
+    "reconstructor",
+    "data",
+    "optimizer",
+    "schedule",
+    "trainer",
+)
 DATASETS: Classes = classes_of(ei.datasets, Dataset)
 # What an argument of a part may name.
 NESTED: Classes = {
@@ -119,7 +132,7 @@ def check_keys(tree: Mapping[str, Any]) -> None:
     Raises:
         InputError: listing the valid ones.
     """
-    valid = [*CLASSES, "data"]
+    valid = PARTS
     for key, value in tree.items():
         if key not in valid:
             raise InputError(f"{key} is unknown: a run has {', '.join(valid)}{suggestion(key, valid)}")
@@ -210,7 +223,7 @@ ASSIGNMENT = re.compile(r"(?P<path>[a-z_]+(?:\.\w+)*)=(?P<value>.*)", re.DOTALL)
 def is_assignment(text: str) -> bool:
     """Whether a word of the command line is ``part.key=value``."""
     found = ASSIGNMENT.fullmatch(text)
-    return found is not None and found["path"].split(".")[0] in (*CLASSES, "data")
+    return found is not None and found["path"].split(".")[0] in PARTS
 
 
 def assign(tree: Mapping[str, Any], text: str) -> Tree:

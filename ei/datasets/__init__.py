@@ -5,6 +5,7 @@ from ei.datasets.counts import line_integrals
 from ei.datasets.crops import FixedCrops, Tiles
 from ei.datasets.ctdb import CTData
 from ei.datasets.cvdb import CVDB, CVDB_ICCV
+from ei.datasets.lookup import dataset_for
 from ei.datasets.measurements import Measurements, Pairs
 from ei.datasets.mridb import MRIData
 from ei.datasets.stack import ImageStack
@@ -26,6 +27,7 @@ __all__ = [
     "Measurements",
     "Pairs",
     "Tiles",
+    "dataset_for",
     "image_of",
     "images_of",
     "line_integrals",

@@ -15,7 +15,7 @@ from ei.physics import select_physics
 UNEXPLAINED = 0.15
 
 
-def look_at(physics: Any, measurements: Sequence[Tensor], numbers: Sequence[int]) -> str:
+def measurement_report(physics: Any, measurements: Sequence[Tensor], numbers: Sequence[int]) -> str:
     """What some measurements look like, and what is odd about them, in a line or a few.
 
     ``A_dagger`` need not be exact (the FBP is not), so what ``A A_dagger y`` leaves of y is compared with what

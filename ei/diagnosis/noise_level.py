@@ -17,7 +17,7 @@ from ei.physics.noise_adapter import get_noise, noise_with_variance
 
 @dataclass(frozen=True)
 class NoiseReport:
-    """The answer of `look_at_noise`; ``str`` of it is a few lines.
+    """The answer of `noise_report`; ``str`` of it is a few lines.
 
     Attributes:
         noise: the model, in words.
@@ -47,7 +47,7 @@ class NoiseReport:
         )
 
 
-def look_at_noise(physics: Any, y: Tensor, seed: int = 0) -> NoiseReport:
+def noise_report(physics: Any, y: Tensor, seed: int = 0) -> NoiseReport:
     """What ``physics.noise`` does to measurements ``y`` ``[B, ...]``, which may be noisy already.
 
     Raises:

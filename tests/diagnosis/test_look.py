@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ei.datasets import DeadLeaves, EllipsePhantoms
-from ei.diagnosis.measurements import look_at
+from ei.diagnosis.measurements import measurement_report
 from ei.physics import CT, MRI, Inpainting
 
 
@@ -22,7 +22,7 @@ def leaves(n: int = 4) -> Tensor:
 
 
 def told(physics: Any, y: Tensor) -> str:
-    return look_at(physics, list(y), range(len(y)))
+    return measurement_report(physics, list(y), range(len(y)))
 
 
 COMPLEX = torch.complex(phantoms(), phantoms().flip(-1)).squeeze(1)

@@ -15,7 +15,7 @@ from conftest import ROOT, Result
 from makers import counts_of_a_small_scan, scan
 
 from ei.datasets.flats import detector_noise
-from ei.diagnosis.noise_level import look_at_noise
+from ei.diagnosis.noise_level import noise_report
 from ei.errors import InputError
 from ei.physics import MRI, GaussianNoise, Inpainting, PoissonGaussianNoise, PoissonNoise
 
@@ -86,7 +86,7 @@ def test_how_much_noise_there_is() -> None:
     g = torch.Generator().manual_seed(0)
     physics = Inpainting(32, 32, noise=GaussianNoise(0.1))
     y = physics.A(torch.rand(8, 1, 32, 32, generator=g))
-    found = look_at_noise(physics, y)
+    found = noise_report(physics, y)
     # Of the measured pixels alone; A_dagger is the identity there.
     assert found.deviation == pytest.approx(0.1, rel=1e-4) and found.measured == pytest.approx(3**-0.5, rel=0.02)
     share = float(physics.mask.mean())
@@ -95,15 +95,15 @@ def test_how_much_noise_there_is() -> None:
     assert "below 0.01 fits noise" in str(found)  # a mean square, as the loss is
     physics.noise = PoissonGaussianNoise(0.04, 0.1)
     noisy = physics(y)  # with negative entries, where no counts are expected
-    assert float(noisy.min()) < 0 < look_at_noise(physics, noisy).in_image
+    assert float(noisy.min()) < 0 < noise_report(physics, noisy).in_image
     physics.noise = PoissonNoise(0.04)
-    assert look_at_noise(physics, y).deviation == pytest.approx((0.04 / 2) ** 0.5, rel=0.03)
+    assert noise_report(physics, y).deviation == pytest.approx((0.04 / 2) ** 0.5, rel=0.03)
     kspace = MRI(torch.ones(16, 16), noise=GaussianNoise(0.2))
-    assert look_at_noise(kspace, kspace.A(torch.rand(4, 2, 16, 16))).in_image == pytest.approx(0.2, rel=0.1)
+    assert noise_report(kspace, kspace.A(torch.rand(4, 2, 16, 16))).in_image == pytest.approx(0.2, rel=0.1)
     for noise, measured, said in ((lambda y, generator=None: y, y, "variance"), (GaussianNoise(0.1), 0 * y, "zero")):
         physics.noise = noise
         with pytest.raises(InputError, match=said):
-            look_at_noise(physics, measured)
+            noise_report(physics, measured)
 
 
 def test_diagnose_tells_what_it_cannot_look_at(script: Script) -> None:
