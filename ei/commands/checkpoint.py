@@ -1,4 +1,4 @@
-"""What a checkpoint carries, compared with what was typed: the same run, the same operator."""
+"""What a checkpoint carries, with what was typed over it: the same run, the same operator, no code unless typed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.commands.problem import Shape, build_physics, check_size, set_noise, sizes_of, with_noise_apart
-from ei.commands.tree import CLASSES, MACHINE_KEYS, NESTED, Tree, name_of
+from ei.commands import presets
+from ei.commands.problem import build_physics, sizes_of, with_noise_apart
+from ei.commands.tree import (
+    CLASSES,
+    MACHINE_KEYS,
+    NESTED,
+    Tree,
+    check_code_is_typed,
+    check_keys,
+    get,
+    merge,
+    name_of,
+)
+from ei.commands.typed import Typed
 from ei.common.parts import Context, build, describe
 from ei.common.user_code import is_user_code
+from ei.diagnosis.user_defined import Shape
 from ei.errors import InputError
-from ei.evaluation.loading import function_of, noise_of_checkpoint, physics_of
+from ei.evaluation.loading import function_of, physics_of
 from ei.models.base import ReconstructionFunction
 from ei.models.padding import padding_for
 from ei.physics import Inpainting
@@ -62,36 +75,73 @@ def check_same_run(tree: Mapping[str, Any], state: Mapping[str, Any], path: str)
             )
 
 
-def carried_physics(state: Mapping[str, Any], tree: Tree, device: torch.device, path: str) -> Any:
-    """The operator of a checkpoint's run, without noise: the one that it carries, or the user-defined one of the tree.
+def tree_of_checkpoint(state: Mapping[str, Any], typed: Typed, path: str) -> Tree:
+    """The tree of a checkpoint for the commands that use it, or of the task for those of the authors, with what was
+    typed laid over it; without the measurements that it was trained on.
+
+    Raises:
+        InputError: if they contradict each other, or user-defined code has to be typed.
+    """
+    task = typed.flags.pop("task", None)
+    base = dict(state.get("config") or {})
+    if base:
+        check_keys(base)
+        trained = get(base, "trainer.task")
+        if task is not None and trained not in (None, "", task):
+            raise InputError(f"the checkpoint was trained for the task {trained}, not for {task}")
+        base |= {key: state[key] for key in ("noise", "network") if base.get(key) is None and state.get(key)}
+    elif task is not None:
+        base = presets.problem(task)
+        base["network"] = {"name": "UNet"}
+    elif "physics" not in typed.flags:
+        raise InputError(
+            f"the checkpoint {path} does not say its task: give --task (and --ct-views or --mask), or --physics"
+        )
+    if task is not None:
+        base = merge(base, {"trainer": {"task": task}})
+    data = {key: value for key, value in (base.get("data") or {}).items() if key not in ("measurements", "truth")}
+    tree = with_noise_apart(typed.over({**base, "data": data}))
+    used = {key: tree.get(key) for key in ("physics", "noise", "network", "reconstructor", "data")}
+    check_code_is_typed(used, typed.code, path)
+    return tree
+
+
+def carried_physics(
+    state: Mapping[str, Any], tree: Tree, device: torch.device, path: str, mask: str | None = None
+) -> Any:
+    """The operator of a checkpoint's run, without noise: the one that it carries, or the user-defined one of the tree;
+    None where it has none, as those of the authors.
 
     Args:
         state: the checkpoint's content.
         tree: that of the checkpoint with what was typed laid over it.
         device: where to compute.
         path: of the checkpoint, for messages.
+        mask: where every image has its own mask, those of the images of the call.
 
     Raises:
         InputError: if the tree says another operator than the checkpoint carries.
     """
     described = dict(leaves((state.get("config") or {}).get("physics")))
-    typed = dict(leaves(with_noise_apart(tree).get("physics")))
+    typed = dict(leaves(tree.get("physics")))
     carried = physics_of(state, device)
-    if carried is None or typed == described:
-        if carried is None and tree.get("physics"):
-            carried = build_physics(with_noise_apart(tree)["physics"], device).object
-            if typed != described and described:
-                print(f"note: the checkpoint was trained for {described.get('name')}; {typed.get('name')} stands in")
+    if carried is None:
+        if not is_user_code(described.get("name")):
+            return None
+        if typed != described:
+            print(f"note: the checkpoint was trained for {described['name']}; {typed.get('name')} stands in for it")
+        return build_physics(tree["physics"], device, {}).object
+    if mask is not None and isinstance(carried, Inpainting) and carried.count > 1:
+        return Inpainting(*carried.image_shape, mask=mask, device=carried.mask.device)
+    if typed == described or not typed or (not described and typed.get("name") is None):
         return carried
     if is_user_code(typed.get("name")):
         raise InputError(f"physics {typed['name']} contradicts the checkpoint {path}, which was trained for {carried}")
-    shape = (1, *carried.image_shape[-2:]) if getattr(carried, "image_shape", None) else None
-    sizes = {} if shape is None else sizes_of(shape)
-    other = build_physics(with_noise_apart(tree)["physics"], device, sizes).object
+    sides = (getattr(carried, "image_shape", None) or (1, 1))[-2:]
+    other = build_physics(tree["physics"], device, sizes_of((1, *sides))).object
     equal = all(_is_same(getattr(other, name, None), getattr(carried, name, None)) for name in CARRIED)
     if describe(other) != describe(carried) or not equal:
-        changed = [key for key in typed if typed[key] != described.get(key)]
-        key = changed[0] if changed else "name"
+        key = next((key for key in typed if typed[key] != described.get(key)), "name")
         raise InputError(
             f"physics.{key} {typed.get(key)} contradicts the checkpoint {path}, which was trained for {carried}; leave "
             "it out"
@@ -103,39 +153,20 @@ def _is_same(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b
 
 
-def with_other_masks(physics: Any, mask: str | None) -> Any:
-    """A checkpoint's operator for the images of the call: where every image has its own mask, ``--mask`` gives those of
-    other images."""
-    if mask is None or not isinstance(physics, Inpainting) or physics.count == 1:
-        return physics
-    return Inpainting(*physics.image_shape, mask=mask, device=physics.mask.device)
-
-
 def load_function(
     state: Mapping[str, Any], path: str, tree: Tree, physics: Any, shape: Shape, device: torch.device
 ) -> ReconstructionFunction:
-    """The reconstruction function of a checkpoint for images of ``shape`` (C, H, W); its operator gets the noise of the
-    tree, or of the checkpoint.
+    """The reconstruction function of a checkpoint for images of ``shape`` (C, H, W).
 
     Raises:
         InputError: if it does not fit the data.
     """
-    check_size(physics, shape)
-    if tree.get("noise") is None and state.get("noise"):
-        physics.noise = noise_of_checkpoint(state)
-    else:
-        set_noise(physics, tree.get("noise"))
     net = None
     if not isinstance(state.get("network"), Mapping):
         part = {key: value for key, value in (tree.get("network") or {}).items() if key != "weights"}
         if is_user_code(part.get("name")) or "next_epoch" not in state:
-            net = build_network(part, shape)
+            context = Context({"in_channels": shape[0], "out_channels": shape[0]}, {}, NESTED)
+            net = build({"name": "UNet", **part}, CLASSES["network"], "network", context).object
     f = function_of(state, path, physics, net, device)
     padding_for(f.net, *shape[1:])  # raises now if they are too small
     return f
-
-
-def build_network(part: Mapping[str, Any], shape: Shape) -> Any:
-    """The network of a tree for images of ``shape`` (C, H, W): a user-defined one, or that of the authors' files."""
-    sizes = {"in_channels": shape[0], "out_channels": shape[0]}
-    return build({"name": "UNet", **part}, CLASSES["network"], "network", Context(sizes, {}, NESTED)).object

@@ -16,23 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ei.commands.build import check_group, sinogram_report
 from ei.commands.flags import real, whole
 from ei.commands.parser import Parser, choose_device, device_of_flags
 from ei.commands.problem import (
-    Shape,
+    Problem,
     build_physics,
-    call,
     check_size,
     generated_class,
-    image_shape,
-    load_images,
-    load_measurements,
     needs_sizes,
     set_noise,
-    sizes_from_measurements,
     sizes_of,
     square_side,
     with_noise_apart,
@@ -44,7 +37,9 @@ from ei.common.parts import Context, build, normalized
 from ei.common.user_code import is_user_code
 from ei.datasets import image_of
 from ei.diagnosis import diagnose
+from ei.diagnosis.before_training import report_sinograms
 from ei.diagnosis.noise_level import noise_report
+from ei.diagnosis.user_defined import Shape, call, check_group
 from ei.errors import InputError
 from ei.physics import Inpainting, image_shape_of
 from ei.physics.noise_adapter import noise_with_variance
@@ -79,7 +74,7 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
     check_keys(tree)
     if tree.get("physics") is None:
         raise InputError("--task, --physics or a tree with physics is needed: what to diagnose; --help has examples")
-    physics, shape = load_operator(tree, typed, device)
+    physics, shape, data = load_operator(tree, typed, device)
     group = build(tree.get("transform"), CLASSES["transform"], "transform", Context({}, {}, NESTED)).object
     check_group(group, shape, str(name_of(tree, "transform")))
     if not callable(getattr(group, "sample", None)):
@@ -94,84 +89,71 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
         device=device,
     )
     print(result)
-    print_measurements(tree, typed, physics, shape, device)
+    print_measurements(physics, shape, data, device)
     result.save_figure(out)
     print(f"\nfigure: {out}")
 
 
-def load_operator(tree: Tree, typed: Typed, device: torch.device) -> tuple[Any, Shape]:
-    """The operator of a tree, with its noise, and the shape (C, H, W) of its images: of ``--size``, the operator, or
-    the data.
+def load_operator(tree: Tree, typed: Typed, device: torch.device) -> tuple[Any, Shape, Problem | None]:
+    """The operator of a tree, with its noise, the shape (C, H, W) of its images, and the problem where there is data:
+    sizes are those of ``--size``, of the operator, or of the data.
 
     Raises:
         InputError: for what does not fit together, or is not known.
     """
+    measured = get(tree, "data.measurements") is not None
     description = normalized(tree["physics"], "physics")
-    physics = None if needs_sizes(description) else build_physics(description, device).object
-    shape = _shape(tree, typed, physics, description)
-    if physics is None:
+    physics = None if needs_sizes(description) else build_physics(description, device, {}).object
+    shape = _shape_without_data(typed, physics, description, measured or "data" in typed.flags)
+    problem = None
+    if shape is None:
+        if not measured and get(tree, "data.train") is None:
+            raise InputError(
+                "the size of the images is unknown: give the operator an attribute image_shape = (C, H, W), or --size"
+            )
+        problem = Problem(tree, device)
+        physics, shape = problem.physics, problem.shape
+    elif physics is None:
         physics = build_physics(description, device, sizes_of(shape)).object
     check_size(physics, shape)
-    set_noise(physics, tree.get("noise"))
+    if problem is None:
+        set_noise(physics, tree.get("noise"))
     if is_user_code(name_of(tree, "physics")):
         call(physics, "A", torch.zeros(1, *shape), device)
     if isinstance(physics, Inpainting) and physics.count > 1:
         raise InputError("diagnose examines one operator, and this one has a mask for each image: give one of them")
-    return physics, shape
+    return physics, shape, problem
 
 
-def _shape(tree: Tree, typed: Typed, physics: Any, description: Tree) -> Shape:
-    """(C, H, W): of ``--size``, of the operator, or of the data."""
-    size = typed.options.get("size")
+def _shape_without_data(typed: Typed, physics: Any, description: Tree, has_data: bool) -> Shape | None:
+    """(C, H, W) of ``--size``, or of the operator where no data was given; None where the data says it."""
     expected = (None if physics is None else image_shape_of(physics)) or ()
-    measurements = get(tree, "data.measurements")
-    has_data = "data" in typed.flags or measurements is not None
+    size = typed.options.get("size")
+    if size is None:
+        if not expected or has_data:
+            return None
+        channels, height, width = expected if len(expected) == 3 else (1, *expected)
+        return channels, height, width
+    size = check_number("--size", size, integer=True, least=4)
+    if expected and expected[-2:] != (size, size):
+        raise InputError(
+            f"--size {size} contradicts the operator, which is for images of {expected[-2]} x {expected[-1]}; leave it "
+            "out"
+        )
     channels = CHANNELS.get(str(description["name"]), getattr(physics, "channels", 1))
-    if size is not None:
-        size = check_number("--size", size, integer=True, least=4)
-        if expected and expected[-2:] != (size, size):
-            raise InputError(f"--size {size} contradicts the operator, which is for images of {expected[-2]} x "
-                             f"{expected[-1]}; leave it out")  # fmt: skip
-        return (expected[0] if len(expected) == 3 else channels), size, size
-    if expected and not has_data:
-        return expected if len(expected) == 3 else (1, *expected)  # type: ignore[return-value]
-    if measurements is not None:
-        if physics is None:
-            physics = build_physics(
-                description, torch.device("cpu"), sizes_from_measurements(measurements, description)
-            ).object
-        return load_measurements(measurements, physics)[1]
-    if get(tree, "data.train") is None:
-        raise InputError("the size of the images is unknown: give the operator an attribute image_shape = (C, H, W), "
-                         "or --size")  # fmt: skip
-    return image_shape(load_images(tree["data"], "train", physics).object)
+    return (expected[0] if len(expected) == 3 else channels), size, size
 
 
-def print_measurements(tree: Tree, typed: Typed, physics: Any, shape: Shape, device: torch.device) -> None:
-    """Print whether measured sinograms fit their geometry, and how much noise there is."""
-    measurements = get(tree, "data.measurements")
-    ys: Tensor | None = None
-    if measurements is not None:
-        data, _ = load_measurements(measurements, physics)
-        report = sinogram_report(physics, data)
-        if report is not None:
-            print(f"\n{report}")
-        ys = torch.stack([data[index] for index in range(min(8, len(data)))]).to(device)
+def print_measurements(physics: Any, shape: Shape, problem: Problem | None, device: torch.device) -> None:
+    """Print whether measured sinograms fit their geometry, and how much noise there is: in the measurements, or in
+    those of the images, generated ones where there are none."""
+    measured = problem is not None and problem.measured
+    if problem is not None and measured:
+        report = report_sinograms(physics, problem.data)
+        print(f"\n{report}" if report is not None else "")
     if noise_with_variance(physics) is None:  # a user-defined one may have none
         return
-    if ys is None:
-        images = _images(tree, typed, physics, shape)
-        x = torch.cat([image_of(images[index]) for index in range(min(8, len(images)))])
-        ys = physics.A(x.to(device))
-    print(f"\n{noise_report(physics, ys)}")
-
-
-def _images(tree: Tree, typed: Typed, physics: Any, shape: Shape) -> Any:
-    """Images to simulate measurements of: those of --data where it was given, else generated ones."""
-    if "data" not in typed.flags:
-        return generated_class(shape[0])("train", img_size=square_side(shape))
-    images = load_images(tree["data"], "train", physics).object
-    if image_shape(images) != shape:
-        raise InputError(f"the noise is examined on images of {list(shape)}, and those of --data are "
-                         f"{list(image_shape(images))}: leave out --data or --size")  # fmt: skip
-    return images
+    data = generated_class(shape[0])("train", img_size=square_side(shape)) if problem is None else problem.data
+    some = [data[index] for index in range(min(8, len(data)))]
+    ys = torch.stack(some) if measured else physics.A(torch.cat([image_of(item) for item in some]).to(device))
+    print(f"\n{noise_report(physics, ys.to(device))}")

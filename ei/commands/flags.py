@@ -14,7 +14,7 @@ from typing import Any
 
 import ei.datasets
 from ei.commands import presets
-from ei.commands.presets import METHODS, PAPER, UNKNOWN_NOISE
+from ei.commands.presets import METHODS, PAPER
 from ei.commands.problem import GENERATED
 from ei.commands.tree import (
     CLASSES,
@@ -41,6 +41,7 @@ GROUPS = {
     "scale": "Scale",
 }
 UNKNOWN = "unknown"
+UNKNOWN_NOISE = ("sure", "rei")  # the methods that find the level of the noise
 
 
 def whole(text: str) -> int:
@@ -241,8 +242,7 @@ def images_part(text: str, tree: Mapping[str, Any]) -> Any:
     found = ei.datasets.dataset_for(text) if task is None or not _is_in_layout(text, task) else None
     if found is not None:
         return found
-    name, argument = PAPER[task].dataset
-    return {"name": name, argument: text}
+    return {"name": PAPER[task].dataset, PAPER[task].argument: text}
 
 
 def _is_in_layout(text: str, task: str) -> bool:

@@ -3,12 +3,9 @@
     {prog} ct100 --dicom CT100_dicom.zip            writes dataset/CT/CT100_128x128.mat
     {prog} urban100 --source Urban100.zip           writes dataset/Urban100/train/... and test/...
     {prog} sinogram --counts counts.npy --flat flat.npy --dark dark.npy --angles angles.txt --bin 2 --out y.npz
-                                                    a parallel scan of yours: y.npz, and its geometry y.yaml
-    {prog} htc2022 --source FOLDER --views 60 --arc 120
-                                                    real fan-beam scans at few views: dataset/HTC2022/60_over_120
-    {prog} kspace --source kspace.npy --out y.npz    MRI of yours: k-space y.npz, its mask, coil maps, and y.yaml
+                                                    a parallel scan: y.npz, and its geometry y.yaml
+    {prog} kspace --source kspace.npy --out y.npz   MRI: k-space y.npz, its mask, coil maps, and y.yaml
     {prog} noise --flat flat.npy --dark dark.npy    gain and read-out noise of a detector, as --noise takes them
-    {prog} tooth --source tooth.h5                  a real parallel scan: dataset/tooth/y.npz, y.yaml, y_reference.npy
 
 ct100 and urban100 take a folder or a ZIP file. CT100 needs the extra ``dicom``. Its recipe is reconstructed: it gives
 the paper's FBP figures, not the authors' bytes. Where the rotation axis falls on the detector is found and written.
@@ -16,117 +13,114 @@ the paper's FBP figures, not the authors' bytes. Where the rotation axis falls o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
-from ei.commands.settings import parser_of
-from ei.common.files import writing
+from ei.commands.flags import path, whole
+from ei.commands.parser import Parser
+from ei.common.checks import check_number
 from ei.datasets.flats import detector_noise
 from ei.datasets.kspace import prepare_kspace
 from ei.datasets.paper_data import prepare_ct100, prepare_urban100
-from ei.datasets.scans import prepare_helsinki, prepare_scan, read_array, reference_of, sinograms_of_counts
+from ei.datasets.scans import prepare_scan, read_array, sinograms_of_counts
+from ei.diagnosis import check_sinogram
 from ei.errors import InputError
-from ei.evaluation import check_sinogram
 from ei.physics import Tomography
 
 
+def parser(prog: str) -> Parser:
+    made = Parser(prog=prog, description=(__doc__ or "").format(prog=prog))
+    made.add_argument("what", choices=tuple(WHAT))
+    made.add_argument("--dicom", type=path, metavar="PATH", help="ct100: the folder or ZIP of DICOM files")
+    made.add_argument("--source", type=path, metavar="PATH",
+                      help="urban100: the folder or ZIP of images; kspace: a complex array")  # fmt: skip
+    made.add_argument("--counts", type=path, metavar="PATH", help="sinogram: counts [views, detectors] or [views, rows, "
+                      "detectors] of the detector: .npy, .npz, .mat, .csv, or FILE.h5:NAME")  # fmt: skip
+    made.add_argument("--flat", type=path, metavar="PATH", help="sinogram, noise: its counts without the object")
+    made.add_argument("--dark", type=path, metavar="PATH", help="sinogram, noise: its counts without the beam")
+    made.add_argument("--angles", type=path, metavar="PATH", help="sinogram: of the views, in degrees")
+    made.add_argument("--bin", type=whole, metavar="N", help="average N neighbouring detectors (default: 1)")
+    made.add_argument("--out", type=path, metavar="PATH", help="where it goes, if not below dataset/")
+    return made
+
+
 def main(arguments: Sequence[str], prog: str = "ei prepare") -> None:
-    parser = parser_of("prepare", prog, (__doc__ or "").format(prog=prog))
-    parser.add_argument("what", choices=tuple(WHAT))
-    given = vars(parser.parse(arguments))
-    function, needed = WHAT[given["what"]]
-    for option in needed:
-        if option not in given:
-            raise InputError(f"{given['what']} needs --{option}; --help has examples")
-    function(given)
+    options = vars(parser(prog).parse(arguments))
+    what = WHAT[options["what"]]
+    for name in what.needed:
+        if name not in options:
+            raise InputError(f"{options['what']} needs --{name}; --help has examples")
+    options["bin"] = check_number("--bin", options.get("bin", 1), integer=True, least=1)
+    what.prepare(options)
 
 
-def _ct100(given: Mapping[str, Any]) -> None:
-    out = Path(given.get("out", "dataset/CT/CT100_128x128.mat"))
-    value = prepare_ct100(Path(given["dicom"]), out)
+def _ct100(options: Mapping[str, Any]) -> None:
+    out = Path(options.get("out", "dataset/CT/CT100_128x128.mat"))
+    value = prepare_ct100(Path(options["dicom"]), out)
     print(f"{out}: 100 slices; FBP of 50 views on the 10 test slices: {value:.2f} dB (the paper's: 30.24)")
 
 
-def _urban100(given: Mapping[str, Any]) -> None:
-    out = Path(given.get("out", "dataset/Urban100"))
-    prepare_urban100(Path(given["source"]), out)
+def _urban100(options: Mapping[str, Any]) -> None:
+    out = Path(options.get("out", "dataset/Urban100"))
+    prepare_urban100(Path(options["source"]), out)
     print(f"{out}: 90 training and 10 test images, each of which opens")
 
 
-def _sinogram(given: Mapping[str, Any]) -> None:
-    arrays = [read_array(given[name]) for name in ("counts", "flat", "dark", "angles")]
-    _write_scan(arrays, given.get("bin", 1), Path(given["out"]))
+def _sinogram(options: Mapping[str, Any]) -> None:
+    counts, flat, dark, angles = (read_array(options[name]) for name in ("counts", "flat", "dark", "angles"))
+    y = sinograms_of_counts(counts, flat, dark, options["bin"])
+    angles = angles.reshape(-1)
+    if len(angles) != len(counts):
+        raise InputError(f"there must be an angle for each of {len(counts)} views, got {len(angles)}")
+    out = Path(options["out"])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    side = y.shape[-2]
+    sinograms = torch.from_numpy(y)[:, None]
+    report = check_sinogram(Tomography((side, side), angles, side), sinograms)
+    geometry = prepare_scan(out, y, angles.tolist(), report.centre)
+    print(f"{out}: y {list(y.shape)}, angles [{len(angles)}]; {out.with_suffix('.yaml')}: the geometry")
+    print(check_sinogram(Tomography(**geometry, angles=angles), sinograms))
 
 
-def _noise(given: Mapping[str, Any]) -> None:
-    each = given.get("bin", 1)
-    found = detector_noise(read_array(given["flat"]), read_array(given["dark"]), each)
+def _noise(options: Mapping[str, Any]) -> None:
+    each = options["bin"]
+    noise = detector_noise(read_array(options["flat"]), read_array(options["dark"]), each)
     what = f"a bin of {each} detectors, averaged" if each > 1 else "a pixel"
-    print(f"gain                   {found.gain:.4g} +- {found.gain_error:.1g} counts a photon, of {what}")
-    print(f"read-out noise         {found.sigma:.4g} counts (standard deviation)")
-    print(f"without an object      {found.photons:.4g} photons; brightness varies by {found.drift:.2%} between flats")
-    print(f"of counts above dark   --noise {found.of_counts}")
-    print(f"of line integrals      --noise {found.of_line_integrals}")
+    print(f"gain                   {noise.gain:.4g} +- {noise.gain_error:.1g} counts a photon, of {what}")
+    print(f"read-out noise         {noise.sigma:.4g} counts (standard deviation)")
+    print(f"without an object      {noise.photons:.4g} photons; brightness varies by {noise.drift:.2%} between flats")
+    print(f"of counts above dark   --noise {noise.of_counts}")
+    print(f"of line integrals      --noise {noise.of_line_integrals}")
 
 
-def _kspace(given: Mapping[str, Any]) -> None:
-    out = Path(given["out"])
-    y, mask, used = prepare_kspace(read_array(given["source"]), out)
+def _kspace(options: Mapping[str, Any]) -> None:
+    out = Path(options["out"])
+    y, mask, used = prepare_kspace(read_array(options["source"]), out)
     what = "columns" if mask.dim() == 1 else "points"
     print(f"{out}: y {list(y.shape)}; {int(mask.sum())} of {mask.numel()} {what} are measured")
     if used is None:
         print(f"{out.with_suffix('.yaml')}: the operator, of one coil")
-    else:
-        print(f"{out.with_suffix('.yaml')}: the operator; coil maps from the middle {used[0]} x {used[1]} of k-space" +
-              (f", of all {len(y)} images together, which must be of one slice" if len(y) > 1 else ""))  # fmt: skip
+        return
+    several = f", of all {len(y)} images together, which must be of one slice" if len(y) > 1 else ""
+    print(
+        f"{out.with_suffix('.yaml')}: the operator; coil maps from the middle {used[0]} x {used[1]} of k-space{several}"
+    )
 
 
-def _tooth(given: Mapping[str, Any]) -> None:
-    names = ("data", "data_white", "data_dark", "theta")
-    arrays = [read_array(f"{given['source']}:exchange/{name}") for name in names]
-    out = Path(given.get("out", "dataset/tooth/y.npz"))
-    geometry, y = _write_scan(arrays, given.get("bin", 4), out)
-    reference = out.with_name(f"{out.stem}_reference.npy")
-    with writing(reference):
-        np.save(reference, reference_of(y, {**geometry, "angles": arrays[3]}))
-    print(f"{reference}: the reconstruction of all views, 40 steps of conjugate gradients")
+class What(NamedTuple):
+    """What is prepared: by which function, and the options that it needs."""
+
+    prepare: Callable[[Mapping[str, Any]], None]
+    needed: tuple[str, ...]
 
 
-def _write_scan(arrays: list[np.ndarray], each: int, out: Path) -> tuple[dict[str, Any], np.ndarray]:
-    counts, flat, dark, angles = arrays
-    y = sinograms_of_counts(counts, flat, dark, each)
-    angles = np.atleast_1d(angles)
-    if angles.ndim != 1 or len(angles) != len(counts):
-        raise InputError(f"there are {angles.size} angles, and counts of {len(counts)} views")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    side = y.shape[-2]
-    measured = torch.from_numpy(y)[:, None]
-    found = check_sinogram(Tomography((side, side), angles, side), measured)
-    geometry = prepare_scan(out, y, angles.tolist(), found.centre)
-    print(f"{out}: y {list(y.shape)}, angles [{len(angles)}]; {out.with_suffix('.yaml')}: the geometry")
-    print(check_sinogram(Tomography(**geometry, angles=angles), measured))
-    return geometry, y
-
-
-def _htc2022(given: Mapping[str, Any]) -> None:
-    views, arc = given.get("views", 30), given.get("arc", 360.0)
-    out = Path(given.get("out", f"dataset/HTC2022/{views}_over_{arc:g}"))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    parts = prepare_helsinki(Path(given["source"]), out, views, arc, given.get("bin", 4))
-    told = "; ".join(f"{part}.npy: {len(names)} scans ({', '.join(names)})" for part, names in parts.items())
-    print(f"{out}: geometry.yaml; {told}; references from 360 views beside them")
-
-
-WHAT: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "ct100": (_ct100, ("dicom",)),
-    "urban100": (_urban100, ("source",)),
-    "sinogram": (_sinogram, ("counts", "flat", "dark", "angles", "out")),
-    "noise": (_noise, ("flat", "dark")),
-    "kspace": (_kspace, ("source", "out")),
-    "htc2022": (_htc2022, ("source",)),
-    "tooth": (_tooth, ("source",)),
+WHAT = {
+    "ct100": What(_ct100, ("dicom",)),
+    "urban100": What(_urban100, ("source",)),
+    "sinogram": What(_sinogram, ("counts", "flat", "dark", "angles", "out")),
+    "noise": What(_noise, ("flat", "dark")),
+    "kspace": What(_kspace, ("source", "out")),
 }

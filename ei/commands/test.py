@@ -21,33 +21,20 @@ import torch
 
 from ei.closure.splitting import mean_over_parts
 from ei.commands import presets
-from ei.commands.checkpoint import carried_physics, load_function, with_other_masks
+from ei.commands.build import split_beside
+from ei.commands.checkpoint import carried_physics, load_function, tree_of_checkpoint
 from ei.commands.flags import path as path_type
 from ei.commands.flags import real, whole
 from ei.commands.parser import Parser, choose_device, device_of_flags, names_of
 from ei.commands.presets import PAPER
-from ei.commands.problem import (
-    Shape,
-    build_physics,
-    check_count,
-    image_shape,
-    load_images,
-    load_measurements,
-    load_pairs,
-    needs_sizes,
-    print_fit_of_truth,
-    sizes_from_measurements,
-    sizes_of,
-    split_beside,
-    with_noise_apart,
-)
-from ei.commands.tree import Tree, check_code_is_typed, check_keys, get, merge, name_of
+from ei.commands.problem import Problem
+from ei.commands.tree import Tree, get, merge, name_of
 from ei.commands.typed import Typed, add_flags, chosen_flags, read_typed
 from ei.common.checks import check_number
 from ei.common.drawing import show_if_screen
 from ei.common.files import load_file
-from ei.common.parts import normalized
 from ei.datasets import Pairs
+from ei.diagnosis.before_training import report_truth
 from ei.errors import InputError, MissingFileError
 from ei.evaluation.loading import averaged, checked
 from ei.evaluation.quality import (
@@ -99,7 +86,7 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
     ckp = _checkpoint_path(options.get("ckp"), typed.flags.get("task"))
     state = checked(load_file(ckp, "checkpoint"), ckp)
     tree = tree_to_test(state, typed, ckp)
-    f, images = load_problem(state, tree, ckp, typed.flags.get("mask"), device)
+    f, images = load_test(state, tree, ckp, typed.flags.get("mask"), device)
     task = get(tree, "trainer.task")
     samples = _samples(options.get("sample_to_show"), task, images)
     name = options.get("model_name") or presets.title_of(tree)
@@ -136,61 +123,35 @@ def _checkpoint_path(ckp: str | None, task: str | None) -> str:
 
 
 def tree_to_test(state: Mapping[str, Any], typed: Typed, path: str) -> Tree:
-    """The tree of a checkpoint, or of the task for those of the authors, with what was typed laid over it.
-
-    Raises:
-        InputError: if they contradict each other, or user-defined code has to be typed.
-    """
-    task = typed.flags.pop("task", None)
-    base = dict(state.get("config") or {})
-    if base:
-        check_keys(base)
-        trained = get(base, "trainer.task")
-        if task is not None and trained not in (None, "", task):
-            raise InputError(f"the checkpoint was trained for the task {trained}, not for {task}")
-        base = _without_training_data(base, path)
-    elif task is None:
-        raise InputError(f"the checkpoint {path} does not say its task: give --task, and --physics for a user-defined "
-                         "operator")  # fmt: skip
-    else:
-        base = presets.problem(task)
-    if task is not None:
-        base = merge(base, {"trainer": {"task": task}})
-    base = _with_named_data(base, typed, task or get(base, "trainer.task"))
+    """The tree of a checkpoint with its list of test images, ``--dataset-name`` and ``--network-compact``."""
+    state = dict(state)
+    config = dict(state.get("config") or {})
+    task = typed.flags.get("task") or get(config, "trainer.task")
+    changes: Tree = {}
+    name = typed.options.get("dataset_name")
+    split = split_beside(path)
+    if name is not None and task in PAPER and "data" not in typed.flags:
+        place = PAPER[task].place.format(name)
+        changes = {"data": {"train": {"name": PAPER[task].dataset, PAPER[task].argument: place}}}
+    elif split is not None and isinstance(get(config, "data.train"), Mapping):
+        changes = {"data": {"train": {"split": split}}}
+    if config and changes:
+        state["config"] = merge(config, changes)
+        changes = {}
+    tree = tree_of_checkpoint(state, typed, path)
     compact = typed.options.get("network_compact")
     if compact is not None:
         described = (state.get("network") or {}).get("compact")
         if described not in (None, compact):
-            raise InputError(f"--network-compact {compact} contradicts the checkpoint, whose network has {described} "
-                             "levels; leave the option out")  # fmt: skip
-        base = merge(base, {"network": {"compact": compact}})
-    if not state.get("config"):
-        base["network"] = {key: value for key, value in base["network"].items() if key != "base_channels"}
-    tree = with_noise_apart(typed.over(base))
-    used = {key: tree.get(key) for key in ("physics", "noise", "network", "reconstructor")}
-    data = {key: value for key, value in (tree.get("data") or {}).items() if key not in ("batch_size", "validation")}
-    check_code_is_typed({**used, "data": data}, typed.code, path)
-    return tree
+            raise InputError(
+                f"--network-compact {compact} contradicts the checkpoint, whose network has {described} levels; leave "
+                "the option out"
+            )
+        changes = merge(changes, {"network": {"compact": compact}})
+    return merge(tree, changes)
 
 
-def _without_training_data(base: Tree, path: str) -> Tree:
-    """The tree of a run without the measurements that it was trained on; and with its list of test images."""
-    data = {key: value for key, value in (base.get("data") or {}).items() if key not in ("measurements", "truth")}
-    split = split_beside(path)
-    if split is not None and isinstance(data.get("train"), Mapping):
-        data["train"] = {**data["train"], "split": split}
-    return {**base, "data": data}
-
-
-def _with_named_data(base: Tree, typed: Typed, task: str | None) -> Tree:
-    name = typed.options.get("dataset_name")
-    if name is None or task not in PAPER or "data" in typed.flags:
-        return base
-    dataset, argument = PAPER[task].dataset
-    return {**base, "data": {"train": {"name": dataset, argument: PAPER[task].place.format(name)}}}
-
-
-def load_problem(
+def load_test(
     state: Mapping[str, Any], tree: Tree, path: str, mask: str | None, device: torch.device
 ) -> tuple[ReconstructionFunction, Any]:
     """The reconstruction function of a checkpoint, with the operator of the run, and the test images; or pairs of
@@ -199,56 +160,23 @@ def load_problem(
     Raises:
         InputError: for what does not fit together.
     """
-    data = tree.get("data") or {}
+    data = {key: value for key, value in (tree.get("data") or {}).items() if key != "validation"}
     measured = data.get("measurements") is not None
     if measured != (data.get("truth") is not None):
         raise InputError("--measurements are compared with their --truth: give both, or images with --data")
-    physics, shape, images = _operator_and_data(state, tree, path, mask, device, measured)
-    if measured:
-        images = load_pairs(images, data["truth"], shape)
-    f = load_function(state, path, tree, physics, shape, device)
-    if measured:
-        print_fit_of_truth(images, f.physics)
-    check_count(f.physics, len(images), "test images: give theirs with --mask")
-    if not state.get("config") and name_of(tree, "physics") == "Inpainting" and "mask" not in tree["physics"]:
+    if not measured and data.get("train") is None and data.get("test") is None:
+        raise InputError("the run was trained from measurements alone: give images to test on with --data")
+    carried = carried_physics(state, tree, device, path, mask)
+    problem = Problem({**tree, "data": data}, device, "test", carried)
+    f = load_function(state, path, tree, problem.physics, problem.shape, device)
+    if isinstance(problem.data, Pairs):
+        print("\n".join(report_truth(f.physics, problem.data)))
+    if carried is None and name_of(tree, "physics") == "Inpainting" and "mask" not in tree["physics"]:
         print(
             "note: the checkpoint carries no mask; a random one of rate 0.3 is used, which is not the one it was "
             "trained with: give the authors' with --mask mask_random0.3.pt"
         )
-    return f, images
-
-
-def _operator_and_data(
-    state: Mapping[str, Any], tree: Tree, path: str, mask: str | None, device: torch.device, measured: bool
-) -> tuple[Any, Shape, Any]:
-    data = tree.get("data") or {}
-    carried = physics = None
-    if state.get("config"):
-        carried = physics = operator_of_run(state, tree, path, mask, device)
-    description = normalized(tree["physics"], "physics") if carried is None else {}
-    if carried is None and not needs_sizes(description):
-        physics = build_physics(description, device).object
-    if measured:
-        if physics is None:
-            sizes = sizes_from_measurements(data["measurements"], description)
-            physics = build_physics(description, device, sizes).object
-        images, shape = load_measurements(data["measurements"], physics)
-        return physics, shape, images
-    if data.get("train") is None and data.get("test") is None:
-        raise InputError("the run was trained from measurements alone: give images to test on with --data")
-    images = load_images(data, "test", physics).object
-    shape = image_shape(images)
-    if physics is None:
-        physics = build_physics(description, device, sizes_of(shape)).object
-    return physics, shape, images
-
-
-def operator_of_run(state: Mapping[str, Any], tree: Tree, path: str, mask: str | None, device: torch.device) -> Any:
-    """The operator of a checkpoint's run; with ``mask`` for other images, where every image has its own."""
-    config = state["config"]
-    carried = carried_physics(state, {**tree, "physics": config.get("physics")}, device, path)
-    other = with_other_masks(carried, mask)
-    return other if other is not carried else carried_physics(state, tree, device, path)
+    return f, problem.data
 
 
 def _samples(asked: list[int] | None, task: str | None, images: Any) -> list[int]:

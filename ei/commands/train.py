@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ei.commands.build import TrainingBuilder
+from ei.commands.build import build_training
 from ei.commands.checkpoint import carried_physics, check_same_run
 from ei.commands.parser import Parser, choose_device, device_of_flags
 from ei.commands.tree import Tree, check_code_is_typed, get, merge
@@ -131,31 +131,6 @@ def train(tree: Tree, device: torch.device, call: Mapping[str, Any], checkpoint:
         column, _ = selecting_column(trainer)
         print(f"stopped after epoch {trainer.epoch}: {column} was no better in {trainer.patience} epochs than before")
     print(f"run folder: {trainer.folder}")
-
-
-def build_training(
-    tree: Mapping[str, Any],
-    device: torch.device,
-    out: Any = None,
-    state: Mapping[str, Any] | None = None,
-    carried: Any = None,
-) -> tuple[Trainer, Any]:
-    """A trainer and its loader. Everything a user can get wrong is checked here, before a run folder is made.
-
-    Args:
-        tree: of the run.
-        device: where to train.
-        out: the run folder; None for the default, False for none.
-        state: the content of a checkpoint of this run to continue from.
-        carried: its operator.
-
-    Raises:
-        InputError: for what does not fit together, with the full path of the key.
-    """
-    trainer, loader = TrainingBuilder(tree, device, carried, is_new=state is None).training(out)
-    if state is not None:
-        trainer.resume(state)
-    return trainer, loader
 
 
 def _done(trainer: Trainer) -> str:

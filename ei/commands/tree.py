@@ -264,16 +264,15 @@ def walk_texts(tree: Any) -> Iterator[str]:
             yield from walk_texts(value)
 
 
-def check_code_is_typed(tree: Mapping[str, Any], typed: Mapping[str, Any], path: str) -> None:
+def check_code_is_typed(tree: Mapping[str, Any], typed: set[str], path: str) -> None:
     """Raise if a tree that comes from the checkpoint ``path`` names user-defined code that was not typed now.
 
     Raises:
         InputError: naming the part and what to type.
     """
-    typed_code = {text for text in walk_texts(typed) if is_user_code(text)}
     for key, part in tree.items():
         for text in walk_texts(part):
-            if is_user_code(text) and text not in typed_code:
+            if is_user_code(text) and text not in typed:
                 where = key if key != "data" else next(f"data.{k}" for k, v in part.items() if text in walk_texts(v))
                 typing = f"--physics {text}" if key == "physics" else f"{where}='{{name: {text}}}'"
                 raise InputError(

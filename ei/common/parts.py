@@ -151,8 +151,8 @@ def build(description: Any, classes: Classes, path: str, context: Context | None
         context: what the tree need not say.
 
     Raises:
-        InputError: for an unknown name or argument (with the valid ones), a missing one, or what the constructor raises;
-            with the full path of the key.
+        InputError: for an unknown name or argument (with the valid ones), a missing one, or what the constructor
+            raises; with the full path of the key.
 
     >>> import fractions
     >>> build({"name": "Fraction", "numerator": 3}, {"Fraction": fractions.Fraction}, "share").object

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ei.common.parts import describe
 from ei.common.files import load_file
+from ei.common.parts import describe
 from ei.common.user_code import is_user_code
 from ei.errors import InputError, TrainingDivergedError
 from ei.models.weights import AVERAGED, load_weights

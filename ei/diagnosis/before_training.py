@@ -1,0 +1,114 @@
+"""Measurements before a training: do they fit operator and ground truth, what are their scale and noise."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ei.datasets import Pairs, image_of
+from ei.datasets.batches import number_of, spread
+from ei.datasets.kspace import check_centred
+from ei.diagnosis.measurements import measurement_report
+from ei.diagnosis.sinograms import SinogramReport, check_sinogram
+from ei.diagnosis.user_defined import call
+from ei.errors import InputError
+from ei.physics import MRI, select_physics
+from ei.physics.projections import Projections
+
+
+def measurement(dataset: Any, index: int) -> Tensor:
+    """A measurement of a data set of measurements, or of pairs."""
+    item = dataset[index]
+    return item[0] if isinstance(item, tuple) else item
+
+
+def report_measurements(physics: Any, measurements: Any) -> list[str]:
+    """Lines about a few measurements: what they look like, and what is wrong with them (``warning: ...``)."""
+    some = spread(measurements)
+    ys = [measurement(measurements, index) for index in some]
+    return measurement_report(physics, ys, [number_of(measurements, index) for index in some]).splitlines()
+
+
+def report_sinograms(physics: Any, measurements: Any) -> SinogramReport | None:
+    """Whether measured sinograms fit their geometry; None for other measurements."""
+    if not isinstance(physics, Projections):
+        return None
+    return check_sinogram(physics, torch.stack([measurement(measurements, n) for n in spread(measurements, 16)]))
+
+
+def report_truth(physics: Any, pairs: Pairs) -> list[str]:
+    """Lines about how well ``A x`` of the ground truth fits y over a few pairs; a warning where another image's ``A x``
+    fits as well: files in another order or in other units would train in silence."""
+    rows = spread(pairs)
+    ys = [pairs[index][0] for index in rows]
+    predicted = [call(select_physics(physics, [n]), "A", pairs[n][1][None])[0].cpu() for n in rows]
+
+    def misfit(shift: int) -> float:
+        return statistics.median(float((predicted[k - shift] - y).norm() / y.norm()) for k, y in enumerate(ys))
+
+    lines = [f"A x of the ground truth fits y to {misfit(0):.1%} of its norm"]
+    if len(rows) > 1 and misfit(0) >= 0.9 * misfit(1):
+        lines.append(
+            f"warning: that of another image fits it to {misfit(1):.1%}: are measurements and ground truth in the same "
+            "order and orientation, and in the units of the operator?"
+        )
+    return lines
+
+
+def check_kspace(physics: MRI, y: Tensor, path: str) -> None:
+    """Raise if k-space has values where the mask measures nothing, or none at all where it does: it is another's."""
+    if y.shape[-physics.mask.dim() :] != physics.mask.shape:
+        return  # the operator raises
+    check_centred(torch.complex(y[0], y[1]) if not y.is_complex() else y)
+    mask = physics.mask.cpu() != 0
+    filled = y != 0
+    outside = int((filled & ~mask).sum())
+    inside = float((filled & mask).sum() / mask.expand_as(y).sum())
+    if outside:
+        raise InputError(
+            f"{path} has {outside} values that are not zero where the mask measures nothing: is it the mask of this "
+            "k-space? If it is to leave a part of it out, set that to zero first"
+        )
+    if inside < 0.5:
+        raise InputError(
+            f"{path} is zero at {1 - inside:.0%} of what the mask measures: is it the mask of this k-space, and are "
+            "its axes [n, (coil,) row, column]?"
+        )
+
+
+def find_image_scale(physics: Any, measurements: Any, device: torch.device) -> float:
+    """The largest value of ``A_dagger y``, but for its thousandth part, over a few measurements; 1 where images are in
+    about [0, 1] already."""
+    peaks = []
+    for index in spread(measurements):
+        selected = select_physics(physics, [number_of(measurements, index)])
+        x = selected.A_dagger(measurement(measurements, index)[None].to(device)).abs().flatten()
+        peaks.append(float(x.kthvalue(max(1, math.ceil(0.999 * len(x)))).values))
+    scale = float(f"{statistics.median(peaks):.3g}")
+    if not scale > 0:
+        raise InputError("A_dagger of the measurements is zero: is this the operator that they were made with?")
+    return 1.0 if 1 / 3 <= scale <= 3 else scale
+
+
+def starting_level(physics: Any, dataset: Any, device: torch.device, measured: bool) -> float:
+    """Where the search for an unknown level of noise starts: a hundredth of the root mean square of a few measurements,
+    where they are not zero. Noise is seldom below, and the search is to come from there.
+
+    Raises:
+        InputError: if all are zero.
+    """
+    squares = []
+    for index in spread(dataset):
+        if measured:
+            y = measurement(dataset, index)
+        else:
+            y = select_physics(physics, [number_of(dataset, index)]).A(image_of(dataset[index]).to(device))
+        squares.append(y[y != 0].abs().square().mean())
+    level = float(f"{0.01 * float(torch.stack(squares).nanmean()) ** 0.5:.3g}")
+    if not level > 0:
+        raise InputError("the measurements are all zero: there is no noise to find in them")
+    return level
