@@ -116,5 +116,7 @@ def for_each_image(mask: Tensor, tensor: Tensor) -> Tensor:
     if n == 1 or n == len(tensor):
         return mask
     if len(tensor) % n:
-        raise InputError(f"the operator has {n} masks, got {len(tensor)} images; select theirs by physics.of(indices)")
+        raise InputError(
+            f"the operator has masks of {n} images, got {len(tensor)}; select theirs by physics.of(indices)"
+        )
     return mask.repeat(len(tensor) // n, *[1] * (mask.dim() - 1))

@@ -14,7 +14,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from ei.errors import InputError
 from ei.models import GroupAverage, Reconstructor, UNet, Unrolled, average_over
 from ei.physics import CT, Inpainting, Tomography, pinv_cg
-from ei.physics.krylov import adjoint_of
 from ei.physics.split import Split
 from ei.transforms import Reflect, Rotate90
 
@@ -177,59 +176,6 @@ def test_the_filter_is_a_weight_and_that_of_the_pseudo_inverse(physics: Any) -> 
         physics.filter(y[..., :-1])
 
 
-def test_weighted_steps_come_to_the_pseudo_inverse_and_sooner() -> None:
-    """Data that an image explains have one limit, which has nothing of the null space; of a few steps the
-    weighted ones are closer to it than one more plain one."""
-    physics = CT(24, 12)
-    disc = (torch.cartesian_prod(*[torch.arange(24.0) - 11.5] * 2).norm(dim=1) < 8).double().view(1, 1, 24, 24)
-    y = physics.A(disc)
-    matrix = matrix_of(physics, 1, 24, 24)
-    exact = (torch.linalg.pinv(matrix, rtol=1e-10) @ y.flatten()).view_as(disc)
-
-    def distance(steps: int, weight: Any = None) -> float:
-        return float((pinv_cg(physics, y, steps, tol=0, orthogonal=True, weight=weight) - exact).norm() / exact.norm())
-
-    assert distance(300, physics.filter) < 1e-6 and distance(300) < 1e-6
-    for steps in (1, 2):
-        assert distance(steps, physics.filter) < distance(steps + 1)
-
-
-def test_weighted_steps_on_data_that_no_image_explains() -> None:
-    """The weighted least squares, in value and gradient, and more steps move neither (float32, where most of the data
-    is what no image explains)."""
-    torch.manual_seed(0)
-    seen = torch.linalg.qr(torch.randn(64, 64, dtype=torch.float64))[0][:16]
-    mixed = torch.randn(40, 16, dtype=torch.float64)
-    A = mixed @ seen
-    basis = torch.linalg.qr(torch.randn(40, 40, dtype=torch.float64))[0]
-    W = basis @ torch.diag(torch.logspace(-1, 1, 40, dtype=torch.float64)) @ basis.T
-    inverse = seen.T @ torch.linalg.inv(mixed.T @ W @ mixed) @ mixed.T @ W
-
-    class Dense:
-        image_shape = (1, 8, 8)
-
-        def A(self, x: Tensor) -> Tensor:
-            return x.flatten(1) @ A.T.to(x.dtype)
-
-        def A_adjoint(self, y: Tensor) -> Tensor:
-            return (y @ A.to(y.dtype)).view(-1, 1, 8, 8)
-
-        def filter(self, y: Tensor) -> Tensor:
-            return y @ W.to(y.dtype)
-
-    unseen = torch.linalg.svd(mixed)[0][:, 16:] @ torch.randn(24, dtype=torch.float64)  # of A^T nothing is left of it
-    unexplained = torch.linalg.solve(W, unseen)
-    x = images(2, 64, dtype=torch.float64)
-    for size in (0.0, 1.0, 1e5):
-        y = (x @ A.T + size * unexplained / unexplained.norm()).float().requires_grad_()
-        exact = y.detach().double() @ inverse.T
-        for steps in (40, 200):
-            found = pinv_cg(Dense(), y, steps, tol=0, orthogonal=True, weight=Dense().filter)
-            (gradient,) = torch.autograd.grad(found[:, 0, 1, 2].sum(), y)
-            assert float((found.detach().flatten(1) - exact).norm()) < 1e-6 * max(size, 100)
-            assert float((gradient - inverse[10]).norm() / inverse[10].norm()) < (0.01 if size < 1e5 else 1)
-
-
 def test_a_filter_of_ones_own() -> None:
     """Where A^T W A is the identity on what is seen, one step is enough."""
 
@@ -301,75 +247,6 @@ def test_gradients_are_finite_differences(physics: Any, recompute: bool, filtere
     weights = [net.get_parameter("a.bias"), net.get_parameter("b.weight")]
     fast = {"fast_mode": True, "atol": 1e-4}  # random directions, not every entry
     assert torch.autograd.gradcheck(lambda y, *_: f(y), (y, *weights), **fast)
-
-
-@pytest.mark.parametrize("orthogonal", [False, True])
-def test_nothing_blows_up_where_conjugate_gradients_have_converged(orthogonal: bool) -> None:
-    """Residuals of rounding noise, or of data that no image explains: more steps change neither value nor gradient."""
-    torch.manual_seed(0)
-    rows = torch.linalg.qr(torch.randn(64, 64, dtype=torch.float64))[0][:20]
-
-    class Twice:  # every row measured twice, and differently: most of the data is noise
-        image_shape = (1, 8, 8)
-
-        def A(self, x: Tensor) -> Tensor:
-            return torch.cat([x.flatten(1) @ rows.T.to(x.dtype)] * 2, dim=1)
-
-        def A_adjoint(self, y: Tensor) -> Tensor:
-            return ((y[:, :20] + y[:, 20:]) @ rows.to(y.dtype)).view(-1, 1, 8, 8)
-
-    same, noise = torch.randn(2, 3, 20)
-    inverse = torch.cat([rows, rows]).T / 2
-    for size in (0.0, 1.0, 1e3):
-        y = torch.cat([same + size * noise, same - size * noise], dim=1).requires_grad_()
-        x = pinv_cg(Twice(), y, steps=40, tol=0, orthogonal=orthogonal)
-        torch.testing.assert_close(x.flatten(1), y @ inverse.float().T, rtol=1e-4, atol=1e-5 * max(size, 1))
-        weights = torch.randn_like(x)
-        (gradient,) = torch.autograd.grad((x * weights).sum(), y)
-        exact = weights.flatten(1) @ inverse.float()
-        torch.testing.assert_close(gradient, exact, rtol=1e-3, atol=1e-2 if size == 1e3 else 1e-5)
-    zero = torch.zeros_like(y).requires_grad_()
-    x = pinv_cg(Twice(), zero, steps=5, tol=0, orthogonal=orthogonal)
-    assert not x.any() and not torch.autograd.grad(x.sum(), zero)[0].any()
-
-
-def test_an_operator_of_a_and_a_dagger_alone_has_an_adjoint() -> None:
-    """A_dagger tells the shape of the images, autograd the rest: of 8 x 6 images, two measured columns a pixel row."""
-
-    class Pairs:
-        def A(self, x: Tensor) -> Tensor:
-            return 3 * x[..., ::2] + x[..., 1::2]
-
-        def A_dagger(self, y: Tensor) -> Tensor:
-            return y.repeat_interleave(2, dim=-1) / 4
-
-    physics = Pairs()
-    y, x = torch.rand(2, 3, 8, 3, dtype=torch.float64), torch.rand(2, 3, 8, 6, dtype=torch.float64)
-    adjoint = adjoint_of(physics)(y)
-    assert adjoint.shape == x.shape
-    assert float((physics.A(x) * y).sum()) == pytest.approx(float((x * adjoint).sum()), rel=1e-12)
-    f = Unrolled(fill(SmallNet(3)), physics, iterations=1)
-    measurements = torch.rand(2, 3, 8, 3)
-    torch.testing.assert_close(physics.A(f(measurements)), measurements, rtol=1e-4, atol=1e-5)
-
-
-def test_float32_follows_exact_arithmetic() -> None:
-    """The mean of an image stands out among the singular values of CT: plain recursions are off within ten steps."""
-    physics = CT(32, 16)
-    x = torch.nn.functional.avg_pool2d(images(2, 1, 96, 96, dtype=torch.float64), 3)
-    y = physics.A(x).requires_grad_()
-    weights = images(2, 1, 32, 32, seed=1, dtype=torch.float64) - 0.5
-    results = []
-    for dtype, orthogonal in ((torch.float64, True), (torch.float32, True), (torch.float32, False)):
-        x = pinv_cg(physics, y.to(dtype), steps=10, tol=0, orthogonal=orthogonal)
-        results.append((x.detach(), torch.autograd.grad((x * weights).sum(), y)[0]))
-    exact, close, plain = ([part.double() for part in result] for result in results)
-    for k in (0, 1):  # values, gradients
-        error, without = (float((found[k] - exact[k]).norm() / exact[k].norm()) for found in (close, plain))
-        assert error < 1e-4 and error < 0.05 * without, (error, without)
-    matrix = matrix_of(physics, 1, 32, 32)
-    in_double = torch.stack([plain_cg(matrix, one, 10) for one in y.detach().flatten(1)])
-    torch.testing.assert_close(exact[0].flatten(1), in_double, rtol=0, atol=1e-6)
 
 
 def test_complex_images_stay_complex() -> None:

@@ -20,8 +20,7 @@ from ei.common.seeds import generator
 from ei.datasets import make_loader
 from ei.errors import InputError
 from ei.models import Reconstructor, UNet
-from ei.physics import MRI, GaussianNoise, Split
-from ei.physics.mri import mask_for, random_columns
+from ei.physics import MRI, GaussianNoise, Split, mask_for, random_columns
 from ei.training import Trainer
 from ei.transforms import Rotate
 
@@ -60,6 +59,7 @@ def test_adjoint(physics: MRI) -> None:
     torch.testing.assert_close(torch.autograd.grad(physics.A_adjoint(y), y, x)[0], physics.A(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("physics", [CASES[1], CASES[5]], ids=str)
 def test_gradients_numerically(physics: MRI) -> None:
     physics = MRI(physics.mask, physics.coil_maps, cg_steps=3)
@@ -103,7 +103,7 @@ def test_columns() -> None:
                        torch.tensor(True))  # fmt: skip
 
 
-def test_the_height_of_columns() -> None:
+def test_the_height_of_a_mask_of_columns() -> None:
     """Images need not be square; where a height is told, it is that of the images, and checkpoints keep it."""
     physics = MRI(random_mask(7), height=6)
     assert physics.image_shape == (2, 6, 7)
@@ -125,12 +125,32 @@ def test_random_columns_and_the_middle_of_a_mask(tmp_path: Path) -> None:
     assert bool(random_columns(8, 1).all()) and int(random_columns(8, 100).sum()) == 1
     np.save(tmp_path / "mask.npy", mask.numpy())
     # The middle of k-space, at W // 2, stays there, whatever is even or odd.
-    for width in (64, 63, 40, 33):
-        cut = mask_for(tmp_path / "mask.npy", width)
+    assert torch.equal(mask_for(tmp_path / "mask.npy", 64), mask)
+    for width in (63, 40, 33):
+        with pytest.warns(UserWarning, match=rf"mask.npy has 64 columns.* its middle {width} are used"):
+            cut = mask_for(tmp_path / "mask.npy", width)
         assert len(cut) == width and torch.equal(cut[width // 2 - 3 : width // 2 + 3], mask[29:35])
-    assert torch.equal(mask_for(mask, 100), mask)  # whoever takes it says that it does not fit
-    with pytest.raises(InputError, match="acceleration"):
-        random_columns(8, 0.5)
+    for call, message in (
+        (lambda: mask_for(mask, 100), "must have the 100 columns of the images, got 64"),
+        (lambda: mask_for(torch.ones(8, 6), 4), "must have the 4 columns of the images, got 6"),
+        (lambda: random_columns(8, 0.5), "acceleration must be a finite number >= 1, got 0.5"),
+        (lambda: random_columns(0), "width must be a whole number >= 1, got 0"),
+        (lambda: random_columns(8, seed="x"), "seed must be a whole number, got 'x'"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_sizes_from_measurements() -> None:
+    """A run from measurements alone derives the missing sizes from their shape, and needs their mask."""
+    assert MRI.sizes_from_measurement((2, 6, 7), mask="mask.pt") == {"height": 6, "width": 7}
+    assert MRI.sizes_from_measurement((2, 3, 6, 7), mask="mask.pt", coil_maps="maps.pt") == {"height": 6, "width": 7}
+    for arguments in ({}, {"mask": None}, {"mask": {"name": "random_columns", "acceleration": 4}}):
+        with pytest.raises(InputError, match="need the mask they were made with"):
+            MRI.sizes_from_measurement((2, 6, 7), **arguments)
+    for shape in ((1, 6, 7), (3, 2, 6, 7), (2, 3, 6, 7)):
+        with pytest.raises(InputError, match=rf"got measurements of shape \[{', '.join(map(str, shape))}\]"):
+            MRI.sizes_from_measurement(shape, mask="mask.pt")
 
 
 def test_the_pseudo_inverse() -> None:
@@ -239,7 +259,7 @@ def test_masks_and_maps_from_files(tmp_path: Path) -> None:
         (lambda: MRI(torch.ones(4, 5)).A(torch.zeros(4, 5)), ["[B, 2, 4, 5]", "[4, 5]"]),
         (
             lambda: MRI(torch.ones(4, 5)).A_dagger(torch.zeros(1, 4, 5, dtype=torch.complex64)),
-            ["k-space", "[B, 2, 4, 5]", "real, imaginary", "complex [1, 4, 5]"],
+            ["k-space", "[B, 2, 4, 5]", "real, imaginary", "torch.complex64 [1, 4, 5]"],
         ),
         # Whole numbers would be rounded to whole numbers.
         (lambda: MRI(torch.ones(4, 5)).A(torch.ones(1, 2, 4, 5).int()), ["images", "real", "torch.int32 [1, 2, 4, 5]"]),
@@ -253,7 +273,7 @@ def test_masks_and_maps_from_files(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_bad_input_is_told_in_a_line(call: Any, words: list[str]) -> None:
+def test_bad_input_is_one_line(call: Any, words: list[str]) -> None:
     with pytest.raises(InputError) as error:
         call()
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value), str(error.value)

@@ -1,30 +1,21 @@
-"""Training on the tiles of images, each under its part of the mask."""
+"""Tiles of images, each under its part of the mask."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import Result
-from PIL import Image
 
-import ei
 from ei.closure import EIClosure
-from ei.common.files import load_file
 from ei.datasets import Tiles, make_loader, split_validation
 from ei.datasets.batches import number_of
 from ei.errors import InputError
 from ei.evaluation import evaluate
 from ei.models import UNet, Unrolled
-from ei.physics import CT, GaussianNoise, Inpainting, TiledInpainting
+from ei.physics import CT, Inpainting, TiledInpainting
 from ei.physics.tiles import tile_places
 from ei.training import Trainer
 from ei.transforms import Shift
-
-SMALL = ["--method", "ei", "--base-channels", 4, "--epochs", 2, "--device", "cpu", "--norm", "none", "--tile", 8]
 
 
 @pytest.mark.parametrize(("shape", "side"), [((8, 8), 8), ((16, 8), 4), ((13, 10), 5), ((7, 9), 7), ((5, 3), 1)])
@@ -65,7 +56,7 @@ def test_the_adjoint_of_tiles() -> None:
     assert torch.equal(torch.autograd.grad(left, x)[0], physics.A_adjoint(y))
 
 
-def test_tiles_of_an_image_judge_together() -> None:
+def test_tiles_of_an_image_are_validated_together() -> None:
     tiles = Tiles(torch.rand(6, 8, 8), 4)
     train, rest = split_validation(tiles, 0.3, "tiles")
     held = {number_of(rest, k) // 4 for k in range(len(rest))}
@@ -88,74 +79,6 @@ def test_what_learned_on_tiles_reconstructs_whole_images() -> None:
     assert len(rows) == 2 and all(np.isfinite(row["psnr_net"]) for row in rows)
 
 
-def images_in(folder: Path, count: int = 4, size: tuple[int, int] = (16, 24)) -> None:
-    rng = np.random.default_rng(0)
-    for k in range(count):
-        (folder / str(k)).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{k}.png")
-
-
-def test_a_run_on_tiles_is_of_the_whole_operator(script: Callable[..., Result], tmp_path: Path) -> None:
-    """Tiles are trained on, their checkpoint carries the operator of whole images and is tested and continued by it."""
-    images_in(tmp_path / "images")
-    common = ["--task", "inpainting", "--data", "images", "--test-fraction", 0.25, *SMALL]
-    done = script("ei train", *common, "--out", "run")
-    assert done.code == 0, done
-    state = load_file("run/ckp_last.pth.tar")
-    assert state["step"] == 2 * 3 * 6 and state["mask"].shape == (16, 24) and state["physics"]["name"] == "Inpainting"
-    assert isinstance(ei.load("run/ckp_last.pth.tar").physics, Inpainting)
-    tested = script("ei test", "--ckp", "run/ckp_last.pth.tar", "--out", "test")
-    assert tested.code == 0 and len(Path("test/metrics.csv").read_text().splitlines()) == 2, tested
-
-    assert script("ei train", *common, "--epochs", 1, "--out", "again").code == 0
-    done = script("ei train", "--resume", "again/ckp_last.pth.tar", "--epochs", 2)
-    assert done.code == 0, done
-    again = load_file("again/ckp_last.pth.tar")["state_dict"]
-    assert all(torch.equal(value, again[name]) for name, value in state["state_dict"].items())
-    assert "--tile" in script("ei train", "--resume", "again/ckp_last.pth.tar", "--epochs", 3, "--tile", 16).err
-
-
-def test_tiles_of_measurements_alone_and_of_pairs(script: Callable[..., Result], tmp_path: Path) -> None:
-    """What is measured of whole images trains as its tiles, with noise the same as was drawn in it."""
-    x = torch.rand(4, 3, 16, 16)
-    physics = Inpainting(16, 16, mask=masks_of(4), noise=GaussianNoise(0.1))
-    y = torch.cat([physics.of([k]).A(x[k : k + 1]) for k in range(4)])
-    for name, array in (("x", x), ("y", y), ("m", physics.mask)):
-        np.save(tmp_path / f"{name}.npy", array.numpy())
-    common = ["--task", "inpainting", "--mask", "m.npy", "--measurements", "y.npy", "--held-out", 0.25, *SMALL]
-    done = script("ei train", *common, "--out", "alone")
-    assert done.code == 0 and load_file("alone/ckp_last.pth.tar")["step"] == 2 * 3 * 4, done
-    assert load_file("alone/ckp_last.pth.tar")["mask"].shape == (4, 1, 16, 16)
-    done = script("ei train", *common, "--truth", "x.npy", "--method", "sup", "--out", "pairs")
-    assert done.code == 0 and "A x of --truth fits y to 0.0%" in done.out, done
-    judged = ["--measurements", "y.npy", "--truth", "x.npy"]
-    done = script("ei test", "--ckp", "pairs/ckp_last.pth.tar", *judged, "--out", "test")
-    assert done.code == 0 and "\nSup  " in done.out and "\nEI  " not in done.out, done
-    done = script("ei test", "--ckp", "alone/ckp_last.pth.tar", *judged, "--model-name", "Mine", "--out", "test")
-    assert done.code == 0 and "\nMine  " in done.out, done
-
-
-def masks_of(count: int) -> torch.Tensor:
-    return (torch.rand(count, 1, 16, 16) < 0.7).float()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--task", "ct", "--data", "synthetic", "--tile", 8], "measures each pixel by itself, Inpainting, not CT"),
-        (["--task", "inpainting", "--data", "images", "--tile", 32], "16 x 24 have no tiles of 32 x 32"),
-        (["--task", "inpainting", "--data", "images", "--tile", 8, "--patch", 8], "choose one"),
-        (["--task", "inpainting", "--data", "images", "--tile", 0], "--tile"),
-    ],
-)  # fmt: skip
-def test_what_has_no_tiles_says_so(
-    script: Callable[..., Result], tmp_path: Path, arguments: list, message: str
-) -> None:
-    images_in(tmp_path / "images")
-    done = script("ei train", *arguments, "--epochs", 1, "--base-channels", 4, "--out", "run")
-    assert done.code and message in done.err and not Path("run").exists(), done
-
-
 def test_images_of_two_shapes_have_no_tiles_together() -> None:
     with pytest.raises(InputError, match="one shape, and there are some of 8 x 8 and of 8 x 9"):
         Tiles([torch.rand(8, 8), torch.rand(8, 9)], 4)[4]
@@ -165,9 +88,9 @@ def test_images_of_two_shapes_have_no_tiles_together() -> None:
         TiledInpainting(CT(8, 4), 4)  # type: ignore[arg-type]
 
 
-def test_a_tile_that_nothing_is_measured_of_is_told() -> None:
+def test_a_tile_without_measured_pixels_raises() -> None:
     mask = torch.ones(8, 12)
     mask[4:, 4:8] = 0
-    with pytest.raises(InputError, match=r"4 x 4 at row 4, column 4 no pixel is measured.*choose larger tiles"):
+    with pytest.raises(InputError, match="no pixel of the 4 x 4 tile at row 4, column 4 is measured"):
         TiledInpainting(Inpainting(8, 12, mask=mask), 4)
     assert TiledInpainting(Inpainting(8, 12, mask=mask), 6).count == 4

@@ -69,9 +69,10 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "fan, short scan": (np.arange(0, 206, 1.5), FAN),
     "fan, strong, more than a short scan": (np.arange(30, 30 + 250, 1.5), STRONG),
 }
+SLOW = ("a full turn", "uneven", "both ends", "fan", "fan, uneven", "fan, axis", "fan, strong")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in CASES])
 def test_projections_are_those_of_discs_and_fbp_gives_the_discs(case: str) -> None:
     angles, options = CASES[case]
     size = options.get("pixel_size", 1.0)
@@ -194,7 +195,7 @@ def test_rays_that_are_measured_twice_share() -> None:
     assert both > 20
 
 
-def test_missing_views_are_said_once_and_do_not_fail() -> None:
+def test_missing_views_warn_once_and_do_not_fail() -> None:
     physics = Tomography((16, 16), range(0, 120, 4), 25)
     y = physics.A(torch.rand(1, 1, 16, 16))
     with pytest.warns(UserWarning, match="views are missing"):
@@ -258,7 +259,7 @@ def make(**changes: Any) -> Tomography:
         (lambda: Tomography((40_000, 40_000), range(5000), 60_000), ["GB"]),
     ],
 )
-def test_wrong_geometry_is_told_in_a_line(wrong: Any, said: list[str]) -> None:
+def test_wrong_geometry_is_one_line(wrong: Any, said: list[str]) -> None:
     with pytest.raises(InputError) as error:
         wrong()
     assert all(part in str(error.value) for part in said) and "\n" not in str(error.value), str(error.value)
