@@ -48,7 +48,8 @@ def diagnose(
         transform: has ``sample(x, generator)`` and ``apply(x, elements)``.
         image_shape: (C, H, W).
         tol: singular values below ``tol`` times the largest of A count as null space.
-        max_elements: at most this many group elements are stacked; 16 where the answers are estimates.
+        max_elements: at most this many group elements are drawn and stacked; 16 where the answers are estimates and
+            the group interpolates.
         elements: the group elements to examine one by one, or how many of those drawn; of these 3 at most where the
             answers are estimates.
         seed: random seed of probes and elements.
@@ -69,13 +70,13 @@ def diagnose(
     drawn = problem.draw_elements(max_elements)
     problem.restrict_to_support(drawn)
     if not problem.exact:
-        drawn = drawn[:SAMPLED]
+        drawn = drawn[:SAMPLED] if problem.interpolates else drawn
         count = min(count, 3)
     alone = Stack(problem)
     pixels, frequencies = alone.unseen_power()
     group = None if problem.all_elements is None else len(problem.all_elements)
     result = Diagnosis(problem.n, tol, problem.exact, group, (0.0, 0.0), [(0, alone.seen())])
-    examination = Examination(alone, result, drawn, max_elements)
+    examination = Examination(alone, result, drawn)
     examined = drawn[:count] if isinstance(elements, int) else list(torch.as_tensor(elements))
     examination.complete(examined, frequencies)
     full = examination.full

@@ -21,7 +21,6 @@ class Element:
     Attributes:
         element: the group element.
         share: the share of the rows of ``A T_g`` outside the range of ``A^T``, over white probes.
-        share_natural: the same over probes with a natural-image spectrum.
         share_interpolation: the share for ``A T_g^-1 T_g``, 0 without interpolation.
         visible: the share of the energy of images in the null space of A that A sees after the transform.
         visible_interpolation: the same for ``T_g^-1 T_g``.
@@ -33,7 +32,6 @@ class Element:
 
     element: Tensor
     share: float
-    share_natural: float
     share_interpolation: float
     visible: float
     visible_interpolation: float
@@ -53,7 +51,6 @@ def examine_elements(alone: Stack, elements: Sequence[Tensor], isotropic: Isotro
 
 def _examine_element(alone: Stack, element: Tensor, isotropic: Isotropic | None) -> Element:
     problem = alone.problem
-    count = 64 if problem.exact else 2
 
     def turned(x: Tensor) -> Tensor:
         return problem.transformed(x, [element])
@@ -61,11 +58,9 @@ def _examine_element(alone: Stack, element: Tensor, isotropic: Isotropic | None)
     def returned(x: Tensor) -> Tensor:
         return problem.there_and_back(x, element)
 
-    white_and_natural = torch.cat([problem.white(count), problem.natural(count)], dim=1)
-    rows = [*alone.after(turned).project(white_and_natural).split(count, dim=1)]
-    rows.append(alone.after(returned).project(problem.white(count)))
-    inside = alone.project(torch.cat(rows, dim=1)).split(count, dim=1)
-    shares = [energy_of(row - part) / max(energy_of(row), 1e-300) for row, part in zip(rows, inside, strict=True)]
+    white = problem.white(64 if problem.exact else 2)
+    rows = [alone.after(function).project(white) for function in (turned, returned)]
+    shares = [energy_of(row - alone.project(row)) / max(energy_of(row), 1e-300) for row in rows]
     visible, by_interpolation = alone.visible([turned, returned])
     if isotropic is None:
         return Element(element, *shares, visible, by_interpolation, visible > ROUNDING)

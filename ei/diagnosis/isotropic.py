@@ -1,19 +1,8 @@
-"""The criterion for rotated views: what they show beyond interpolation.
+"""What rotated views show beyond interpolation: the gain over isotropic filters, and bands of frequencies never seen.
 
-A view ``A T_g`` brings something if A sees images of its null space after the transform. Where pixels are interpolated
-this always seems to be so: fine details leak into coarse ones, edges are jagged on a grid, corners are lost. A
-threshold on that share depends on which frequencies A leaves out, so it is compared with a known case. An ISOTROPIC
-FILTER commutes with rotations, so they bring nothing to it, and whatever it seems to gain is interpolation.
-
-1. The gain of A is the share of its null space that the views show, over the share that they show of the null space of
-   an isotropic filter of A's rank. There are two such filters, and the one of which more becomes visible counts: the
-   ideal filter that passes the frequencies that A passes in the mean over directions, and a Gaussian blur with its soft
-   edge. For an A that is such a filter the gain is 1 by construction. From `GAIN` on there is information, up to
-   `NO_GAIN` there is none, and in between the figures do not decide.
-2. Blindness: rotations keep the modulus of a frequency. A band of moduli that A does not see in any direction is seen
-   by no rotated view. That is a proof, whatever the gain is.
-
-Rotations are compared by `FourierRotate`, whose interpolation is several times more accurate than that of `Rotate`.
+An isotropic filter commutes with rotations, so they bring nothing to it, and whatever it seems to gain is interpolation.
+The gain of A is the share of its null space that the views show, over the share that they show of the null space of an
+isotropic filter of A's rank. docs/own_problems.md explains how it is read.
 """
 
 from __future__ import annotations
@@ -30,6 +19,7 @@ from ei.diagnosis.problem import ROUNDING, Map, Problem, energy_of
 from ei.diagnosis.stack import Stack
 from ei.transforms import Compose, FourierRotate, Reflect, Rotate, Rotate90, Shift
 
+# From this gain on the views bring information, and up to this one they bring none.
 GAIN = 1.25
 NO_GAIN = 1.1
 # This many neighbouring rings, one frequency step wide each, must be unseen: an image as wide as its frequency step is
@@ -201,12 +191,8 @@ def blind_band(alone: Stack) -> tuple[float, float] | None:
         with torch.no_grad():
             seen = problem.physics.A(images.float()).abs().square().sum()
         unseen.append(float(seen) <= problem.tol**2 * alone.top * energy_of(images))
-    last = len(unseen)
-    while last:
-        first = last
-        while first and unseen[first - 1]:
-            first -= 1
-        if last - first >= BLIND_RINGS:
+    for last in range(len(unseen), BLIND_RINGS - 1, -1):
+        if all(unseen[last - BLIND_RINGS : last]):
+            first = max((k + 1 for k in range(last) if not unseen[k]), default=0)
             return max(first - 0.5, 0) * step, min((last - 0.5) * step, 0.5)
-        last = first if first < last else last - 1
     return None

@@ -140,9 +140,7 @@ class Problem:
         """``T_g^-1 T_g``."""
         there = self.transformed(images, [element])
         inverse = getattr(self.transform, "inverse", None)
-        if inverse is not None:
-            return self.transformed(there, [inverse(element)])
-        return self.transformed_back(there, element)
+        return self.transformed_back(there, element) if inverse is None else self.transformed(there, [inverse(element)])
 
     def restrict_to_support(self, elements: Sequence[Tensor]) -> None:
         """Leave out the pixels that a transform loses, as rotations that fill with zeros lose the corners.

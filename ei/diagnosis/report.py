@@ -93,16 +93,16 @@ class Diagnosis:
             return []
         lines = [
             "",
-            "                          share of A T_g outside range(A^T)      null space made visible",
-            "element                  white   natural   interpolation alone   by A T_g   interpolation    gain",
+            "                       share of A T_g outside range(A^T)     null space made visible",
+            "element                by A T_g     interpolation alone     by A T_g   interpolation    gain",
         ]
         for one in self.elements:
             name = ", ".join(f"{float(value):g}" for value in one.element.flatten()[:4])
             gain = "" if one.gain is None else f"{one.gain:8.2f}"
             note = "   (nearly) redundant" if one.redundant else ""
             lines.append(
-                f"{name:22} {one.share:7.3f} {one.share_natural:9.3f} {one.share_interpolation:15.3f}"
-                f"{one.visible:17.3f} {one.visible_interpolation:16.3f}{gain}{note}"
+                f"{name:22} {one.share:8.3f} {one.share_interpolation:23.3f} {one.visible:12.3f} "
+                f"{one.visible_interpolation:15.3f}{gain}{note}"
             )
         return lines
 

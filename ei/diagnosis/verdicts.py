@@ -39,16 +39,14 @@ class Examination:
         alone: what A sees.
         result: the diagnosis to complete.
         drawn: distinct elements of the group.
-        max_elements: at most this many are stacked.
     """
 
-    def __init__(self, alone: Stack, result: Diagnosis, drawn: list[Tensor], max_elements: int) -> None:
+    def __init__(self, alone: Stack, result: Diagnosis, drawn: list[Tensor]) -> None:
         self.alone = alone
         self.problem: Problem = alone.problem
         self.full = alone  # the largest stack
         self.result = result
         self.drawn = drawn
-        self.max_elements = max_elements
         self.threshold = 0.5 / self.problem.n if self.problem.exact else 0.05 / self.problem.n
 
     def complete(self, examined: Sequence[Tensor], unseen: Tensor) -> None:
@@ -76,20 +74,20 @@ class Examination:
     # ---- groups that move pixels: the share that an element shows is exact ------------------------------------------
 
     def _decide_exactly(self, examined: Sequence[Tensor], unseen: Tensor) -> str:
-        problem = self.problem
         result = self.result
+        all_elements = self.problem.all_elements or []
         result.elements = examine_elements(self.alone, examined)
-        all_elements = problem.all_elements or []
-        is_searched = bool(all_elements) and (problem.exact or len(all_elements) <= ENUMERATED)
         self._stack_drawn()
-        has_more = is_searched and self._stack_best(all_elements)
-        is_whole_group = len(self.drawn) >= len(all_elements) > 0 or (is_searched and not has_more)
-        if self.leaves_unseen and not is_whole_group and not has_more:
-            is_whole_group = self.full.hides_from_whole_group()
+        is_searched = bool(all_elements) and (self.problem.exact or len(all_elements) <= ENUMERATED)
         pools = [self.drawn, all_elements] if is_searched else [self.drawn]
         classes, may_be_more = exact_classes(self.alone, pools, self._most_classes())
         result.effective = 1 + len(classes)
         result.effective_is_bound = may_be_more or not is_searched
+        is_whole_group = not result.effective_is_bound or len(self.drawn) >= len(all_elements) > 0
+        if self.leaves_unseen and is_whole_group and classes:
+            self._stack(classes)
+        elif self.leaves_unseen and not is_whole_group:
+            is_whole_group = self.full.hides_from_whole_group()
         if not classes and is_whole_group:
             result.effective_is_bound = False
             return f"{CANNOT}: no element of the group makes A see more than it does alone"
@@ -99,9 +97,7 @@ class Examination:
             return self._holds(classes)
         if is_whole_group:
             return f"{CANNOT}, not all of it: {result.unseen_share:.2%} of image space stays unseen by the whole group"
-        return f"{UNDECIDED}: {self._rest()}" + (
-            "; others bring more: raise max_elements (--max-elements)" if has_more else ""
-        )
+        return f"{UNDECIDED}: {self._rest()}; raise max_elements (--max-elements)"
 
     def _stack_drawn(self) -> None:
         """Stack ever more of the drawn elements, until everything is seen."""
@@ -112,19 +108,7 @@ class Examination:
                 break
             count *= 2
 
-    def _stack_best(self, all_elements: list[Tensor]) -> bool:
-        """Stack the elements of the group that show most of what is still unseen; whether some are left."""
-        while self.leaves_unseen:
-            x = self.problem.white(64 if self.problem.exact else 4)
-            best = self.alone.elements_that_show(all_elements, x - self.full.project(x))
-            room = self.max_elements - len(self.drawn)
-            if not best or room <= 0:
-                return bool(best)
-            self.drawn = self.drawn + best[: min(room, len(self.drawn))]
-            self._stack(self.drawn)
-        return False
-
-    def _stack(self, elements: list[Tensor]) -> None:
+    def _stack(self, elements: Sequence[Tensor]) -> None:
         self.full = self.alone.with_elements(elements)
         self.result.coverage.append((len(elements), self.full.seen()))
 
