@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ei.diagnosis.isotropic import Isotropic, is_information
-from ei.diagnosis.problem import ROUNDING, energy_of
 from ei.diagnosis.stack import Stack
 from ei.physics.krylov import transposed
 
@@ -20,54 +18,37 @@ class Element:
 
     Attributes:
         element: the group element.
-        share: the share of the rows of ``A T_g`` outside the range of ``A^T``, over white probes.
-        share_interpolation: the share for ``A T_g^-1 T_g``, 0 without interpolation.
-        visible: the share of the energy of images in the null space of A that A sees after the transform.
-        visible_interpolation: the same for ``T_g^-1 T_g``.
-        informative: whether that is more than interpolation shows (`ei.diagnosis.isotropic`).
-        gain: over an isotropic filter, with accurate rotations; None where nothing is interpolated.
-        redundant: not informative, or, where pixels are interpolated, with at most half the largest share of the
-            elements examined: nearly a permutation of the measurements.
+        visible: the share of the energy of images in the null space of A that A sees after the transform, with accurate
+            rotations. For an orthogonal transform it is the share of the rows of ``A T_g`` outside the range of
+            ``A^T``, times rank(A) / (n - rank(A)).
+        isotropic: the same share for an isotropic filter of A's rank, which gains by interpolation alone; 0 where
+            nothing is interpolated.
+        redundant: not more than interpolation shows, or at most half of what the best element shows: nearly a
+            permutation of the measurements.
     """
 
     element: Tensor
-    share: float
-    share_interpolation: float
     visible: float
-    visible_interpolation: float
-    informative: bool
-    gain: float | None = None
+    isotropic: float = 0.0
     redundant: bool = False
+
+    @property
+    def gain(self) -> float:
+        return self.visible / max(self.isotropic, 1e-12)
+
+    @property
+    def informative(self) -> bool:
+        return is_information(self.visible, self.isotropic)
 
 
 def examine_elements(alone: Stack, elements: Sequence[Tensor], isotropic: Isotropic | None = None) -> list[Element]:
     """What each of some elements brings to A; with ``isotropic`` where the group interpolates pixels."""
-    examined = [_examine_element(alone, element, isotropic) for element in elements]
-    least = max(one.share for one in examined) / 2 if isotropic else -1.0
+    filters = isotropic.visible_by(elements) if isotropic else [0.0] * len(elements)
+    examined = [Element(*each) for each in zip(elements, alone.visible_by(elements), filters, strict=True)]
+    least = max(one.visible for one in examined) / 2 if isotropic else -1.0
     for one in examined:
-        one.redundant = not one.informative or one.share <= least
+        one.redundant = not one.informative or one.visible <= least
     return examined
-
-
-def _examine_element(alone: Stack, element: Tensor, isotropic: Isotropic | None) -> Element:
-    problem = alone.problem
-
-    def turned(x: Tensor) -> Tensor:
-        return problem.transformed(x, [element])
-
-    def returned(x: Tensor) -> Tensor:
-        return problem.there_and_back(x, element)
-
-    white = problem.white(64 if problem.exact else 2)
-    rows = [alone.after(function).project(white) for function in (turned, returned)]
-    shares = [energy_of(row - alone.project(row)) / max(energy_of(row), 1e-300) for row in rows]
-    visible, by_interpolation = alone.visible([turned, returned])
-    if isotropic is None:
-        return Element(element, *shares, visible, by_interpolation, visible > ROUNDING)
-    (accurate,) = alone.visible_by([element])
-    of_filter = isotropic.visible(lambda x: problem.accurate.apply(x, element[None]))
-    gain = accurate / max(of_filter, 1e-12)
-    return Element(element, *shares, visible, by_interpolation, is_information(accurate, of_filter), gain)
 
 
 def exact_classes(alone: Stack, pools: Sequence[Sequence[Tensor]], most: int) -> tuple[list[Tensor], bool]:

@@ -1,6 +1,6 @@
 """What rotated views show beyond interpolation: the gain over isotropic filters, and bands of frequencies never seen.
 
-An isotropic filter commutes with rotations, so they bring nothing to it, and whatever it seems to gain is interpolation.
+An isotropic filter commutes with rotations: they bring nothing to it, and whatever it seems to gain is interpolation.
 The gain of A is the share of its null space that the views show, over the share that they show of the null space of an
 isotropic filter of A's rank. docs/own_problems.md explains how it is read.
 """
@@ -60,26 +60,28 @@ class Isotropic:
         """The mean gain over some elements; None where no filter compares."""
         if not self.stacks:
             return None
-        ours, *theirs = self._visible_by(elements)
-        return sum(ours) / max(*(sum(shares) for shares in theirs), 1e-12)
+        theirs = max(sum(stack.visible_by(elements)) for stack in self.stacks)
+        return sum(self.alone.visible_by(elements)) / max(theirs, 1e-12)
 
     def gains_of_group(self, elements: Sequence[Tensor], probes: int = 8) -> tuple[float, float]:
-        """`gain` over all elements of a group, and over the three with the highest."""
-        ours, *theirs = self._visible_by(elements, probes)
-        largest = [max(shares) for shares in zip(*theirs, strict=True)]
-        best = sorted(range(len(elements)), key=lambda k: largest[k] - ours[k])[:3]
+        """The mean gain over all elements of a group, and over the three that show most beyond a filter."""
+        ours = self.alone.visible_by(elements, probes)
+        theirs = [stack.visible_by(elements, probes) for stack in self.stacks]
         mean = max(*(sum(shares) / len(shares) for shares in theirs), 1e-12)
-        ours_best, *theirs_best = (sum(shares) / len(shares) for shares in self._visible_by([elements[k] for k in best]))
+        best = sorted(range(len(elements)), key=lambda k: max(shares[k] for shares in theirs) - ours[k])[:3]
+        few = [elements[k] for k in best]
+        best_ours, *best_theirs = (sum(stack.visible_by(few)) / len(few) for stack in (self.alone, *self.stacks))
         # Next to quarter turns, which interpolate nothing, both shares are nearly 0 and their ratio is noise.
-        return sum(ours) / len(ours) / mean, ours_best / max(*theirs_best, mean / 10)
+        return sum(ours) / len(ours) / mean, best_ours / max(*best_theirs, mean / 10)
 
     def visible(self, function: Map) -> float:
         """The share of the null space of a filter that a map of images makes visible."""
         return max((stack.visible([function])[0] for stack in self.stacks), default=0.0)
 
-    def _visible_by(self, elements: Sequence[Tensor], probes: int = 64) -> list[list[float]]:
-        """The visible share by each element: of A, and of each filter."""
-        return [stack.visible_by(elements, probes) for stack in (self.alone, *self.stacks)]
+    def visible_by(self, elements: Sequence[Tensor]) -> list[float]:
+        """`visible` for each of some elements."""
+        shares = [stack.visible_by(elements) for stack in self.stacks]
+        return [max(each) for each in zip(*shares, strict=True)] if shares else [0.0] * len(elements)
 
 
 def is_information(visible: float, isotropic: float) -> bool:

@@ -1,4 +1,4 @@
-"""An operator and a group on images of one shape: random images, group elements, and the pixels that the group keeps."""
+"""An operator and a group on images of one shape: random images, group elements, the pixels that the group keeps."""
 
 from __future__ import annotations
 
@@ -167,13 +167,11 @@ class Problem:
 
     def alpha(self) -> tuple[float, float]:
         """Mean ``(A e)^2`` over mean ``e^2``, for white images and for images with a natural spectrum."""
-        white, natural = (self.images(columns) for columns in (self.white(4), self.natural(4)))
+        ratios = []
         with torch.no_grad():
-            of_white, of_natural = (
-                float(self.physics.A(images).abs().square().mean() / images.square().mean())
-                for images in (white, natural)
-            )
-        return of_white, of_natural
+            for images in (self.images(self.white(4)), self.images(self.natural(4))):
+                ratios.append(float(self.physics.A(images).abs().square().mean() / images.square().mean()))
+        return ratios[0], ratios[1]
 
 
 def energy_of(columns: Tensor) -> float:

@@ -86,25 +86,15 @@ class Diagnosis:
             "group elements   0 is A alone     share of image space seen by the stack",
             *(f"{count:14d}   {share:.4f}" for count, share in self.coverage),
         ]
-        return "\n".join([*lines, *self._element_table()])
-
-    def _element_table(self) -> list[str]:
-        if not self.elements:
-            return []
-        lines = [
-            "",
-            "                       share of A T_g outside range(A^T)     null space made visible",
-            "element                by A T_g     interpolation alone     by A T_g   interpolation    gain",
-        ]
+        if self.elements:
+            lines += ["", "element                null space made visible by A T_g   by an isotropic filter   gain"]
         for one in self.elements:
             name = ", ".join(f"{float(value):g}" for value in one.element.flatten()[:4])
-            gain = "" if one.gain is None else f"{one.gain:8.2f}"
-            note = "   (nearly) redundant" if one.redundant else ""
-            lines.append(
-                f"{name:22} {one.share:8.3f} {one.share_interpolation:23.3f} {one.visible:12.3f} "
-                f"{one.visible_interpolation:15.3f}{gain}{note}"
-            )
-        return lines
+            figures = f"{one.visible:32.3f}"
+            if self.gain is not None:
+                figures += f" {one.isotropic:24.3f} {one.gain:6.2f}"
+            lines.append(f"{name:22}{figures}{'   (nearly) redundant' if one.redundant else ''}")
+        return "\n".join(lines)
 
     def save_figure(self, path: Path | str) -> None:
         """Write a figure: the coverage, and what stays unseen by pixel and by frequency (zero frequency centred)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -19,40 +19,28 @@ class Stack:
     """The operator ``M = sum_g T_g^T A^T A T_g`` restricted to the support. What the stack of views ``A T_g`` sees is
     spanned by the eigenvectors of M whose eigenvalues exceed (tol * largest singular value of A)^2.
 
-    ``Stack(problem)`` is A alone; `with_elements` and `after` make stacks with its threshold.
+    ``Stack(problem)`` is A alone; `with_elements` makes stacks with its threshold.
 
     Args:
         problem: operator and group.
         elements: the views beside the identity.
         identity: whether A itself is one of the views.
-        function: a map of images before A, in place of the identity.
         top: the squared largest singular value of A; by default it is computed, for A alone.
     """
 
     def __init__(
-        self,
-        problem: Problem,
-        elements: Sequence[Tensor] = (),
-        *,
-        identity: bool = True,
-        function: Map | None = None,
-        top: float | None = None,
+        self, problem: Problem, elements: Sequence[Tensor] = (), identity: bool = True, top: float | None = None
     ) -> None:
         self.problem = problem
         self.elements = list(elements)
         self.identity = identity
-        self.function = function or (lambda x: x)
         self.top = 0.0 if top is None else top
         if top is None:
             self.top = float(max(theta.max() for theta, _ in self._spectrum))
         self.threshold = problem.tol**2 * self.top
 
     def with_elements(self, elements: Sequence[Tensor], identity: bool = True) -> Stack:
-        return Stack(self.problem, elements, identity=identity, top=self.top)
-
-    def after(self, function: Map) -> Stack:
-        """The stack whose only view is A after a map of images."""
-        return Stack(self.problem, function=function, top=self.top)
+        return Stack(self.problem, elements, identity, self.top)
 
     def apply(self, columns: Tensor) -> Tensor:
         """``M`` times columns ``[size, count]``.
@@ -68,7 +56,7 @@ class Stack:
         for elements in views:
             with torch.enable_grad():
                 x = problem.images(columns).requires_grad_()
-                y = problem.physics.A(problem.transformed(x, elements) if elements else self.function(x))
+                y = problem.physics.A(problem.transformed(x, elements) if elements else x)
                 if not y.requires_grad:
                     raise InputError("diagnose needs an A of differentiable torch operations, and autograd finds none")
                 (gradient,) = torch.autograd.grad(y, x, y.detach())
