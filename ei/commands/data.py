@@ -16,7 +16,7 @@ from ei.commands.presets import Shape
 from ei.datasets import ImageTree, Pairs, Tiles, image_of, split_validation
 from ei.datasets.batches import Indexed, number_of, spread
 from ei.datasets.ctdb import split
-from ei.diagnosis.measurements import look_at
+from ei.diagnosis.measurements import measurement_report as look_at
 from ei.diagnosis.sinograms import SinogramReport, check_sinogram
 from ei.errors import InputError
 from ei.physics import image_shape_of, select_physics

@@ -27,7 +27,7 @@ from ei.commands.settings import parser_of, read_options, resolve
 from ei.common.user_code import is_user_code
 from ei.datasets import image_of
 from ei.diagnosis.diagnose import diagnose
-from ei.diagnosis.noise_level import look_at_noise
+from ei.diagnosis.noise_level import noise_report as look_at_noise
 from ei.errors import InputError
 from ei.physics import Inpainting, image_shape_of
 from ei.physics.noise import UNKNOWN
