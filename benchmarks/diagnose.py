@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.diagnosis.diagnose import CANNOT, HOLDS, NOTHING, UNDECIDED
+from ei.diagnosis.verdicts import CANNOT, HOLDS, NOTHING, UNDECIDED
 from ei.evaluation import diagnose
 from ei.physics import CT, Inpainting
 from ei.transforms import Rotate

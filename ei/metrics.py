@@ -15,12 +15,19 @@ from ei.errors import InputError
 def cal_psnr(a: Tensor, b: Tensor) -> Tensor:
     """The paper's PSNR in dB, a 0-d tensor: ``20 log10( sqrt(H*W) * max|b| / ||b - a||_2 )``.
 
-    Args:
-        a: the prediction ``[..., H, W]``.
-        b: the truth, same shape.
-
     ONE norm runs over batch and channels, so it reads ``10 log10(B*C)`` dB below the usual PSNR (4.77 dB for one RGB
     image), less ``20 log10 max|b|``. Infinite when a equals b.
+
+    >>> truth = torch.ones(1, 3, 8, 8)
+    >>> cal_psnr(truth - 0.1, truth).round(decimals=2)
+    tensor(15.2300)
+
+    Args:
+        a: the prediction ``[..., H, W]``.
+        b: the ground truth, same shape.
+
+    Raises:
+        InputError: for other shapes, or values that are not floating-point.
     """
     _check(a, b)
     height, width = b.shape[-2:]
@@ -30,9 +37,12 @@ def cal_psnr(a: Tensor, b: Tensor) -> Tensor:
 def psnr(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     """The usual PSNR in dB of every image: ``10 log10(data_range^2 / mse)``.
 
+    >>> psnr(torch.full((2, 1, 8, 8), 0.9), torch.ones(2, 1, 8, 8)).round(decimals=2)
+    tensor([20., 20.])
+
     Args:
         a: predictions ``[B, C, H, W]``.
-        b: truth, same shape.
+        b: ground truth, same shape.
         data_range: the range of the values: 1 for images in [0, 1]. See `range_of` for images in other units.
 
     Returns:
@@ -52,20 +62,24 @@ SSIM_WINDOW = 7  # pixels
 def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     """The structural similarity of every image (scikit-image, 7x7 uniform window, mean over channels).
 
+    >>> ssim(torch.eye(8).view(1, 1, 8, 8), torch.eye(8).view(1, 1, 8, 8))
+    tensor([1.], dtype=torch.float64)
+
     Args:
         a, b: images ``[B, C, H, W]``, sides of at least 7.
         data_range: as of `psnr`.
 
     Returns:
         ``[B]`` on the CPU, float64.
+
+    Raises:
+        InputError: for other shapes, smaller images, or values that are not real floating-point numbers.
     """
     from skimage.metrics import structural_similarity
 
     _check(a, b, batches=True, data_range=data_range, real=True)
     if min(a.shape[-2:]) < SSIM_WINDOW:
-        raise InputError(
-            f"SSIM needs images [B, C, H, W] with sides of at least {SSIM_WINDOW} pixels, not {list(a.shape)}"
-        )
+        raise InputError(f"images of SSIM must have sides of at least {SSIM_WINDOW} pixels, got {list(a.shape)}")
     pairs = zip(a.detach().cpu().double().numpy(), b.detach().cpu().double().numpy(), strict=True)
     values = [
         structural_similarity(p, q, win_size=SSIM_WINDOW, channel_axis=0, data_range=data_range) for p, q in pairs
@@ -74,8 +88,8 @@ def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
 
 
 def range_of(least: float, largest: float) -> float:
-    """The ``data_range`` for true images with values from ``least`` to ``largest``: 1 where they are images in [0, 1]
-    (`ei.common.checks.is_unit_range`), else the range that they have.
+    """The ``data_range`` for ground truth with values from ``least`` to ``largest``: 1 for images in [0, 1]
+    (`ei.common.checks.is_unit_range`), else ``largest - least``.
 
     Raises:
         InputError: if all values are the same, or they are not finite.
@@ -83,24 +97,29 @@ def range_of(least: float, largest: float) -> float:
     if is_unit_range(least, largest):
         return 1.0
     if not 0 < largest - least < math.inf:
-        raise InputError(f"the true images have values from {least:g} to {largest:g}: give data_range, by which PSNR "
-                         "and SSIM are told")  # fmt: skip
+        raise InputError(
+            f"the ground truth must have two different finite values, got {least:g} to {largest:g}; set data_range, "
+            "the peak of PSNR and SSIM"
+        )
     return largest - least
 
 
 def _check(a: Tensor, b: Tensor, batches: bool = False, data_range: float = 1.0, real: bool = False) -> None:
-    # Without this, broadcasting would give a number for images that do not belong together.
+    # Without this, broadcasting would give a figure for images that do not belong together.
     if a.shape != b.shape:
-        raise InputError(f"prediction and truth must have the same shape, not {list(a.shape)} and {list(b.shape)}")
+        raise InputError(
+            f"prediction and ground truth must have the same shape, got {list(a.shape)} and {list(b.shape)}"
+        )
     for images in (a, b):
         if not (images.is_floating_point() or (images.is_complex() and not real)):  # unsigned integers wrap around
             raise InputError(
-                f"prediction and truth must hold floating-point values, not {images.dtype}: of 8 bits, give "
-                "images.float() / 255; of complex ones, images.abs()"
+                f"prediction and ground truth must hold floating-point values, got {images.dtype}; for 8 bits pass "
+                "images.float() / 255, for complex ones images.abs()"
             )
     if batches and a.dim() != 4:
         raise InputError(
-            f"prediction and truth must be images [B, C, H, W], not {list(a.shape)}: one image [C, H, W] is image[None]"
+            f"prediction and ground truth must be images [B, C, H, W], got {list(a.shape)}; pass one image [C, H, W] "
+            "as image[None]"
         )
     if not 0 < data_range < math.inf:
-        raise InputError(f"data_range must be a finite number above 0, not {data_range}")
+        raise InputError(f"data_range must be finite and > 0, got {data_range}")

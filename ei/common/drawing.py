@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ei.common.checks import is_unit_range
 from ei.common.complex import magnitude
+from ei.common.ranges import is_unit_range
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +28,7 @@ def new_figure(**options: Any) -> Figure:
 
 
 def _read_log(log: Path) -> dict[str, list[float]]:
-    """The columns of a ``training_loss.csv``; none where there are no rows, and NaN where a row says nothing."""
+    """The columns of a ``training_loss.csv``, NaN for empty cells; none where there are no rows."""
     with open(log, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {name: [float(row[name] or "nan") for row in rows] for name in rows[0]} if rows else {}
@@ -39,35 +39,32 @@ def loss_curves(log: Path, path: Path) -> None:
     columns = _read_log(log)
     if not columns:
         return
-    psnrs = {"psnr": "training batches", "validation_psnr": "validation set, one by one"}
-    names = [name for name in columns if name != "epoch" and name not in psnrs]
-    epochs = columns["epoch"]
-    with_psnr = not psnrs.keys().isdisjoint(columns)
-    figure = new_figure(figsize=(10 if with_psnr else 5.5, 4))
-    axes = figure.subplots(1, 2 if with_psnr else 1, squeeze=False)[0]
+    epochs = columns.pop("epoch")
+    psnrs = {name: columns.pop(name) for name in list(columns) if name.endswith("psnr")}
+    figure = new_figure(figsize=(10 if psnrs else 5.5, 4))
+    axes = figure.subplots(1, 2 if psnrs else 1, squeeze=False)[0]
     marker = "." if len(epochs) < 30 else None
-    for name in names:
-        axes[0].plot(epochs, columns[name], label=name, marker=marker)
-    axes[0].set(xlabel="epoch", yscale="log", title="losses, mean over the epoch")
-    axes[0].legend()
-    if with_psnr:
-        for name, color in (("psnr", "black"), ("validation_psnr", "tab:red")):
-            if name in columns:
-                axes[1].plot(epochs, columns[name], color=color, marker=marker, label=psnrs[name])
-        axes[1].set(xlabel="epoch", ylabel="dB", title="paper PSNR")
-        axes[1].legend()
+    for name, values in columns.items():
+        axes[0].plot(epochs, values, label=name, marker=marker)
+    axes[0].set(yscale="log", title="losses, mean over the epoch")
+    for name, values in psnrs.items():
+        label, color = ("training batches", "black") if name == "psnr" else ("validation images", "tab:red")
+        axes[1].plot(epochs, values, color=color, marker=marker, label=label)
+        axes[1].set(ylabel="dB", title="paper PSNR")
     for ax in axes:
+        ax.set_xlabel("epoch")
+        ax.legend()
         ax.grid(alpha=0.3)
         ax.xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=120)
 
 
 def curves(logs: Mapping[str, Path], spent: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Draw the PSNR column of several ``training_loss.csv`` against what the runs have spent.
+    """Draw the PSNR column of several ``training_loss.csv`` against the cost of the runs.
 
     Args:
         logs: titles and files.
-        spent: for each panel's axis ("steps", "minutes") what each title's whole run took; epochs are taken as equal.
+        spent: for each panel's axis ("steps", "minutes") the total of each title's run; epochs are taken as equal.
         path: the figure.
     """
     psnr = {title: _read_log(log).get("psnr", []) for title, log in logs.items()}  # none before an epoch has ended
@@ -84,9 +81,9 @@ def curves(logs: Mapping[str, Path], spent: Mapping[str, Mapping[str, float]], p
 
 
 def _picture(image: Tensor) -> tuple[np.ndarray, str]:
-    """What is shown of an image or measurement of any axes: ``[H, W]``, or ``[H, W, 3]`` of three channels; and a
-    remark where that is not all of it. Of complex ones, and of two channels, it is the magnitude; of more than three
-    channels, and of coils, the first; a vector is a row."""
+    """The part of an image or measurement of any axes that is drawn, ``[H, W]`` or ``[H, W, 3]``, and a remark where it
+    is not all: the magnitude of complex ones and of two channels; the first of coils and of more than three channels;
+    a vector as a row."""
     remark = ""
     if image.dim() == 4 and len(image) == 2 and not image.is_complex():  # real and imaginary part of several coils
         image = torch.complex(image[0].float(), image[1].float())
@@ -103,8 +100,8 @@ def _picture(image: Tensor) -> tuple[np.ndarray, str]:
 
 
 def _limits(truth: Tensor | None) -> tuple[float, float]:
-    """What black and white stand for in a row of images: 0 and 1 but for true images in other units, whose least and
-    largest values they are."""
+    """The values that are black and white in a row of images: 0 and 1, or the least and largest of a ground truth in
+    other units."""
     if truth is None:
         return 0.0, 1.0
     least, largest = (float(value) for value in torch.aminmax(magnitude(truth)))
@@ -116,9 +113,8 @@ def image_grid(
 ) -> Figure:
     """Draw images side by side: each row is a dict from title to an image ``[C, H, W]``.
 
-    Images are shown clipped to [0, 1], or to the values of the row's "truth" where they are of other units; what is
-    measured (its title begins with "y"; of any number of axes) in its own range. Of complex images, and of two
-    channels, it is the magnitude; of more than three channels the first, which is said.
+    Images are clipped to [0, 1], or to the values of the row's "truth" where it is in other units. Measurements (the
+    title begins with "y"; any number of axes) are drawn in their own range.
     """
     n_columns = max(len(row) for row in rows)
     figure = new_figure(figsize=(3 * n_columns, 3.3 * len(rows)))
@@ -133,10 +129,9 @@ def image_grid(
                 ax.imshow(((array - low) / (high - low)).clip(0, 1), cmap="gray", vmin=0, vmax=1)
             ax.set_title(title + remark)
             if captions and title in captions[r]:
-                ax.text(
-                    0.97, 0.04, captions[r][title], transform=ax.transAxes, ha="right", va="bottom", color="white",
-                    fontsize=9, bbox={"facecolor": "black", "alpha": 0.6, "pad": 2, "linewidth": 0},
-                )  # fmt: skip
+                box = {"facecolor": "black", "alpha": 0.6, "pad": 2, "linewidth": 0}
+                place = {"transform": ax.transAxes, "ha": "right", "va": "bottom"}
+                ax.text(0.97, 0.04, captions[r][title], color="white", fontsize=9, bbox=box, **place)
     for ax in axes.flat:
         ax.set_axis_off()
     figure.savefig(path, dpi=120)

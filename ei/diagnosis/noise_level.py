@@ -1,4 +1,4 @@
-"""How much noise there is: beside the measurements, and in an image without learning."""
+"""The level of the noise: beside the measurements, and in an image without learning."""
 
 from __future__ import annotations
 
@@ -20,30 +20,28 @@ class NoiseReport:
     """The answer of `noise_report`; ``str`` of it is a few lines.
 
     Attributes:
-        noise: the model, in words.
-        deviation: root of the mean variance of what is measured.
-        measured: root mean square of the measurements.
-        in_image: root mean square of what A_dagger makes of the noise.
-        brightest: the largest value of A_dagger y without more noise.
+        noise: the noise model.
+        deviation: root of the mean variance over measured entries.
+        signal: root mean square of the measurements.
+        in_image: root mean square of the noise after A_dagger.
+        brightest: the largest value of A_dagger y.
     """
 
     noise: str
     deviation: float
-    measured: float
+    signal: float
     in_image: float
     brightest: float
 
     def __str__(self) -> str:
         decibels = 20 * math.log10(self.brightest / self.in_image) if self.in_image > 0 else math.inf
-        return "\n".join(
-            [
-                f"noise                 {self.noise}: {self.deviation:.3g} (standard deviation) in measurements of "
-                f"{self.measured:.3g} (root mean square), {self.deviation / self.measured:.2%}",
-                f"in A_dagger y         {self.in_image:.3g}, where the brightest pixel is {self.brightest:.3g}: "
-                f"{decibels:.1f} dB, if there were nothing but noise",
-                f"in a training         measurement consistency below {self.deviation**2:.3g} fits noise (ei, mc): "
-                "--method rei and sure do not",
-            ]
+        return (
+            f"noise                 {self.noise}: {self.deviation:.3g} (standard deviation) in measurements of "
+            f"{self.signal:.3g} (root mean square), {self.deviation / self.signal:.2%}\n"
+            f"in A_dagger y         {self.in_image:.3g}, brightest pixel {self.brightest:.3g}: PSNR {decibels:.1f} dB "
+            "if there were no other error\n"
+            f"in a training         a data-consistency loss below {self.deviation**2:.3g} overfits the noise (ei, mc); "
+            "use --method rei or sure"
         )
 
 
@@ -51,21 +49,20 @@ def noise_report(physics: Any, y: Tensor, seed: int = 0) -> NoiseReport:
     """What ``physics.noise`` does to measurements ``y`` ``[B, ...]``, which may be noisy already.
 
     Raises:
-        InputError: if the noise does not know its variance, or all measurements are zero.
+        InputError: if the noise model has no variance, or all measurements are zero.
     """
     noise = noise_with_variance(physics)
     if noise is None:
-        raise InputError(f"{get_noise(physics)} has no variance(y), so that nothing can be said about it")
+        raise InputError(f"the noise model must have variance(y), and {get_noise(physics)} has none")
     with torch.no_grad():
-        size = float(mean_of_sampled(physics, y.abs().square())) ** 0.5
-        if size == 0:
-            raise InputError("the measurements are all zero: there is nothing to compare their noise with")
+        signal = float(mean_of_sampled(physics, y.abs().square())) ** 0.5
+        if signal == 0:
+            raise InputError("measurements must not be all zero: their noise is compared with their values")
         variance = float(mean_of_sampled(physics, noise.variance(y)))
         clip = getattr(noise, "clip", None)
         clean = y if clip is None else clip(y)
         generator = torch.Generator(y.device).manual_seed(seed)
         noisy = where_sampled(physics, noise(clean, generator=generator), clean)
         before = physics.A_dagger(clean)
-        after = physics.A_dagger(noisy) - before
-    in_image = float(after.abs().square().mean()) ** 0.5
-    return NoiseReport(str(noise), max(variance, 0.0) ** 0.5, size, in_image, float(before.abs().max()))
+        in_image = float((physics.A_dagger(noisy) - before).abs().square().mean()) ** 0.5
+    return NoiseReport(str(noise), max(variance, 0.0) ** 0.5, signal, in_image, float(before.abs().max()))

@@ -1,245 +1,199 @@
-"""The verdicts of `ei.diagnosis.diagnose`: which elements are looked at, and what follows from what they show.
+"""The verdicts of `ei.diagnosis.diagnose`, and what they follow from.
 
-A sample shows what can be, never what cannot: a verdict that something cannot be learned needs all elements of the
-group, or a reason that covers them (its generators keep what is unseen unseen; rotations keep how fine details are).
-Without one the verdict is "undecided", and says what was not looked at.
+A sample of elements can prove that something is learned, never that it is not. The verdict "cannot" needs all elements
+of the group, or a reason that covers them: its generators keep what is unseen unseen, or rotations keep the moduli of
+frequencies. Without one the verdict is "undecided" and names what was not examined.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ei.diagnosis.interpolation import Isotropic, blind_to, keeps_fineness
+from ei.diagnosis.elements import exact_classes, examine_elements, interpolated_classes, needs_every_class
+from ei.diagnosis.isotropic import GAIN, NO_GAIN, Isotropic, blind_band, keeps_modulus
+from ei.diagnosis.problem import Problem
+from ei.diagnosis.report import Diagnosis
 from ei.diagnosis.stack import Stack
-from ei.diagnosis.views import ENUMERATED, GAIN, NO_GAIN, Element, Problem
 
 CANNOT = "cannot learn the null space"
 HOLDS = "the necessary condition holds"
 NOTHING = "no null space at this tolerance: nothing to learn, only conditioning"
 UNDECIDED = "undecided"
-# So many elements are compared with the isotropic filter.
+# What may stay unseen under interpolated transforms, which blur the finest details wherever they turn them.
+INTERPOLATION_LOSS = 0.01
+# Where the answers are estimates, larger groups are not searched element by element.
+ENUMERATED = 1024
+# This many elements are compared with the isotropic filter.
 COMPARED = 16
-# The gain of the few elements that seem to bring most, beyond which there is something about them: the few of many that
-# chance favours reach 1.3.
+# The gain of the three best elements above which they may bring something: by chance the best of many reach 1.3.
 STRONGEST = 1.5
 
 
-@dataclass
 class Examination:
-    """What was found out about a problem.
-
-    Attributes:
-        verdict: the sentence.
-        coverage: (number of group elements besides the identity, share of image space seen by the stack).
-        full: the largest stack.
-        found: what each of some elements brings.
-        effective, effective_is_bound: |G_eff|, and whether there may be more.
-        gain: of the criterion of `ei.diagnosis.interpolation`, where pixels are interpolated.
-    """
-
-    full: Stack
-    coverage: list[tuple[int, float]]
-    verdict: str = NOTHING
-    found: list[Element] = field(default_factory=list)
-    effective: int = 1
-    effective_is_bound: bool = False
-    gain: float | None = None
-
-    @property
-    def ratio(self) -> float:
-        """rank(A) * |G_eff| / n."""
-        return self.coverage[0][1] * self.effective
-
-    @property
-    def unseen(self) -> float:
-        return 1 - self.coverage[-1][1]
-
-
-def examine(
-    problem: Problem, alone: Stack, drawn: list[Tensor], unseen: Tensor, looked_at: Sequence[Tensor], max_elements: int
-) -> Examination:
-    """What the group brings to A.
+    """What a group brings to A, step by step: the stack grows, the figures of ``result`` follow.
 
     Args:
         alone: what A sees.
-        drawn: some elements.
-        unseen: the power of what A leaves unseen, by frequency, as `Stack.unseen` gives it.
-        looked_at: elements to be looked at one by one.
-        max_elements: at most so many are stacked.
+        result: the diagnosis to complete.
+        drawn: distinct elements of the group.
     """
-    result = Examination(alone, [(0, alone.seen())])
-    if result.unseen <= problem.unseen_threshold(exact_group=True):
-        return result
-    if problem.interpolates:
-        interpolating(problem, result, drawn, looked_at, unseen)
-    else:
-        exact(problem, result, drawn, looked_at, max_elements)
-    if result.verdict.startswith(CANNOT) and not problem.listed:
-        result.verdict += (
-            f" (the group does not list its elements, as every(x): {len(problem.every or [])} came in its draws, and "
-            "any that come far more seldom are not among them)"
-        )
-    return result
 
+    def __init__(self, alone: Stack, result: Diagnosis, drawn: list[Tensor]) -> None:
+        self.alone = alone
+        self.problem: Problem = alone.problem
+        self.full = alone  # the largest stack
+        self.result = result
+        self.drawn = drawn
+        self.threshold = 0.5 / self.problem.n if self.problem.exact else 0.05 / self.problem.n
 
-def exact(
-    problem: Problem, result: Examination, drawn: list[Tensor], looked_at: Sequence[Tensor], max_elements: int
-) -> None:
-    """A group that moves pixels: what its elements bring is exact, and telling elements can be searched for."""
-    alone, threshold = result.full, problem.unseen_threshold(exact_group=True)
-    result.found = [problem.look_at(element, alone) for element in looked_at]
-    every = problem.every or []
-    searched = bool(every) and (problem.exact or len(every) <= ENUMERATED)
-    cover(problem, result, drawn, threshold)
-    more = False
-    while result.unseen > threshold and searched:
-        x = problem.white(64 if problem.exact else 4)
-        telling = problem.showing(alone, every, x - result.full.project(x))
-        room = max_elements - len(drawn)
-        more = bool(telling)
-        if not telling or room <= 0:
-            break
-        drawn = drawn + telling[: min(room, len(drawn))]
-        result.full = problem.stack(drawn)
-        result.coverage.append((len(drawn), result.full.seen()))
-    whole_group = len(drawn) >= len(every) > 0 or (searched and not more)
-    if result.unseen > threshold and not whole_group and not more:
-        whole_group = problem.keeps_hidden(result.full)
-    pools = [drawn, every] if searched else [drawn]
-    classes, may_be_more = exact_classes(problem, alone, pools, most_classes(problem, result))
-    result.effective, result.effective_is_bound = 1 + len(classes), may_be_more or not searched
-    if not classes and whole_group:
-        result.verdict = f"{CANNOT}: no element of the group makes A see more than it does alone"
-        result.effective_is_bound = False
-    elif not classes:
-        result.verdict = f"{UNDECIDED}: A sees no more by {looked_at_of(problem, drawn)} than alone"
-    elif result.unseen <= threshold:
-        result.verdict = positive(problem, result, classes, threshold)
-    elif whole_group:
-        result.verdict = f"{CANNOT}, not all of it: {result.unseen:.2%} of image space stays unseen by the whole group"
-    else:
-        hint = "; others bring more: raise max_elements (--max-elements)" if more else ""
-        result.verdict = f"{UNDECIDED}: {not_all(problem, result, drawn)}{hint}"
+    def complete(self, examined: Sequence[Tensor], unseen: Tensor) -> None:
+        """Fill in verdict and figures.
 
-
-def interpolating(
-    problem: Problem, result: Examination, drawn: list[Tensor], looked_at: Sequence[Tensor], unseen: Tensor
-) -> None:
-    """A group that interpolates pixels: see `ei.diagnosis.interpolation`."""
-    alone, threshold = result.full, problem.unseen_threshold(exact_group=False)
-    isotropic = Isotropic(problem, alone, unseen)
-    problem.by_isotropic = isotropic.visible
-    result.found = [problem.look_at(element, alone) for element in looked_at]
-    most = max(one.share for one in result.found)
-    for one in result.found:
-        one.redundant = one.redundant or one.share <= most / 2
-    result.gain = gain = isotropic.gain(drawn[:COMPARED])
-    result.effective_is_bound = True
-    blind = blind_to(problem) if keeps_fineness(problem.transform) else None
-    where = looked_at_of(problem, drawn)
-    if blind is not None:
-        part = ", not all of it" if gain is not None and gain >= GAIN else ""
-        result.verdict = (
-            f"{CANNOT}{part}: of details of {blind[0]:.2f} to {blind[1]:.2f} cycles a pixel A sees nothing in any "
-            "direction, and no element of the group makes details finer or coarser"
-        )
-    elif gain is None:
-        result.verdict = (
-            f"{UNDECIDED}: the null space is {result.unseen:.2%} of image space, and no isotropic filter of that rank "
-            "is there to tell what of it interpolation shows"
-        )
-    elif gain <= NO_GAIN and problem.exact and problem.every is not None:
-        result.gain, strongest = isotropic.gain_of_all(problem.every)
-        if result.gain <= NO_GAIN and strongest <= STRONGEST:
-            result.verdict, result.effective_is_bound = f"{CANNOT}: {_like_a_filter(result.gain)}", False
-        else:
-            result.verdict = f"{UNDECIDED}: {_like_a_filter(result.gain)}, some elements {strongest:.2f} times"
-    elif gain < GAIN:
-        told = f"up to {NO_GAIN} there is nothing to learn, from {GAIN} on there is" if gain > NO_GAIN else where
-        result.verdict = f"{UNDECIDED}: {_like_a_filter(gain)} ({told})"
-    else:
-        few = drawn if problem.exact else drawn[:8]
-        classes, may_be_more = problem.classes(few, alone, most_classes(problem, result))
-        result.effective = 1 + len(classes)
-        cover(problem, result, drawn, threshold)
-        whole_group = problem.exact and problem.every is not None and len(few) >= len(problem.every)
-        cannot = CANNOT if whole_group else UNDECIDED
-        if not classes or (not may_be_more and result.ratio < 1 - threshold):
-            result.verdict = (
-                f"{cannot}: rank(A) * |G_eff| / n = {result.ratio:.3g}, and what more the stack sees is made by "
-                f"interpolation ({where})"
+        Args:
+            examined: the elements to examine one by one.
+            unseen: the power of what A leaves unseen by frequency.
+        """
+        if not self.leaves_unseen:
+            self.result.verdict = NOTHING
+            return
+        decide = self._decide_interpolating if self.problem.interpolates else self._decide_exactly
+        self.result.verdict = decide(examined, unseen)
+        if self.result.verdict.startswith(CANNOT) and not self.problem.is_listed:
+            self.result.verdict += (
+                f" (the group does not list its elements, as every(x): {len(self.problem.all_elements or [])} came in "
+                "its draws, and any that come far more seldom are not among them)"
             )
-        elif result.unseen > threshold:
-            part = ", not all of it" if whole_group else ""
-            result.verdict = f"{cannot}{part}: {not_all(problem, result, drawn)}"
-        else:
-            result.verdict = positive(problem, result, classes, threshold)
 
+    @property
+    def leaves_unseen(self) -> bool:
+        return self.result.unseen_share > self.threshold
 
-def cover(problem: Problem, result: Examination, drawn: list[Tensor], threshold: float) -> None:
-    """Stack ever more of the elements, until everything is seen."""
-    count = 1
-    while result.unseen > threshold:
-        result.full = problem.stack(drawn[:count])
-        result.coverage.append((min(count, len(drawn)), result.full.seen()))
-        if count >= len(drawn):
-            break
-        count *= 2
+    # ---- groups that move pixels: the share that an element shows is exact ------------------------------------------
 
+    def _decide_exactly(self, examined: Sequence[Tensor], unseen: Tensor) -> str:
+        result = self.result
+        all_elements = self.problem.all_elements or []
+        result.elements = examine_elements(self.alone, examined)
+        self._stack_drawn()
+        is_searched = bool(all_elements) and (self.problem.exact or len(all_elements) <= ENUMERATED)
+        pools = [self.drawn, all_elements] if is_searched else [self.drawn]
+        classes, may_be_more = exact_classes(self.alone, pools, self._most_classes())
+        result.effective = 1 + len(classes)
+        result.effective_is_bound = may_be_more or not is_searched
+        is_whole_group = not result.effective_is_bound or len(self.drawn) >= len(all_elements) > 0
+        if self.leaves_unseen and is_whole_group and classes:
+            self._stack(classes)
+        elif self.leaves_unseen and not is_whole_group:
+            is_whole_group = self.full.hides_from_whole_group()
+        if not classes and is_whole_group:
+            result.effective_is_bound = False
+            return f"{CANNOT}: no element of the group makes A see more than it does alone"
+        if not classes:
+            return f"{UNDECIDED}: A sees no more by {self._examined_elements()} than alone"
+        if not self.leaves_unseen:
+            return self._holds(classes)
+        if is_whole_group:
+            return f"{CANNOT}, not all of it: {result.unseen_share:.2%} of image space stays unseen by the whole group"
+        return f"{UNDECIDED}: {self._rest()}; raise max_elements (--max-elements)"
 
-def exact_classes(
-    problem: Problem, alone: Stack, pools: Sequence[Sequence[Tensor]], most: int
-) -> tuple[list[Tensor], bool]:
-    """As `Problem.classes`, of a group that does not interpolate: A sees by T_g what it sees by T_h exactly if
-    T_g T_h^-1 shows it nothing of its null space. A pool is looked at if those before it have too few classes."""
-    hidden = problem.hidden_from(alone)[:, :8]
-    found: list[Tensor] = []
-    moved = [hidden]  # the hidden images, moved back by each class
-    for pool in pools:
-        left = list(pool)
-        for images in moved:
-            left = problem.showing(alone, left, images)
-        while left:
-            if len(found) == most:
-                return found, True
-            found.append(left[0])
-            moved.append(problem.columns(problem.transformed_back(problem.images(hidden), left[0])))
-            left = problem.showing(alone, left[1:], moved[-1])
-    return found, False
+    def _stack_drawn(self) -> None:
+        """Stack ever more of the drawn elements, until everything is seen."""
+        count = 1
+        while self.leaves_unseen:
+            self._stack(self.drawn[:count])
+            if count >= len(self.drawn):
+                break
+            count *= 2
 
+    def _stack(self, elements: Sequence[Tensor]) -> None:
+        self.full = self.alone.with_elements(elements)
+        self.result.coverage.append((len(elements), self.full.seen()))
 
-def most_classes(problem: Problem, result: Examination) -> int:
-    """How many classes are looked for: half as many again as could show all of image space."""
-    enough = math.ceil(1.5 / max(result.coverage[0][1], 1 / problem.n))
-    return max(8, min(enough, 24)) if problem.exact else max(3, min(enough, 8))
+    # ---- groups that interpolate pixels: see `ei.diagnosis.isotropic` -----------------------------------------------
 
+    def _decide_interpolating(self, examined: Sequence[Tensor], unseen: Tensor) -> str:
+        problem = self.problem
+        result = self.result
+        self.threshold = INTERPOLATION_LOSS
+        isotropic = Isotropic(self.alone, unseen)
+        result.elements = examine_elements(self.alone, examined, isotropic)
+        result.gain = gain = isotropic.gain(self.drawn[:COMPARED])
+        result.effective_is_bound = True
+        band = blind_band(self.alone) if keeps_modulus(problem.transform) else None
+        if band is not None:
+            part = ", not all of it" if gain is not None and gain >= GAIN else ""
+            return (
+                f"{CANNOT}{part}: of details of {band[0]:.2f} to {band[1]:.2f} cycles a pixel A sees nothing in any "
+                "direction, and no element of the group makes details finer or coarser"
+            )
+        if gain is None:
+            return (
+                f"{UNDECIDED}: the null space is {result.unseen_share:.2%} of image space, and no isotropic filter of "
+                "that rank exists, to tell what interpolation shows of it"
+            )
+        if gain >= GAIN:
+            return self._decide_by_classes(isotropic)
+        if gain <= NO_GAIN and problem.exact and problem.all_elements is not None:
+            return self._decide_by_whole_group(isotropic, problem.all_elements)
+        limits = f"up to {NO_GAIN} there is nothing to learn, from {GAIN} on there is"
+        return f"{UNDECIDED}: {_like_a_filter(gain)} ({limits if gain > NO_GAIN else self._examined_elements()})"
 
-def positive(problem: Problem, result: Examination, classes: Sequence[Tensor], threshold: float) -> str:
-    """The verdict where everything is seen."""
-    ratio, is_bound = result.ratio, result.effective_is_bound
-    figures = f"rank(A) * |G_eff| / n {'>' if is_bound else ''}= {ratio:.3g}"
-    if not is_bound and (ratio <= 1 + 1e-6 or problem.needs_every_class(classes, threshold)):
-        verdict = f"{HOLDS} without margin: {figures}, and every one of the {result.effective} views is needed"
-    else:
+    def _decide_by_whole_group(self, isotropic: Isotropic, all_elements: list[Tensor]) -> str:
+        gain, strongest = isotropic.gains_of_group(all_elements)
+        self.result.gain = gain
+        if gain <= NO_GAIN and strongest <= STRONGEST:
+            self.result.effective_is_bound = False
+            return f"{CANNOT}: {_like_a_filter(gain)}"
+        return f"{UNDECIDED}: {_like_a_filter(gain)}, some elements {strongest:.2f} times"
+
+    def _decide_by_classes(self, isotropic: Isotropic) -> str:
+        problem = self.problem
+        few = self.drawn if problem.exact else self.drawn[:8]
+        classes, may_be_more = interpolated_classes(self.alone, few, self._most_classes(), isotropic)
+        self.result.effective = 1 + len(classes)
+        self._stack_drawn()
+        is_whole_group = problem.exact and problem.all_elements is not None and len(few) >= len(problem.all_elements)
+        cannot = CANNOT if is_whole_group else UNDECIDED
+        if not classes or (not may_be_more and self.result.ratio < 1 - self.threshold):
+            return (
+                f"{cannot}: rank(A) * |G_eff| / n = {self.result.ratio:.3g}, and what more the stack sees is made by "
+                f"interpolation ({self._examined_elements()})"
+            )
+        if self.leaves_unseen:
+            return f"{cannot}{', not all of it' if is_whole_group else ''}: {self._rest()}"
+        return self._holds(classes)
+
+    # ---- words ------------------------------------------------------------------------------------------------------
+
+    def _most_classes(self) -> int:
+        """How many classes are searched for: half as many again as could show all of image space."""
+        enough = math.ceil(1.5 / max(self.result.coverage[0][1], 1 / self.problem.n))
+        return max(8, min(enough, 24)) if self.problem.exact else max(3, min(enough, 8))
+
+    def _holds(self, classes: Sequence[Tensor]) -> str:
+        ratio = self.result.ratio
+        is_bound = self.result.effective_is_bound
+        figures = f"rank(A) * |G_eff| / n {'>' if is_bound else ''}= {ratio:.3g}"
+        if not is_bound and (ratio <= 1 + 1e-6 or needs_every_class(self.alone, classes, self.threshold)):
+            views = f"every one of the {self.result.effective} views is needed"
+            return f"{HOLDS} without margin: {figures}, and {views} (not a guarantee)"
         margin = f"{'>= ' if is_bound else ''}{ratio - 1:.2g}" if ratio >= 1 else "not counted to its end"
-        verdict = f"{HOLDS}, margin {margin}: {figures}"
-    return f"{verdict} (not a guarantee)"
+        return f"{HOLDS}, margin {margin}: {figures} (not a guarantee)"
 
+    def _examined_elements(self) -> str:
+        count = len(self.drawn)
+        if self.problem.all_elements is None:
+            return f"the {count} elements examined (the group has more, which were not)"
+        if count >= len(self.problem.all_elements):
+            return f"all {count} elements"
+        return f"the {count} elements examined (the other {len(self.problem.all_elements) - count} were not)"
 
-def looked_at_of(problem: Problem, drawn: Sequence[Tensor]) -> str:
-    if problem.every is None:
-        return f"the {len(drawn)} elements looked at (the group has more, which were not)"
-    if len(drawn) >= len(problem.every):
-        return f"all {len(drawn)} elements"
-    return f"the {len(drawn)} elements looked at (the other {len(problem.every) - len(drawn)} were not)"
-
-
-def not_all(problem: Problem, result: Examination, drawn: Sequence[Tensor]) -> str:
-    return f"not all of image space is seen by {looked_at_of(problem, drawn)}: {result.unseen:.2%} of it stays unseen"
+    def _rest(self) -> str:
+        share = self.result.unseen_share
+        return f"not all of image space is seen by {self._examined_elements()}: {share:.2%} of it stays unseen"
 
 
 def _like_a_filter(gain: float) -> str:

@@ -1,4 +1,4 @@
-"""Reconstructions that need no learning, to stand beside the learned ones in every table."""
+"""Reconstructions without learning, to stand beside the learned ones in every table."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from ei.common.complex import magnitude
 from ei.common.seeds import derive_seed
 from ei.datasets.batches import simulate
 from ei.metrics import psnr, range_of
-from ei.physics import CT, MRI, Inpainting
+from ei.physics import CT, MRI, Inpainting, pinv_cg
 from ei.physics.noise_adapter import get_noise
 
 Reconstruction = Callable[[Any, Tensor], Tensor]
 
 # Chosen on slices 80-89 of CT100, which belong to the training set.
 TV_WEIGHT = 0.01
-# Of noisy measurements, whose noise decides it, it is looked for among these, and then half a decade to either side.
-DECADES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
+# With noise, steps and weight are chosen among these; then the weight half a decade to either side.
+CGLS_STEPS = (2, 3, 5, 7, 10, 14, 20, 28, 40)
+TV_DECADES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
 
 
 def classical_for(physics: Any, train: Tensor | None = None) -> dict[str, Reconstruction]:
@@ -33,79 +34,77 @@ def classical_for(physics: Any, train: Tensor | None = None) -> dict[str, Recons
 
     Args:
         train: some training images ``[n, C, H, W]``. Where measurements are noisy, the weight of the total variation
-            and the steps of conjugate gradients are those that are best for these; without them both are left out.
+            and the steps of conjugate gradients are those with the highest PSNR on these; without them both are left
+            out.
     """
-    positive = not isinstance(physics, MRI)
+    is_ct = isinstance(physics, CT)
+    reconstructions: dict[str, Reconstruction] = {}
+    if isinstance(physics, Inpainting):
+        reconstructions["harmonic fill"] = harmonic_fill
     if get_noise(physics) is None:
-        if isinstance(physics, Inpainting):
-            return {"harmonic fill": harmonic_fill}
-        return {"CGLS 50": least_squares, "TV, x >= 0": total_variation} if isinstance(physics, CT) else {}
-    found: dict[str, Reconstruction] = {"harmonic fill": harmonic_fill} if isinstance(physics, Inpainting) else {}
+        return {"CGLS 50": least_squares, "TV, x >= 0": total_variation} if is_ct else reconstructions
     if train is None or not isinstance(physics, (CT, Inpainting, MRI)):
-        return found
-    y = simulate(physics, train, range(len(train)), derive_seed(0, "classical"))
+        return reconstructions
+    if is_ct:
+        steps = best_steps(physics, train)
+        reconstructions[f"CGLS {steps}"] = functools.partial(least_squares, iterations=steps)
+    positive = not isinstance(physics, MRI)
+    weight = best_weight(physics, train, positive)
+    name = f"TV{', x >= 0' if positive else ''}, weight {weight:.2g}"
+    reconstructions[name] = functools.partial(total_variation, weight=weight, positive=positive)
+    return reconstructions
+
+
+def best_steps(physics: Any, train: Tensor) -> int:
+    """The number of conjugate-gradient steps with the highest mean PSNR on measurements of training images."""
+    y = _simulated(physics, train)
+    return best_of(CGLS_STEPS, lambda steps: least_squares(physics, y, steps), _mean_psnr(train))[0]
+
+
+def best_weight(physics: Any, train: Tensor, positive: bool = True) -> float:
+    """The weight of the total variation with the highest mean PSNR on measurements of training images."""
+    y = _simulated(physics, train)
     quality = _mean_psnr(train)
-    if isinstance(physics, CT):
-        choices = (2, 3, 5, 7, 10, 14, 20, 28, 40)
-        steps, _ = best_of(choices, lambda n: _one_by_one(least_squares, physics, y, n), quality)
-        found[f"CGLS {steps}"] = functools.partial(least_squares, iterations=steps)
 
     def reconstruct(weight: float) -> Tensor:
         return total_variation(physics, y, weight, 200, positive=positive)
 
-    decade, _ = best_of(DECADES, reconstruct, quality)
-    weight, _ = best_of((decade / 10**0.5, decade, decade * 10**0.5), reconstruct, quality)
-    found[f"TV{', x >= 0' if positive else ''}, weight {weight:.2g}"] = functools.partial(
-        total_variation, weight=weight, positive=positive
-    )
-    return found
+    decade, _ = best_of(TV_DECADES, reconstruct, quality)
+    return best_of((decade / 10**0.5, decade, decade * 10**0.5), reconstruct, quality)[0]
 
 
 def best_of(
     choices: Sequence[Any], reconstruct: Callable[[Any], Tensor], quality: Callable[[Tensor], float]
 ) -> tuple[Any, dict[Any, float]]:
     """The first of the choices whose images are of the highest quality, and the quality of every one."""
-    found = {choice: quality(reconstruct(choice)) for choice in choices}
-    return max(found, key=lambda choice: found[choice]), found
+    qualities = {choice: quality(reconstruct(choice)) for choice in choices}
+    return max(qualities, key=qualities.__getitem__), qualities
+
+
+def _simulated(physics: Any, train: Tensor) -> Tensor:
+    return simulate(physics, train, range(len(train)), derive_seed(0, "classical"))
 
 
 def _mean_psnr(x: Tensor) -> Callable[[Tensor], float]:
-    """The mean PSNR of images with the true ones ``[n, C, H, W]`` (of the magnitudes of complex ones)."""
+    """The mean PSNR of images with the ground truth ``[n, C, H, W]`` (of the magnitudes of complex ones)."""
     truth = magnitude(x)
     data_range = range_of(float(truth.min()), float(truth.max()))
     return lambda images: float(psnr(magnitude(images).to(truth.dtype), truth, data_range).mean())
 
 
-def _one_by_one(function: Callable[..., Tensor], physics: Any, y: Tensor, *arguments: Any) -> Tensor:
-    return torch.cat([function(physics, one[None], *arguments) for one in y])
-
-
 def least_squares(physics: Any, y: Tensor, iterations: int = 50) -> Tensor:
-    """Conjugate gradients on the least-squares problem ``min ||A x - y||^2``, stopped early (scipy's LSQR, which gives
-    the iterates of CGLS).
+    """Conjugate gradients on the least-squares problem ``min ||A x - y||^2``, stopped early (CGLS), in float64.
 
     Args:
-        physics: has ``A``, ``A_adjoint``, ``A_dagger``.
-        y: measurements ``[B, C, ...]``; one problem for all of them.
-        iterations: how many steps; stopping is what regularises.
+        physics: has ``A``, and ``A_adjoint`` or an ``image_shape`` (`ei.physics.pinv_cg`).
+        y: measurements ``[B, C, ...]``; one problem for each.
+        iterations: how many steps; stopping regularises.
 
     Returns:
         Images, on the device and in the dtype of ``y``.
     """
-    shape = physics.A_dagger(y).shape
-
-    def operator(function: Callable[[Tensor], Tensor], given: torch.Size) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda v: function(torch.from_numpy(v).to(y.device).view(given)).cpu().numpy().ravel()
-
-    linear = scipy.sparse.linalg.LinearOperator(
-        (y.numel(), shape.numel()),
-        matvec=operator(physics.A, shape),
-        rmatvec=operator(physics.A_adjoint, y.shape),
-        dtype=np.float64,
-    )
-    right_side = y.detach().cpu().double().numpy().ravel()
-    x = scipy.sparse.linalg.lsqr(linear, right_side, atol=0, btol=0, conlim=0, iter_lim=iterations)[0]
-    return torch.from_numpy(x).view(shape).to(y.device, y.dtype)
+    with torch.no_grad():
+        return pinv_cg(physics, y.to(torch.promote_types(y.dtype, torch.float64)), iterations, tol=0).to(y.dtype)
 
 
 def total_variation(
@@ -127,12 +126,14 @@ def total_variation(
     with torch.no_grad():
         least = 0.0 if positive else -math.inf
         x = physics.A_dagger(y).clamp(min=least)
-        p, q = torch.zeros_like(y), torch.zeros(2, *x.shape, dtype=x.dtype, device=x.device)
+        p = torch.zeros_like(y)
+        q = torch.zeros(2, *x.shape, dtype=x.dtype, device=x.device)
         # Row and column sums of A and of the differences (1 + 1 and at most 4). Any factor between primal and dual
         # steps converges; this one did so fastest on CT100.
         factor = 0.3
         step_p: Tensor | float = factor
-        step_q, step_x = factor / 2, 1 / factor / torch.full_like(x[:1], 5)
+        step_q = factor / 2
+        step_x = 1 / factor / torch.full_like(x[:1], 5)
         if positive:
             step_p = factor / physics.A(torch.ones_like(x[:1])).clamp(min=1e-3)
             step_x = 1 / factor / (physics.A_adjoint(torch.ones_like(y[:1])) + 4)
@@ -142,7 +143,8 @@ def total_variation(
             q = q + step_q * _gradient(ahead)
             q = q / (q.square().sum(dim=0).sqrt() / weight).clamp(min=1)
             new = (x - step_x * (physics.A_adjoint(p) - _divergence(q))).clamp(min=least)
-            ahead, x = 2 * new - x, new
+            ahead = 2 * new - x
+            x = new
         return x
 
 
@@ -175,33 +177,31 @@ def harmonic_fill(physics: Inpainting, y: Tensor) -> Tensor:
     Returns:
         Images of the shape of ``y``, on its device, in its dtype.
     """
-    masks, images = physics.sampling_mask.cpu().numpy() > 0, y.detach().cpu().double().numpy()
+    masks = physics.sampling_mask.cpu().numpy() > 0
+    images = y.detach().cpu().double().numpy()
     if masks.shape[:2] == (1, 1):
         filled = _filled(masks[0, 0], images)
     else:
-        masks = np.broadcast_to(masks, images.shape)
-        filled = np.stack([np.stack(list(map(_filled, *each))) for each in zip(masks, images, strict=True)])
+        pairs = zip(np.broadcast_to(masks, images.shape), images, strict=True)
+        filled = np.stack([np.stack(list(map(_filled, mask, image))) for mask, image in pairs])
     return torch.from_numpy(filled).to(y.device, y.dtype)
 
 
 def _filled(mask: np.ndarray, images: np.ndarray) -> np.ndarray:
     """``images`` ``[..., H, W]`` under one ``mask`` ``[H, W]``, filled."""
     height, width = mask.shape
-    number = np.arange(height * width).reshape(height, width)
-    pairs = np.concatenate(
-        [
-            np.stack([number[:, :-1], number[:, 1:]], -1).reshape(-1, 2),
-            np.stack([number[:-1], number[1:]], -1).reshape(-1, 2),
-        ]
-    )
-    ones = np.ones(len(pairs))
-    adjacency = scipy.sparse.coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(number.size, number.size)).tocsr()
-    adjacency = adjacency + adjacency.T
-    laplacian = scipy.sparse.csr_array(scipy.sparse.diags_array(adjacency.sum(axis=1)) - adjacency)
-    missing, known = np.flatnonzero(~mask.ravel()), np.flatnonzero(mask.ravel())
-    filled = images.reshape(-1, number.size).T.copy()
+    laplacian = scipy.sparse.kronsum(_path_laplacian(width), _path_laplacian(height), format="csr")
+    missing = np.flatnonzero(~mask.ravel())
+    measured = np.flatnonzero(mask.ravel())
+    filled = images.reshape(-1, mask.size).T.copy()
     if len(missing):
-        right_side = -(laplacian[missing][:, known] @ filled[known])
+        right_side = -(laplacian[missing][:, measured] @ filled[measured])
         solve = scipy.sparse.linalg.factorized(laplacian[missing][:, missing].tocsc())
         filled[missing] = np.stack([solve(column) for column in right_side.T], axis=1)
     return filled.T.reshape(images.shape).copy()
+
+
+def _path_laplacian(n: int) -> scipy.sparse.sparray:
+    """The Laplacian ``[n, n]`` of n points in a row."""
+    adjacency = scipy.sparse.diags_array([np.ones(n - 1), np.ones(n - 1)], offsets=[-1, 1], shape=(n, n))
+    return scipy.sparse.diags_array(adjacency.sum(axis=1)) - adjacency

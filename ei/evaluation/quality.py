@@ -1,4 +1,4 @@
-"""Evaluation: image by image, in evaluation mode, fp32, outputs not clipped; both PSNR definitions and SSIM."""
+"""Evaluation: image by image, in evaluation mode, fp32, outputs not clipped; both definitions of PSNR, and SSIM."""
 
 from __future__ import annotations
 
@@ -23,39 +23,38 @@ from ei.models.base import ReconstructionFunction, evaluating
 from ei.physics import select_physics
 
 
-def ssim_where_there_is_one(a: Tensor, b: Tensor, data_range: float) -> Tensor:
-    """`ei.metrics.ssim`; NaN for images that are smaller than its window, so that their other figures are not lost."""
+def ssim_or_nan(a: Tensor, b: Tensor, data_range: float) -> Tensor:
+    """`ei.metrics.ssim`; NaN for images smaller than its window, so that their other figures are kept."""
     return ssim(a, b, data_range) if min(a.shape[-2:]) >= SSIM_WINDOW else torch.full((len(a),), math.nan)
 
 
-# By the prediction, the truth and its range; the paper's PSNR has the largest value of each image as its peak.
+# By prediction, ground truth and its range; the paper's PSNR has the largest value of each image as its peak.
 METRICS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "psnr_paper": lambda a, b, data_range: cal_psnr(a, b),
     "psnr": psnr,
-    "ssim": ssim_where_there_is_one,
+    "ssim": ssim_or_nan,
 }
 
 
 def reconstruct_all(
     f: ReconstructionFunction, physics: Any, x: Tensor, index: int = 0, seed: int = 0, y: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """One image ``x`` ``[1, C, H, W]`` and what becomes of it: ``y`` (measured, or else simulated), ``pinv``
-    (A_dagger y), ``net`` (f(y)), ``x``; in evaluation mode and, where its training keeps one, with the moving average
-    of its network."""
+    """One image ``x`` ``[1, C, H, W]``, its measurement ``y`` (by default simulated), ``pinv`` (A_dagger y) and ``net``
+    (f(y)); in evaluation mode, with the moving average of the network where its training keeps one."""
     with evaluating(f), torch.no_grad():
-        own = select_physics(physics, [index])
+        selected = select_physics(physics, [index])
         if y is None:
-            y = simulate(own, x, [index], derive_seed(seed, "test"))  # not the noise of the training images
-        net = f(y) if own is physics else f.of(own)(y)
-        return {"y": y, "pinv": own.A_dagger(y), "net": net, "x": x}
+            y = simulate(selected, x, [index], derive_seed(seed, "test"))  # not the noise of the training images
+        net = f(y) if selected is physics else f.of(selected)(y)
+        return {"y": y, "pinv": selected.A_dagger(y), "net": net, "x": x}
 
 
 def data_range_of(images: Any) -> float:
-    """The range of true images that PSNR and SSIM are told by: what their data set tells (1 for all of ours that are in
-    [0, 1]), else what `ei.metrics.range_of` makes of their values."""
-    told = told_range(images)
-    if told is not None:
-        return told
+    """The range of the ground truth for PSNR and SSIM: that of the data set if it has one (1 for all of ours in
+    [0, 1]), else `ei.metrics.range_of` its values."""
+    stated = told_range(images)
+    if stated is not None:
+        return stated
     values = [magnitude(image_and_measurement(images, index, "cpu")[0]) for index in range(len(images))]
     return range_of(min(float(image.min()) for image in values), max(float(image.max()) for image in values))
 
@@ -71,9 +70,17 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Quality of A_dagger y (``pinv``), of the network (``net``) and of ``more`` reconstructions, one image at a time.
 
+    >>> from ei.models import Reconstructor, UNet
+    >>> from ei.physics import Inpainting
+    >>> physics = Inpainting(16, 16)
+    >>> images = torch.rand(2, 1, 16, 16)
+    >>> rows = evaluate(Reconstructor(UNet(1, 1, base_channels=4), physics), physics, images)
+    >>> len(rows), list(rows[0])[:3]
+    (2, ['index', 'psnr_paper_pinv', 'psnr_paper_net'])
+
     Args:
         f: the reconstruction function. Where its training keeps a moving average of the network (``average=``), that
-            is judged, as it is by ``ei test``.
+            is evaluated, as by ``ei test``.
         physics: the forward operator.
         images: a data set of images ``[H, W]`` or ``[C, H, W]``; or pairs of measurements and images
             (`ei.datasets.Pairs`), where nothing is simulated.
@@ -82,25 +89,23 @@ def evaluate(
         data_range: of the images, for the usual PSNR and SSIM; by default `data_range_of` them: 1 for images in [0, 1].
 
     Returns:
-        A row for each image: ``index``, ``file`` (its name, where the data set tells it), and
-        ``<metric>_<reconstruction>`` for psnr_paper, psnr and ssim; of complex images, and of two channels, which are a
-        real and an imaginary part, those of the magnitudes.
+        A row for each image: ``index``, ``file`` (its name, where the data set has names), and
+        ``<metric>_<reconstruction>`` for psnr_paper, psnr and ssim. For complex images, and for two channels, which are
+        a real and an imaginary part, those of the magnitudes.
     """
     device = device or next(f.parameters()).device
     data_range = data_range_of(images) if data_range is None else data_range
     rows = []
     for index in range(len(images)):
         x, y = image_and_measurement(images, index, device)
-        done = reconstruct_all(f, physics, x, index, y=y)
-        outputs = {"pinv": done["pinv"], "net": done["net"]}
+        outputs = reconstruct_all(f, physics, x, index, y=y)
+        y = outputs.pop("y")
+        truth = magnitude(outputs.pop("x"))
         with torch.no_grad():
-            outputs |= {
-                name: reconstruct(select_physics(physics, [index]), done["y"])
-                for name, reconstruct in (more or {}).items()
-            }
-        name = file_of(images, index)
-        row: dict[str, Any] = {"index": index} if name is None else {"index": index, "file": name}
-        truth = magnitude(x)
+            for name, reconstruct in (more or {}).items():
+                outputs[name] = reconstruct(select_physics(physics, [index]), y)
+        file = file_of(images, index)
+        row: dict[str, Any] = {"index": index} if file is None else {"index": index, "file": file}
         for metric, function in METRICS.items():
             for name, output in outputs.items():
                 row[f"{metric}_{name}"] = float(function(magnitude(output).to(truth.dtype), truth, data_range))
@@ -110,7 +115,7 @@ def evaluate(
 
 def image_and_measurement(images: Any, index: int, device: Any) -> tuple[Tensor, Tensor | None]:
     """An image of a data set as a batch of one, and its measurement where the set has them. What the set draws for an
-    item is the same every time that it is asked for."""
+    item is the same every time."""
     with seeded(derive_seed(0, "test item", index)):
         item = images[index]
     if not isinstance(images, Pairs):
@@ -120,13 +125,13 @@ def image_and_measurement(images: Any, index: int, device: Any) -> tuple[Tensor,
 
 
 def mean_and_std(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
-    """Mean and (population) standard deviation of every metric of the reconstruction ``name``, as text. Where images
-    are exact, so that their PSNR is infinite, it is the mean alone and how many they are; where they are too small for
-    SSIM, that is said."""
+    """Mean and (population) standard deviation of every metric of the reconstruction ``name``, as text. An infinite
+    mean stands alone, with the number of exact images; SSIM of images below its window is named so."""
     cells = []
     for metric in METRICS:
         values = [row[f"{metric}_{name}"] for row in rows]
-        digits, mean = 4 if metric == "ssim" else 2, statistics.fmean(values)
+        mean = statistics.fmean(values)
+        digits = 4 if metric == "ssim" else 2
         if math.isfinite(mean):
             cells.append(f"{mean:.{digits}f} +- {statistics.pstdev(values):.{digits}f}")
         elif metric == "ssim" and not any(math.isnan(row[f"psnr_{name}"]) for row in rows):
@@ -161,6 +166,11 @@ def write_metrics(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         writer.writerows(rows)
 
 
+def images_by_title(done: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """A row of a figure, ``y | A_dagger y | <name> | truth``, from the result of `reconstruct_all`."""
+    return {"y": done["y"][0], "A_dagger y": done["pinv"][0], name: done["net"][0], "truth": done["x"][0]}
+
+
 def comparison(
     f: ReconstructionFunction,
     physics: Any,
@@ -176,48 +186,49 @@ def comparison(
         title: f"{float(cal_psnr(magnitude(done[key]), magnitude(x))):.2f} dB"
         for title, key in (("A_dagger y", "pinv"), (name, "net"))
     }
-    row = {"y": done["y"][0], "A_dagger y": done["pinv"][0], name: done["net"][0], "truth": x[0]}
-    image_grid([row], path, [captions])
+    image_grid([images_by_title(done, name)], path, [captions])
 
 
 def report(
     f: ReconstructionFunction,
     physics: Any,
     images: Any,
-    folder: Path | None,
+    folder: Path | str | None = None,
     n_drawn: int = 3,
     name: str = "network",
     *,
     data_range: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Evaluate on held-out images, print the table, and write ``metrics.csv`` and the figure ``reconstructions.png``
-    into ``folder`` (None: the current one). Classical reconstructions that suit the physics stand beside the network.
+    """Evaluate on test images, print the table, and write ``metrics.csv`` and the figure ``reconstructions.png`` into
+    ``folder`` (by default the current one). Classical reconstructions that suit the physics stand beside the network.
 
-    Arguments and result are those of `evaluate`; the first ``n_drawn`` images are drawn, and ``name`` is what to call
+    >>> from ei.models import Reconstructor, UNet
+    >>> from ei.physics import Inpainting
+    >>> physics = Inpainting(16, 16)
+    >>> f = Reconstructor(UNet(1, 1, base_channels=4), physics)
+    >>> rows = report(f, physics, torch.rand(2, 1, 16, 16), n_drawn=0)  # doctest: +ELLIPSIS
+    2 test images; usual PSNR and SSIM: peak 1
+    ...
+
+    Arguments and result are those of `evaluate`; the first ``n_drawn`` images are drawn, and ``name`` is the title of
     the network in table and figure: "EI", "MC", ...
     """
     folder = Path(folder or ".")
     more = classical_for(physics)
     data_range = data_range_of(images) if data_range is None else data_range
     rows = evaluate(f, physics, images, more, data_range=data_range)
-    print(f"{len(rows)} held-out images; usual PSNR and SSIM: peak {data_range:g}")
+    print(f"{len(rows)} test images; usual PSNR and SSIM: peak {data_range:g}")
     print(summary(rows, {"pinv": "A_dagger y", **{title: title for title in more}, "net": name}))
     write_metrics(rows, folder / "metrics.csv")
     device = next(f.parameters()).device
     drawn = []
     for index in range(min(n_drawn, len(images))):
         x, y = image_and_measurement(images, index, device)
-        done = reconstruct_all(f, physics, x, index, y=y)
-        drawn.append({"y": done["y"][0], "A_dagger y": done["pinv"][0], name: done["net"][0], "truth": done["x"][0]})
+        drawn.append(images_by_title(reconstruct_all(f, physics, x, index, y=y), name))
     if drawn:
         image_grid(drawn, folder / "reconstructions.png")
-    figure = "reconstructions.png, " if drawn else ""
-    print(f"files: {folder} ({figure}metrics.csv{_files_of_the_run(folder)})")
+    files = ["reconstructions.png", "metrics.csv", "loss.png", "training_loss.csv", "config.yaml"]
+    files = [file for file in files[not drawn :] if (folder / file).is_file()]
+    files += ["checkpoints"] if any(folder.glob("ckp_*.pth.tar")) else []
+    print(f"files: {folder} ({', '.join(files)})")
     return rows
-
-
-def _files_of_the_run(folder: Path) -> str:
-    """What a training has left in a run folder beside the files of `report`, as the rest of a list."""
-    names = [name for name in ("loss.png", "training_loss.csv", "config.yaml") if (folder / name).is_file()]
-    names += ["checkpoints"] if any(folder.glob("ckp_*.pth.tar")) else []
-    return "".join(f", {name}" for name in names)

@@ -1,8 +1,7 @@
-"""Detectors' noise from flats and darks, how much noise there is, and the commands of docs/noise.md."""
+"""The noise of detectors from flats and darks, and the commands of docs/noise.md."""
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from collections.abc import Callable
@@ -10,14 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import ROOT, Result
 from makers import counts_of_a_small_scan, scan
 
 from ei.datasets.flats import detector_noise
-from ei.diagnosis.noise_level import noise_report
 from ei.errors import InputError
-from ei.physics import MRI, GaussianNoise, Inpainting, PoissonGaussianNoise, PoissonNoise
 
 Script = Callable[..., Result]
 
@@ -82,40 +78,6 @@ def test_the_flats_of_the_tooth(shared_data: Path, script: Script) -> None:
     assert done.code == 0 and "gain                   0.651" in done.out, done
 
 
-def test_how_much_noise_there_is() -> None:
-    g = torch.Generator().manual_seed(0)
-    physics = Inpainting(32, 32, noise=GaussianNoise(0.1))
-    y = physics.A(torch.rand(8, 1, 32, 32, generator=g))
-    found = noise_report(physics, y)
-    # Of the measured pixels alone; A_dagger is the identity there.
-    assert found.deviation == pytest.approx(0.1, rel=1e-4) and found.measured == pytest.approx(3**-0.5, rel=0.02)
-    share = float(physics.mask.mean())
-    assert found.in_image == pytest.approx(0.1 * share**0.5, rel=0.05) and found.brightest == pytest.approx(1, rel=0.01)
-    assert f"{20 * math.log10(found.brightest / found.in_image):.1f} dB" in str(found)
-    assert "below 0.01 fits noise" in str(found)  # a mean square, as the loss is
-    physics.noise = PoissonGaussianNoise(0.04, 0.1)
-    noisy = physics(y)  # with negative entries, where no counts are expected
-    assert float(noisy.min()) < 0 < noise_report(physics, noisy).in_image
-    physics.noise = PoissonNoise(0.04)
-    assert noise_report(physics, y).deviation == pytest.approx((0.04 / 2) ** 0.5, rel=0.03)
-    kspace = MRI(torch.ones(16, 16), noise=GaussianNoise(0.2))
-    assert noise_report(kspace, kspace.A(torch.rand(4, 2, 16, 16))).in_image == pytest.approx(0.2, rel=0.1)
-    for noise, measured, said in ((lambda y, generator=None: y, y, "variance"), (GaussianNoise(0.1), 0 * y, "zero")):
-        physics.noise = noise
-        with pytest.raises(InputError, match=said):
-            noise_report(physics, measured)
-
-
-def test_diagnose_tells_what_it_cannot_look_at(script: Script) -> None:
-    for arguments, said in (
-        (("--task", "ct", "--size", 8, "--noise", "unknown"), "unknown"),
-        (("--task", "ct", "--size", 8, "--noise", "poisson:-1"), "gain"),
-        (("--task", "ct", "--size", 8, "--noise", "transmission:0"), "photons"),
-    ):
-        done = script("ei diagnose", *arguments)
-        assert done.code == 2 and said in done.err and done.err.count("\n") == 1, done
-
-
 def test_the_commands_of_the_page_work(script: Script) -> None:
     """As they stand in docs/noise.md, one after the other, on small data, and what some of them say."""
     text = (ROOT / "docs" / "noise.md").read_text(encoding="utf-8")
@@ -147,6 +109,6 @@ def test_the_commands_of_the_page_work(script: Script) -> None:
     assert gain == pytest.approx(1, rel=0.15) and float(re.search(r"gain +(\S+)", bins)[1]) == pytest.approx(
         0.5, rel=0.2
     )
-    assert all("measurement consistency below" in told for told in (of_mri, of_ct))
+    assert all("a data-consistency loss below" in text for text in (of_mri, of_ct))
     assert np.iscomplexobj(np.load("cg_sense.npy")) and np.load("learned.npy").shape == (10, 32, 32)
     assert len(list(Path("cg_sense").glob("*.png"))) == 10

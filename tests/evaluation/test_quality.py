@@ -1,24 +1,28 @@
-"""Evaluation in Python: what `report` and `evaluate` judge, print and write."""
+"""`evaluate` and `report`: the figures, the table and the files."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from conftest import SmallNet, fill
+from PIL import Image
 from torch.optim import Adam
+from torch.utils.data import Subset
 
 import ei
 from ei.closure import EIClosure, MCClosure
-from ei.datasets import make_loader, simulate
+from ei.datasets import CTData, FixedCrops, ImageTree, make_loader, simulate
 from ei.evaluation import evaluate, report
 from ei.evaluation.classical import harmonic_fill
 from ei.evaluation.loading import averaged
-from ei.evaluation.quality import mean_and_std, reconstruct_all
+from ei.evaluation.quality import data_range_of, mean_and_std, reconstruct_all
 from ei.metrics import psnr
 from ei.models import Reconstructor, UNet
 from ei.physics import GaussianNoise, Inpainting
@@ -32,13 +36,13 @@ def trained(out: Any, closure: Any = None, **options: Any) -> Trainer:
     physics = Inpainting(16, 16)
     f = Reconstructor(fill(SmallNet(3)), physics)
     optimizers = {"total": Adam(f.net.parameters(), lr=1e-2)}
-    trainer = Trainer(f, physics, Shift(2), closure or EIClosure(1.0), optimizers, epochs=2, out=out, progress=False,
-                      **options)  # fmt: skip
+    closure = closure or EIClosure(1.0)
+    trainer = Trainer(f, physics, Shift(2), closure, optimizers, epochs=2, out=out, progress=False, **options)
     trainer.fit(make_loader(IMAGES, 2))
     return trainer
 
 
-def test_what_evaluation_judges_is_the_moving_average(tmp_path: Path) -> None:
+def test_the_moving_average_is_evaluated(tmp_path: Path) -> None:
     """As the scripts do, which take it from the checkpoint; the training itself goes on with its own weights."""
     trainer = trained(tmp_path, average=0.95)
     loaded = ei.load(tmp_path / "ckp_last.pth.tar", net=SmallNet(3))
@@ -55,21 +59,21 @@ def test_what_evaluation_judges_is_the_moving_average(tmp_path: Path) -> None:
     assert evaluate(turned, trainer.physics, IMAGES[:1]) == evaluate(ours, loaded.physics, IMAGES[:1])
 
 
-def test_a_training_without_an_average_takes_that_of_the_one_before_away() -> None:
+def test_a_training_without_an_average_removes_the_previous_one() -> None:
     trainer = trained(False, average=0.5)
     optimizers = {"total": Adam(trainer.f.net.parameters())}
     Trainer(trainer.f, trainer.physics, None, MCClosure(), optimizers, epochs=1, out=False, progress=False)
     assert trainer.f.net_averaged is None
 
 
-def test_the_report_names_what_it_is_told_and_the_files_that_are_there(
+def test_the_report_prints_the_method_and_the_existing_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     trainer = trained(False, MCClosure())
     report(trainer.f, trainer.physics, IMAGES, trainer.folder, name="MC")
     out = capsys.readouterr().out
-    assert "\nMC  " in out and "EI" not in out
+    assert out.startswith("4 test images; ") and "\nMC  " in out and "EI" not in out
     assert "(reconstructions.png, metrics.csv)" in out
     assert {path.name for path in tmp_path.iterdir()} == {"reconstructions.png", "metrics.csv"}
     trainer = trained("run")
@@ -96,20 +100,13 @@ class Drawing:
         return IMAGES[index] * (0.5 + 0.5 * torch.rand(1) * np.random.rand())
 
 
-def test_what_a_data_set_draws_is_the_same_every_time_that_it_is_judged() -> None:
+def test_random_items_are_the_same_in_every_evaluation() -> None:
     trainer = trained(False)
     torch.manual_seed(1)
     before, rows = torch.get_rng_state(), evaluate(trainer.f, trainer.physics, Drawing())
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
     assert evaluate(trainer.f, trainer.physics, Drawing()) == rows
-
-
-@pytest.mark.parametrize("device", ["nope", "cuda:99"])
-def test_a_device_that_is_not_there(device: str, tmp_path: Path) -> None:
-    trained(tmp_path / "run")
-    with pytest.raises(ei.errors.InputError, match=f"torch cannot use the device '{device}' here"):
-        ei.load(tmp_path / "run" / "ckp_last.pth.tar", net=SmallNet(3), device=device)
 
 
 def test_exact_reconstructions_have_a_table(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -127,7 +124,7 @@ def test_the_table_shows_mean_and_deviation_of_these_images() -> None:
     assert mean_and_std(rows, "net") == ["2.00 +- 1.00", "2.00 +- 1.00", "2.0000 +- 1.0000"]
 
 
-def test_reconstructions_are_judged_as_they_are() -> None:
+def test_outputs_are_not_clipped() -> None:
     """Not clipped to the range of images, which would hide what is wrong with them."""
     physics = Inpainting(16, 16, mask_rate=0)
     net = torch.nn.Conv2d(3, 3, 1, bias=False)
@@ -137,36 +134,13 @@ def test_reconstructions_are_judged_as_they_are() -> None:
     assert row["psnr_net"] == pytest.approx(float(psnr(2 * IMAGES[0][None], IMAGES[0][None])), rel=1e-5)
 
 
-def test_images_of_a_test_have_noise_of_their_own() -> None:
+def test_noise_of_test_images_differs_from_that_of_training_images() -> None:
     """By their number, the same every time, and not that of the training image of this number."""
     physics = Inpainting(16, 16, noise=GaussianNoise(0.1))
     f, x = Reconstructor(fill(SmallNet(3)), physics), IMAGES[0][None]
     y, again, other = (reconstruct_all(f, physics, x, index)["y"] for index in (3, 3, 4))
     assert torch.equal(y, again) and not torch.equal(y, other)
     assert not torch.equal(y, simulate(physics, x, [3], seed=0))
-
-
-def test_the_harmonic_fill_solves_the_laplace_equation() -> None:
-    """What is linear is harmonic, so it is filled exactly; every missing pixel is the mean of its neighbours."""
-    mask = Inpainting(9, 11, mask_rate=0.4, seed=2).mask.clone()
-    mask[..., [0, -1], :], mask[..., [0, -1]] = 1, 1
-    physics = Inpainting(9, 11, mask=mask)
-    ramp = (torch.arange(9.0)[:, None] + 2 * torch.arange(11.0)).expand(1, 3, 9, 11).double()
-    torch.testing.assert_close(harmonic_fill(physics, physics.A(ramp)), ramp)
-    y = physics.A(torch.rand(1, 3, 9, 11, dtype=torch.float64))
-    filled, missing = harmonic_fill(physics, y), (mask == 0).expand(1, 3, 9, 11)
-    mean = sum(filled.roll(shift, axis) for shift in (1, -1) for axis in (-1, -2)) / 4
-    torch.testing.assert_close(filled[missing], mean[missing])
-    assert torch.equal(filled[~missing], y[~missing]) and bool((filled[missing] > 0).all())
-
-
-def test_missing_pixels_at_the_border_are_the_mean_of_the_neighbours_they_have() -> None:
-    mask = torch.ones(4, 4)
-    mask[0, 0] = mask[0, 2] = 0
-    physics, x = Inpainting(4, 4, mask=mask), torch.rand(1, 1, 4, 4, dtype=torch.float64)
-    filled, pixels = harmonic_fill(physics, physics.A(x))[0, 0], x[0, 0]
-    torch.testing.assert_close(filled[0, 0], (pixels[0, 1] + pixels[1, 0]) / 2)
-    torch.testing.assert_close(filled[0, 2], (pixels[0, 1] + pixels[0, 3] + pixels[1, 2]) / 3)
 
 
 def test_images_too_small_for_ssim_keep_their_other_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,3 +150,39 @@ def test_images_too_small_for_ssim_keep_their_other_figures(tmp_path: Path, caps
     assert all(np.isfinite(row["psnr_net"]) and np.isnan(row["ssim_net"]) for row in rows)
     assert "under 7 pixels" in capsys.readouterr().out
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_the_range_is_that_of_all_images() -> None:
+    images = torch.stack([torch.full((8, 8), 10.0), torch.linspace(0, 40, 64).view(8, 8)])
+    assert data_range_of(images) == data_range_of(images.flip(0)) == 40
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.02, 1e-4, 3000.0])
+def test_reports_do_not_depend_on_the_unit(unit: float, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A bad reconstruction is as bad in 1/mm as in [0, 1]: peak 1 gave it 93 dB and an SSIM of 1.0000."""
+    physics = Inpainting(16, 16, mask_rate=0.5)
+    f = Reconstructor(SmallNet(1).to(torch.float64), physics, image_scale=unit)
+    torch.manual_seed(0)
+    images = torch.rand(2, 16, 16, dtype=torch.float64)
+    images[0, 0, :2] = torch.tensor([0.0, 1.0])
+    rows = report(f, physics, images * unit, tmp_path, n_drawn=1)
+    expected = evaluate(f.of(physics), physics, images * unit, data_range=unit)
+    assert [row["psnr_pinv"] for row in rows] == pytest.approx([row["psnr_pinv"] for row in expected])
+    mse = (physics.A_dagger(physics.A(images[:, None])) - images[:, None]).square().flatten(1).mean(1)
+    assert [row["psnr_pinv"] for row in rows] == pytest.approx((-10 * mse.log10()).tolist())
+    assert all(row["ssim_pinv"] < 0.9 for row in rows)
+    assert f"usual PSNR and SSIM: peak {unit:g}" in capsys.readouterr().out
+
+
+def test_sets_in_the_unit_range_keep_the_peak_1(tmp_path: Path) -> None:
+    """Whatever values the test images have."""
+    Image.fromarray(np.full((8, 8), 40, np.uint8)).save(tmp_path / "dark.png")
+    tree = ImageTree(tmp_path)
+    assert data_range_of(tree) == data_range_of(FixedCrops(tree, 4)) == data_range_of(Subset(tree, [0])) == 1
+    for unit, expected in ((1.0, 1.0), (4000.0, 4000.0), (0.02, 0.02)):
+        images = np.linspace(0, unit, 10 * 64).reshape(10, 8, 8)
+        scipy.io.savemat(tmp_path / "x.mat", {"DATA": images})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = data_range_of(CTData("test", tmp_path / "x.mat"))
+        assert found == (expected if unit == 1 else pytest.approx(images[9].max() - images[9].min()))

@@ -1,4 +1,4 @@
-"""What is said of measurements before a training begins."""
+"""The report on measurements before a training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def leaves(n: int = 4) -> Tensor:
     return torch.stack([DeadLeaves("train", 32)[i] for i in range(n)])
 
 
-def told(physics: Any, y: Tensor) -> str:
+def report_on(physics: Any, y: Tensor) -> str:
     return measurement_report(physics, list(y), range(len(y)))
 
 
@@ -40,25 +40,25 @@ MASK[:, ::3] = 1
     ],
     ids=["ct", "limited angle", "inpainting", "mri"],
 )
-def test_an_operators_own_measurements_are_fine(physics: Any, x: Tensor) -> None:
+def test_measurements_of_the_operator_get_no_warning(physics: Any, x: Tensor) -> None:
     y = physics.A(x)
     noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
-    assert "warning" not in told(physics, y) and "A A_dagger y fits y to" in told(physics, y)
+    assert "warning" not in report_on(physics, y) and "A A_dagger y fits y to" in report_on(physics, y)
     if isinstance(physics, CT):
-        assert "warning" not in told(physics, y + 0.1 * y.std() * noise)
+        assert "warning" not in report_on(physics, y + 0.1 * y.std() * noise)
 
 
 @pytest.mark.parametrize(
-    ("physics", "y", "said"),
+    ("physics", "y", "words"),
     [
         (CT(32, 46), CT(32, 46).A(phantoms()).mT, "axes"),
         (CT(32, 46), 1e4 * torch.exp(-CT(32, 46).A(phantoms()) / 10), "operator"),
-        (Inpainting(32, 32), leaves(), "what it does not measure"),
+        (Inpainting(32, 32), leaves(), "unmeasured entries"),
         (Inpainting(32, 32), Inpainting(32, 32, seed=3).A(leaves()), "operator"),
         (Inpainting(32, 32), torch.zeros(2, 3, 32, 32), "all values of measurement 0"),
     ],
     ids=["swapped axes", "no logarithm", "not masked", "another mask", "empty"],
 )
-def test_what_is_odd_is_told(physics: Any, y: Tensor, said: str) -> None:
-    warning = told(physics, y).splitlines()[-1]
-    assert warning.startswith("warning:") and said in warning
+def test_anomalies_get_a_warning(physics: Any, y: Tensor, words: str) -> None:
+    warning = report_on(physics, y).splitlines()[-1]
+    assert warning.startswith("warning:") and words in warning

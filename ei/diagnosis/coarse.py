@@ -1,0 +1,60 @@
+"""How much of a sinogram a coarse reconstruction explains, with any geometry."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from ei.physics import Tomography, pinv_cg
+from ei.physics.scan import Scan
+
+# The coarse reconstruction: at most this many detectors, views, pixels a side, and steps of conjugate gradients.
+DETECTORS = 96
+VIEWS = 60
+PIXELS = 56
+STEPS = 12
+
+
+def changed(scan: Scan, **changes: Any) -> Scan:
+    """A copy of a scan with some arguments changed."""
+    return Scan(**{name: changes.get(name, getattr(scan, name)) for name in scan.__dataclass_fields__})
+
+
+def coarse_fit(scan: Scan, y: np.ndarray) -> tuple[float, float]:
+    """The part of a sinogram ``[D, V]`` that a few steps of conjugate gradients leave unexplained at a coarse
+    resolution, and the largest value of that reconstruction but for a hundredth."""
+    views = np.unique(np.linspace(0, y.shape[1] - 1, min(y.shape[1], VIEWS)).round().astype(int))
+    each = max(1, math.ceil(len(y) / DETECTORS))
+    binned = _bin_detectors(y[:, views], each)
+    shift = -(len(y) % each % 2) / 2  # the middle moves by half a detector where the rest cannot be cut off evenly
+    height, width = scan.image_shape
+    coarse = max(1.0, max(height, width) / PIXELS)
+    physics = Tomography(
+        (max(1, round(height / coarse)), max(1, round(width / coarse))),
+        np.asarray(scan.angles)[views],
+        len(binned),
+        detector_spacing=scan.detector_spacing * each,
+        pixel_size=scan.pixel_size * coarse,
+        centre=(scan.centre - shift) / each,
+        source_origin=scan.source_origin,
+        origin_detector=scan.origin_detector,
+    )
+    measured = torch.from_numpy(binned)[None, None]
+    x = pinv_cg(physics, measured, STEPS, tol=0, orthogonal=True)
+    unexplained = float((physics.A(x) - measured).norm() / measured.norm())
+    return unexplained, float(x.flatten().abs().quantile(0.99))
+
+
+def unexplained(scan: Scan, y: np.ndarray) -> float:
+    """The first figure of `coarse_fit`."""
+    return coarse_fit(scan, y)[0]
+
+
+def _bin_detectors(y: np.ndarray, n: int) -> np.ndarray:
+    """Means of ``n`` neighbouring detectors, the rest cut off at both ends, one more at the far end."""
+    bins = len(y) // n
+    first = (len(y) - bins * n) // 2
+    return y[first : first + bins * n].reshape(bins, n, -1).mean(1)
