@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ei.common.ranges import is_unit_range
+from ei.common.checks import is_unit_range
 from ei.errors import InputError
 
 
@@ -75,7 +75,7 @@ def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
 
 def range_of(least: float, largest: float) -> float:
     """The ``data_range`` for true images with values from ``least`` to ``largest``: 1 where they are images in [0, 1]
-    (`ei.common.ranges.is_unit_range`), else the range that they have.
+    (`ei.common.checks.is_unit_range`), else the range that they have.
 
     Raises:
         InputError: if all values are the same, or they are not finite.
