@@ -1,10 +1,11 @@
 """Checks of the plain values that describe a run: numbers, flags, names.
 
-Every check takes the name of the value as free text, ``alpha`` or the full path ``closure.alpha``, and returns the value.
+Every check takes the name of a value as free text, ``alpha`` or the full path ``closure.alpha``, and returns the value.
 """
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -42,13 +43,18 @@ def check_number(
     2.0
     """
     number = _real(value)
-    if number is not None and abs(number) <= sys.float_info.max and not (integer and number != int(number)):
-        if _within(number, least, above, most, below):
-            return int(number) if integer else float(number)
     bounds = {">=": least, ">": above, "<=": most, "<": below}
+    in_range = number is not None and all(
+        bound is None or _COMPARISONS[sign](number, bound) for sign, bound in bounds.items()
+    )
+    if in_range and abs(number) <= sys.float_info.max and not (integer and number != int(number)):
+        return int(number) if integer else float(number)
     wanted = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None)
     kind = "a whole number" if integer else "a finite number"
     raise InputError(f"{name} must be {kind} {wanted}".rstrip() + f", got {(value if number is None else number)!r}")
+
+
+_COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
 
 def _real(value: Any) -> Any:
@@ -56,15 +62,6 @@ def _real(value: Any) -> Any:
     if not isinstance(value, int | float) and getattr(value, "shape", None) in ((), (1,)):
         value = value.item()  # of NumPy or torch
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _within(number: float, least: float | None, above: float | None, most: float | None, below: float | None) -> bool:
-    return (
-        (least is None or number >= least)
-        and (above is None or number > above)
-        and (most is None or number <= most)
-        and (below is None or number < below)
-    )
 
 
 def check_flag(name: str, value: Any) -> bool:

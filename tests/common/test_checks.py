@@ -26,7 +26,7 @@ from ei.errors import InputError
         (np.float32(math.nan), {}, "a finite number, got nan"),
         (10**400, {}, f"a finite number, got {10**400}"),
         (True, {}, "a finite number, got True"),
-        (np.bool_(True), {}, "a finite number, got np.True_"),
+        (np.bool_(True), {}, f"a finite number, got {np.bool_(True)!r}"),
         ("1", {}, "a finite number, got '1'"),
         (None, {"integer": True}, "a whole number, got None"),
         ([1], {}, "a finite number, got [1]"),
