@@ -15,7 +15,7 @@ from PIL import Image
 from torch.nn import functional
 from torch.utils.data import Subset
 
-from ei.datasets import CTData, FixedCrops, ImageTree
+from ei.datasets import CTData, ImageTree, Tiles
 from ei.evaluation import evaluate, report
 from ei.evaluation.quality import data_range_of
 from ei.metrics import cal_psnr, psnr, range_of, ssim
@@ -154,8 +154,8 @@ def test_reports_do_not_depend_on_the_unit(unit: float, tmp_path: Path, capsys: 
 def test_sets_in_the_unit_range_keep_the_peak_1(tmp_path: Path) -> None:
     """Whatever values the images that were left for testing happen to have."""
     Image.fromarray(np.full((8, 8), 40, np.uint8)).save(tmp_path / "dark.png")
-    tree = ImageTree(tmp_path)
-    assert data_range_of(tree) == data_range_of(FixedCrops(tree, 4)) == data_range_of(Subset(tree, [0])) == 1
+    tree = ImageTree(tmp_path, "all")
+    assert data_range_of(tree) == data_range_of(Tiles(tree, 4)) == data_range_of(Subset(tree, [0])) == 1
     for unit, expected in ((1.0, 1.0), (4000.0, 4000.0), (0.02, 0.02)):
         images = np.linspace(0, unit, 10 * 64).reshape(10, 8, 8)
         scipy.io.savemat(tmp_path / "x.mat", {"DATA": images})

@@ -14,8 +14,10 @@ from ei.commands.options import Options
 from ei.commands.parts import SPLIT, image_shape, images_for, measurements_for, pairs_for, split_beside
 from ei.commands.presets import Shape
 from ei.datasets import ImageTree, Pairs, Tiles, image_of, split_validation
-from ei.datasets.batches import Indexed, number_of, spread
-from ei.datasets.ctdb import split
+from ei.datasets.batches import Indexed
+from ei.datasets.batches import evenly_spaced as spread
+from ei.datasets.batches import index_in_whole as number_of
+from ei.datasets.validation import split_by_mode as split
 from ei.diagnosis.measurements import look_at
 from ei.diagnosis.sinograms import SinogramReport, check_sinogram
 from ei.errors import InputError

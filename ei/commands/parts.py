@@ -18,20 +18,16 @@ from ei.datasets import (
     CTData,
     DeadLeaves,
     EllipsePhantoms,
-    FixedCrops,
     ImageStack,
     ImageTree,
     MagnitudePhantoms,
     Measurements,
     Pairs,
     image_of,
-    split_images,
 )
-from ei.datasets.batches import spread
+from ei.datasets.batches import evenly_spaced as spread
 from ei.datasets.kspace import check_centred
 from ei.datasets.measurements import NAMES_OF_TRUTH
-from ei.datasets.pictures import PICTURES
-from ei.datasets.stack import is_stack
 from ei.datasets.tree import holds_images
 from ei.errors import InputError, MissingFileError
 from ei.physics import MRI, image_shape_of, select_physics
@@ -114,7 +110,7 @@ def images_for(options: Options, mode: str, told: tuple[int, ...] | None = None,
         InputError: for data that cannot be used.
     """
     images = _images(options, mode, told)
-    return FixedCrops(images, options.patch, options.patches or 1) if options.patch and patches else images
+    return images
 
 
 def _images(options: Options, mode: str, told: tuple[int, ...] | None) -> Any:
@@ -135,14 +131,14 @@ def _images(options: Options, mode: str, told: tuple[int, ...] | None) -> Any:
                 f"--range is for real images, and those of --task {options.task} are complex: leave it out"
             )
         return task.images(data, mode)
-    if is_stack(data):
+    if Path(data).suffix.lower() in (".npy", ".npz"):
         return ImageStack(data, mode, value_range=options.range)
     if options.range is not None and Path(data).is_file():
         return CTData(mode, data, value_range=options.range)
     if task is not None:
         return task.images(data, mode)
     if Path(data).is_dir():
-        return ImageTree(Path(data) / mode)
+        return ImageTree(data, mode)
     if not Path(data).exists():
         raise MissingFileError(
             f"there are no images at {data}: give a folder of them, or a .mat or .npy file, with --data"
@@ -182,12 +178,11 @@ def _own_images(options: Options, data: str, mode: str) -> ImageTree | None:
     if not Path(data).is_dir() or not holds_images(data):
         return None
     if all((Path(data) / part).is_dir() for part in ("train", "test")):
-        as_own = any(sizes.values()) or not holds_images(data, PICTURES)
-        return ImageTree(Path(data) / mode, **sizes) if as_own else None
+        as_own = any(sizes.values())
+        return ImageTree(data, mode, **sizes) if as_own else None
     if (Path(data) / "train").is_dir() or (Path(data) / "test").is_dir():
         return None  # half of the layout: whoever reads it will say what is missing
-    fraction = options.test_fraction
-    return ImageTree(data, split_images(data, options.split or (0.1 if fraction is None else fraction))[mode], **sizes)
+    return ImageTree(data, mode, test_fraction=options.test_fraction, split=options.split, **sizes)
 
 
 def ignored_by(data: str, name: str, chosen: Mapping[str, Any]) -> str:

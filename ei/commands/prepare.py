@@ -4,11 +4,8 @@
     {prog} urban100 --source Urban100.zip           writes dataset/Urban100/train/... and test/...
     {prog} sinogram --counts counts.npy --flat flat.npy --dark dark.npy --angles angles.txt --bin 2 --out y.npz
                                                     a parallel scan of yours: y.npz, and its geometry y.yaml
-    {prog} htc2022 --source FOLDER --views 60 --arc 120
-                                                    real fan-beam scans at few views: dataset/HTC2022/60_over_120
     {prog} kspace --source kspace.npy --out y.npz    MRI of yours: k-space y.npz, its mask, coil maps, and y.yaml
     {prog} noise --flat flat.npy --dark dark.npy    gain and read-out noise of a detector, as --noise takes them
-    {prog} tooth --source tooth.h5                  a real parallel scan: dataset/tooth/y.npz, y.yaml, y_reference.npy
 
 ct100 and urban100 take a folder or a ZIP file. CT100 needs the extra ``dicom``. Its recipe is reconstructed: it gives
 the paper's FBP figures, not the authors' bytes. Where the rotation axis falls on the detector is found and written.
@@ -24,11 +21,11 @@ import numpy as np
 import torch
 
 from ei.commands.settings import parser_of
-from ei.common.files import writing
+from ei.common.arrays import read_array
 from ei.datasets.flats import detector_noise
 from ei.datasets.kspace import prepare_kspace
 from ei.datasets.paper_data import prepare_ct100, prepare_urban100
-from ei.datasets.scans import prepare_helsinki, prepare_scan, read_array, reference_of, sinograms_of_counts
+from ei.datasets.scans import prepare_scan, sinograms_of_counts
 from ei.errors import InputError
 from ei.evaluation import check_sinogram
 from ei.physics import Tomography
@@ -85,17 +82,6 @@ def _kspace(given: Mapping[str, Any]) -> None:
               (f", of all {len(y)} images together, which must be of one slice" if len(y) > 1 else ""))  # fmt: skip
 
 
-def _tooth(given: Mapping[str, Any]) -> None:
-    names = ("data", "data_white", "data_dark", "theta")
-    arrays = [read_array(f"{given['source']}:exchange/{name}") for name in names]
-    out = Path(given.get("out", "dataset/tooth/y.npz"))
-    geometry, y = _write_scan(arrays, given.get("bin", 4), out)
-    reference = out.with_name(f"{out.stem}_reference.npy")
-    with writing(reference):
-        np.save(reference, reference_of(y, {**geometry, "angles": arrays[3]}))
-    print(f"{reference}: the reconstruction of all views, 40 steps of conjugate gradients")
-
-
 def _write_scan(arrays: list[np.ndarray], each: int, out: Path) -> tuple[dict[str, Any], np.ndarray]:
     counts, flat, dark, angles = arrays
     y = sinograms_of_counts(counts, flat, dark, each)
@@ -112,21 +98,10 @@ def _write_scan(arrays: list[np.ndarray], each: int, out: Path) -> tuple[dict[st
     return geometry, y
 
 
-def _htc2022(given: Mapping[str, Any]) -> None:
-    views, arc = given.get("views", 30), given.get("arc", 360.0)
-    out = Path(given.get("out", f"dataset/HTC2022/{views}_over_{arc:g}"))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    parts = prepare_helsinki(Path(given["source"]), out, views, arc, given.get("bin", 4))
-    told = "; ".join(f"{part}.npy: {len(names)} scans ({', '.join(names)})" for part, names in parts.items())
-    print(f"{out}: geometry.yaml; {told}; references from 360 views beside them")
-
-
 WHAT: dict[str, tuple[Any, tuple[str, ...]]] = {
     "ct100": (_ct100, ("dicom",)),
     "urban100": (_urban100, ("source",)),
     "sinogram": (_sinogram, ("counts", "flat", "dark", "angles", "out")),
     "noise": (_noise, ("flat", "dark")),
     "kspace": (_kspace, ("source", "out")),
-    "htc2022": (_htc2022, ("source",)),
-    "tooth": (_tooth, ("source",)),
 }

@@ -40,7 +40,7 @@ from ei.common.drawing import curves, image_grid
 from ei.common.files import load_file, read_yaml, write_atomically
 from ei.common.signals import leaving_on_sigterm
 from ei.datasets import image_of
-from ei.datasets.batches import spread
+from ei.datasets.batches import evenly_spaced as spread
 from ei.errors import InputError
 from ei.evaluation.classical import classical_for
 from ei.evaluation.loading import averaged, checked

@@ -16,7 +16,7 @@ from ei.common.complex import magnitude
 from ei.common.drawing import image_grid
 from ei.common.seeds import derive_seed, seeded
 from ei.datasets import Pairs, image_of, simulate
-from ei.datasets.batches import file_of, told_range
+from ei.datasets.batches import declared_data_range, file_name_of
 from ei.evaluation.classical import Reconstruction, classical_for
 from ei.metrics import SSIM_WINDOW, cal_psnr, psnr, range_of, ssim
 from ei.models.base import ReconstructionFunction, evaluating
@@ -53,7 +53,7 @@ def reconstruct_all(
 def data_range_of(images: Any) -> float:
     """The range of true images that PSNR and SSIM are told by: what their data set tells (1 for all of ours that are in
     [0, 1]), else what `ei.metrics.range_of` makes of their values."""
-    told = told_range(images)
+    told = declared_data_range(images)
     if told is not None:
         return told
     values = [magnitude(image_and_measurement(images, index, "cpu")[0]) for index in range(len(images))]
@@ -98,7 +98,7 @@ def evaluate(
                 name: reconstruct(select_physics(physics, [index]), done["y"])
                 for name, reconstruct in (more or {}).items()
             }
-        name = file_of(images, index)
+        name = file_name_of(images, index)
         row: dict[str, Any] = {"index": index} if name is None else {"index": index, "file": name}
         truth = magnitude(x)
         for metric, function in METRICS.items():

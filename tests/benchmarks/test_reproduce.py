@@ -22,7 +22,7 @@ from ei.commands.parts import sample_of_the_paper
 from ei.commands.reproduce import minutes_noted, train_cell
 from ei.commands.settings import defaults_for, parser_of
 from ei.common.files import read_yaml
-from ei.datasets import EllipsePhantoms, FixedCrops
+from ei.datasets import EllipsePhantoms, Tiles
 from ei.errors import InputError
 from ei.evaluation.classical import _divergence, _gradient, classical_for, least_squares, total_variation
 from ei.evaluation.loading import operator_in
@@ -112,7 +112,7 @@ def test_recipes_are_options_and_not_the_papers(recipe: Path) -> None:
 def test_the_pictures_show_the_papers_images() -> None:
     images = torch.zeros(10, 3, 8, 8)
     assert sample_of_the_paper("ct", images) == 4 and sample_of_the_paper("inpainting", images) == 6
-    assert sample_of_the_paper("inpainting", FixedCrops(images, 4, per_image=2)) == 12
+    assert sample_of_the_paper("inpainting", Tiles(images, images[0].shape[-1] // 2)) == 12
     assert sample_of_the_paper("inpainting", images[:3]) == 2
 
 
