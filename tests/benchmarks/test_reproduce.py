@@ -215,16 +215,6 @@ def test_the_table_is_made_and_continued(tmp_path: Path) -> None:
     assert wrong.code == 2 and "ct_magic" in wrong.err and wrong.err.count("\n") == 1
 
 
-def test_noise_on_patches(tmp_path: Path) -> None:
-    """What is chosen on training images is chosen on patches, where the problem is of patches."""
-    done = subprocess_run(
-        "python", "-m", "ei", "reproduce", "--cells", "inpainting_noise_mc", "--budget", "smoke", "--recipe",
-        "patches_noise", "--urban-data", "synthetic", "--out", "table", "--device", "cpu", cwd=tmp_path,
-    )  # fmt: skip
-    assert done.code == 0, done.err
-    assert "TV, x >= 0, weight" in (tmp_path / "table" / "inpainting_noise.md").read_text()
-
-
 def test_the_minutes_of_an_interrupted_training_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """70 minutes that end in a signal and 5 to the end are 75; looking at a finished run adds nothing."""
     clock = iter([0.0, 70 * 60.0, 0.0, 5 * 60.0, 0.0, 2 * 60.0])

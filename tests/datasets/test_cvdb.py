@@ -68,4 +68,4 @@ def test_bad_image_folders(tmp_path: Path) -> None:
 
 def test_real_urban(shared_data: Path) -> None:
     test = CVDB(shared_data / "Urban100", "test")
-    assert len(test) == 10 and test.paths[6].endswith("img_097.png")
+    assert len(test) == 10 and test.name_of(6).endswith("img_097.png")
