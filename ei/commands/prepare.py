@@ -21,11 +21,12 @@ import torch
 
 from ei.commands.flags import path, whole
 from ei.commands.parser import Parser
+from ei.common.arrays import read_array
 from ei.common.checks import check_number
 from ei.datasets.flats import detector_noise
 from ei.datasets.kspace import prepare_kspace
 from ei.datasets.paper_data import prepare_ct100, prepare_urban100
-from ei.datasets.scans import prepare_scan, read_array, sinograms_of_counts
+from ei.datasets.scans import prepare_scan, sinograms_of_counts
 from ei.diagnosis import check_sinogram
 from ei.errors import InputError
 from ei.physics import Tomography

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ei.common.checks import is_unit_range
 from ei.common.complex import magnitude
-from ei.common.ranges import is_unit_range
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +32,28 @@ def natural_order(name: str) -> tuple[list[str | int], str]:
     return parts, name
 
 
-def name_among(held: Sequence[str], names: Sequence[str], path: str | os.PathLike, what: str) -> str:
-    """Which of the arrays that a file has, ``held``, is meant: the only one, or the first of ``names`` that is there.
+def check_path(name: str, value: Any) -> Path:
+    """``value`` as a path.
 
     Raises:
-        InputError: if there are several of other names, or none; it says to call ``what`` it is the first of ``names``.
+        InputError: ``{name} must be a path, got 5``.
     """
-    found = held if len(held) == 1 else [name for name in names if name in held]
-    if not found:
-        raise InputError(f"{path} holds {', '.join(held) or 'nothing'}; name the {what} {names[0]!r}")
-    return found[0]
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise InputError(f"{name} must be a path, got {value!r}")
+    return Path(value)
 
 
-def load_file(path: str | os.PathLike, what: str = "file", device: torch.device | str = "cpu") -> Any:
+def load_file(
+    path: str | os.PathLike, what: str = "file", device: torch.device | str = "cpu", mmap: bool = False
+) -> Any:
     """Load what `torch.save` wrote, with ``weights_only=True``. Numbers and arrays of NumPy come as plain numbers and
-    tensors, which a warning says.
+    tensors, with a warning.
 
     Args:
         path: the file.
         what: what the file is to the user ("checkpoint", "mask"), for error messages.
         device: where tensors go, wherever they were saved.
+        mmap: read tensors when they are used, where the file allows it; its checksums are then not compared.
 
     Raises:
         MissingFileError: if there is no such file.
@@ -63,15 +65,13 @@ def load_file(path: str | os.PathLike, what: str = "file", device: torch.device 
     if not path.exists():
         raise MissingFileError(f"there is no {what} {path}; check the path")
     try:
-        # torch does not look at the checksums of its own archive: bytes that changed on a disk would become weights.
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip() is not None:
-                    raise InputError(f"the {what} {path} is damaged (a checksum does not fit); get it again")
+        mmap = mmap and zipfile.is_zipfile(path)
+        if not mmap:
+            _compare_checksums(path, what)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol of files from elsewhere
             try:
-                return torch.load(path, map_location=device, weights_only=True)
+                return torch.load(path, map_location=device, weights_only=True, mmap=mmap)
             except pickle.UnpicklingError as error:
                 if "numpy" not in str(error):
                     raise
@@ -95,6 +95,14 @@ def load_file(path: str | os.PathLike, what: str = "file", device: torch.device 
         raise InputError(f"the {what} {path} cannot be read: permission denied") from error
     except Exception as error:  # what zipfile and torch.load raise for foreign bytes depends on the bytes
         raise InputError(f"the {what} {path} is damaged or was not written by torch.save; get it again") from error
+
+
+def _compare_checksums(path: Path, what: str) -> None:
+    """torch does not compare the checksums of its archives: bytes that changed on a disk would become weights."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise InputError(f"the {what} {path} is damaged (a checksum does not fit); get it again")
 
 
 def save_file(content: Any, path: str | os.PathLike, previous: Path | None = None) -> None:

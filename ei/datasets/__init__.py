@@ -1,8 +1,7 @@
-"""Data sets: the paper's two, generated stand-ins for them, and people's own images and measurements."""
+"""Data sets: the paper's two, generated stand-ins for them, and images and measurements in files."""
 
 from ei.datasets.batches import image_of, images_of, make_loader, simulate
 from ei.datasets.counts import line_integrals
-from ei.datasets.crops import FixedCrops, Tiles
 from ei.datasets.ctdb import CTData
 from ei.datasets.cvdb import CVDB, CVDB_ICCV
 from ei.datasets.lookup import dataset_for
@@ -10,6 +9,7 @@ from ei.datasets.measurements import Measurements, Pairs
 from ei.datasets.mridb import MRIData
 from ei.datasets.stack import ImageStack
 from ei.datasets.synthetic import DeadLeaves, EllipsePhantoms, MagnitudePhantoms
+from ei.datasets.tiles import Tiles
 from ei.datasets.tree import ImageTree, split_images
 from ei.datasets.validation import split_validation
 
@@ -19,7 +19,6 @@ __all__ = [
     "CTData",
     "DeadLeaves",
     "EllipsePhantoms",
-    "FixedCrops",
     "ImageStack",
     "ImageTree",
     "MRIData",

@@ -21,41 +21,43 @@ from ei.physics.noise_adapter import get_noise
 
 
 class Indexed(Dataset):
-    """Items ``{"x": image, "index": its number}``: the number seeds what is drawn once per image, and tells which
-    operator is its own where they differ. Measurements are ``{"y": measurement, "index": its number}``, the number in
-    the file where they are a part of it; those of `ei.datasets.Pairs` have their image ``"x"`` beside them.
+    """Items ``{"x": image, "index": its index}``: the index seeds what is drawn once per image, and selects its
+    operator. Measurements are ``{"y": measurement, "index": its index}``, the index in the file where they are a part
+    of it; those of `ei.datasets.Pairs` have their image ``"x"`` beside them.
 
     What the data set draws for an item, from torch's, NumPy's or Python's global generator, is a function of ``seed``,
-    the epoch and the index, where the index tells the epoch (`IndexInEpoch`): neither workers, nor processes, nor an
-    interruption change it.
+    the epoch and the index (`IndexInEpoch`): neither workers, nor processes, nor an interruption change it.
     """
 
     def __init__(self, dataset: Any, measured: bool = False, seed: int = 0) -> None:
-        self.dataset, self.measured, self.seed = dataset, measured, seed
+        self.dataset = dataset
+        self.measured = measured
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        epoch, index = getattr(index, "epoch", None), int(index)
+        epoch = getattr(index, "epoch", None)
+        index = int(index)
         with contextlib.nullcontext() if epoch is None else seeded(derive_seed(self.seed, "item", epoch, index)):
             item = self.dataset[index]
         first = item[0] if isinstance(item, list | tuple) else item
-        whole = self.measured or isinstance(self.dataset, Portion)
-        number = number_of(self.dataset, index) if whole else index
+        keeps_index = self.measured or isinstance(self.dataset, Portion)
+        number = index_in_whole(self.dataset, index) if keeps_index else index
         if not self.measured:
             return {"x": first, "index": number}
-        truth = {"x": item[1]} if isinstance(item, tuple) and len(item) > 1 else {}
-        return {"y": first, **truth, "index": number}
+        images = {"x": item[1]} if isinstance(item, tuple) and len(item) > 1 else {}
+        return {"y": first, **images, "index": number}
 
 
-def spread(dataset: Any, most: int = 8) -> range:
-    """The indices of a few items, evenly spread over a data set: about ``most`` of them."""
+def evenly_spaced(dataset: Any, most: int = 8) -> range:
+    """The indices of about ``most`` items, evenly spaced over a data set."""
     return range(0, len(dataset), max(1, len(dataset) // most))
 
 
 class IndexInEpoch(int):
-    """An item's index that tells the epoch, too: so it gets to a process that loads items, which stays over epochs."""
+    """An item's index that carries its epoch, too, to the processes that load items, which stay over epochs."""
 
     epoch: int
 
@@ -68,26 +70,27 @@ class IndexInEpoch(int):
         return int(self), self.epoch
 
 
-def number_of(dataset: Any, index: int) -> int:
-    """The number of an item in the whole of a data set, where this one is a part of it (`torch.utils.data.Subset`)."""
+def index_in_whole(dataset: Any, index: int) -> int:
+    """The index of an item in the whole data set that this one is a part of (`torch.utils.data.Subset`)."""
     while isinstance(dataset, Subset):
-        dataset, index = dataset.dataset, int(dataset.indices[index])
+        index = int(dataset.indices[index])
+        dataset = dataset.dataset
     return index
 
 
-def file_of(dataset: Any, index: int) -> str | None:
-    """The name of the file that an item of a data set is from, also where this one is a part of it or cut out of it;
-    None where it does not tell, by a method ``name_of``."""
+def file_name_of(dataset: Any, index: int) -> str | None:
+    """The name of the file that an item of a data set, of a part of it or of its tiles is from (``name_of`` of the data
+    set); None without."""
     while not hasattr(dataset, "name_of") and hasattr(dataset, "dataset"):
         if isinstance(dataset, Subset):
             index = int(dataset.indices[index])
-        index, dataset = index // getattr(dataset, "per_image", 1), dataset.dataset
+        index //= getattr(dataset, "per_image", 1)
+        dataset = dataset.dataset
     return dataset.name_of(index) if hasattr(dataset, "name_of") else None
 
 
-def told_range(dataset: Any) -> float | None:
-    """The range of the images that a data set tells as its ``data_range``, or the one that this is a part of; None
-    where it does not tell."""
+def declared_data_range(dataset: Any) -> float | None:
+    """The ``data_range`` of a data set, or of the one that this is a part of; None without."""
     while not hasattr(dataset, "data_range") and hasattr(dataset, "dataset"):
         dataset = dataset.dataset
     return getattr(dataset, "data_range", None)
@@ -97,7 +100,9 @@ class Shuffled(Sampler[int]):
     """A new order every epoch, a function of (seed, epoch); the trainer sets the epoch."""
 
     def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
+        self.length = length
+        self.seed = seed
+        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -110,11 +115,13 @@ class Shuffled(Sampler[int]):
 
 
 class Divided(Sampler[list[int]]):
-    """This process's part of every batch that a sampler's order gives; the whole of it where there is one process."""
+    """This process's part of every batch of a sampler's order; the whole batch where there is one process."""
 
     def __init__(self, sampler: Shuffled | range, batch_size: int) -> None:
-        self.sampler, self.batch_size, self.processes = sampler, batch_size, Processes.current()
-        self.epoch: int | None = None  # nobody has told: then nothing is seeded
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.processes = Processes.current()
+        self.epoch: int | None = None  # outside a training nothing is seeded
 
     def part(self, number: int) -> Part:
         """Which part of the epoch's batch ``number`` (from 0) is this process's."""
@@ -129,10 +136,9 @@ class Divided(Sampler[list[int]]):
         return -(-len(self.sampler) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch = self.epoch
         order: list[int] = list(self.sampler)
-        if epoch is not None:
-            order = [IndexInEpoch(index, epoch) for index in order]
+        if self.epoch is not None:
+            order = [IndexInEpoch(index, self.epoch) for index in order]
         for number in range(len(self)):
             batch = order[number * self.batch_size : (number + 1) * self.batch_size]
             part = self.part(number)
@@ -140,17 +146,18 @@ class Divided(Sampler[list[int]]):
 
 
 class Batches:
-    """Batches of a data set, as `make_loader` makes them. The processes that load items stay from epoch to epoch;
-    `close` ends them.
+    """Batches of a data set, as `make_loader` makes them. Worker processes stay from epoch to epoch; `close` ends them.
 
     Args:
-        dataset: gives the items.
-        batch_sampler: gives the indices of every batch, a new order for every epoch.
+        dataset: of the items.
+        batch_sampler: the indices of every batch, in a new order for every epoch.
         workers: processes that load items; 0 loads them in this one.
     """
 
     def __init__(self, dataset: Dataset, batch_sampler: Divided, workers: int) -> None:
-        self.dataset, self.batch_sampler, self.workers = dataset, batch_sampler, workers
+        self.dataset = dataset
+        self.batch_sampler = batch_sampler
+        self.workers = workers
         self._loader: DataLoader | None = None
 
     def __len__(self) -> int:
@@ -168,16 +175,15 @@ class Batches:
         return iter(self._loader)
 
     def close(self) -> None:
-        """End the processes that load data; new ones start when batches are asked for again. Left to the end of the
-        program, they would be waited for."""
+        """End the worker processes, which the end of the program would wait for; the next epoch starts new ones."""
         self._loader = None
 
 
 def make_loader(
     dataset: Any, batch_size: int, shuffle: bool = True, workers: int = 0, seed: int = 0, measured: bool = False
 ) -> Batches:
-    """Batches of a data set of images, with their numbers. With several processes (`ei.common.processes`), each gets
-    its part of every batch.
+    """Batches of a data set, with the indices of their items. Of several processes each gets its part of every batch
+    (`ei.common.processes`).
 
     Args:
         dataset: items are images ``[H, W]`` or ``[C, H, W]``, or lists that begin with one.
@@ -190,11 +196,14 @@ def make_loader(
 
     Raises:
         InputError: if a batch is larger than the set, or cannot be divided over the processes.
+
+    >>> loader = make_loader([torch.rand(1, 8, 8)] * 5, batch_size=2)
+    >>> len(loader), next(iter(loader))["x"].shape
+    (3, torch.Size([2, 1, 8, 8]))
     """
     if batch_size > len(dataset):
         raise InputError(
-            f"a batch of {batch_size} is larger than the data set of {len(dataset)} images; choose a smaller "
-            "--batch-size"
+            f"a batch of {batch_size} is larger than the data set of {len(dataset)} images; choose a smaller batch size"
         )
     check_division(batch_size, Processes.current())
     order = Shuffled(len(dataset), seed) if shuffle else range(len(dataset))
@@ -203,8 +212,7 @@ def make_loader(
 
 def seeded_batches(loader: Iterable, seed: int, epoch: int, first: int) -> Generator:
     """An epoch's batches from number ``first`` on. Each fetch is seeded, so that the order of the epoch, and what a
-    data set draws for an item, do not depend on where a run was interrupted. (Items of `make_loader` are seeded one by
-    one, in whatever process they are loaded: `Indexed`.)"""
+    data set draws for an item, do not depend on where a run was interrupted. (`make_loader` seeds every item.)"""
     for sampler in (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
         if sampler is not None and hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
@@ -226,15 +234,13 @@ def images_of(batch: Any) -> Tensor:
     channel axis is added."""
     if isinstance(batch, dict):
         if "x" not in batch:
-            raise InputError(
-                f'a batch that is a dict has images under "x", measurements under "y", or both; not {list(batch)}'
-            )
+            raise InputError(f'a batch that is a dict must have images "x" or measurements "y", got {list(batch)}')
         batch = batch["x"]
     if isinstance(batch, list | tuple):
         batch = batch[0]
     if not isinstance(batch, torch.Tensor) or batch.dim() not in (3, 4):
-        given = list(batch.shape) if isinstance(batch, torch.Tensor) else type(batch).__name__
-        raise InputError(f"a batch must be images [B, H, W] or [B, C, H, W], or a list that begins so; not {given}")
+        got = list(batch.shape) if isinstance(batch, torch.Tensor) else type(batch).__name__
+        raise InputError(f"a batch must be images [B, H, W] or [B, C, H, W], or a list that begins so, got {got}")
     return batch if batch.dim() == 4 else batch.unsqueeze(1)
 
 
@@ -248,13 +254,13 @@ def simulate(physics: Any, x: Tensor, indices: Sequence[int] | None, seed: int) 
     """Measurements of images ``x``; noise is drawn once per image, seeded by its index.
 
     Raises:
-        InputError: if the physics has noise and the indices are not known, or if a measurement is no tensor.
+        InputError: if the physics has noise and there are no indices, or if a measurement is no tensor.
     """
     y = physics.A(x)
     if not isinstance(y, Tensor):  # as of deepinv's stacked operators
         raise InputError(
-            f"A of {type(physics).__name__} gives a {type(y).__name__}, and measurements must be a tensor: write an "
-            "operator that gives all of them as one"
+            f"measurements must be one tensor, got a {type(y).__name__} from A of {type(physics).__name__}: write an "
+            "operator that returns all of them as one"
         )
     noise = get_noise(physics)
     if noise is None:
@@ -266,18 +272,18 @@ def simulate(physics: Any, x: Tensor, indices: Sequence[int] | None, seed: int) 
 
 
 def indices_of(batch: Any) -> Any:
-    """The numbers of a batch's images in their data set; None where it does not tell them."""
+    """The indices of a batch's items in their data set; None where it has none."""
     return batch.get("index") if isinstance(batch, dict) else None
 
 
 def images_and_measurements(batch: Any, physics: Any, like: Tensor, seed: int) -> tuple[Tensor | None, Tensor]:
-    """The images and the measurements of a batch, on the device of ``like`` (images in its dtype, too). Measurements
-    that the batch holds (a dict's "y") are taken as they are, and its images beside them (its "x") are their truth, or
-    None where there are none; of a batch without measurements the images are measured by ``physics``, the operator of
-    this batch (`ei.physics.select_physics`).
+    """The images and the measurements of a batch, on the device of ``like`` (images in its dtype, too). Measurements in
+    the batch (a dict's "y") are used as they are, and the images beside them (its "x"; None without) are their ground
+    truth; the images of a batch without measurements are measured by ``physics``, the operator of this batch
+    (`ei.physics.select_physics`).
 
     Raises:
-        InputError: for a batch of neither, or of different numbers of both.
+        InputError: for a batch without either, or with different numbers of both.
     """
     y = batch.get("y") if isinstance(batch, dict) else None
     if y is not None:
@@ -288,7 +294,7 @@ def images_and_measurements(batch: Any, physics: Any, like: Tensor, seed: int) -
     x = x.to(like.device, like.dtype.to_complex() if x.is_complex() else like.dtype)
     if y is not None:
         if len(x) != len(y):
-            raise InputError(f"a batch has {len(x)} images and {len(y)} measurements: they must be pairs")
+            raise InputError(f"a batch must have one image for each measurement, got {len(x)} and {len(y)}")
         return x, y
     with torch.no_grad():
         return x, simulate(physics, x, indices_of(batch), seed)

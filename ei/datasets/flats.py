@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ei.datasets.scans import bin_detectors
 from ei.errors import InputError
 
 
@@ -39,32 +40,24 @@ class DetectorNoise:
         return f"transmission:{self.photons:.4g},{self.sigma / self.gain:.4g}"
 
 
-def detector_noise(flat: np.ndarray, dark: np.ndarray, each: int = 1) -> DetectorNoise:
+def detector_noise(flat: np.ndarray, dark: np.ndarray, n: int = 1) -> DetectorNoise:
     """Gain and read-out noise. Of counts, variance grows with the mean: ``var(flat) - var(dark) = gain * (mean(flat) -
     mean(dark))``, pixel by pixel over repeated exposures, so that a pattern of the pixels does not matter.
 
     Args:
         flat, dark: several exposures each, ``[n, ..., D]``, of the same pixels.
-        each: neighbouring detectors (along the last axis) that are averaged first: a detector that blurs has less noise
-            in bins than pixels would have that know nothing of each other.
+        n: neighbouring detectors (along the last axis) that are averaged first (`ei.datasets.scans.bin_detectors`): a
+            detector that blurs has less noise in bins than independent pixels would have.
 
     Raises:
         InputError: for arrays that do not fit, are not finite, or do not show the noise of counts.
     """
-    stacks = {}
-    for name, array in (("flat", flat), ("dark", dark)):
-        values = np.asarray(array)
-        if values.dtype.kind not in "fiub" or values.ndim < 2 or len(values) < 2:
-            raise InputError(
-                f"--{name} must hold two or more exposures [n, ..., detectors] of real numbers, for the noise is what "
-                f"differs between them; not {values.dtype} {list(values.shape)}"
-            )
-        if not np.isfinite(values).all():
-            raise InputError(f"--{name} has values that are not finite; mend or remove them")
-        stacks[name] = _binned(values.astype(np.float64), each)
-    bright, black = stacks["flat"], stacks["dark"]
+    bright = bin_detectors(_exposures("flat", flat), n, axis=-1)
+    black = bin_detectors(_exposures("dark", dark), n, axis=-1)
     if bright.shape[1:] != black.shape[1:]:
-        raise InputError(f"flats of {list(flat.shape[1:])} and darks of {list(dark.shape[1:])} are not of one detector")
+        raise InputError(
+            f"--flat and --dark must be of one detector, got {list(flat.shape[1:])} and {list(dark.shape[1:])}"
+        )
     bright = bright - black.mean(0)
     brightness = bright.reshape(len(bright), -1).mean(1)
     if brightness.min() <= 0:
@@ -75,8 +68,8 @@ def detector_noise(flat: np.ndarray, dark: np.ndarray, each: int = 1) -> Detecto
     gain = excess.mean() / brightness.mean()
     if gain <= 0:
         raise InputError(
-            f"flats vary by {steady.var(0, ddof=1).mean():.3g} (variance), which is not more than darks do, "
-            f"{readout:.3g}: there is no noise of counts to see in them; are they averaged already?"
+            f"the variance of the flats must be larger than that of the darks, got {steady.var(0, ddof=1).mean():.3g} "
+            f"and {readout:.3g}: are they averaged already?"
         )
     pixels = excess.size
     error = excess.std() / brightness.mean() / pixels**0.5 if pixels > 1 else gain * (2 / (len(bright) - 1)) ** 0.5
@@ -89,8 +82,13 @@ def detector_noise(flat: np.ndarray, dark: np.ndarray, each: int = 1) -> Detecto
     )
 
 
-def _binned(stack: np.ndarray, each: int) -> np.ndarray:
-    number = stack.shape[-1] // each
-    if number == 0:
-        raise InputError(f"bins of {each} detectors are more than the {stack.shape[-1]} that there are")
-    return stack[..., : number * each].reshape(*stack.shape[:-1], number, each).mean(-1)
+def _exposures(name: str, array: np.ndarray) -> np.ndarray:
+    values = np.asarray(array)
+    if values.dtype.kind not in "fiub" or values.ndim < 2 or len(values) < 2:
+        raise InputError(
+            f"--{name} must hold two or more exposures [n, ..., detectors] of real numbers, whose differences are the "
+            f"noise; got {values.dtype} {list(values.shape)}"
+        )
+    if not np.isfinite(values).all():
+        raise InputError(f"--{name} has values that are not finite; correct or remove them")
+    return values.astype(np.float64)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from ei.common.arrays import SUFFIXES, split_name
+from ei.datasets.pictures import PICTURES
 from ei.datasets.tree import holds_images
 from ei.errors import InputError, MissingFileError
 
 
 def dataset_for(path: str) -> dict[str, str]:
-    file = Path(path)
+    """The part of a configuration that reads the images at a path: ``{"name": class, argument: path}``, of
+    `ImageTree` for a folder, of `CTData` for a Matlab file, of `ImageStack` for another file of an array.
+
+    Raises:
+        MissingFileError: if nothing is there, or a folder holds no images.
+        InputError: for a file of another kind.
+    """
+    file, _ = split_name(path)
+    accepted = f"give a folder of images, or one array in a file ({', '.join(SUFFIXES)})"
     if not file.exists():
-        raise MissingFileError(f"there are no images at {path}")
+        raise MissingFileError(f"there are no images at {path}; {accepted}")
     if file.is_dir():
         if not holds_images(file):
-            raise MissingFileError(f"there are no images in the folder {path}")
+            raise MissingFileError(f"there are no images in the folder {path}; {accepted}")
         return {"name": "ImageTree", "folder": str(path)}
     if file.suffix.lower() == ".mat":
         return {"name": "CTData", "root_dir": str(path)}
-    if file.suffix.lower() in (".npy", ".npz"):
+    if file.suffix.lower() in SUFFIXES:
         return {"name": "ImageStack", "path": str(path)}
-    raise InputError(f"{path} is no data set of images")
+    one = " (a single picture: give its folder)" if file.suffix.lower() in PICTURES else ""
+    raise InputError(f"{path} is no data set of images{one}; {accepted}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -18,13 +17,14 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ei.common.files import name_among
+from ei.common.arrays import FileArray
+from ei.common.checks import check_number
 from ei.errors import InputError, MissingExtraError
 
 PICTURES = tuple(IMG_EXTENSIONS)
 ARRAYS = (".npy", ".npz")
 DICOM = (".dcm", ".dicom", ".ima")
-# Looked for in .npz files that hold several arrays.
+# Preferred in files of several arrays.
 NAMES = ("x", "image", "images", "DATA")
 
 Limits = tuple[float, float]
@@ -32,12 +32,12 @@ Limits = tuple[float, float]
 
 @dataclass(frozen=True)
 class Header:
-    """What there is to know of an image file before it is decoded.
+    """What is known of an image file before it is decoded.
 
     Attributes:
         channels, height, width: of the image, upright. A picture with a palette has 3 channels.
         kind: the type of its values.
-        largest: of a type whose range is that of the image (unsigned, 8 or 16 bit); None where the range must be told.
+        largest: of a type whose range is that of the image (unsigned, 8 or 16 bit); None where the range must be set.
         common: whether it is an ordinary picture of 8 bits, which Pillow reads as it is.
     """
 
@@ -105,20 +105,24 @@ def check_range(limits: Sequence[float] | None) -> Limits | None:
     """
     if limits is None:
         return None
-    if len(limits) != 2 or not all(math.isfinite(limit) for limit in limits) or not limits[0] < limits[1]:
-        raise InputError(f"--range must be two numbers LOW HIGH, LOW below HIGH, not {' '.join(map(str, limits))}")
-    return float(limits[0]), float(limits[1])
+    if not isinstance(limits, list | tuple) or len(limits) != 2:
+        raise InputError(f"value_range must be two numbers [LOW, HIGH], got {limits!r}")
+    low = check_number("LOW of value_range", limits[0])
+    high = check_number("HIGH of value_range", limits[1])
+    if low >= high:
+        raise InputError(f"value_range must be [LOW, HIGH] with LOW below HIGH, got {list(limits)}")
+    return low, high
 
 
 def needs_range(what: str, kind: str, low: float, high: float) -> str:
-    """The message about values whose range must be told."""
+    """The message about values whose range must be set."""
     return (
-        f"{what} hold {kind} values, from {low:.6g} to {high:.6g}: say with --range LOW HIGH which of them become 0 "
-        "and 1 (for a CT window, --range -1000 400)"
+        f"{what} hold {kind} values, from {low:.6g} to {high:.6g}: set value_range to [LOW, HIGH], the values that "
+        "become 0 and 1 (for a CT window, [-1000, 400])"
     )
 
 
-def tell_outside(images: Iterable[np.ndarray], limits: Limits, what: str) -> None:
+def warn_of_clipping(images: Iterable[np.ndarray], limits: Limits, what: str) -> None:
     """Warn if values of some images lie outside ``limits``, where they are clipped."""
     below = above = total = 0
     for values in images:
@@ -126,10 +130,9 @@ def tell_outside(images: Iterable[np.ndarray], limits: Limits, what: str) -> Non
         above += int(np.count_nonzero(values > limits[1]))
         total += values.size
     if below or above:
-        share = (below + above) / total
         warnings.warn(
-            f"of {total} values of {what}, {below} lie below and {above} above --range {limits[0]:g} {limits[1]:g} "
-            f"({share:.2%}): they are clipped",
+            f"of {total} values of {what}, {below} lie below and {above} above value_range "
+            f"[{limits[0]:g}, {limits[1]:g}] ({(below + above) / total:.2%}): they are clipped",
             stacklevel=3,
         )
 
@@ -146,16 +149,16 @@ def read_exactly(
         prepare: crops and resizes a PIL image of one channel.
 
     Raises:
-        InputError: for a type whose range must be told.
+        InputError: for a type whose range must be set.
     """
     if limits is None and header.largest is None:
-        raise InputError(f"the image {path} holds {header.kind} values: say with --range which become 0 and 1")
+        raise InputError(f"the image {path} holds {header.kind} values: set value_range to those that become 0 and 1")
     values = scaled(read_values(path), limits or (0.0, float(header.largest or 1)))
     return torch.from_numpy(np.stack([np.asarray(prepare(Image.fromarray(channel))) for channel in values]))
 
 
 def _reading(path: Path, readers: dict[tuple[str, ...], Callable[[Path], Any]], otherwise: Any) -> Any:
-    reader = next((found for suffixes, found in readers.items() if path.suffix.lower() in suffixes), otherwise)
+    reader = next((reader for suffixes, reader in readers.items() if path.suffix.lower() in suffixes), otherwise)
     try:
         return reader(path)
     except (InputError, MissingExtraError):
@@ -185,7 +188,8 @@ def _upright(image: Image.Image) -> Image.Image:
 def _picture_header(path: Path) -> Header:
     if _is_tiff(path) and not _pillow_reads_tiff(path):
         values = _tiff_values(path)
-        return Header(*_sides(values), kind=values.dtype.name, largest=largest_of(values.dtype))
+        channels, height, width = values.shape
+        return Header(channels, height, width, kind=values.dtype.name, largest=largest_of(values.dtype))
     with Image.open(path) as image:
         width, height = image.size
         if _orientation(image) in (5, 6, 7, 8):  # lying on its side
@@ -197,7 +201,7 @@ def _picture_header(path: Path) -> Header:
     return Header(1 if gray else 3, height, width, kind, largest, common=kind == "uint8")
 
 
-def _how_it_lies(image: Image.Image) -> Any:
+def _decoder_arguments(image: Image.Image) -> Any:
     """Pillow's arguments for decoding a file that it has not decoded yet."""
     tiles = getattr(image, "tile", [])
     return tiles[0][3] if tiles else ""
@@ -205,8 +209,8 @@ def _how_it_lies(image: Image.Image) -> Any:
 
 def _raw_mode(image: Image.Image) -> str:
     """How a PNG's pixels lie in the file, as Pillow calls it; empty for other files."""
-    told = _how_it_lies(image) if image.format == "PNG" else ""
-    return told if isinstance(told, str) else str(told[0])
+    mode = _decoder_arguments(image) if image.format == "PNG" else ""
+    return mode if isinstance(mode, str) else str(mode[0])
 
 
 def _kind_of(image: Image.Image) -> tuple[str, float | None]:
@@ -219,8 +223,8 @@ def _kind_of(image: Image.Image) -> tuple[str, float | None]:
         if mode == "I":
             return "uint16", largest or 65535
         if mode == "RGB" and largest is not None and largest > 255:
-            raise InputError(f"the image {getattr(image, 'filename', '')} is a PPM of more than 8 bits, which would be "
-                             "rounded to 8: save it as a PNG of 16 bits")  # fmt: skip
+            name = getattr(image, "filename", "")
+            raise InputError(f"the image {name} is a PPM of more than 8 bits, which is not read; save it as a PNG")
     if mode.startswith("I;16"):
         return "uint16", 65535
     if mode == "I":
@@ -230,7 +234,7 @@ def _kind_of(image: Image.Image) -> tuple[str, float | None]:
 
 
 def _ppm_largest(image: Image.Image) -> float | None:
-    arguments = _how_it_lies(image)
+    arguments = _decoder_arguments(image)
     return float(arguments[1]) if isinstance(arguments, tuple) and len(arguments) == 2 else None
 
 
@@ -248,8 +252,8 @@ def _picture_values(path: Path) -> np.ndarray:
             values = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
         else:
             values = np.asarray(image)
-            # Pillow stretches the values of such files to 16 bits.
-            values = np.rint(values * ((largest or 65535) / 65535)) if ppm else values
+            if ppm:  # Pillow stretches the values of such files to 16 bits
+                values = np.rint(values * ((largest or 65535) / 65535))
     return values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
 
 
@@ -278,8 +282,7 @@ def _pillow_reads_tiff(path: Path) -> bool:
             tags = image.tag_v2
             bits, kind = max(tags.get(BITS, (1,))), max(tags.get(SAMPLE_FORMAT, (1,)))
             if bits > 8 and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
-                raise InputError(f"the image {path} is a negative (white is zero) of more than 8 bits; invert it and "
-                                 "save it again")  # fmt: skip
+                raise InputError(f"the image {path} is a negative (white is zero) of more than 8 bits; invert it")
             if bits <= 8:
                 return bool(kind == 1)
             return bool(image.mode in ("F",) or image.mode.startswith("I;16") or (image.mode == "I" and kind == 2))
@@ -307,35 +310,17 @@ def _tiff_values(path: Path) -> np.ndarray:
 # ---- arrays -------------------------------------------------------------------------------------------------------
 
 
-def open_array(path: Path) -> np.ndarray:
-    """The array of a ``.npy`` file, mapped, or of a ``.npz`` file.
-
-    Raises:
-        InputError: if it holds no numbers, or several arrays of other names.
-    """
-    if path.suffix.lower() == ".npy":
-        array = np.load(path, mmap_mode="r")
-    else:
-        with np.load(path) as file:
-            array = file[name_among(file.files, NAMES, path, "images")]
-    if array.dtype.kind not in "fiub" or 0 in array.shape:
-        raise InputError(f"{path} must hold real numbers, not {array.dtype} {list(array.shape)}")
+def _image_in(path: Path) -> FileArray:
+    """The image of an array file, ``[H, W]`` or ``[C, H, W]``."""
+    array = FileArray(path, NAMES, "image")
+    shape = list(array.shape)
+    if array.dtype.kind == "c" or 0 in shape:
+        raise InputError(f"the image {path} must hold real numbers, got {array.dtype} {shape}")
+    if len(shape) == 3 and shape[0] > 4 >= shape[2]:
+        raise InputError(f"the image {path} must have shape [C, H, W], got {shape}; move the channels to the front")
+    if len(shape) not in (2, 3):
+        raise InputError(f"the image {path} must have shape [H, W] or [C, H, W], got {shape}")
     return array
-
-
-def _image_in(path: Path) -> np.ndarray:
-    array = open_array(path)
-    if array.ndim == 3 and array.shape[0] > 4 >= array.shape[2]:
-        raise InputError(f"{path} holds an array {list(array.shape)}; images are [H, W] or [C, H, W]: move the "
-                         "channels to the front")  # fmt: skip
-    if array.ndim not in (2, 3):
-        raise InputError(f"{path} holds an array {list(array.shape)}; images in a folder are [H, W] or [C, H, W]")
-    return array[None] if array.ndim == 2 else array
-
-
-def _sides(array: np.ndarray) -> tuple[int, int, int]:
-    channels, height, width = array.shape
-    return channels, height, width
 
 
 def largest_of(dtype: np.dtype) -> float | None:
@@ -345,11 +330,13 @@ def largest_of(dtype: np.dtype) -> float | None:
 
 def _array_header(path: Path) -> Header:
     array = _image_in(path)
-    return Header(*_sides(array), kind=array.dtype.name, largest=largest_of(array.dtype))
+    channels, height, width = (1, *array.shape)[-3:]
+    return Header(channels, height, width, kind=array.dtype.name, largest=largest_of(array.dtype))
 
 
 def _array_values(path: Path) -> np.ndarray:
-    return np.array(_image_in(path))
+    values = np.array(_image_in(path)[...])
+    return values[None] if values.ndim == 2 else values
 
 
 # ---- DICOM --------------------------------------------------------------------------------------------------------
@@ -364,7 +351,7 @@ def _dicom(path: Path, **options: Any) -> Any:
     if int(dataset.get("NumberOfFrames") or 1) > 1 or int(dataset.get("SamplesPerPixel") or 1) > 1:
         raise InputError(f"the image {path} holds several frames or colours; save each as a gray image")
     if "ModalityLUTSequence" in dataset:
-        raise InputError(f"the image {path} tells its values by a table (ModalityLUTSequence), which is not read")
+        raise InputError(f"the image {path} maps its values by a table (ModalityLUTSequence), which is not read")
     return dataset
 
 

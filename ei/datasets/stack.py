@@ -1,26 +1,27 @@
-"""Images that lie in one array of NumPy."""
+"""Images in one array of a file."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ei.datasets.ctdb import split
-from ei.datasets.pictures import ARRAYS, check_range, largest_of, needs_range, open_array, scaled, tell_outside
+from ei.common.arrays import FileArray, split_name
+from ei.datasets.pictures import NAMES, check_range, largest_of, needs_range, scaled, warn_of_clipping
+from ei.datasets.validation import split_by_mode
 from ei.errors import InputError, MissingFileError
 
 
 class ImageStack(Dataset):
-    """Images of a ``.npy`` or ``.npz`` file ``[n, H, W]`` or ``[n, C, H, W]``; items are ``[C, H, W]`` float32 in
-    [0, 1]. Arrays of ``.npy`` files are read image by image.
+    """Images of one array ``[n, H, W]`` or ``[n, C, H, W]`` (`ei.common.arrays.FileArray`); items are ``[C, H, W]``
+    float32 in [0, 1]. Images are read one by one where the format allows.
 
     Args:
-        path: the file. A ``.npz`` of several arrays must name this one "x", "image", "images" or "DATA".
+        path: the file. Of several arrays this one must be named "x", "image", "images" or "DATA".
         mode: "train" (the first nine tenths) or "test".
         value_range: which values (low, high) become 0 and 1; those outside are clipped, and a warning counts them. By
             default the range of the type, which must then be unsigned, of 8 or 16 bit.
@@ -28,45 +29,75 @@ class ImageStack(Dataset):
     Raises:
         MissingFileError: if the file is not there.
         InputError: if it cannot be read, holds an array of another shape or values that are not finite, or values whose
-            range must be told.
-    """
+            range must be set.
 
-    def __init__(self, path: str | Path, mode: str = "train", *, value_range: Sequence[float] | None = None) -> None:
-        path = Path(path)
-        if not path.is_file():
-            raise MissingFileError(f"there are no images at {path}; check the path")
-        try:
-            array = open_array(path)
-        except InputError:
-            raise
-        except Exception as error:  # NumPy raises whatever the bytes lead it to
-            raise InputError(f"{path} is damaged or no {path.suffix} file of numbers ({error})") from error
-        if array.ndim not in (3, 4):
-            raise InputError(f"{path} holds an array {list(array.shape)}; images are [n, H, W] or [n, C, H, W]")
-        limits, largest = check_range(value_range), largest_of(array.dtype)
-        for number, image in enumerate(array):
-            if not np.isfinite(image).all():
-                raise InputError(f"image {number} of {path} has values that are not finite; mend or remove it")
-        if limits is None and largest is None:
-            low, high = float(array.min()), float(array.max())
-            raise InputError(needs_range(f"the images of {path}", array.dtype.name, low, high))
-        self.images = split(array, mode, f"the images of {path}")
-        self.limits = limits or (0.0, float(largest or 1))
-        if limits is not None:
-            tell_outside(self.images, limits, f"the images of {path}")
+    >>> np.save("/tmp/x.npy", np.zeros((10, 8, 8), np.uint8))
+    >>> len(ImageStack("/tmp/x.npy", "train")), ImageStack("/tmp/x.npy")[0].shape
+    (9, torch.Size([1, 8, 8]))
+    """
 
     data_range = 1.0  # of the images, whatever values they happen to have
 
+    def __init__(
+        self, path: str | os.PathLike, mode: str = "train", *, value_range: Sequence[float] | None = None
+    ) -> None:
+        self.array = FileArray(path, NAMES, "image")
+        limits = check_range(value_range)
+        largest = largest_of(self.array.dtype)
+        _check_stack(self.array, path, (3, 4), "fiub")
+        low, high = _check_finite(self.array, path)
+        if limits is None and largest is None:
+            raise InputError(needs_range(f"the images of {path}", self.array.dtype.name, low, high))
+        self.indices = split_by_mode(range(len(self.array)), mode, f"the images of {path}")
+        self.limits = limits or (0.0, float(largest or 1))
+        if limits is not None:
+            warn_of_clipping((self.array[index] for index in self.indices), limits, f"the images of {path}")
+
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Tensor:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        image = torch.from_numpy(scaled(self.images[index], self.limits))
+        image = torch.from_numpy(scaled(self.array[self.indices[index]], self.limits))
         return image if image.dim() == 3 else image.unsqueeze(0)
 
 
-def is_stack(path: str) -> bool:
-    """Whether a path is that of a file which `ImageStack` reads."""
-    return Path(path).suffix.lower() in ARRAYS and not Path(path).is_dir()
+def read_stack(path: str | os.PathLike, name: str, advice: str, kinds: str = "fiub") -> Tensor:
+    """All images ``[n, H, W]`` of a file, float32 or complex64.
+
+    Args:
+        path: of the file.
+        name: of the array, in a file of several.
+        advice: what to do if there is no such file.
+        kinds: the valid kinds of numbers, as NumPy names them ("c" is complex).
+
+    Raises:
+        MissingFileError: if there is no such file.
+        InputError: if it cannot be read, or holds an array of another shape or kind, or values that are not finite.
+    """
+    if not split_name(path)[0].exists():
+        raise MissingFileError(f"there are no images at {path}: {advice} (see the README)")
+    array = FileArray(path, (name,), "image")
+    _check_stack(array, path, (3,), kinds)
+    _check_finite(array, path)
+    dtype = np.complex64 if array.dtype.kind == "c" else np.float32
+    return torch.from_numpy(np.array(array[...], dtype=dtype, order="C"))
+
+
+def _check_stack(array: FileArray, path: str | os.PathLike, axes: tuple[int, ...], kinds: str) -> None:
+    if array.dtype.kind not in kinds:
+        raise InputError(f"the images of {path} must be real numbers, got {array.dtype}")
+    if len(array.shape) not in axes or 0 in array.shape:
+        wanted = "[n, H, W] or [n, C, H, W]" if 4 in axes else "[n, H, W]"
+        raise InputError(f"the images of {path} must have shape {wanted}, got {list(array.shape)}")
+
+
+def _check_finite(array: FileArray, path: str | os.PathLike) -> tuple[float, float]:
+    """The least and the largest value of an array's images."""
+    low, high = np.inf, -np.inf
+    for index in range(len(array)):
+        image = np.abs(array[index]) if array.dtype.kind == "c" else array[index]
+        if not np.isfinite(image).all():
+            raise InputError(f"image {index} of {path} has values that are not finite; correct or remove it")
+        low = min(low, float(image.min()))
+        high = max(high, float(image.max()))
+    return low, high

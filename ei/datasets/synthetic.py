@@ -7,20 +7,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ei.common.checks import check_number
 from ei.common.seeds import derive_seed
-from ei.datasets.ctdb import split
-from ei.errors import InputError
+from ei.datasets.validation import split_by_mode
 
 
 class _Generated(Dataset):
     """Images made on first use and kept in memory."""
 
     def __init__(self, mode: str = "train", img_size: int = 128, n_images: int = 100, seed: int = 0) -> None:
-        for name, value, least in (("img_size", img_size, 8), ("n_images", n_images, 2)):
-            if isinstance(value, bool) or int(value) != value or value < least:
-                raise InputError(f"{name} must be a whole number >= {least}, not {value}")
-        self.img_size, self.seed = int(img_size), int(seed)
-        self.indices = split(range(int(n_images)), mode, "the generated images")
+        self.img_size = check_number("img_size", img_size, integer=True, least=8)
+        self.seed = check_number("seed", seed, integer=True)
+        count = check_number("n_images", n_images, integer=True, least=2)
+        self.indices = split_by_mode(range(count), mode, "the generated images")
         self._made: dict[int, Tensor] = {}
 
     data_range = 1.0  # of the images, whatever values they happen to have

@@ -7,17 +7,19 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
 
+from ei.common.checks import check_choice, check_flag, check_number
+from ei.common.files import check_path
 from ei.common.seeds import generator
 from ei.datasets.pictures import (
     ARRAYS,
     DICOM,
     PICTURES,
+    Header,
     Limits,
     check_range,
     header_of,
@@ -25,91 +27,100 @@ from ei.datasets.pictures import (
     read_exactly,
     read_image,
     read_values,
-    tell_outside,
+    warn_of_clipping,
 )
 from ei.errors import InputError, MissingFileError
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, as Pillow weighs them
+PARTS = ("train", "test")
 
 
 def find_images(folder: str | os.PathLike) -> list[str]:
     """The image files in a folder and the folders in it, linked ones, too, as sorted paths relative to it: pictures;
-    or, where there are none, arrays of NumPy (a warning says if both are there), or DICOM.
+    or, where there are none, arrays of NumPy, or DICOM. A warning counts the files of another kind.
 
     Raises:
         MissingFileError: if there is no such folder, no image in it, or a link to a file that is not there.
     """
-    folder = Path(folder)
+    folder = check_path("folder", folder)
     if not folder.is_dir():
         raise MissingFileError(f"there is no folder of images {folder}; check the path")
-    found = {kinds: [path for path in _files_in(folder, kinds)] for kinds in (PICTURES, ARRAYS, DICOM)}
-    taken = next((kinds for kinds, paths in found.items() if paths), None)
-    if taken is None:
+    by_kind = {kind: list(_files_in(folder, kind)) for kind in (PICTURES, ARRAYS, DICOM)}
+    kind = next((kind for kind, paths in by_kind.items() if paths), None)
+    if kind is None:
         endings = ", ".join((*PICTURES, *ARRAYS, *DICOM))
         raise MissingFileError(f"there are no images in {folder}: no file in it ends in {endings}")
-    for kinds, paths in found.items():
-        if paths and kinds is not taken:
+    images = by_kind.pop(kind)
+    for other, paths in by_kind.items():
+        if paths:
             warnings.warn(
-                f"{len(paths)} files of {folder} that end in {' or '.join(kinds)} are left out: it holds "
-                f"{len(found[taken])} that end in {' or '.join(sorted({path.suffix for path in found[taken]}))}",
+                f"{len(paths)} files of {folder} that end in {' or '.join(other)} are left out: it holds {len(images)} "
+                f"that end in {' or '.join(sorted({path.suffix for path in images}))}",
                 stacklevel=2,
             )
-    for path in found[taken]:
+    for path in images:
         if not path.exists():
-            raise MissingFileError(f"{path} is a link to a file that is not there; mend or remove it")
-    return sorted(path.relative_to(folder).as_posix() for path in found[taken])
+            raise MissingFileError(f"{path} is a link to a file that is not there; correct or remove it")
+    return sorted(path.relative_to(folder).as_posix() for path in images)
 
 
-def holds_images(folder: str | os.PathLike, kinds: tuple[str, ...] = (*PICTURES, *ARRAYS, *DICOM)) -> bool:
-    """Whether there is an image file in a folder, or in a folder in it; of some ``kinds``, by their endings."""
-    return next(_files_in(Path(folder), kinds), None) is not None
+def holds_images(folder: str | os.PathLike) -> bool:
+    """Whether there is an image file in a folder, or in a folder in it."""
+    return next(_files_in(Path(folder), (*PICTURES, *ARRAYS, *DICOM)), None) is not None
 
 
-def _files_in(folder: Path, kinds: tuple[str, ...]) -> Iterator[Path]:
-    """The files of a tree with one of the endings. Links to folders are followed, each folder is looked at once."""
-    seen = set()
+def _files_in(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
+    """The files of a tree with one of the endings. Links to folders are followed, each folder is visited once."""
+    visited = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:  # a link to a folder around or beside it
+        if real in visited:  # a link to a folder around or beside it
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         folders.sort()
         for name in files:
             path = Path(place) / name
-            if path.suffix.lower() in kinds and (path.is_file() or path.is_symlink()):
+            if path.suffix.lower() in endings and (path.is_file() or path.is_symlink()):
                 yield path
 
 
 def split_images(folder: str | os.PathLike, test: float | str | os.PathLike = 0.1) -> dict[str, list[str]]:
-    """Which images of a folder train and which test.
+    """The names of the training and the test images of a folder, under "train" and "test".
 
     Args:
         folder: the root of the tree.
-        test: the fraction of test images, drawn by a fixed seed; or a text file that names them, one relative path a
-            line.
+        test: the fraction of test images, in (0, 1), drawn with a fixed seed; or the path of a text file with their
+            names, one relative path a line.
 
     Raises:
         MissingFileError: for a folder without images or a list that is not there.
         InputError: for a list with names that are not in the folder, or a set that would be empty.
     """
     names = find_images(folder)
-    if isinstance(test, float | int):
-        order = torch.randperm(len(names), generator=generator(0, "split")).tolist()
-        chosen = {names[i] for i in order[: max(1, round(test * len(names)))]}
+    if isinstance(test, str | os.PathLike):
+        in_test = _names_in(test, names, folder)
     else:
-        if not Path(test).is_file():
-            raise MissingFileError(f"there is no list of test images {test}; check the path")
-        lines = Path(test).read_text(encoding="utf-8").splitlines()
-        chosen = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
-        unknown = sorted(chosen - set(names))
-        if unknown:
-            raise InputError(f"{test} names {unknown[0]!r}, which is no image in {folder}")
-    parts = {"train": [n for n in names if n not in chosen], "test": [n for n in names if n in chosen]}
+        check_number("test_fraction", test, above=0, below=1)
+        order = torch.randperm(len(names), generator=generator(0, "split")).tolist()
+        in_test = {names[i] for i in order[: max(1, round(test * len(names)))]}
+    parts = {"train": [n for n in names if n not in in_test], "test": [n for n in names if n in in_test]}
     for part, members in parts.items():
         if not members:
             raise InputError(f"of the {len(names)} images in {folder} none is left to {part} with")
     return parts
+
+
+def _names_in(path: str | os.PathLike, names: Sequence[str], folder: str | os.PathLike) -> set[str]:
+    """The names in a list of test images."""
+    if not Path(path).is_file():
+        raise MissingFileError(f"there is no list of test images {path}; check the path")
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    listed = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
+    unknown = sorted(listed - set(names))
+    if unknown:
+        raise InputError(f"{path} names {unknown[0]!r}, which is no image in {folder}")
+    return listed
 
 
 class ImageTree(Dataset):
@@ -119,72 +130,85 @@ class ImageTree(Dataset):
     Unsigned values of 8 and 16 bit have the range of their type, at full precision; others need a ``value_range``.
 
     Args:
-        folder: the root of the tree.
-        names: paths relative to it; all images in it if None.
-        crop: the side of a square crop about the centre, or None.
+        folder: the root of the tree. If it holds ``train/`` or ``test/``, the images are in there; else it is divided
+            by ``split`` or ``test_fraction``.
+        mode: "train", "test", or "all" images of the folder.
+        crop: the side of a square crop about the centre, its (height, width), or None.
         resize: the shorter side after that, or None (torchvision's antialiased bilinear on the PIL image).
         gray: make colour images gray.
-        value_range: which values (low, high) of the files become 0 and 1. All files are read once; a warning says how
-            many values lie outside, which are clipped.
+        value_range: which values (low, high) of the files become 0 and 1. All files are read once; a warning counts
+            the values outside, which are clipped.
+        test_fraction: of the images, drawn with a fixed seed; 0.1 if None.
+        split: a text file with the names of the test images, one relative path a line; ``test_fraction`` is then not
+            used.
+
+    Attributes:
+        names: paths of the images, relative to their folder.
+        headers: of their files (`ei.datasets.pictures.Header`).
 
     Raises:
         MissingFileError: for a folder without images.
         MissingExtraError: for DICOM without pydicom.
-        InputError: for a file that cannot be read or is smaller than the crop, images that come out in different
-            sizes or channels, or values whose range must be told.
+        InputError: for an argument of another type, a file that cannot be read or is smaller than the crop, images that
+            come out in different sizes or channels, or values whose range must be set.
     """
+
+    data_range = 1.0  # of the images, whatever values they happen to have
 
     def __init__(
         self,
         folder: str | os.PathLike,
-        names: Sequence[str] | None = None,
+        mode: str = "train",
         *,
-        crop: int | None = None,
+        crop: int | Sequence[int] | None = None,
         resize: int | None = None,
         gray: bool = False,
         value_range: Limits | None = None,
+        test_fraction: float | None = None,
+        split: str | os.PathLike | None = None,
     ) -> None:
-        self.folder = Path(folder)
-        self.names = find_images(folder) if names is None else list(names)
-        steps: list = [transforms.CenterCrop(crop)] if crop else []
-        self.prepare = transforms.Compose([*steps, transforms.Resize(resize)] if resize else steps)
+        self.folder, self.names = _select(check_path("folder", folder), mode, test_fraction, split)
+        self.crop = _check_crop(crop)
+        self.resize = None if resize is None else check_number("resize", resize, integer=True, least=1)
+        steps: list = [transforms.CenterCrop(self.crop)] if self.crop else []
+        self.prepare = transforms.Compose([*steps, transforms.Resize(self.resize)] if self.resize else steps)
         self.headers = [header_of(self.folder / name) for name in self.names]  # pixels are decoded later
-        sizes: dict[tuple[int, int], str] = {}
-        for name, header in zip(self.names, self.headers, strict=True):
-            height, width = header.height, header.width
-            if crop and min(width, height) < crop:
-                raise InputError(
-                    f"{self.folder / name} is {height} x {width} pixels, smaller than the crop of {crop}; remove it or "
-                    "choose a smaller --crop"
-                )
-            sizes.setdefault((crop, crop) if crop else (height, width), name)
-        if len(sizes) > 1 and not (resize and all(height == width for height, width in sizes)):
-            (first, one), (second, other) = list(sizes.items())[:2]
-            raise InputError(
-                f"images must have one size: {one} is {first[0]} x {first[1]} and {other} {second[0]} x {second[1]} "
-                "pixels; give --crop (a square about the centre), and --resize if you like"
-            )
-        channels = sorted({header.channels for header in self.headers})
-        if (len(channels) > 1 and channels != [1, 3]) or (gray and channels[-1] not in (1, 3)):
-            raise InputError(f"the images in {folder} have {' or '.join(map(str, channels))} channels; those of one "
-                             "set must have as many" + (", and 1 or 3 for --gray" if gray else ""))  # fmt: skip
-        self.channels = 1 if gray else channels[-1]
+        self._check_sizes()
+        self.channels = _channels_of(self.headers, check_flag("gray", gray), self.folder)
         self.gray = self.channels == 1
         self.value_range = check_range(value_range)
         if self.value_range is None:
             self._check_types()
         else:
-            tell_outside(
-                (read_values(self.folder / name) for name in self.names), self.value_range, f"the images in {folder}"
+            images = (read_values(self.folder / name) for name in self.names)
+            warn_of_clipping(images, self.value_range, f"the images in {self.folder}")
+
+    def _check_sizes(self) -> None:
+        """Raise for images smaller than the crop, or of different sizes after it."""
+        sizes: dict[tuple[int, int], str] = {}
+        for name, header in zip(self.names, self.headers, strict=True):
+            size = header.height, header.width
+            crop = self.crop or size
+            if size[0] < crop[0] or size[1] < crop[1]:
+                raise InputError(
+                    f"{self.folder / name} is {size[0]} x {size[1]} pixels, smaller than the crop of {crop[0]} x "
+                    f"{crop[1]}; remove it or choose a smaller crop"
+                )
+            sizes.setdefault(crop, name)
+        if len(sizes) > 1 and not (self.resize and all(height == width for height, width in sizes)):
+            (first, one), (second, other) = list(sizes.items())[:2]
+            raise InputError(
+                f"images must have one size: {one} is {first[0]} x {first[1]} and {other} {second[0]} x {second[1]} "
+                "pixels; set crop (the side of a square about the centre), and resize if needed"
             )
 
     def _check_types(self) -> None:
-        """Raise for types whose range must be told; tell where the values of 16 bits seem to be fewer."""
-        untold = [k for k, header in enumerate(self.headers) if header.largest is None]
-        if untold:
-            images = (read_values(self.folder / self.names[k]) for k in untold)
+        """Raise for types whose range must be set; warn where the values of 16 bits seem to be fewer."""
+        others = [k for k, header in enumerate(self.headers) if header.largest is None]
+        if others:
+            kinds = ", ".join(sorted({self.headers[k].kind for k in others}))
+            images = (read_values(self.folder / self.names[k]) for k in others)
             lows, highs = zip(*((float(image.min()), float(image.max())) for image in images), strict=True)
-            kinds = ", ".join(sorted({self.headers[k].kind for k in untold}))
             raise InputError(needs_range(f"the images in {self.folder}", kinds, min(lows), max(highs)))
         wide = [k for k, header in enumerate(self.headers) if header.largest == 65535]
         some = wide[:: max(1, len(wide) // 8)]
@@ -192,12 +216,10 @@ class ImageTree(Dataset):
         if largest < 65535 / 8:
             warnings.warn(
                 f"the images in {self.folder} have 16 bits, and values of up to {largest} of 65535, which is "
-                f"{largest / 65535:.3g} in [0, 1]: if the detector has fewer bits, give --range 0 "
-                f"{2 ** largest.bit_length() - 1}",
+                f"{largest / 65535:.3g} in [0, 1]: if the detector has fewer bits, set value_range to "
+                f"[0, {2 ** largest.bit_length() - 1}]",
                 stacklevel=3,
             )
-
-    data_range = 1.0  # of the images, whatever values they happen to have
 
     def __len__(self) -> int:
         return len(self.names)
@@ -207,13 +229,52 @@ class ImageTree(Dataset):
         return self.names[index]
 
     def __getitem__(self, index: int) -> Tensor:
-        header, path = self.headers[index], self.folder / self.names[index]
+        image = self.read(index)
+        return image.float() / 255 if image.dtype == torch.uint8 else image
+
+    def read(self, index: int) -> Tensor:
+        """An image as it is decoded: bytes of an ordinary picture of 8 bits, else float32 in [0, 1]."""
+        header = self.headers[index]
+        path = self.folder / self.names[index]
         if header.common and self.value_range is None:
             image = read_image(path, header)
-            array = np.asarray(self.prepare(image.convert("L") if self.gray else image))
-            array = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
-            return torch.from_numpy(array.copy()).float() / 255
+            return transforms.functional.pil_to_tensor(self.prepare(image.convert("L") if self.gray else image))
         exact = read_exactly(path, header, self.value_range, self.prepare)
         if self.gray and len(exact) == 3:
             return (exact * torch.tensor(LUMA)[:, None, None]).sum(dim=0, keepdim=True)
         return exact.expand(self.channels, -1, -1)
+
+
+def _check_crop(crop: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """(height, width) of a crop."""
+    if crop is None:
+        return None
+    sides = crop if isinstance(crop, list | tuple) else (crop, crop)
+    if len(sides) != 2:
+        raise InputError(f"crop must be a side or [height, width], got {crop!r}")
+    height, width = (check_number("crop", side, integer=True, least=1) for side in sides)
+    return height, width
+
+
+def _select(
+    folder: Path, mode: str, test_fraction: float | None, split: str | os.PathLike | None
+) -> tuple[Path, list[str]]:
+    """The folder that holds the images of a mode, and their names in it."""
+    check_choice("mode", mode, (*PARTS, "all"))
+    if mode == "all":
+        return folder, find_images(folder)
+    if not any((folder / part).is_dir() for part in PARTS):
+        fraction = 0.1 if test_fraction is None else test_fraction
+        return folder, split_images(folder, fraction if split is None else check_path("split", split))[mode]
+    if test_fraction is not None or split is not None:
+        warnings.warn(f"{folder} holds train/ or test/: split and test_fraction have no effect", stacklevel=3)
+    return folder / mode, find_images(folder / mode)
+
+
+def _channels_of(headers: Sequence[Header], gray: bool, folder: Path) -> int:
+    """How many channels the images come out with."""
+    channels = sorted({header.channels for header in headers})
+    if (len(channels) > 1 and channels != [1, 3]) or (gray and channels[-1] not in (1, 3)):
+        wanted = "the same number of channels" if not gray else "1 or 3 channels to become gray"
+        raise InputError(f"the images in {folder} must have {wanted}, got {' and '.join(map(str, channels))}")
+    return 1 if gray else channels[-1]

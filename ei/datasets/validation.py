@@ -1,4 +1,4 @@
-"""A part of a data set that does not train: it judges."""
+"""Divisions of a data set: training and test set, and the validation set of a run."""
 
 from __future__ import annotations
 
@@ -8,31 +8,48 @@ from typing import Any
 import torch
 from torch.utils.data import Subset
 
+from ei.common.checks import check_choice, check_number
 from ei.common.seeds import generator
 from ei.errors import InputError
 
 
 class Portion(Subset):
-    """A part of a data set whose items keep their numbers, which seed their noise and tell which operator is their
-    own."""
+    """A part of a data set whose items keep their index, which seeds their noise and selects their operator."""
+
+
+def split_by_mode(images: Any, mode: str, what: str) -> Any:
+    """The first nine tenths of ``images`` for mode "train", the rest for "test".
+
+    Raises:
+        InputError: for another mode, or fewer than two images; ``what`` names them.
+    """
+    check_choice("mode", mode, ("train", "test"))
+    n_train = len(images) * 9 // 10
+    if n_train == 0:
+        raise InputError(f"{what} are {len(images)}; at least 2 are needed for a training and a test set")
+    return images[:n_train] if mode == "train" else images[n_train:]
 
 
 def split_validation(dataset: Any, fraction: float, what: str) -> tuple[Portion, Portion]:
-    """Divide a data set by a draw that is the same for every run: what trains, and what judges.
+    """The training and the validation set of a data set, drawn in the same way for every run.
 
     Args:
-        dataset: of images or measurements. The patches of an image (`ei.datasets.FixedCrops`) stay together.
-        fraction: which part of it judges, in (0, 1), rounded up.
-        what: what it is, in words, for the error.
+        dataset: of images or measurements. The tiles of an image (`ei.datasets.Tiles`) stay together.
+        fraction: of the validation set, in (0, 1); its size is rounded up.
+        what: what the items are, for messages.
 
     Raises:
-        InputError: if nothing would be left to train with.
+        InputError: for another fraction, or if nothing is left to train with.
     """
+    check_number("the validation fraction (--held-out)", fraction, above=0, below=1)
     each = getattr(dataset, "per_image", 1)
     count = len(dataset) // each
-    held = math.ceil(round(fraction * count, 9))
-    if held >= count:
-        raise InputError(f"{what} are {count}: {fraction:g} of them held out (--held-out) leaves none to train with")
-    chosen = set(torch.randperm(count, generator=generator(0, "held out"))[:held].tolist())
-    parts = [[i for i in range(len(dataset)) if (i // each in chosen) == held_out] for held_out in (False, True)]
-    return Portion(dataset, parts[0]), Portion(dataset, parts[1])
+    size = math.ceil(round(fraction * count, 9))
+    if size >= count:
+        raise InputError(f"{what} are {count}: a validation fraction (--held-out) of {fraction:g} leaves none to train")
+    validation = set(torch.randperm(count, generator=generator(0, "held out"))[:size].tolist())
+    indices = range(len(dataset))
+    return (
+        Portion(dataset, [i for i in indices if i // each not in validation]),
+        Portion(dataset, [i for i in indices if i // each in validation]),
+    )

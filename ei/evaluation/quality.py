@@ -16,7 +16,7 @@ from ei.common.complex import magnitude
 from ei.common.drawing import image_grid
 from ei.common.seeds import derive_seed, seeded
 from ei.datasets import Pairs, image_of, simulate
-from ei.datasets.batches import file_of, told_range
+from ei.datasets.batches import declared_data_range, file_name_of
 from ei.evaluation.classical import Reconstruction, classical_for
 from ei.metrics import SSIM_WINDOW, cal_psnr, psnr, range_of, ssim
 from ei.models.base import ReconstructionFunction, evaluating
@@ -52,7 +52,7 @@ def reconstruct_all(
 def data_range_of(images: Any) -> float:
     """The range of the ground truth for PSNR and SSIM: that of the data set if it has one (1 for all of ours in
     [0, 1]), else `ei.metrics.range_of` its values."""
-    stated = told_range(images)
+    stated = declared_data_range(images)
     if stated is not None:
         return stated
     values = [magnitude(image_and_measurement(images, index, "cpu")[0]) for index in range(len(images))]
@@ -104,7 +104,7 @@ def evaluate(
         with torch.no_grad():
             for name, reconstruct in (more or {}).items():
                 outputs[name] = reconstruct(select_physics(physics, [index]), y)
-        file = file_of(images, index)
+        file = file_name_of(images, index)
         row: dict[str, Any] = {"index": index} if file is None else {"index": index, "file": file}
         for metric, function in METRICS.items():
             for name, output in outputs.items():

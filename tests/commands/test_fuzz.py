@@ -21,8 +21,8 @@ from PIL import Image
 from ei.commands.settings import parser_of, resolve
 from ei.commands.train import build_training
 from ei.common.files import load_file, save_file
-from ei.datasets.ctdb import read_mat
-from ei.datasets.cvdb import read_image
+from ei.datasets.pictures import read_image
+from ei.datasets.stack import read_stack
 from ei.errors import InputError
 from ei.models import UNet
 from ei.models.weights import generator_weights, load_weights
@@ -113,7 +113,7 @@ def test_matlab_files(content: bytes, tmp_path_factory: pytest.TempPathFactory) 
     path = tmp_path_factory.getbasetemp() / "fuzz.mat"
     path.write_bytes(content)
     try:
-        images = read_mat(path)
+        images = read_stack(path, "DATA", "")
         assert images.dim() == 3 and images.dtype == torch.float32 and bool(images.isfinite().all())
     except InputError as error:
         assert "fuzz.mat" in str(error)

@@ -8,7 +8,7 @@ import torch
 
 from ei.closure import EIClosure
 from ei.datasets import Tiles, make_loader, split_validation
-from ei.datasets.batches import number_of
+from ei.datasets.batches import index_in_whole
 from ei.errors import InputError
 from ei.evaluation import evaluate
 from ei.models import UNet, Unrolled
@@ -59,9 +59,9 @@ def test_the_adjoint_of_tiles() -> None:
 def test_tiles_of_an_image_are_validated_together() -> None:
     tiles = Tiles(torch.rand(6, 8, 8), 4)
     train, rest = split_validation(tiles, 0.3, "tiles")
-    held = {number_of(rest, k) // 4 for k in range(len(rest))}
+    held = {index_in_whole(rest, k) // 4 for k in range(len(rest))}
     assert len(held) == 2 and len(rest) == 8 and len(train) == 16
-    assert not held & {number_of(train, k) // 4 for k in range(len(train))}
+    assert not held & {index_in_whole(train, k) // 4 for k in range(len(train))}
     batch = next(iter(make_loader(tiles, 3, shuffle=False)))
     assert torch.equal(batch["x"], tiles.dataset[0].view(2, 4, 2, 4).transpose(1, 2).reshape(4, 1, 4, 4)[:3])
 
@@ -80,7 +80,7 @@ def test_what_learned_on_tiles_reconstructs_whole_images() -> None:
 
 
 def test_images_of_two_shapes_have_no_tiles_together() -> None:
-    with pytest.raises(InputError, match="one shape, and there are some of 8 x 8 and of 8 x 9"):
+    with pytest.raises(InputError, match="one shape, got 8 x 8 and 8 x 9"):
         Tiles([torch.rand(8, 8), torch.rand(8, 9)], 4)[4]
     with pytest.raises(IndexError):
         Tiles([torch.rand(8, 8)], 4)[4]

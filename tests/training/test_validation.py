@@ -16,9 +16,7 @@ from conftest import Result
 
 import ei
 from ei.common.files import load_file
-from ei.datasets import FixedCrops, Measurements, make_loader, split_validation
-from ei.datasets.batches import Indexed
-from ei.errors import InputError
+from ei.datasets import Measurements, make_loader, split_validation
 from ei.metrics import cal_psnr
 from ei.models import Reconstructor, UNet
 from ei.physics import CT
@@ -26,32 +24,6 @@ from ei.training import Trainer
 from ei.transforms import Shift
 
 Script = Callable[..., Result]
-
-
-def test_a_part_is_drawn_once_and_keeps_its_numbers() -> None:
-    """Not the last ones in the order of the files; and noise and operators go by the number in the whole."""
-    images = torch.rand(20, 8, 8)
-    train, rest = split_validation(images, 0.2, "images")
-    assert len(rest) == 4 and sorted([*train.indices, *rest.indices]) == list(range(20))
-    assert rest.indices != [16, 17, 18, 19] and split_validation(images, 0.2, "images")[1].indices == rest.indices
-    items = [Indexed(rest)[k] for k in range(4)]
-    assert [item["index"] for item in items] == rest.indices
-    assert all(torch.equal(item["x"], images[item["index"]]) for item in items)
-    batch = next(iter(make_loader(train, 16, shuffle=False)))
-    assert batch["index"].tolist() == train.indices
-    assert (
-        len(split_validation(range(12), 0.1, "they")[1]) == 2 and len(split_validation(range(70), 0.1, "they")[1]) == 7
-    )
-
-
-def test_patches_of_an_image_stay_together() -> None:
-    train, rest = split_validation(FixedCrops(torch.rand(6, 8, 8), 4, per_image=3), 0.3, "patches")
-    assert len(rest) == 6 and not {i // 3 for i in rest.indices} & {i // 3 for i in train.indices}
-
-
-def test_something_must_be_left() -> None:
-    with pytest.raises(InputError, match=r"the measurements are 1: 0.1 of them held out \(--held-out\) leaves none"):
-        split_validation(range(1), 0.1, "the measurements")
 
 
 @pytest.fixture

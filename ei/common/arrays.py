@@ -1,0 +1,206 @@
+"""Arrays in files: one reader for all formats. It reads row by row where the format allows, and never runs code that a
+file brings along."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ei.common.files import check_path, load_file
+from ei.errors import InputError, MissingExtraError, MissingFileError
+
+SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".mat", ".h5", ".hdf5", ".csv", ".txt")
+_SMALL = 2**26  # bytes up to which a file of torch is read as a whole, and its checksums are compared
+_NAMED = re.compile(r"(.+\.(?:npz|pt|pth|mat|h5|hdf5)):(.+)", re.IGNORECASE)
+
+
+def split_name(path: str | os.PathLike) -> tuple[Path, str | None]:
+    """The file of ``FILE`` or ``FILE:NAME``, and the name of an array in it."""
+    match = _NAMED.fullmatch(str(check_path("the file of an array", path)))
+    return (Path(match[1]), match[2].strip("/")) if match else (Path(path), None)
+
+
+class FileArray:
+    """An array in a file: its shape and type, and its rows when they are asked for.
+
+    Arrays of NumPy (``.npy``), torch (``.pt``, ``.pth`` and other files of ``torch.save``) and HDF5 (``.h5``,
+    ``.hdf5``, Matlab 7.3) are read row by row; those of ``.npz``, older Matlab files and text (``.csv``, ``.txt``) as
+    wholes. Open files stay behind when it is pickled, and a forked process opens its own.
+
+    Args:
+        path: ``FILE``, or ``FILE:NAME`` for one of several arrays; ``NAME`` may be nested, as ``exchange/data``.
+        names: which array to prefer in a file of several, best first. A file of one array needs no name.
+        what: what it is to the user ("mask", "measurements"), for messages.
+
+    Attributes:
+        path: of the file.
+        shape, dtype: of the array.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        MissingExtraError: for HDF5 without h5py.
+        InputError: in one line, if it cannot be read, or holds no numbers or several arrays of other names, which are
+            then listed.
+
+    >>> np.save("/tmp/y.npy", np.eye(3))
+    >>> FileArray("/tmp/y.npy")[1]
+    array([0., 1., 0.])
+    """
+
+    def __init__(self, path: str | os.PathLike, names: Sequence[str] = (), what: str = "array") -> None:
+        self.path, self.name = split_name(path)
+        self.names = tuple(names)
+        self.what = what
+        if self.path.is_dir():
+            raise InputError(f"the {what} file {self.path} is a folder; give the path of a file in it")
+        if not self.path.exists():
+            raise MissingFileError(f"there is no {what} file {self.path}; check the path")
+        array = self._open()
+        self.shape = tuple(int(side) for side in array.shape)
+        self.dtype = np.dtype(array.dtype)
+        if self.dtype.kind not in "fiubc":
+            raise InputError(f"the {what} file {path} must hold numbers, got {self.dtype}")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        if self._process != os.getpid():  # processes must not share an open HDF5 file
+            self._open()
+        return np.asarray(self._array[index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_array": None, "_process": None}
+
+    def _open(self) -> Any:
+        try:
+            self._array = self._read()
+        except (InputError, MissingExtraError):
+            raise
+        except PermissionError as error:
+            raise InputError(f"the {self.what} file {self.path} cannot be read: permission denied") from error
+        except Exception as error:  # the readers raise whatever the bytes lead them to
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"the {self.what} file {self.path} cannot be read: damaged or no {self.path.suffix} file of numbers "
+                f"({reason})"
+            ) from error
+        self._process = os.getpid()
+        return self._array
+
+    def _read(self) -> Any:
+        suffix = self.path.suffix.lower()
+        if suffix == ".npy":
+            return np.load(self.path, mmap_mode="r", allow_pickle=False)
+        if suffix == ".npz":
+            with np.load(self.path, allow_pickle=False) as file:
+                return file[self._choose(file.files)]
+        if suffix == ".mat":
+            return self._read_matlab()
+        if suffix in (".h5", ".hdf5"):
+            return self._read_hdf5()
+        if suffix in (".csv", ".txt") or not _is_of_torch(self.path):
+            return _read_text(self.path)
+        content = load_file(self.path, self.what, mmap=self.path.stat().st_size > _SMALL)
+        if isinstance(content, Mapping):
+            tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+            content = tensors[self._choose({name: tuple(value.shape) for name, value in tensors.items()})]
+        if not isinstance(content, torch.Tensor):
+            kind = type(content).__name__
+            raise InputError(f"the {self.what} file {self.path} must hold a tensor or a dict of tensors, got a {kind}")
+        tensor = content.detach().resolve_conj().resolve_neg()
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+    def _read_matlab(self) -> Any:
+        import scipy.io
+
+        try:
+            listed = scipy.io.whosmat(self.path)
+        except NotImplementedError:  # version 7.3 is HDF5
+            return self._read_hdf5(reverse=True)
+        name = self._choose({name: shape for name, shape, _ in listed})
+        return scipy.io.loadmat(self.path, variable_names=[name])[name]
+
+    def _read_hdf5(self, reverse: bool = False) -> Any:
+        try:
+            h5py = importlib.import_module("h5py")
+        except ImportError as error:
+            raise MissingExtraError(
+                f"{self.path} is an HDF5 file, which needs h5py: pip install 'equivariant-imaging[h5]'"
+            ) from error
+        file = h5py.File(self.path, "r")
+        shapes: dict[str, tuple[int, ...]] = {}
+        file.visititems(lambda name, item: shapes.update({name: item.shape} if isinstance(item, h5py.Dataset) else {}))
+        return _Hdf5Array(file[self._choose(shapes)], reverse)
+
+    def _choose(self, arrays: Sequence[str] | Mapping[str, tuple[int, ...]]) -> str:
+        """The name of the array to read: the one asked for, the only one, or the first of the preferred names."""
+        if self.name is not None:
+            matches = [name for name in arrays if name == self.name]
+        elif len(arrays) == 1:
+            matches = list(arrays)
+        else:
+            matches = [name for wanted in self.names for name in arrays if wanted in (name, name.rpartition("/")[2])]
+        if not matches:
+            raise InputError(self._contents(arrays))
+        return matches[0]
+
+    def _contents(self, arrays: Sequence[str] | Mapping[str, tuple[int, ...]]) -> str:
+        """The message about a file without the array to read: what is in it, and how to choose."""
+        if not arrays:
+            return f"the {self.what} file {self.path} holds no arrays"
+        listed = ", ".join(arrays)
+        if isinstance(arrays, Mapping):
+            listed = ", ".join(f"{name} {list(shape)}" for name, shape in arrays.items())
+        choose = f"choose one as {self.path}:{next(iter(arrays))}"
+        if self.name is not None:
+            return f"{self.path} holds no {self.name}, but {listed}: {choose}"
+        rename = f"name the {self.what} {self.names[0]!r}, or " if self.names else ""
+        return f"{self.path} holds {listed}: {rename}{choose}"
+
+
+class _Hdf5Array:
+    """An array of HDF5. Matlab 7.3 stores its axes in reverse, and a complex number as a pair."""
+
+    def __init__(self, array: Any, reverse: bool) -> None:
+        self.array = array
+        self.reverse = reverse
+        self.shape = array.shape[::-1] if reverse else array.shape
+        self.is_pair = array.dtype.names == ("real", "imag")
+        self.dtype = np.dtype(complex) if self.is_pair else array.dtype
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        if self.reverse:
+            values = np.asarray(self.array[...] if index is Ellipsis else self.array[..., index]).T
+        else:
+            values = np.asarray(self.array[index])
+        return values["real"] + 1j * values["imag"] if self.is_pair else values
+
+
+def _is_of_torch(path: Path) -> bool:
+    """Whether a file of any ending begins as those of `torch.save` do: a ZIP archive, or a pickle."""
+    with open(path, "rb") as file:
+        start = file.read(1)
+    return path.suffix.lower() in (".pt", ".pth") or start == b"\x80" or zipfile.is_zipfile(path)
+
+
+def _read_text(path: Path) -> np.ndarray:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if not any(line.strip() for line in lines):
+        raise ValueError("no numbers")
+    return np.loadtxt(lines, delimiter="," if any("," in line for line in lines) else None)
+
+
+def read_array(path: str | os.PathLike, names: Sequence[str] = (), what: str = "array") -> np.ndarray:
+    """The whole array of a file (see `FileArray`); axes of length one, which Matlab adds, are dropped from ``.mat``."""
+    array = FileArray(path, names, what)
+    values = np.array(array[...])
+    return values.squeeze() if array.path.suffix.lower() == ".mat" else values

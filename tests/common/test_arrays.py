@@ -1,0 +1,175 @@
+"""One reader of arrays: formats, names, rows, errors in one line."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+
+from ei.common.arrays import FileArray, read_array
+from ei.errors import InputError, MissingExtraError, MissingFileError
+
+ARRAY = np.arange(42.0).reshape(7, 6)
+
+
+def matlab73(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """A file as Matlab writes it with -v7.3: axes in reverse, complex numbers as pairs."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, array in arrays.items():
+            if np.iscomplexobj(array):
+                pairs = np.zeros(array.T.shape, [("real", "f8"), ("imag", "f8")])
+                pairs["real"] = array.T.real
+                pairs["imag"] = array.T.imag
+                array = pairs.T
+            file[name] = array.T
+    with open(path, "r+b") as raw:
+        raw.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
+
+
+def write(path: Path, array: np.ndarray) -> Path:
+    """An array beside another one, where the format holds several."""
+    if path.name.startswith("new"):
+        matlab73(path, {"y": array, "z": np.zeros(3)})
+    elif path.suffix == ".npy":
+        np.save(path, array)
+    elif path.suffix == ".npz":
+        np.savez(path, y=array, z=np.zeros(3))
+    elif path.suffix in (".pt", ".pth", ".tar"):
+        torch.save({"y": torch.from_numpy(array), "z": torch.zeros(3)}, path)
+    elif path.suffix == ".mat":
+        scipy.io.savemat(path, {"y": array, "z": np.zeros(3)})
+    elif path.suffix in (".h5", ".hdf5"):
+        with pytest.importorskip("h5py").File(path, "w") as file:
+            file["deep/y"] = array
+            file["z"] = np.zeros(3)
+    else:
+        np.savetxt(path, array, delimiter="," if path.suffix == ".csv" else " ")
+    return path
+
+
+FORMATS = ["a.npy", "a.npz", "a.pt", "a.pth", "a.tar", "a.mat", "new.mat", "a.h5", "a.hdf5", "a.csv", "a.txt", "a.dat"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats(tmp_path: Path, name: str) -> None:
+    array = FileArray(write(tmp_path / name, ARRAY), ("nothing", "y"))
+    assert array.shape == (7, 6) and len(array) == 7 and array.dtype == np.float64
+    np.testing.assert_array_equal(array[...], ARRAY)
+    np.testing.assert_array_equal(array[3], ARRAY[3])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(array))[2], ARRAY[2])
+    np.testing.assert_array_equal(read_array(tmp_path / name, ("y",)), ARRAY)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.pt", "a.mat", "new.mat", "a.h5"])
+def test_an_array_is_chosen_by_name(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, ARRAY)
+    full = "deep/y" if name == "a.h5" else "y"
+    np.testing.assert_array_equal(read_array(f"{path}:{full}"), ARRAY)
+    assert FileArray(f"{path}:z", ("y",)).shape[-1] == 3
+    for file, message in (
+        (str(path), f"{path} holds .*{full}.*: choose one as {path}:"),
+        (f"{path}:w", f"{path} holds no w, but .*{full}"),
+    ):
+        with pytest.raises(InputError, match=message) as error:
+            FileArray(file)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.pt", "a.mat", "new.mat", "a.h5"])
+def test_complex_numbers(tmp_path: Path, name: str) -> None:
+    array = FileArray(write(tmp_path / name, ARRAY + 1j * ARRAY[::-1]), ("y",))
+    assert array.dtype.kind == "c"
+    np.testing.assert_array_equal(array[...], ARRAY + 1j * ARRAY[::-1])
+    np.testing.assert_array_equal(array[5], ARRAY[5] + 1j * ARRAY[1])
+
+
+def test_rows_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    """A file of a terabyte opens at once (it has holes), and a row in it is read."""
+    shape = (4_000_000, 512, 128)
+    array = np.lib.format.open_memmap(tmp_path / "y.npy", "w+", np.float32, shape)
+    array[3_999_999] = 1
+    del array
+    if os.stat(tmp_path / "y.npy").st_blocks * 512 > 1 << 30:
+        pytest.skip("this file system has no holes")
+    assert float(FileArray(tmp_path / "y.npy")[3_999_999].mean()) == 1
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.slow
+def test_other_processes_open_the_file_themselves(tmp_path: Path, start: str) -> None:
+    array = FileArray(write(tmp_path / "a.h5", ARRAY), ("y",))
+    with get_context(start).Pool(2) as pool:
+        rows = pool.map(array.__getitem__, [*range(7)] * 20)
+    np.testing.assert_array_equal(np.stack(rows), np.concatenate([ARRAY] * 20))
+
+
+class Evil:
+    def __reduce__(self) -> tuple:
+        return os.system, ("touch evil",)
+
+
+def test_code_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"y": Evil()}, "y.pt")
+    np.save("y.npy", np.array([Evil()]), allow_pickle=True)
+    np.savez("y.npz", np.array([Evil()]))
+    (tmp_path / "y.txt").write_bytes(pickle.dumps(Evil()))
+    (tmp_path / "y.dat").write_bytes(pickle.dumps(Evil()))
+    for name in ("y.pt", "y.npy", "y.npz", "y.txt", "y.dat"):
+        with pytest.raises(InputError, match=re.escape(name)) as error:
+            FileArray(name)
+        assert "\n" not in str(error.value)
+    assert not Path("evil").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.npy", b"\x93NUMPY nothing of the kind", "cannot be read: damaged or no .npy file of numbers"),
+        ("a.npz", b"PK nothing", "damaged"),
+        ("a.pt", b"", "damaged"),
+        ("a.mat", b"nothing", "damaged"),
+        ("a.h5", b"nothing", "damaged"),
+        ("a.txt", b"1 2\n3\n", "damaged"),
+        ("a.csv", b"one,two\n1,2\n", "damaged"),
+        ("empty.txt", b"", "no numbers"),
+        ("text.npy", np.array(["text"]), "must hold numbers"),
+    ],
+)
+def test_damaged_files(tmp_path: Path, name: str, content: Any, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content) if isinstance(content, bytes) else np.save(path, content)
+    with pytest.raises(InputError, match=message) as error:
+        FileArray(path, what="scan")
+    assert name in str(error.value) and "\n" not in str(error.value) and "scan" in str(error.value)
+
+
+def test_missing_files_and_wrong_types(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="there is no mask file"):
+        FileArray(tmp_path / "none.npy", what="mask")
+    with pytest.raises(InputError, match="is a folder"):
+        FileArray(tmp_path)
+    with pytest.raises(InputError, match="must be a path, got 5"):
+        FileArray(5)  # type: ignore[arg-type]
+
+
+def test_hdf5_needs_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.h5", ARRAY)
+    monkeypatch.setitem(__import__("sys").modules, "h5py", None)
+    with pytest.raises(MissingExtraError, match=r"equivariant-imaging\[h5\]"):
+        FileArray(path)
+
+
+def test_vectors_of_matlab(tmp_path: Path) -> None:
+    """Matlab has no arrays of one axis: `read_array` drops the other."""
+    scipy.io.savemat(tmp_path / "t.mat", {"theta": np.arange(5.0)})
+    assert read_array(tmp_path / "t.mat").shape == (5,) and FileArray(tmp_path / "t.mat").shape == (1, 5)

@@ -1,0 +1,70 @@
+"""From data sets to batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Subset
+
+import ei
+from ei.datasets import (
+    ImageTree,
+    Tiles,
+    image_of,
+    images_of,
+    make_loader,
+    simulate,
+)
+from ei.datasets.batches import file_name_of
+from ei.evaluation import evaluate
+from ei.evaluation.quality import read_metrics, write_metrics
+from ei.models import Reconstructor, UNet
+from ei.physics import GaussianNoise, Inpainting
+
+
+def test_batches() -> None:
+    x = torch.rand(5, 4, 6)
+    assert images_of(x).shape == (5, 1, 4, 6)
+    assert images_of([x[:, None], torch.zeros(5)]).shape == (5, 1, 4, 6)
+    assert image_of(x[0]).shape == image_of([x[0][None], 3]).shape == (1, 1, 4, 6)
+    assert images_of({"x": x, "index": torch.arange(5)}).shape == (5, 1, 4, 6)
+    for bad in ("text", torch.zeros(4), [1, 2]):
+        with pytest.raises(ValueError, match="batch"):
+            images_of(bad)
+    sizes = [len(batch["x"]) for batch in make_loader(list(x), 2, shuffle=False)]
+    assert sizes == [2, 2, 1]
+    with pytest.raises(ValueError, match="6 is larger than the data set of 5"):
+        make_loader(list(x), 6)
+
+
+def test_noise_is_drawn_once_per_image() -> None:
+    physics = Inpainting(4, 4, noise=GaussianNoise(1.0))
+    x = torch.rand(3, 1, 4, 4)
+    y = simulate(physics, x, [7, 8, 9], seed=0)
+    assert torch.equal(simulate(physics, x[1:2], [8], seed=0)[0], y[1])
+    assert not torch.equal(simulate(physics, x[1:2], [8], seed=1)[0], y[1])
+    with pytest.raises(ValueError, match="make_loader"):
+        simulate(physics, x, None, seed=0)
+
+
+def test_rows_of_metrics_keep_the_names_of_files(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a/1.png", "b.png", "c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8)).save(tmp_path / name)
+    tree = ImageTree(tmp_path, "all")
+    tiles = Tiles(tree, 4)
+    assert [file_name_of(tiles, index) for index in range(12)] == [*["a/1.png"] * 4, *["b.png"] * 4, *["c.png"] * 4]
+    assert file_name_of(Subset(tree, [2, 0]), 1) == "a/1.png" and file_name_of([torch.zeros(8, 8)], 0) is None
+    physics = ei.physics.Inpainting(8, 8)
+    f = Reconstructor(UNet(1, 1, base_channels=2), physics)
+    rows = evaluate(f, physics, Subset(tree, [2, 0]))
+    assert [row["file"] for row in rows] == ["c.png", "a/1.png"]
+    write_metrics(rows, tmp_path / "metrics.csv")
+    read = read_metrics(tmp_path / "metrics.csv")
+    assert read == rows
+    assert "file" not in evaluate(f, physics, [torch.rand(8, 8)])[0]
