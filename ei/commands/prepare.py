@@ -38,8 +38,8 @@ def parser(prog: str) -> Parser:
     made.add_argument("--dicom", type=path, metavar="PATH", help="ct100: the folder or ZIP of DICOM files")
     made.add_argument("--source", type=path, metavar="PATH",
                       help="urban100: the folder or ZIP of images; kspace: a complex array")  # fmt: skip
-    made.add_argument("--counts", type=path, metavar="PATH", help="sinogram: counts [views, detectors] or [views, rows, "
-                      "detectors] of the detector: .npy, .npz, .mat, .csv, or FILE.h5:NAME")  # fmt: skip
+    made.add_argument("--counts", type=path, metavar="PATH", help="sinogram: counts [views, detectors] or [views, "
+                      "rows, detectors] of the detector: .npy, .npz, .mat, .csv, or FILE.h5:NAME")  # fmt: skip
     made.add_argument("--flat", type=path, metavar="PATH", help="sinogram, noise: its counts without the object")
     made.add_argument("--dark", type=path, metavar="PATH", help="sinogram, noise: its counts without the beam")
     made.add_argument("--angles", type=path, metavar="PATH", help="sinogram: of the views, in degrees")

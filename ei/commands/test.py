@@ -73,7 +73,7 @@ def parser(prog: str) -> Parser:
     group.add_argument("--average-over", type=names_of(AVERAGES), metavar="NAME[,NAME]",
                        help="test-time augmentation, too: rotate90, reflect, or both")  # fmt: skip
     group.add_argument("--draws", type=whole, metavar="N",
-                       help="of a splitting run: average over N random parts of the data, too (default: 8)")  # fmt: skip
+                       help="of a splitting run: average over N random parts, too (default: 8)")  # fmt: skip
     group.add_argument("--network-compact", type=whole, metavar="N", help=f"levels of the network, {OF_AUTHORS} (4)")
     return made
 

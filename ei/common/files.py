@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from ei.common.numpy_in_files import numbers_of_numpy, plain
 from ei.errors import InputError, MissingFileError, StorageError
@@ -222,24 +221,3 @@ def _plain(content: Any, strings: dict[str, str]) -> Any:
     if type(content) in (list, tuple):
         return type(content)(_plain(entry, strings) for entry in content)
     raise TypeError(f"a checkpoint may not hold a {type(content).__name__}: it could not be loaded safely")
-
-
-def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
-    """A YAML file's mapping.
-
-    Raises:
-        InputError: if it cannot be read or holds something else.
-    """
-    if not Path(path).exists():
-        raise MissingFileError(f"there is no configuration file {path}; check the path")
-    if Path(path).is_dir():
-        raise InputError(f"the configuration file {path} is a folder; give the path of a file in it")
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError, ValueError) as error:
-        raise InputError(f"the configuration file {path} cannot be read: {' '.join(str(error).split())}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise InputError(f"the configuration file {path} must hold lines 'option: value'")
-    return content

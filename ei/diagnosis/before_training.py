@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ei.datasets import Pairs, image_of
-from ei.datasets.batches import number_of, spread
+from ei.datasets.batches import evenly_spaced, index_in_whole
 from ei.datasets.kspace import check_centred
 from ei.diagnosis.measurements import measurement_report
 from ei.diagnosis.sinograms import SinogramReport, check_sinogram
@@ -28,22 +28,22 @@ def measurement(dataset: Any, index: int) -> Tensor:
 
 def report_measurements(physics: Any, measurements: Any) -> list[str]:
     """Lines about a few measurements: what they look like, and what is wrong with them (``warning: ...``)."""
-    some = spread(measurements)
+    some = evenly_spaced(measurements)
     ys = [measurement(measurements, index) for index in some]
-    return measurement_report(physics, ys, [number_of(measurements, index) for index in some]).splitlines()
+    return measurement_report(physics, ys, [index_in_whole(measurements, index) for index in some]).splitlines()
 
 
 def report_sinograms(physics: Any, measurements: Any) -> SinogramReport | None:
     """Whether measured sinograms fit their geometry; None for other measurements."""
     if not isinstance(physics, Projections):
         return None
-    return check_sinogram(physics, torch.stack([measurement(measurements, n) for n in spread(measurements, 16)]))
+    return check_sinogram(physics, torch.stack([measurement(measurements, n) for n in evenly_spaced(measurements, 16)]))
 
 
 def report_truth(physics: Any, pairs: Pairs) -> list[str]:
     """Lines about how well ``A x`` of the ground truth fits y over a few pairs; a warning where another image's ``A x``
     fits as well: files in another order or in other units would train in silence."""
-    rows = spread(pairs)
+    rows = evenly_spaced(pairs)
     ys = [pairs[index][0] for index in rows]
     predicted = [call(select_physics(physics, [n]), "A", pairs[n][1][None])[0].cpu() for n in rows]
 
@@ -84,8 +84,8 @@ def find_image_scale(physics: Any, measurements: Any, device: torch.device) -> f
     """The largest value of ``A_dagger y``, but for its thousandth part, over a few measurements; 1 where images are in
     about [0, 1] already."""
     peaks = []
-    for index in spread(measurements):
-        selected = select_physics(physics, [number_of(measurements, index)])
+    for index in evenly_spaced(measurements):
+        selected = select_physics(physics, [index_in_whole(measurements, index)])
         x = selected.A_dagger(measurement(measurements, index)[None].to(device)).abs().flatten()
         peaks.append(float(x.kthvalue(max(1, math.ceil(0.999 * len(x)))).values))
     scale = float(f"{statistics.median(peaks):.3g}")
@@ -102,11 +102,11 @@ def starting_level(physics: Any, dataset: Any, device: torch.device, measured: b
         InputError: if all are zero.
     """
     squares = []
-    for index in spread(dataset):
+    for index in evenly_spaced(dataset):
         if measured:
             y = measurement(dataset, index)
         else:
-            y = select_physics(physics, [number_of(dataset, index)]).A(image_of(dataset[index]).to(device))
+            y = select_physics(physics, [index_in_whole(dataset, index)]).A(image_of(dataset[index]).to(device))
         squares.append(y[y != 0].abs().square().mean())
     level = float(f"{0.01 * float(torch.stack(squares).nanmean()) ** 0.5:.3g}")
     if not level > 0:

@@ -70,8 +70,10 @@ class RecordedCalls:
         with torch.cuda.device(y.device):
             if recording is None:
                 if len(of_kind) == MOST:
-                    raise InputError(f"more than {MOST} results of one shape are held: CUDA graphs (trainer.cuda_graphs) "
-                                     "cannot overwrite them")  # fmt: skip
+                    raise InputError(
+                        f"more than {MOST} results of one shape are in use: CUDA graphs (trainer.cuda_graphs) cannot "
+                        "overwrite them"
+                    )
                 with self._computing(), _no_garbage_collected(), _running_statistics_kept(self._module):
                     recording = _Recording(self._call, self._module, y)
                 of_kind.append(recording)
@@ -122,8 +124,10 @@ class _Held(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         if ctx.token.used:
-            raise InputError("a second backward pass through one reconstruction: CUDA graphs (trainer.cuda_graphs) have "
-                             "overwritten what it needs")  # fmt: skip
+            raise InputError(
+                "a second backward pass through one reconstruction: CUDA graphs (trainer.cuda_graphs) have overwritten "
+                "what it needs"
+            )
         ctx.token.used = True
         return gradient, None
 
