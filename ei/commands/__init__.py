@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print("usage: ei COMMAND [options]        ei COMMAND --help lists them\n")
         print("\n".join(f"  {name:12} {what}" for name, what in COMMANDS.items()))
         sys.exit(0)
-    from ei.commands.parser import run_script
+    from ei.common.scripts import run_script
 
     run_script(f"ei {words[0]}" if words[0] in COMMANDS else "ei", lambda: _dispatch(words))
 
@@ -40,7 +40,7 @@ def _dispatch(words: Sequence[str]) -> None:
 
 def script(name: str, command: str, *arguments: str) -> NoReturn:
     """Run a command as one of the paper's scripts: under the script's name, with fixed arguments before the user's."""
-    from ei.commands.parser import run_script
+    from ei.common.scripts import run_script
 
     module = importlib.import_module(f"ei.commands.{command}")
     run_script(name, lambda: module.main([*arguments, *sys.argv[1:]], name))

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from ei.commands.flags import real, whole
-from ei.commands.parser import Parser, choose_device, device_of_flags
 from ei.commands.problem import (
     Problem,
     build_physics,
@@ -31,8 +30,9 @@ from ei.commands.problem import (
     with_noise_apart,
 )
 from ei.commands.tree import CLASSES, NESTED, Tree, check_keys, get, name_of
-from ei.commands.typed import Typed, add_flags, chosen_flags, read_typed
+from ei.commands.typed import Parser, Typed, add_flags, chosen_flags, read_typed
 from ei.common.checks import check_number
+from ei.common.devices import choose_device, device_of_flags
 from ei.common.parts import Context, build, normalized
 from ei.common.user_code import is_user_code
 from ei.datasets import image_of

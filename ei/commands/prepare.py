@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ei.commands.flags import path, whole
-from ei.commands.parser import Parser
+from ei.commands.typed import Parser
 from ei.common.arrays import read_array
 from ei.common.checks import check_number
 from ei.datasets.flats import detector_noise

@@ -25,10 +25,10 @@ from torch import nn
 from ei.commands.checkpoint import carried_physics, load_function, tree_of_checkpoint
 from ei.commands.flags import path as path_type
 from ei.commands.flags import whole
-from ei.commands.parser import Parser, choose_device, device_of_flags, names_of
 from ei.commands.problem import Problem
-from ei.commands.typed import Typed, add_flags, chosen_flags, read_typed
+from ei.commands.typed import Parser, Typed, add_flags, chosen_flags, names_of, read_typed
 from ei.common.checks import check_number
+from ei.common.devices import choose_device, device_of_flags
 from ei.common.files import load_file
 from ei.diagnosis.before_training import report_measurements
 from ei.errors import InputError

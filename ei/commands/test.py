@@ -25,12 +25,12 @@ from ei.commands.build import split_beside
 from ei.commands.checkpoint import carried_physics, load_function, tree_of_checkpoint
 from ei.commands.flags import path as path_type
 from ei.commands.flags import real, whole
-from ei.commands.parser import Parser, choose_device, device_of_flags, names_of
 from ei.commands.presets import PAPER
 from ei.commands.problem import Problem
 from ei.commands.tree import Tree, get, merge, name_of
-from ei.commands.typed import Typed, add_flags, chosen_flags, read_typed
+from ei.commands.typed import Parser, Typed, add_flags, chosen_flags, names_of, read_typed
 from ei.common.checks import check_number
+from ei.common.devices import choose_device, device_of_flags
 from ei.common.drawing import show_if_screen
 from ei.common.files import load_file
 from ei.datasets import Pairs

@@ -29,9 +29,9 @@ import torch
 
 from ei.commands.build import build_training
 from ei.commands.checkpoint import carried_physics, check_same_run
-from ei.commands.parser import Parser, choose_device, device_of_flags
 from ei.commands.tree import Tree, check_code_is_typed, get, merge
-from ei.commands.typed import Typed, add_flags, read_typed
+from ei.commands.typed import Parser, Typed, add_flags, read_typed
+from ei.common.devices import choose_device, device_of_flags
 from ei.common.memory import keep_freed_memory
 from ei.common.processes import joined, launched
 from ei.errors import InputError

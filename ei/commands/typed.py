@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import argparse
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from ei.commands import presets
 from ei.commands.flags import BY_NAME, FLAGS, Flag, apply_flags
-from ei.commands.parser import Parser
 from ei.commands.tree import (
     CLASSES,
     DEFAULT_NAMES,
@@ -20,8 +20,48 @@ from ei.commands.tree import (
     read_tree,
     walk_texts,
 )
+from ei.common.parts import suggestion
 from ei.common.user_code import absolute, is_user_code
 from ei.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line on stderr (exit code 2), whose options may not be abbreviated, and
+    which leaves out what was not given."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            **options,
+            add_help=False,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=118),
+        )
+        self.add_argument("-h", "--help", "--h", action="help", help="show this help and exit")
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse, suggesting the nearest option for an unknown one."""
+        values, unknown = self.parse_known_intermixed_args(arguments)
+        if unknown:
+            options = [name for action in self._actions for name in action.option_strings]
+            near = suggestion(unknown[0].split("=")[0], options)
+            raise InputError(f"unknown argument {unknown[0]}{near or '; --help lists the options'}")
+        return values
+
+
+def names_of(valid: Iterable[str]) -> Callable[[str], list[str]]:
+    """An option's type: some of the ``valid`` names, with commas."""
+
+    def parse(text: str) -> list[str]:
+        names = [name.strip() for name in text.split(",")]
+        if not set(names) <= set(valid):
+            raise argparse.ArgumentTypeError(f"must be some of {', '.join(valid)}, with commas, got {text!r}")
+        return names
+
+    return parse
 
 
 @dataclass
