@@ -77,9 +77,6 @@ def build_training(
         out: the run folder; None for the default, False for none.
         state: the content of a checkpoint of this run to continue from.
         carried: its operator.
-
-    Raises:
-        InputError: for what does not fit together, with the full path of the key.
     """
     trainer, loader = TrainingBuilder(tree, device, carried, state is None).training(out)
     if state is not None:

@@ -37,9 +37,6 @@ class Problem:
         physics: the operator.
         data: a data set of images, of measurements (where ``measured``), or of pairs of both.
         shape: (C, H, W) of the images.
-
-    Raises:
-        InputError: for what does not fit together, with the full path of the key.
     """
 
     def __init__(self, tree: Mapping[str, Any], device: torch.device, mode: str = "train", carried: Any = None) -> None:
@@ -105,11 +102,7 @@ def sizes_of(shape: Shape) -> dict[str, Any]:
 
 
 def with_noise_apart(tree: Mapping[str, Any]) -> Tree:
-    """A tree whose noise is its own part, also where the part ``physics`` says it.
-
-    Raises:
-        InputError: if both say one.
-    """
+    """A tree whose noise is its own part, also where the part ``physics`` says it."""
     physics = tree.get("physics")
     if not isinstance(physics, Mapping) or "noise" not in physics:
         return dict(tree)
@@ -131,11 +124,7 @@ def needs_sizes(description: Mapping[str, Any]) -> bool:
 
 
 def build_physics(description: Any, device: torch.device, sizes: Mapping[str, Any]) -> Built:
-    """The operator of a tree, without noise. One without ``A_dagger`` gets conjugate gradients, which is printed.
-
-    Raises:
-        InputError: if it cannot be built, or is no operator.
-    """
+    """The operator of a tree, without noise. One without ``A_dagger`` gets conjugate gradients, which is printed."""
     context = Context(sizes, {"device": device}, NESTED)
     physics, filled = build(normalized(description, "physics"), CLASSES["physics"], "physics", context)
     name = filled["name"]
@@ -186,9 +175,6 @@ def check_size(physics: Any, shape: tuple[int, ...]) -> None:
 def load_images(data: Mapping[str, Any], mode: str, physics: Any = None) -> Built:
     """The training or test images of a tree. Where it says no test images, they are those of the training's data set
     with mode "test"; generated images get the size of an operator that is there already.
-
-    Raises:
-        InputError: for data that cannot be used.
     """
     described = data.get(mode)
     if described is None and mode == "test":
@@ -227,11 +213,7 @@ def generated_class(channels: int) -> Any:
 
 
 def load_measurements(described: Any, physics: Any) -> tuple[Any, Shape]:
-    """Measurements, and the shape (C, H, W) of the images they are of, that of ``A_dagger y``.
-
-    Raises:
-        InputError: for measurements that the operator does not have.
-    """
+    """Measurements, and the shape (C, H, W) of the images they are of, that of ``A_dagger y``."""
     where = described if isinstance(described, str) else "data.measurements"
     physics = select_physics(physics, [0])
     measurements = _open(described, "data.measurements", shape=_shape_of_y(physics), parts=isinstance(physics, MRI))
@@ -253,11 +235,7 @@ def load_measurements(described: Any, physics: Any) -> tuple[Any, Shape]:
 
 
 def sizes_from_measurements(described: Any, description: Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes that an operator needs, from the measurements of the run.
-
-    Raises:
-        InputError: if they do not follow from them.
-    """
+    """The sizes that an operator needs, from the measurements of the run."""
     make = find(description["name"], CLASSES["physics"], "physics")
     if not hasattr(make, "sizes_from_measurement"):
         raise InputError(

@@ -31,7 +31,7 @@ from ei.commands.build import build_training
 from ei.commands.checkpoint import carried_physics, check_same_run
 from ei.commands.tree import Tree, check_code_is_typed, get, merge
 from ei.commands.typed import Parser, Typed, add_flags, read_typed
-from ei.common.devices import choose_device, device_of_flags
+from ei.common.devices import choose_device
 from ei.common.memory import keep_freed_memory
 from ei.common.processes import joined, launched
 from ei.errors import InputError
@@ -48,9 +48,6 @@ def parser(prog: str) -> Parser:
 
 def main(arguments: Sequence[str], prog: str = "ei train") -> None:
     typed = read_typed(parser(prog), arguments)
-    asked = device_of_flags(typed.flags.pop("device", None), typed.flags.pop("gpu", None))
-    if asked is not None:
-        typed.flags["device"] = asked
     call = {name: typed.flags.pop(name, None) for name in ("out", "resume")}
     with contextlib.ExitStack() as stack:
         if not launched().first:
