@@ -63,8 +63,6 @@ CLASSES: dict[str, Classes] = {
 }
 # The parts of a tree in the order in which it is written.
 PARTS = (*list(CLASSES)[:6], "data", *list(CLASSES)[6:])
-    ["physics", "noise", "transform", "closure", "network", "reconstructor", "data", "optimizer", "schedule", "trainer"]
-)
 DATASETS: Classes = classes_of(ei.datasets, Dataset)
 # What an argument of a part may name.
 NESTED: Classes = {
