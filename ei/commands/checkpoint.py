@@ -127,16 +127,21 @@ def carried_physics(
         return carried
     if is_user_code(typed.get("name")):
         raise InputError(f"physics {typed['name']} contradicts the checkpoint {path}, which was trained for {carried}")
+    _check_same_operator(carried, tree["physics"], device, path, [k for k in typed if typed[k] != described.get(k)])
+    return carried
+
+
+def _check_same_operator(carried: Any, description: Any, device: torch.device, path: str, changed: list[str]) -> None:
+    """Raise unless a description is that of the operator that a checkpoint carries, tensors included."""
     sides = (getattr(carried, "image_shape", None) or (1, 1))[-2:]
-    other = build_physics(tree["physics"], device, sizes_of((1, *sides))).object
+    other = build_physics(description, device, sizes_of((1, *sides))).object
     equal = all(_is_same(getattr(other, name, None), getattr(carried, name, None)) for name in CARRIED)
     if describe(other) != describe(carried) or not equal:
-        key = next((key for key in typed if typed[key] != described.get(key)), "name")
+        key = changed[0] if changed else "name"
+        value = dict(leaves(description)).get(key)
         raise InputError(
-            f"physics.{key} {typed.get(key)} contradicts the checkpoint {path}, which was trained for {carried}; leave "
-            "it out"
+            f"physics.{key} {value} contradicts the checkpoint {path}, which was trained for {carried}; leave it out"
         )
-    return carried
 
 
 def _is_same(a: Any, b: Any) -> bool:

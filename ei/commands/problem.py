@@ -47,21 +47,26 @@ class Problem:
         data: Tree = dict(self.tree.get("data") or {})
         self.tree["data"] = data
         self.measured = data.get("measurements") is not None
-        if self.measured and data.get(mode) is not None:
-            raise InputError(f"data.{mode} and data.measurements exclude each other: give one of them")
-        if data.get("truth") is not None and not self.measured:
-            raise InputError("data.truth is the ground truth of data.measurements: give those, too")
+        self._check_data_keys(data, mode)
         self.physics = carried
         if carried is None and not needs_sizes(normalized(self.tree["physics"], "physics")):
             self._build_physics({})
         (self._load_measurements if self.measured else self._load_images)(data, mode)
         check_size(self.physics, self.shape)
         noise = set_noise(self.physics, self.tree.pop("noise", None))
-        if noise:
-            self.tree["noise"] = noise
-        masks = getattr(self.physics, "count", 1) if isinstance(self.physics, Inpainting) else 1
+        self.tree |= {"noise": noise} if noise else {}
+        self._check_count(f"{mode} images")
+
+    def _check_data_keys(self, data: Tree, mode: str) -> None:
+        if self.measured and data.get(mode) is not None:
+            raise InputError(f"data.{mode} and data.measurements exclude each other: give one of them")
+        if data.get("truth") is not None and not self.measured:
+            raise InputError("data.truth is the ground truth of data.measurements: give those, too")
+
+    def _check_count(self, images: str) -> None:
+        masks = self.physics.count if isinstance(self.physics, Inpainting) else 1
         if masks not in (1, len(self.data)):
-            what = "measurements" if self.measured else f"{mode}ing images" if mode == "train" else "test images"
+            what = "measurements" if self.measured else images
             raise InputError(
                 f"there is a mask for each of {masks} images, and there are {len(self.data)} {what}; give theirs with "
                 "--mask"
@@ -184,16 +189,21 @@ def load_images(data: Mapping[str, Any], mode: str, physics: Any = None) -> Buil
     if described is None:
         raise InputError(f"data.{mode} is missing: give images with --data, or measurements with --measurements")
     image_shape = None if physics is None else image_shape_of(physics)
-    if described == SYNTHETIC:
-        channels = image_shape[0] if image_shape and len(image_shape) == 3 else getattr(physics, "channels", 1)
-        described = {"name": generated_class(channels).__name__}
-    elif isinstance(described, str) and not is_user_code(described):
-        described = dataset_for(described)
+    described = _dataset_part(described, image_shape, physics)
     sizes = {"mode": mode, **({"img_size": lambda: square_side(image_shape)} if image_shape else {})}
     images, filled = build(described, DATASETS, f"data.{mode}", Context(sizes, {}, NESTED))
     if not hasattr(images, "__len__") or not hasattr(images, "__getitem__") or len(images) == 0:
         raise InputError(f"data.{mode}: {filled['name']} must give a data set with a length and items, got {images!r}")
     return Built(images, {key: value for key, value in filled.items() if key != "mode"})
+
+
+def _dataset_part(described: Any, image_shape: tuple[int, ...] | None, physics: Any) -> Any:
+    """The part that a text stands for: generated images for the operator, or what a path holds."""
+    if described == SYNTHETIC:
+        channels = image_shape[0] if image_shape and len(image_shape) == 3 else getattr(physics, "channels", 1)
+        return {"name": generated_class(channels).__name__}
+    is_path = isinstance(described, str) and not is_user_code(described)
+    return dataset_for(described) if is_path else described
 
 
 def square_side(image_shape: tuple[int, ...]) -> int:

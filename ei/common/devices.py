@@ -49,14 +49,7 @@ def choose_device(asked: str | None) -> torch.device:
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if asked in (None, "auto"):
-        asked = "cuda" if available else "cpu"
-    try:
-        device = torch.device(str(asked))
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"--device must be auto, cpu or cuda:N, got {asked!r}")
+    device = _parse_device(("cuda" if available else "cpu") if asked in (None, "auto") else str(asked))
     if device.type == "cpu":
         return device
     if device.index is not None and count > 1:
@@ -71,6 +64,16 @@ def choose_device(asked: str | None) -> torch.device:
     device = torch.device("cuda", rank if device.index is None else device.index)
     if (device.index or 0) >= available:
         raise InputError(f"{device} was asked for, but torch sees {available} CUDA device(s)")
+    return device
+
+
+def _parse_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device must be auto, cpu or cuda:N, got {name!r}")
     return device
 
 
