@@ -205,13 +205,14 @@ ASSIGNMENT = re.compile(r"(?P<path>[a-z_]+(?:\.\w+)*)=(?P<value>.*)", re.DOTALL)
 def is_assignment(text: str) -> bool:
     """Whether a word of the command line is ``part.key=value``."""
     found = ASSIGNMENT.fullmatch(text)
-    return found is not None and found["path"].split(".")[0] in PARTS
+    return found is not None and ("." in found["path"] or found["path"] in PARTS)
 
 
 def assign(tree: Mapping[str, Any], text: str) -> Tree:
     """A tree with ``part.key=value`` in it; a value is YAML: ``closure.alpha=3``, ``closure='{name: MCClosure}'``."""
     found = ASSIGNMENT.fullmatch(text)
     assert found is not None
+    check_keys({found["path"].split(".")[0]: None})
     value = parse_yaml(found["value"], text)
     *way, last = found["path"].split(".")
     node: Any = tree
