@@ -143,7 +143,7 @@ def carried_physics(
     other = build_physics(tree["physics"], device, sizes_of((1, *sides))).object
     equal = all(_is_same(getattr(other, name, None), getattr(carried, name, None)) for name in CARRIED)
     if describe(other) != describe(carried) or not equal:
-        key = next((key for key in typed if typed[key] != described.get(key)), "name")
+        key = next((key for key in {**typed, **described} if typed.get(key) != described.get(key)), "name")
         raise InputError(
             f"physics.{key} {typed.get(key)} contradicts the checkpoint {path}, which was trained for {carried}; leave "
             "it out"
