@@ -120,16 +120,12 @@ def make(
     out: Any, closure: Any = None, epochs: int = 3, lr: float = 1e-3, noise: Any = None, **options: Any
 ) -> Trainer:
     physics = Inpainting(16, 16, noise=noise)
-    net = fill(SmallNet(3))
+    f = Reconstructor(fill(SmallNet(3)), physics)
     closure = closure or EIClosure(1.0)
-    optimizers = {"total": Adam(net.parameters(), lr=lr)}
     if isinstance(closure, AdversarialEIClosure):
         fill(closure.discriminator)
-        optimizers["D"] = Adam(closure.discriminator.parameters(), lr=1e-4)
-    return Trainer(
-        Reconstructor(net, physics), physics, Shift(2), closure, optimizers, epochs=epochs, out=out,
-        progress=False, **options,
-    )  # fmt: skip
+    optimizers = {"total": Adam(f.net.parameters(), lr=lr), **closure.optimizers(f, 1e-4)}
+    return Trainer(f, physics, Shift(2), closure, optimizers, epochs=epochs, out=out, progress=False, **options)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

@@ -83,6 +83,8 @@ def tree_of_checkpoint(state: Mapping[str, Any], typed: Typed, path: str) -> Tre
         if task is not None and trained not in (None, "", task):
             raise InputError(f"the checkpoint was trained for the task {trained}, not for {task}")
         base |= {key: state[key] for key in ("noise", "network") if base.get(key) is None and state.get(key)}
+        if "data" not in base and task in presets.PAPER:  # of a script (`ei.ei.EI`)
+            base["data"] = presets.problem(task)["data"]
     elif task is not None:
         base = presets.problem(task)
         base["network"] = {"name": "UNet"}
@@ -127,7 +129,13 @@ def carried_physics(
         return carried
     if is_user_code(typed.get("name")):
         raise InputError(f"physics {typed['name']} contradicts the checkpoint {path}, which was trained for {carried}")
-    _check_same_operator(carried, tree["physics"], device, path, [k for k in typed if typed[k] != described.get(k)])
+    _check_same_operator(
+        carried,
+        tree["physics"],
+        device,
+        path,
+        [key for key in {**typed, **described} if typed.get(key) != described.get(key)],
+    )
     return carried
 
 

@@ -108,7 +108,10 @@ class Signature(NamedTuple):
 
 
 def signature_of(make: Callable[..., Any]) -> Signature:
-    """The arguments of a class or function; ``**shared`` of a constructor stands for those of its base classes."""
+    """The arguments of a class or function; ``**shared`` of a constructor stands for those of its base classes. Other
+    objects, which user-defined code may be, take none."""
+    if not callable(make):
+        return Signature({}, False, None)
     parameters: dict[str, inspect.Parameter] = {}
     variadic = None
     for function in _constructors(make):

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, subprocess_run
-
 from ei.commands.options import OPTIONS
 from ei.commands.parts import sample_of_the_paper
 from ei.commands.reproduce import minutes_noted, train_cell
 from ei.commands.settings import defaults_for, parser_of
+
 from ei.common.files import read_yaml
 from ei.datasets import EllipsePhantoms, Tiles
 from ei.errors import InputError
