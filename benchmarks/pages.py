@@ -2,8 +2,8 @@
 
     python benchmarks/pages.py            writes; --check only compares (exit code 1 where a page and its files differ)
 
-A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in one of PAGES. KIND is a task, for a folder that ``ei
-reproduce`` wrote, less its run folders; "seeds CELL", for its files CELL.csv and CELL_seed_N.csv; "trials", for a file
+A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in one of PAGES. KIND is a problem, for a folder of
+benchmarks/reproduce.py, less its run folders; "seeds CELL", for its files CELL.csv and CELL_seed_N.csv; "trials", for a file
 of benchmarks/trials.py; "cg_steps", for one of benchmarks/cg_steps.py; "scans", for a folder of benchmarks/scans.py;
 "stopping", for one of benchmarks/stopping.py; "race SECTION" and "growth", for a file of benchmarks/run.py; "steps",
 for one of benchmarks/gpu.py; or "quality DECIBELS", for the folder of the files of benchmarks/time_to_quality.py.
@@ -19,10 +19,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from reproduce import table
 from speed_tables import Rows, growth, quality, race, steps
 from stopping import picked
 
-from ei.commands.reproduce import table
 from ei.evaluation.quality import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,7 +84,7 @@ def stopping(folder: Path) -> str:
     """The epoch that each criterion stops at, and how good the network is there."""
     rows = [[text, f"{row['epoch']:.0f}", f"{row['psnr_test']:.2f}"] for text, row in
             picked(read_metrics(folder / "stopping.csv")).items()]  # fmt: skip
-    return markdown(["stopped where", "epoch", "true PSNR of test slices [dB]"], rows)
+    return markdown(["stopped where", "epoch", "PSNR of test slices [dB]"], rows)
 
 
 def cg_steps(path: Path) -> str:
