@@ -186,7 +186,9 @@ def evaluate_cell(
     more: dict[str, Any] = {}
     if classical:
         train = load_images(tree["data"], "train", f.physics).object
-        more = classical_for(f.physics, torch.cat([image_of(train[index]) for index in evenly_spaced(train, 4)]).to(device))
+        more = classical_for(
+            f.physics, torch.cat([image_of(train[index]) for index in evenly_spaced(train, 4)]).to(device)
+        )
     facts = {
         "steps": state["step"],
         "minutes": round(sum(minutes_of(run)), 1),

@@ -92,7 +92,9 @@ def main() -> None:
         folder = options.runs or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         data = (
-            training_slices(options.data, folder, options.shrink) if options.data.suffix == ".mat" else options.data.resolve()
+            training_slices(options.data, folder, options.shrink)
+            if options.data.suffix == ".mat"
+            else options.data.resolve()
         )
         for seed in options.seeds:
             for trial in ["", *options.trials]:

@@ -14,12 +14,12 @@ import scipy.io
 import torch
 import yaml
 from conftest import ROOT, Result, subprocess_run
+from ei.commands.operators import named_physics
+from ei.commands.options import OPTIONS
 from PIL import Image
 
 import ei
 from ei.commands import COMMANDS
-from ei.commands.operators import named_physics
-from ei.commands.options import OPTIONS
 from ei.commands.parser import choose_device
 from ei.commands.presets import TASKS, Task
 from ei.common.devices import device_of_tensors

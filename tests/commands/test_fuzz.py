@@ -15,10 +15,10 @@ import pytest
 import scipy.io
 import torch
 import yaml
+from ei.commands.settings import parser_of, resolve
 from makers import write_mat
 from PIL import Image
 
-from ei.commands.settings import parser_of, resolve
 from ei.commands.train import build_training
 from ei.common.files import load_file, save_file
 from ei.datasets.pictures import read_image

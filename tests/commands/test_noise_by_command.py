@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import Result
+from ei.commands.options import Options
 from PIL import Image
 
 import ei
 from ei.closure import SUREClosure
-from ei.commands.options import Options
 from ei.commands.presets import UNKNOWN_NOISE, closure_of
 from ei.common.files import load_file, save_file
 from ei.common.seeds import generator

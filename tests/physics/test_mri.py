@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ei.common.describe import describe, rebuild
 from makers import phantom, smooth_maps
 from torch import Tensor
 
 import ei
 import ei.physics
 from ei.closure import EIClosure
-from ei.common.describe import describe, rebuild
 from ei.common.files import load_file
 from ei.common.seeds import generator
 from ei.datasets import make_loader

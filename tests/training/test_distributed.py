@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SmallNet, fill, subprocess_run
+from ei.models.sync_bn import synchronize_batch_norm
 from makers import write_mat
 from torch import Tensor, nn
 from torch.optim import SGD
@@ -25,7 +26,6 @@ from ei.datasets import make_loader
 from ei.datasets.batches import Divided
 from ei.errors import TrainingStoppedError
 from ei.models import Reconstructor, UNet, Unrolled
-from ei.models.sync_bn import synchronize_batch_norm
 from ei.physics import GaussianNoise, Inpainting
 from ei.training import Trainer
 from ei.training.parallel import NoiseOfPart
