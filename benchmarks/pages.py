@@ -3,8 +3,8 @@
     python benchmarks/pages.py            writes; --check only compares (exit code 1 where a page and its files differ)
 
 A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in one of PAGES. KIND is a problem, for a folder of
-benchmarks/reproduce.py, less its run folders; "seeds CELL", for its files CELL.csv and CELL_seed_N.csv; "trials", for a file
-of benchmarks/trials.py; "cg_steps", for one of benchmarks/cg_steps.py; "scans", for a folder of benchmarks/scans.py;
+benchmarks/reproduce.py, less its run folders; "seeds CELL", for its files CELL.csv and CELL_seed_N.csv; "trials", for
+a file of benchmarks/trials.py; "cg_steps", for one of cg_steps.py there; "scans", for a folder of benchmarks/scans.py;
 "stopping", for one of benchmarks/stopping.py; "race SECTION" and "growth", for a file of benchmarks/run.py; "steps",
 for one of benchmarks/gpu.py; or "quality DECIBELS", for the folder of the files of benchmarks/time_to_quality.py.
 """

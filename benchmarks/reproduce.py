@@ -1,8 +1,10 @@
-"""Train and evaluate cells of the paper's table, and of problems beside it, under a stated budget:
+r"""Train and evaluate cells of the paper's table, and of problems beside it, under a stated budget:
 
     python benchmarks/reproduce.py --cells ct_ei ct_mc ct_sup --budget small --ct-data CT100_128x128.mat
-    python benchmarks/reproduce.py --cells inpainting_ei --budget paper --urban-data dataset/Urban100 --mask mask_random0.3.pt
-    python benchmarks/reproduce.py --cells mri_ei mri_rei --budget small --mri-data mri_chest_256.npz --mask rei_mask_4x.pth.tar
+    python benchmarks/reproduce.py --cells inpainting_ei --budget paper --urban-data dataset/Urban100 \
+        --mask mask_random0.3.pt
+    python benchmarks/reproduce.py --cells mri_ei mri_rei --budget small --mri-data mri_chest_256.npz \
+        --mask rei_mask_4x.pth.tar
 
 A cell is a tree ``configs/<problem>_<method>.yaml``, a budget one of ``configs/budget/``, a recipe one of
 ``configs/recipe/``: settings that are not the paper's. Run again, it continues: each training where it stopped, and
@@ -28,8 +30,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ei.commands.flags import path as path_type
 from ei.commands.flags import whole
@@ -55,6 +56,7 @@ from ei.models.averaged import GROUPS
 from ei.training.folder import LAST
 from ei.training.log import LOG
 
+ROOT = Path(__file__).resolve().parents[1]
 # The paper's figures (its PSNR [dB], its budget), quoted from memory.
 PAPERS = {
     "ct": {"pinv": 30.24, "mc": 30.83, "ei": 36.94, "ei_adv": 36.96, "sup": 38.17, "ei_sup": 38.79},

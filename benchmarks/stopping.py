@@ -79,9 +79,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=50)
     parser.add_argument("--shrink", type=int, default=1, metavar="N", help="take means of N x N pixels")
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument(
-        "--more", nargs=argparse.REMAINDER, default=[], help="further trees, flags and keys of ei train"
-    )
+    parser.add_argument("--more", nargs=argparse.REMAINDER, default=[], help="more trees, flags and keys of ei train")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
