@@ -205,11 +205,6 @@ def _unknown_noise(tree: Tree) -> Tree:
     method = presets.method_of(tree)
     if method not in UNKNOWN_NOISE:
         raise InputError(f"--noise unknown is for --method {' and '.join(UNKNOWN_NOISE)}, got {method}")
-    if get(tree, "data.measurements") is None and tree.get("noise") is None:
-        raise InputError(
-            "--noise unknown is for --measurements; to simulate it on images, give the noise that is added as a key: "
-            "noise=gaussian:0.1"
-        )
     return {**tree, "closure": presets.closure_for(method, tree, is_noise_unknown=True)}
 
 
