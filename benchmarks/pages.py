@@ -6,8 +6,8 @@ A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in one of PAGES. KIN
 benchmarks/reproduce.py, less its run folders; "seeds CELL", for its files CELL.csv and CELL_seed_N.csv; "trials", for
 a file of benchmarks/trials.py; "cg_steps", for one of cg_steps.py there; "scans", for a folder of benchmarks/scans.py;
 "stopping", for one of benchmarks/stopping.py; "race SECTION" and "growth", for a file of benchmarks/run.py; "steps",
-for one of benchmarks/gpu.py; or "quality DECIBELS", for the folder of the files of benchmarks/time_to_quality.py. With the kind "keys" PATH is a part
-of a tree, whose keys are listed (benchmarks/key_tables.py).
+for one of benchmarks/gpu.py; or "quality DECIBELS", for the folder of the files of benchmarks/time_to_quality.py. With
+the kind "keys" PATH is a part of a tree, whose keys are listed (key_tables.py).
 """
 
 from __future__ import annotations
