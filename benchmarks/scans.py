@@ -1,6 +1,6 @@
-"""Real scans: what reconstructs best from few measured views, judged by a reconstruction from all of them.
+"""Real scans: what reconstructs best from few measured views, compared with a reconstruction from all of them.
 
-    ei prepare htc2022 --source HTC2022 --views 60 --arc 120
+    python benchmarks/prepare_scans.py htc2022 --source HTC2022 --views 60 --arc 120
     ei train ... --measurements dataset/HTC2022/60_over_120/train.npy --out RUN          (once for each method)
     python benchmarks/scans.py dataset/HTC2022/60_over_120 --runs MC=RUN1 EI=RUN2 "EI, seed 1=RUN3" --out OUT
 
@@ -62,7 +62,7 @@ def quality(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="a folder that ei prepare htc2022 wrote")
+    parser.add_argument("data", type=Path, help="a folder that prepare_scans.py htc2022 wrote")
     parser.add_argument("--runs", nargs="*", default=[], metavar="NAME=RUN", help="trained networks")
     parser.add_argument("--sample", type=int, default=1, help="which test scan to draw, from 0")
     parser.add_argument("--out", type=Path, required=True)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ei.commands.presets import method_of
+from ei.commands import presets
 from ei.commands.problem import Problem, load_images
 from ei.commands.tree import (
     CLASSES,
@@ -47,6 +47,7 @@ from ei.models import UNet
 from ei.models.padding import padding_for
 from ei.models.weights import generator_weights, load_weights
 from ei.physics import TiledInpainting, select_physics
+from ei.physics.noise_adapter import get_noise
 from ei.training import RunFolder, Trainer
 
 # Up to so many values of measurements, all are read before a training begins.
@@ -129,6 +130,11 @@ class TrainingBuilder:
             unrolled = name_of(self.tree, "reconstructor") == "Unrolled"
             needs_filter = unrolled and bool(get(self.tree, "reconstructor.filtered"))
             check_operator(self.physics, self.shape, self.device, unrolled, needs_filter)
+        if name_of(self.tree, "closure") == presets.UNSURE and not self.measured and get_noise(self.physics) is None:
+            raise InputError(
+                "--noise unknown is for --measurements; to simulate it on images, give the noise that is added as a "
+                "key: noise=gaussian:0.1"
+            )
         if self.measured and len(self.train) * self.train[0][0].numel() <= READ_THROUGH:
             for index in range(len(self.train)):
                 self.train[index]  # raises where one is not finite: now, and not after an epoch
@@ -213,7 +219,7 @@ class TrainingBuilder:
         """The group; None, and none in the tree, where the closure uses none."""
         name = name_of(self.tree, "closure")
         needed = getattr(find(name, CLASSES["closure"], "closure"), "needs_transform", None)
-        if name == "UNSUREClosure":
+        if name == presets.UNSURE:
             needed = get(self.tree, "closure.alpha") is not None
         if needed is False or (needed is None and self.tree.get("transform") is None):
             self.tree.pop("transform", None)
@@ -299,7 +305,7 @@ class TrainingBuilder:
             "report_psnr": self.has_truth,
             "out": folder,
             "config": without(tree, MACHINE_KEYS),
-            "method": method_of(tree),
+            "method": presets.method_of(tree),
         }
         return self._build("trainer", {}, objects)
 
