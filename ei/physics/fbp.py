@@ -142,16 +142,17 @@ def sides(scan: Scan) -> list[float]:
     return sorted((-float(left), float(right)))
 
 
-def _image_radius(scan: Scan) -> float:
-    return max(scan.image_shape) / 2 * scan.pixel_size
+def _radius(scan: Scan) -> float:
+    """That of the object about the axis, as far as is known: half the longer side of the image."""
+    return scan.object_radius or max(scan.image_shape) / 2 * scan.pixel_size
 
 
 @functools.lru_cache
 def is_displaced(scan: Scan) -> bool:
-    """Whether the detector sees less than the image to one side, more to the other (by more than a bin), and opposite
+    """Whether the detector sees less than the object to one side, more to the other (by more than a bin), and opposite
     views are measured: some of their rays then have no opposite ones."""
     near, far = sides(scan)
-    if near >= _image_radius(scan) or far - near <= scan.detector_spacing / scan.magnification * (1 + 1e-9):
+    if near >= _radius(scan) or far - near <= scan.detector_spacing / scan.magnification * (1 + 1e-9):
         return False
     _, arcs = view_weights(scan.angles, 360)
     return scan.fan or bool((view_share(np.asarray(scan.angles) + 180, arcs) > 0).any())
@@ -160,10 +161,8 @@ def is_displaced(scan: Scan) -> bool:
 def extension_radius(scan: Scan) -> float | None:
     """The radius of the disc about the axis whose projection continues the views beyond the detector: `object_radius`,
     else that of the image where the detector sees less than it, by more than a bin, to both sides; None: views end."""
-    if scan.object_radius is not None:
-        return scan.object_radius
-    radius = _image_radius(scan)
-    return radius if sides(scan)[1] < radius - scan.detector_spacing / scan.magnification else None
+    wider = sides(scan)[1] < _radius(scan) - scan.detector_spacing / scan.magnification
+    return _radius(scan) if wider or scan.object_radius else None
 
 
 def margins(scan: Scan) -> tuple[int, int]:
