@@ -23,7 +23,7 @@ import torch
 from ei.commands.settings import parser_of
 from ei.common.arrays import read_array
 from ei.datasets.flats import detector_noise
-from ei.datasets.kspace import prepare_kspace
+from ei.datasets.kspace import prepare_kspace, read_kspace
 from ei.datasets.paper_data import prepare_ct100, prepare_urban100
 from ei.datasets.scans import prepare_scan, sinograms_of_counts
 from ei.errors import InputError
@@ -72,7 +72,7 @@ def _noise(given: Mapping[str, Any]) -> None:
 
 def _kspace(given: Mapping[str, Any]) -> None:
     out = Path(given["out"])
-    y, mask, used = prepare_kspace(read_array(given["source"]), out)
+    y, mask, used = prepare_kspace(read_kspace(given["source"]), out)
     what = "columns" if mask.dim() == 1 else "points"
     print(f"{out}: y {list(y.shape)}; {int(mask.sum())} of {mask.numel()} {what} are measured")
     if used is None:

@@ -41,7 +41,7 @@ class FileArray:
         what: what it is to the user ("mask", "measurements"), for messages.
 
     Attributes:
-        path: of the file.
+        path, name: of the file, and of the array in a file of several.
         shape, dtype: of the array.
 
     Raises:
@@ -151,7 +151,8 @@ class FileArray:
             matches = [name for wanted in self.names for name in arrays if wanted in (name, name.rpartition("/")[2])]
         if not matches:
             raise InputError(self._contents(arrays))
-        return matches[0]
+        self.name = matches[0]
+        return self.name
 
     def _contents(self, arrays: Sequence[str] | Mapping[str, tuple[int, ...]]) -> str:
         """The message about a file without the array to read: what is in it, and how to choose."""

@@ -13,7 +13,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -224,20 +224,64 @@ def _plain(content: Any, strings: dict[str, str]) -> Any:
     raise TypeError(f"a checkpoint may not hold a {type(content).__name__}: it could not be loaded safely")
 
 
-def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
-    """A YAML file's mapping.
+class _Loader(yaml.SafeLoader):
+    """YAML whose numbers are those of version 1.2: 1e1 and 5e-4 are numbers, 010 is ten; a key must not come twice."""
+
+    yaml_implicit_resolvers: ClassVar[dict] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in keys:
+                line = key.start_mark.line + 1
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} comes twice (line {line})")
+            keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
+        text = self.construct_scalar(node)
+        return int(text, 0 if re.match("[-+]?0[box]", text) else 10)
+
+
+_FLOAT = r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+_INT = r"[-+]?(?:0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)"
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(f"(?:{_INT})$"), [*"-+0123456789"])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"(?:{_FLOAT})$"), [*"-+0123456789."])
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a text in YAML, with the numbers of YAML 1.2.
 
     Raises:
-        InputError: if it cannot be read or holds something else.
+        InputError: in one line, if it is no YAML, or has a key twice.
+
+    >>> parse_yaml("{step: 1e1, count: 010}")
+    {'step': 10.0, 'count': 10}
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+
+
+def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
+    """A YAML file's mapping (`parse_yaml`).
+
+    Raises:
+        InputError: if it cannot be read, has a key twice, or holds something else.
     """
     if not Path(path).exists():
         raise MissingFileError(f"there is no configuration file {path}; check the path")
     if Path(path).is_dir():
         raise InputError(f"the configuration file {path} is a folder; give the path of a file in it")
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError, ValueError) as error:
-        raise InputError(f"the configuration file {path} cannot be read: {' '.join(str(error).split())}") from error
+        content = parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"the configuration file {path} cannot be read: {error}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
