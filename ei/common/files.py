@@ -13,7 +13,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -227,7 +227,7 @@ def _plain(content: Any, strings: dict[str, str]) -> Any:
 class _Loader(yaml.SafeLoader):
     """YAML whose numbers are those of version 1.2: 1e1 and 5e-4 are numbers, 010 is ten; a key must not come twice."""
 
-    yaml_implicit_resolvers: ClassVar[dict] = {
+    yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }

@@ -314,7 +314,7 @@ def images_and_measurements(batch: Any, physics: Any, like: Tensor, seed: int) -
     x = x.to(like.device, like.dtype.to_complex() if x.is_complex() else like.dtype)
     if y is not None:
         if len(x) != len(y):
-            raise InputError(f"a batch must have one image for each measurement, got {len(x)} and {len(y)}")
+            raise InputError(f"a batch must be pairs, got {len(x)} images and {len(y)} measurements")
         if 0 in batch.get("index", ()):  # once an epoch
             _check_order(physics, x, y)
         return x, y

@@ -59,7 +59,7 @@ def kspace_of(array: np.ndarray, axes: str | None = None) -> tuple[Tensor, Tenso
         check_choice("the first axis of k-space", axes, ("coils", "slices"))
     elif y.dim() == 3 and len(y) > 1:
         warnings.warn(
-            f"k-space {list(array.shape)} is read as {len(y)} coils of one slice; {len(y)} slices of one coil must have "
+            f"k-space {list(array.shape)} is read as {len(y)} coils of one slice; slices of one coil must have "
             f"shape {[len(y), 1, *y.shape[1:]]}",
             stacklevel=2,
         )

@@ -31,9 +31,7 @@ def test_maps_from_the_middle() -> None:
 def test_the_first_of_three_axes(tmp_path: Path) -> None:
     """Slices of one coil were taken for coils of one slice, in silence."""
     k = scan(32, 3)[0][0]  # of three coils
-    with pytest.warns(
-        UserWarning, match=r"3 coils of one slice; 3 slices of one coil must have shape \[3, 1, 32, 32\]"
-    ):
+    with pytest.warns(UserWarning, match=r"3 coils of one slice; slices of one coil must have shape \[3, 1, 32, 32\]"):
         assert kspace_of(k)[0].shape == (1, 3, 32, 32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
