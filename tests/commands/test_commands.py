@@ -14,12 +14,12 @@ import scipy.io
 import torch
 import yaml
 from conftest import Result, subprocess_run
+from ei.commands.parser import choose_device
 from PIL import Image
 
 import ei
 from ei.commands import COMMANDS, train
 from ei.commands.flags import FLAGS
-from ei.commands.parser import choose_device
 from ei.commands.problem import build_physics
 from ei.commands.typed import read_typed
 from ei.common.devices import device_of_tensors

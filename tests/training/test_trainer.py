@@ -675,7 +675,7 @@ def test_batches_of_pairs(tmp_path: Path) -> None:
     assert torch.equal(flat(simulated.f.net), flat(trainer.f.net))
     with pytest.raises(ValueError, match="2 images and 4 measurements"):
         make(False).fit([{"y": y, "x": x[:2]}])
-    with pytest.raises(ValueError, match=r"under \"x\", measurements under \"y\", or both; not \['z'\]"):
+    with pytest.raises(ValueError, match=r"images \"x\" or measurements \"y\", got \[.z.\]"):
         make(False).fit([{"z": x}])
 
 
