@@ -108,10 +108,10 @@ class TrainingBuilder:
         self.physics = problem.physics
         self.device = device
         self.is_new = is_new
-        self.measured = problem.measured
+        self.has_measurements = problem.has_measurements
         self.train = problem.data
         self.shape = problem.shape
-        self.has_truth = not problem.measured or isinstance(problem.data, Pairs)
+        self.has_truth = not problem.has_measurements or isinstance(problem.data, Pairs)
         self.files = self._list_of_test_images()
         self.batch_size = check_number("data.batch_size", get(tree, "data.batch_size", 2), integer=True, least=1)
         self.seed = check_number("trainer.seed", get(tree, "trainer.seed", 0), integer=True, least=0)
@@ -130,12 +130,16 @@ class TrainingBuilder:
             unrolled = name_of(self.tree, "reconstructor") == "Unrolled"
             needs_filter = unrolled and bool(get(self.tree, "reconstructor.filtered"))
             check_operator(self.physics, self.shape, self.device, unrolled, needs_filter)
-        if name_of(self.tree, "closure") == presets.UNSURE and not self.measured and get_noise(self.physics) is None:
+        if (
+            name_of(self.tree, "closure") == presets.UNSURE
+            and not self.has_measurements
+            and get_noise(self.physics) is None
+        ):
             raise InputError(
                 "--noise unknown is for --measurements; to simulate it on images, give the noise that is added as a "
                 "key: noise=gaussian:0.1"
             )
-        if self.measured and len(self.train) * self.train[0][0].numel() <= READ_THROUGH:
+        if self.has_measurements and len(self.train) * self.train[0][0].numel() <= READ_THROUGH:
             for index in range(len(self.train)):
                 self.train[index]  # raises where one is not finite: now, and not after an epoch
         if self.is_new and isinstance(self.train, Pairs):
@@ -151,9 +155,9 @@ class TrainingBuilder:
     def _split_validation(self) -> None:
         """Of measurements a tenth is the validation set by default, of images nothing."""
         self.validation: DataLoader | None = None
-        described = get(self.tree, "data.validation", 0.1 if self.measured else 0)
+        described = get(self.tree, "data.validation", 0.1 if self.has_measurements else 0)
         what = ("tiles of " if get(self.tree, "data.tile") else "") + (
-            "measurements" if self.measured else "training images"
+            "measurements" if self.has_measurements else "training images"
         )
         if isinstance(described, Mapping):
             context = Context({"mode": "test"}, {}, NESTED)
@@ -165,20 +169,22 @@ class TrainingBuilder:
             self.train, validation = split_validation(self.train, fraction, f"the {what}")
             self.tree["data"]["validation"] = fraction
         print(f"validation set: {len(validation)} of {len(validation) + len(self.train)} {what}")
-        self.validation = DataLoader(Indexed(validation, self.measured), self.batch_size)
+        self.validation = DataLoader(Indexed(validation, self.has_measurements), self.batch_size)
 
     # ---- parts
 
     def training(self, out: Any) -> tuple[Trainer, Any]:
         """The trainer, with the run folder ``out``, and its loader."""
-        if self.measured and self.is_new:
+        if self.has_measurements and self.is_new:
             lines = report_measurements(self.physics, self.train)
             report = report_sinograms(self.physics, self.train)
             print("\n".join([*lines, *([] if report is None else [report.line()])]))
         scale = self._image_scale()
         transform = self._transform()
         workers = check_number("data.workers", get(self.tree, "data.workers", 0), integer=True, least=0)
-        loader = make_loader(self.train, self.batch_size, workers=workers, seed=self.seed, measured=self.measured)
+        loader = make_loader(
+            self.train, self.batch_size, workers=workers, seed=self.seed, measured=self.has_measurements
+        )
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(self.seed, "weights"))
             net = self._network()
@@ -209,7 +215,7 @@ class TrainingBuilder:
 
     def _image_scale(self) -> float | None:
         """The scale that measurements alone determine; None where the tree says it, or images do."""
-        if not self.measured or not self.is_new or get(self.tree, "reconstructor.image_scale") is not None:
+        if not self.has_measurements or not self.is_new or get(self.tree, "reconstructor.image_scale") is not None:
             return None
         scale = find_image_scale(self.physics, self.train, self.device)
         print(f"image scale: {scale:g} (from A_dagger y; losses are in units of it)")
@@ -248,7 +254,7 @@ class TrainingBuilder:
             self.tree["closure"] = {"discriminator": {"name": "Discriminator"}, **part}
         sizes = {
             "input_shape": self.shape,
-            "sigma": lambda: starting_level(self.physics, self.train, self.device, self.measured),
+            "sigma": lambda: starting_level(self.physics, self.train, self.device, self.has_measurements),
         }
         closure = self._build("closure", sizes, {})
         if not callable(closure):

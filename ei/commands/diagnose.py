@@ -97,13 +97,13 @@ def load_operator(tree: Tree, typed: Typed, device: torch.device) -> tuple[Any, 
     """The operator of a tree, with its noise, the shape (C, H, W) of its images, and the problem where there is data:
     sizes are those of ``--size``, of the operator, or of the data.
     """
-    measured = get(tree, "data.measurements") is not None
+    has_measurements = get(tree, "data.measurements") is not None
     description = normalized(tree["physics"], "physics")
     physics = None if needs_sizes(description) else build_physics(description, device, {}).object
-    shape = _shape_without_data(typed, physics, description, measured or "data" in typed.flags)
+    shape = _shape_without_data(typed, physics, description, has_measurements or "data" in typed.flags)
     problem = None
     if shape is None:
-        if not measured and get(tree, "data.train") is None:
+        if not has_measurements and get(tree, "data.train") is None:
             raise InputError(
                 "the size of the images is unknown: give the operator an attribute image_shape = (C, H, W), or --size"
             )
@@ -143,13 +143,13 @@ def _shape_without_data(typed: Typed, physics: Any, description: Tree, has_data:
 def print_measurements(physics: Any, shape: Shape, problem: Problem | None, device: torch.device) -> None:
     """Print whether measured sinograms fit their geometry, and how much noise there is: in the measurements, or in
     those of the images, generated ones where there are none."""
-    measured = problem is not None and problem.measured
-    if problem is not None and measured:
+    has_measurements = problem is not None and problem.has_measurements
+    if problem is not None and has_measurements:
         report = report_sinograms(physics, problem.data)
         print(f"\n{report}" if report is not None else "")
     if noise_with_variance(physics) is None:  # a user-defined one may have none
         return
     data = generated_class(shape[0])("train", img_size=square_side(shape)) if problem is None else problem.data
     some = [data[index] for index in range(min(8, len(data)))]
-    ys = torch.stack(some) if measured else physics.A(torch.cat([image_of(item) for item in some]).to(device))
+    ys = torch.stack(some) if has_measurements else physics.A(torch.cat([image_of(item) for item in some]).to(device))
     print(f"\n{noise_report(physics, ys.to(device))}")

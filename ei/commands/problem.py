@@ -35,7 +35,7 @@ class Problem:
     Attributes:
         tree: the tree with the sizes that the data determine.
         physics: the operator.
-        data: a data set of images, of measurements (where ``measured``), or of pairs of both.
+        data: a data set of images, of measurements (where ``has_measurements``), or of pairs of both.
         shape: (C, H, W) of the images.
     """
 
@@ -46,27 +46,27 @@ class Problem:
             raise InputError("physics is missing: give --task, --physics, or physics: {name: ..} in a tree")
         data: Tree = dict(self.tree.get("data") or {})
         self.tree["data"] = data
-        self.measured = data.get("measurements") is not None
+        self.has_measurements = data.get("measurements") is not None
         self._check_data_keys(data, mode)
         self.physics = carried
         if carried is None and not needs_sizes(normalized(self.tree["physics"], "physics")):
             self._build_physics({})
-        (self._load_measurements if self.measured else self._load_images)(data, mode)
+        (self._load_measurements if self.has_measurements else self._load_images)(data, mode)
         check_size(self.physics, self.shape)
         noise = set_noise(self.physics, self.tree.pop("noise", None))
         self.tree |= {"noise": noise} if noise else {}
         self._check_count(f"{mode} images")
 
     def _check_data_keys(self, data: Tree, mode: str) -> None:
-        if self.measured and data.get(mode) is not None:
+        if self.has_measurements and data.get(mode) is not None:
             raise InputError(f"data.{mode} and data.measurements exclude each other: give one of them")
-        if data.get("truth") is not None and not self.measured:
+        if data.get("truth") is not None and not self.has_measurements:
             raise InputError("data.truth is the ground truth of data.measurements: give those, too")
 
     def _check_count(self, images: str) -> None:
         masks = self.physics.count if isinstance(self.physics, Inpainting) else 1
         if masks not in (1, len(self.data)):
-            what = "measurements" if self.measured else images
+            what = "measurements" if self.has_measurements else images
             raise InputError(
                 f"there is a mask for each of {masks} images, and there are {len(self.data)} {what}; give theirs with "
                 "--mask"

@@ -158,10 +158,10 @@ def load_test(
     measurements and ground truth.
     """
     data = {key: value for key, value in (tree.get("data") or {}).items() if key != "validation"}
-    measured = data.get("measurements") is not None
-    if measured != (data.get("truth") is not None):
+    has_measurements = data.get("measurements") is not None
+    if has_measurements != (data.get("truth") is not None):
         raise InputError("--measurements are compared with their --truth: give both, or images with --data")
-    if not measured and data.get("train") is None and data.get("test") is None:
+    if not has_measurements and data.get("train") is None and data.get("test") is None:
         raise InputError("the run was trained from measurements alone: give images to test on with --data")
     carried = carried_physics(state, tree, device, path, mask)
     problem = Problem({**tree, "data": data}, device, "test", carried)

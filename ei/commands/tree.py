@@ -204,8 +204,8 @@ ASSIGNMENT = re.compile(r"(?P<path>[a-z_]+(?:\.\w+)*)=(?P<value>.*)", re.DOTALL)
 
 def is_assignment(text: str) -> bool:
     """Whether a word of the command line is ``part.key=value``."""
-    found = ASSIGNMENT.fullmatch(text)
-    return found is not None and ("." in found["path"] or found["path"] in PARTS)
+    match = ASSIGNMENT.fullmatch(text)
+    return match is not None and ("." in match["path"] or match["path"] in PARTS)
 
 
 def assign(tree: Mapping[str, Any], text: str) -> Tree:

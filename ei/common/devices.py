@@ -13,7 +13,7 @@ from ei.errors import InputError
 
 
 def device_of(name: torch.device | str) -> torch.device:
-    """The device of a name, as tensors tell theirs: of "cuda", "cuda:0".
+    """The device of a name, as tensors have it: of "cuda", "cuda:0".
 
     Raises:
         InputError: if there is none of that name here.
@@ -28,13 +28,15 @@ def device_of(name: torch.device | str) -> torch.device:
 def device_of_tensors(operator: Any) -> torch.device | None:
     """Where an operator's tensors are: the first of its buffers, parameters, or attributes; of one that wraps another
     as ``physics``, that one's. None where it has none."""
-    own = None
+    tensor = None
     if isinstance(operator, torch.nn.Module):
-        own = next(itertools.chain(operator.buffers(), operator.parameters()), None)
-    if own is None:
-        own = next((value for value in getattr(operator, "__dict__", {}).values() if isinstance(value, Tensor)), None)
-    if own is not None:
-        return own.device
+        tensor = next(itertools.chain(operator.buffers(), operator.parameters()), None)
+    if tensor is None:
+        tensor = next(
+            (value for value in getattr(operator, "__dict__", {}).values() if isinstance(value, Tensor)), None
+        )
+    if tensor is not None:
+        return tensor.device
     inner = getattr(operator, "__dict__", {}).get("physics")
     return None if inner is None else device_of_tensors(inner)
 
@@ -53,12 +55,14 @@ def choose_device(asked: str | None) -> torch.device:
     if device.type == "cpu":
         return device
     if device.index is not None and count > 1:
-        raise InputError(f"{count} processes cannot share {device}; leave --device and --gpu out: each takes its own")
+        raise InputError(
+            f"{count} processes cannot share {device}; leave --device and --gpu out: each takes its tensor"
+        )
     if not available:
         raise InputError(f"{device} was asked for, but torch sees no CUDA device; use --device cpu")
     if device.index is None and count > available:
         raise InputError(
-            f"each of {count} processes takes a CUDA device of its own, and torch sees {available}: start fewer, or "
+            f"each of {count} processes takes a CUDA device of its tensor, and torch sees {available}: start fewer, or "
             "give --device cpu"
         )
     device = torch.device("cuda", rank if device.index is None else device.index)
