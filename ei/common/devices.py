@@ -55,9 +55,7 @@ def choose_device(asked: str | None) -> torch.device:
     if device.type == "cpu":
         return device
     if device.index is not None and count > 1:
-        raise InputError(
-            f"{count} processes cannot share {device}; leave --device and --gpu out: each takes its tensor"
-        )
+        raise InputError(f"{count} processes cannot share {device}; leave --device and --gpu out: each takes its own")
     if not available:
         raise InputError(f"{device} was asked for, but torch sees no CUDA device; use --device cpu")
     if device.index is None and count > available:

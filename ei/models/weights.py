@@ -83,7 +83,7 @@ def load_weights(net: nn.Module, weights: Mapping[str, torch.Tensor], path: str 
     if any(differences.values()):
         listed = "; ".join(what + _first(names) for what, names in differences.items() if names)
         raise InputError(
-            f"the checkpoint {path} is of another network: {listed} (check task and network options{said and '; '}{said})"
+            f"the checkpoint {path} is of another network: {listed} (check task and network{said and '; '}{said})"
         )
     net.load_state_dict(dict(weights))
     if said:
@@ -103,7 +103,7 @@ def _first(names: Sequence[str], count: int = 3) -> str:
 def _without_prefix(
     weights: Mapping[str, torch.Tensor], names: Sequence[str], path: str | os.PathLike
 ) -> tuple[dict[str, torch.Tensor], str]:
-    """``weights`` under the names of a network, where they are its ``names`` behind one prefix; and what was left out, in
+    """``weights`` under the ``names`` of a network, where they are these behind one prefix; and what was left out, in
     words. What does not fit is left as it is: the comparison of names reports it.
 
     Raises:
@@ -122,7 +122,7 @@ def _without_prefix(
 
 
 def _prefix_of(weights: Mapping[str, torch.Tensor], names: Sequence[str], path: str | os.PathLike) -> str | None:
-    """The prefix behind which most of a network's ``names`` names are; None if there is none, or several are as good."""
+    """The prefix behind which most ``names`` of a network are; None if there is none, or several are as good."""
     prefixes = sorted({name[: -len(one)] for one in names for name in weights if name.endswith(f".{one}")})
     counts = {prefix: sum(prefix + name in weights for name in names) for prefix in prefixes}
     best = [prefix for prefix in prefixes if counts[prefix] == max(counts.values())]
