@@ -205,12 +205,20 @@ def _unknown_noise(tree: Tree) -> Tree:
     method = presets.method_of(tree)
     if method not in UNKNOWN_NOISE:
         raise InputError(f"--noise unknown is for --method {' and '.join(UNKNOWN_NOISE)}, got {method}")
+    return {**tree, "closure": presets.closure_for(method, tree, is_noise_unknown=True)}
+
+
+def check_unknown_noise(tree: Mapping[str, Any]) -> None:
+    """Raise if ``--noise unknown`` is of images that are measured without noise.
+
+    Raises:
+        InputError: saying how to simulate it.
+    """
     if get(tree, "data.measurements") is None and tree.get("noise") is None:
         raise InputError(
             "--noise unknown is for --measurements; to simulate it on images, give the noise that is added as a key: "
             "noise=gaussian:0.1"
         )
-    return {**tree, "closure": presets.closure_for(method, tree, is_noise_unknown=True)}
 
 
 def _apply_data(tree: Tree, flags: Mapping[str, Any]) -> Tree:

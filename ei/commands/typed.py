@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ei.commands import presets
-from ei.commands.flags import BY_NAME, FLAGS, Flag, apply_flags
+from ei.commands.flags import BY_NAME, FLAGS, UNKNOWN, Flag, apply_flags, check_unknown_noise
 from ei.commands.parser import Parser
 from ei.commands.tree import (
     CLASSES,
@@ -48,6 +48,8 @@ class Typed:
         tree = apply_flags(tree, {name: value for name, value in self.flags.items() if name in BY_NAME})
         for text in self.assignments:
             tree = assign(tree, text)
+        if self.flags.get("noise") == UNKNOWN:
+            check_unknown_noise(tree)
         return tree
 
     def tree(self) -> Tree:
