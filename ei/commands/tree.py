@@ -164,6 +164,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
     merged = dict(base)
     for key, value in over.items():
         before = merged.get(key)
+        if isinstance(before, str) and key in CLASSES and key != "noise":
+            before = {"name": before}
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             is_other = "name" in value and value["name"] != before.get("name", DEFAULT_NAMES.get(key))
             merged[key] = dict(value) if is_other else merge(before, value)

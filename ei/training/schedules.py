@@ -8,6 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
+from ei.common.checks import check_number
+from ei.errors import InputError
+
 LearningRate = Callable[[int], float]
 
 
@@ -22,8 +25,14 @@ def by_step(schedule: LearningRate) -> LearningRate:
 
 
 def step_schedule(milestones: Iterable[int] = ()) -> LearningRate:
-    """The learning rate's factor: x0.1 at each milestone (epochs counted from 0)."""
-    drops = sorted(milestones)
+    """The learning rate's factor: x0.1 at each milestone (epochs counted from 0).
+
+    Raises:
+        InputError: for milestones that are no list of epochs >= 0.
+    """
+    if isinstance(milestones, str) or not isinstance(milestones, Iterable):
+        raise InputError(f"milestones must be a list of epochs, got {milestones!r}")
+    drops = sorted(check_number("milestones", epoch, integer=True, least=0) for epoch in milestones)
     return lambda epoch: 0.1 ** sum(epoch >= drop for drop in drops)
 
 
@@ -34,7 +43,12 @@ def cosine_schedule(epochs: int) -> LearningRate:
 
 def one_cycle_schedule(epochs: int, rise: float = 0.3) -> LearningRate:
     """The learning rate's factor that climbs linearly over the first ``rise`` of the epochs and then falls as a cosine
-    (Smith & Topin, "Super-convergence", 2018): it allows a higher peak than a schedule that begins there."""
+    (Smith & Topin, "Super-convergence", 2018): it allows a higher peak than a schedule that begins there.
+
+    Raises:
+        InputError: for a ``rise`` out of [0, 1].
+    """
+    rise = check_number("rise", rise, least=0, most=1)
     top = max(1, round(rise * epochs)) if epochs > 1 else 0
     fall = cosine_schedule(max(1, epochs - top))
     return lambda epoch: (epoch + 1) / (top + 1) if epoch < top else fall(epoch - top)

@@ -162,12 +162,8 @@ def test_a_user_defined_operator_by_commands_alone(script: Script, own: Path) ->
         expected = f(torch.from_numpy(np.load(own / "rows.npy"))[:, None])[:, 0]
     np.testing.assert_allclose(np.load(own / "x.npy"), expected.numpy(), atol=1e-5)
     done = script("ei test", "--ckp", "run/ckp_last.pth.tar", *mine, "--data", "x.mat", "--out", "test")
-    assert (
-        done.code == 0
-        and "1 test images of " in done.out
-        and "x.mat" in done.out
-        and (own / "test" / "sample_0.png").exists()
-    ), done.err
+    assert done.code == 0 and "1 test images of " in done.out and "x.mat" in done.out, done.err
+    assert (own / "test" / "sample_0.png").exists()
     done = script("ei diagnose", *mine, "--group", "shift", "--max-elements", 4)
     assert done.code == 0 and "rank 128 = 0.5000 n" in done.out and (own / "diagnosis.png").exists(), done.err
 
@@ -289,7 +285,8 @@ WRONG: dict[str, tuple[tuple, list[str]]] = {
     "group": (("--physics", f"{MINE}:Rows", "--data", "x.mat", "--group", "spin"), ["spin", "rotate90"]),
     "own group": (("--physics", f"{MINE}:Rows", "--data", "x.mat", "--group", f"{MINE}:number"),
                   ["transform.name", "method apply"]),
-    "group's limit": (("--task", "ct", "--data", "x.mat", "--group", "rotate90"), ["transform.n_trans must be a whole number >= 1 and <= 3, got 5"]),
+    "group's limit": (("--task", "ct", "--data", "x.mat", "--group", "rotate90"),
+                      ["transform.n_trans must be a whole number >= 1 and <= 3, got 5"]),
     "alpha": (("--task", "ct", "--data", "x.mat", "closure.alpha=-1"),
               ["closure.alpha must be a finite number >= 0, got -1"]),
     "closure": (("--task", "ct", "--data", "x.mat", "closure={name: EIClosur}"), ["closure.name", "EIClosure"]),
@@ -299,7 +296,8 @@ WRONG: dict[str, tuple[tuple, list[str]]] = {
     "no data set": (("--task", "ct", f"data.train={{name: {MINE}:number}}"), ["data.train", "number"]),
     "optimizer": (("--task", "ct", "--data", "x.mat", "optimizer.speed=3"), ["optimizer.speed is unknown", "lr"]),
     "trainer": (("--task", "ct", "--data", "x.mat", "trainer.epoch=3"), ["trainer.epoch is unknown", "epochs"]),
-    "schedule": (("--task", "ct", "--data", "x.mat", "schedule.milestones=soon"), ["schedule.milestones must be", "soon"]),
+    "schedule": (("--task", "ct", "--data", "x.mat", "schedule.milestones=soon"),
+                 ["schedule.milestones must be", "soon"]),
     "data": (("--task", "ct", "data.tran=synthetic"), ["data.tran is unknown", "did you mean train"]),
 }  # fmt: skip
 
@@ -335,9 +333,12 @@ def test_the_commands_are_listed(script: Script, tmp_path: Path) -> None:
 
 
 # Issue 27, item 2: the everyday flags stay, and there are no others.
-EVERYDAY = """--task --method --physics --group --data --measurements --truth --held-out --patience --noise --mask --mask-rate
---ct-views --epochs --max-steps --batch-size --lr --wd --schedule --cos --ei-trans --ei-alpha --base-channels --precision
---reconstructor --seed --config --out --resume --device --gpu --ckp-interval --save-every --workers --weights"""
+EVERYDAY = """
+--task --method --physics --group --data --measurements --truth --held-out --patience --noise --mask
+--mask-rate --ct-views --epochs --max-steps --batch-size --lr --wd --schedule --cos --ei-trans --ei-alpha
+--base-channels --precision --reconstructor --seed --config --out --resume --device --gpu --ckp-interval
+--save-every --workers --weights
+"""
 
 
 def test_the_everyday_flags_and_no_others(script: Script) -> None:
@@ -479,7 +480,8 @@ def runs() -> dict[str, tuple]:
     unrolled = ("--reconstructor", "unrolled")
     return {
         **{method: (*images, "--method", method) for method in ("ei", "mc", "sup", "ei_sup", "split", "split_ei")},
-        "measurements": ("--task", "ct", "--measurements", "y.npy", "--ct-views", 5, "trainer.average=0.5", "--lr", 1e-2),
+        "measurements": ("--task", "ct", "--measurements", "y.npy", "--ct-views", 5, "--lr", 1e-2,
+                         "trainer.average=0.5"),
         "masked measurements": ("--task", "inpainting", "--measurements", "masked.npy", "--mask", "mask.pt"),
         "own images": (*photos, "data.train.crop=16", "data.train.test_fraction=0.4", "data.train.gray=true",
                        "schedule=one_cycle_schedule", "trainer.clip_norm=0.1"),
@@ -597,7 +599,8 @@ class WrongAdjoint(Good):
 @pytest.mark.parametrize(
     ("name", "message"),
     [("Negative", "not positive definite"), ("Skew", "not symmetric"), ("Short", "must give measurements as it takes"),
-     ("Raises", "no_such_thing"), ("NotTried", "NotTried has none"), ("WrongAdjoint", "A_adjoint of A x must have the shape of x")],
+     ("Raises", "no_such_thing"), ("NotTried", "NotTried has none"),
+     ("WrongAdjoint", "A_adjoint of A x must have the shape of x")],
 )  # fmt: skip
 def test_a_user_defined_filter_is_tried_before_a_run(script: Script, workspace: Path, name: str, message: str) -> None:
     (workspace / "filters.py").write_text(OWN_FILTERS)
@@ -724,14 +727,16 @@ def test_tensors_of_a_user_defined_operator_go_where_it_computes(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "beside.py").write_text("KEPT = 2\n")
     (tmp_path / "mine.py").write_text(OWN)
-    physics = build_physics({"name": f"{tmp_path / 'mine.py'}:Vector"}, torch.device("meta"), {}).object
+    code = tmp_path / "mine.py"
+
+    def built(name: str) -> Any:
+        return build_physics({"name": f"{code}:{name}"}, torch.device("meta"), {}).object
+
+    physics = built("Vector")
     assert physics.matrix.device.type == "meta"
     assert device_of_tensors(physics) == device_of_tensors(WithPseudoInverse(physics)) == torch.device("meta")
     assert device_of_tensors(CT(8, 3).to("meta")) in (None, torch.device("meta"))
-    assert (
-        device_of_tensors(build_physics({"name": f"{tmp_path / 'mine.py'}:Rows"}, torch.device("meta"), {}).object)
-        is None
-    )
+    assert device_of_tensors(built("Rows")) is None
 
 
 def test_more_processes_than_gpus_are_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
