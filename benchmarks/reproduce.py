@@ -32,9 +32,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from ei.commands.parser import Parser, choose_device, names_of, run_script
+
 from ei.commands.flags import path as path_type
 from ei.commands.flags import whole
-from ei.commands.parser import Parser, choose_device, names_of, run_script
 from ei.commands.presets import METHODS, method_of
 from ei.commands.problem import load_images
 from ei.commands.test import load_test, sample_of_the_paper, tree_to_test

@@ -10,9 +10,9 @@ Thin aliases over `ei.training.Trainer`; new code may as well use that.
 from __future__ import annotations
 
 import contextlib
-import math
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.optim import Adam
@@ -26,6 +26,7 @@ from ei.closure import (
     SupervisedClosure,
     SupervisedEIClosure,
 )
+from ei.common.checks import check_number
 from ei.common.files import load_file
 from ei.common.seeds import derive_seed
 from ei.datasets.batches import Indexed
@@ -36,56 +37,44 @@ from ei.models.weights import generator_weights, load_weights
 from ei.physics.noise_adapter import get_noise
 from ei.training import Trainer, cosine_schedule, step_schedule
 
+WITHOUT_GROUP = ("transform", "alpha")
 
-def _with_group(
-    method: str, doc: str, make: Callable[[EI, Mapping[str, float], str], Closure]
+
+class Arguments(NamedTuple):
+    """What all training methods take, in 2021's order; `EI` documents it."""
+
+    dataloader: Iterable
+    physics: Any
+    transform: Any
+    epochs: int
+    lr: Mapping[str, float]
+    alpha: Mapping[str, float]
+    ckp_interval: int
+    schedule: Sequence[int]
+    residual: bool = True
+    pretrained: str | None = None
+    task: str = ""
+    loss_type: str = "l2"
+    cat: bool = True
+    report_psnr: bool = False
+    lr_cos: bool = False
+
+
+def _training_method(
+    method: str, summary: str, make_closure: Callable[[EI, Arguments], Closure], *absent: str
 ) -> Callable[..., Trainer]:
-    def train(
-        self: EI,
-        dataloader: Iterable,
-        physics: Any,
-        transform: Any,
-        epochs: int,
-        lr: Mapping[str, float],
-        alpha: Mapping[str, float],
-        ckp_interval: int,
-        schedule: Sequence[int],
-        residual: bool = True,
-        pretrained: str | None = None,
-        task: str = "",
-        loss_type: str = "l2",
-        cat: bool = True,
-        report_psnr: bool = False,
-        lr_cos: bool = False,
-    ) -> Trainer:
-        return self._train(method, make(self, alpha, loss_type), dataloader, physics, transform, epochs, lr,
-                           ckp_interval, schedule, residual, pretrained, task, cat, report_psnr, lr_cos)  # fmt: skip
+    """A method of `EI` with the signature of `Arguments`, but for the ``absent`` ones."""
+    taken = [one for one in inspect.signature(Arguments).parameters.values() if one.name not in absent]
+    signature = inspect.Signature(taken)
 
-    train.__doc__ = doc
-    return train
+    def train(self: EI, *values: Any, **named: Any) -> Trainer:
+        bound = signature.bind(*values, **named).arguments
+        arguments = Arguments(**{**dict.fromkeys(absent), **bound})
+        return self._train(method, make_closure(self, arguments), arguments)
 
-
-def _without_group(method: str, doc: str, make: Callable[[str], Closure]) -> Callable[..., Trainer]:
-    def train(
-        self: EI,
-        dataloader: Iterable,
-        physics: Any,
-        epochs: int,
-        lr: Mapping[str, float],
-        ckp_interval: int,
-        schedule: Sequence[int],
-        residual: bool = True,
-        pretrained: str | None = None,
-        task: str = "",
-        loss_type: str = "l2",
-        cat: bool = True,
-        report_psnr: bool = False,
-        lr_cos: bool = False,
-    ) -> Trainer:
-        return self._train(method, make(loss_type), dataloader, physics, None, epochs, lr, ckp_interval, schedule,
-                           residual, pretrained, task, cat, report_psnr, lr_cos)  # fmt: skip
-
-    train.__doc__ = doc
+    itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    train.__signature__ = signature.replace(parameters=[itself, *taken])  # type: ignore[attr-defined]
+    train.__doc__ = summary
     return train
 
 
@@ -136,80 +125,89 @@ class EI:
         self.img_width, self.img_height = img_width, img_height
         self.dtype, self.device = dtype, torch.device(device)
 
-    train_ei = _with_group(
-        "ei", "Equivariant imaging.", lambda ei, alpha, loss: EIClosure(_entry(alpha, "alpha", "ei"), criterion=loss)
+    train_ei = _training_method(
+        "ei",
+        "Equivariant imaging.",
+        lambda _, arguments: EIClosure(_weight(arguments, "ei"), criterion=arguments.loss_type),
     )
-    train_ei_adv = _with_group(
-        "ei_adv", "Adversarial equivariant imaging.", lambda ei, alpha, loss: ei._adversarial(alpha, loss)
+    train_ei_adv = _training_method(
+        "ei_adv", "Adversarial equivariant imaging.", lambda ei, arguments: ei._adversarial(arguments)
     )
-    train_supervised_ei = _with_group(
+    train_supervised_ei = _training_method(
         "ei_sup",
         "Supervised learning with the equivariance loss.",
-        lambda ei, alpha, loss: SupervisedEIClosure(_entry(alpha, "alpha", "ei"), criterion=loss),
+        lambda _, arguments: SupervisedEIClosure(_weight(arguments, "ei"), criterion=arguments.loss_type),
     )
-    train_supervised = _without_group("sup", "Supervised learning.", lambda loss: SupervisedClosure(criterion=loss))
-    train_mc = _without_group("mc", "Measurement consistency alone.", lambda loss: MCClosure(criterion=loss))
+    train_supervised = _training_method(
+        "sup",
+        "Supervised learning.",
+        lambda _, arguments: SupervisedClosure(criterion=arguments.loss_type),
+        *WITHOUT_GROUP,
+    )
+    train_mc = _training_method(
+        "mc",
+        "Measurement consistency alone.",
+        lambda _, arguments: MCClosure(criterion=arguments.loss_type),
+        *WITHOUT_GROUP,
+    )
 
-    def _adversarial(self, alpha: Mapping[str, float], loss_type: str) -> AdversarialEIClosure:
+    def _adversarial(self, arguments: Arguments) -> AdversarialEIClosure:
         with _seeded("discriminator"):
             discriminator = Discriminator((self.out_channels, self.img_height, self.img_width))
-        weights = _entry(alpha, "alpha", "ei"), _entry(alpha, "alpha", "adv")
-        return AdversarialEIClosure(discriminator.to(self.device, self.dtype), *weights, criterion=loss_type)
+        rate = _entry(arguments.lr, "lr", "D", _entry(arguments.lr, "lr", "G"))
+        return AdversarialEIClosure(
+            discriminator.to(self.device, self.dtype),
+            _weight(arguments, "ei"),
+            _weight(arguments, "adv"),
+            lr_discriminator=rate,
+            criterion=arguments.loss_type,
+        )
 
-    def _train(
-        self,
-        method: str,
-        closure: Closure,
-        dataloader: Iterable,
-        physics: Any,
-        transform: Any,
-        epochs: int,
-        lr: Mapping[str, float],
-        ckp_interval: int,
-        schedule: Sequence[int],
-        residual: bool,
-        pretrained: str | None,
-        task: str,
-        cat: bool,
-        report_psnr: bool,
-        lr_cos: bool,
-    ) -> Trainer:
-        rate, decay = _entry(lr, "lr", "G"), _entry(lr, "lr", "WD", 0.0)
-        with _seeded("weights"):
-            net = UNet(self.in_channels, self.out_channels, compact=4, residual=residual, cat=cat)
-        padding_for(net, self.img_height, self.img_width)  # raises now if they are too small
-        if pretrained:
-            load_weights(net, generator_weights(load_file(pretrained, "checkpoint"), pretrained), pretrained)
-        net = net.to(self.device, self.dtype)
-        optimizers: dict[str, torch.optim.Optimizer] = {"total": Adam(net.parameters(), lr=rate, weight_decay=decay)}
-        if isinstance(closure, AdversarialEIClosure):
-            optimizers["D"] = Adam(closure.discriminator.parameters(), lr=_entry(lr, "lr", "D", rate), weight_decay=0)
+    def _train(self, method: str, closure: Closure, arguments: Arguments) -> Trainer:
+        rate = _entry(arguments.lr, "lr", "G")
+        decay = _entry(arguments.lr, "lr", "WD", 0.0)
+        f = Reconstructor(self._network(arguments), arguments.physics)
+        optimizer = Adam(f.net.parameters(), lr=rate, weight_decay=decay)
+        if arguments.lr_cos:
+            schedule = {"name": "cosine_schedule"}
+        else:
+            schedule = {"name": "step_schedule", "milestones": list(arguments.schedule)}
         trainer = Trainer(
-            Reconstructor(net, physics),
-            physics,
-            transform,
+            f,
+            arguments.physics,
+            arguments.transform,
             closure,
-            optimizers,
-            epochs=epochs,
-            schedule=cosine_schedule(epochs) if lr_cos else step_schedule(schedule),
+            {"total": optimizer, **closure.optimizers(f, rate)},
+            epochs=arguments.epochs,
+            schedule=cosine_schedule(arguments.epochs) if arguments.lr_cos else step_schedule(arguments.schedule),
             seed=torch.initial_seed(),
-            ckp_interval=ckp_interval,
-            report_psnr=report_psnr,
+            ckp_interval=arguments.ckp_interval,
+            report_psnr=arguments.report_psnr,
             method=method,
-            task=task,
+            task=arguments.task,
             config={
-                "method": method,
-                "task": task,
-                "epochs": epochs,
-                "lr": rate,
-                "wd": decay,
-                "schedule": list(schedule),
-                "cos": lr_cos,
-                "ckp_interval": ckp_interval,
+                "closure": {"name": type(closure).__name__},
+                "optimizer": {"name": "Adam", "lr": rate, "weight_decay": decay},
+                "schedule": schedule,
+                "trainer": {
+                    "epochs": arguments.epochs,
+                    "ckp_interval": arguments.ckp_interval,
+                    "task": arguments.task,
+                },
             },
         )
-        trainer.fit(_with_indices(dataloader) if get_noise(physics) is not None else dataloader)
+        has_noise = get_noise(arguments.physics) is not None
+        trainer.fit(_with_indices(arguments.dataloader) if has_noise else arguments.dataloader)
         return trainer
+
+    def _network(self, arguments: Arguments) -> UNet:
+        with _seeded("weights"):
+            net = UNet(self.in_channels, self.out_channels, residual=arguments.residual, cat=arguments.cat)
+        padding_for(net, self.img_height, self.img_width)  # raises now if they are too small
+        if arguments.pretrained:
+            weights = generator_weights(load_file(arguments.pretrained, "checkpoint"), arguments.pretrained)
+            load_weights(net, weights, arguments.pretrained)
+        return net.to(self.device, self.dtype)
 
 
 @contextlib.contextmanager
@@ -220,14 +218,16 @@ def _seeded(purpose: str) -> Iterator[None]:
         yield
 
 
+def _weight(arguments: Arguments, key: str) -> float:
+    return _entry(arguments.alpha, "alpha", key)
+
+
 def _entry(values: Mapping[str, float], argument: str, key: str, default: float | None = None) -> float:
-    """``values[key]``, as a finite number >= 0."""
+    """``values[key]``, a finite number >= 0."""
     value = values.get(key, default)
     if value is None:
         raise InputError(f"{argument} needs the entry {key!r}")
-    if not math.isfinite(value) or value < 0:
-        raise InputError(f"{argument}[{key!r}] must be a finite number >= 0, not {value}")
-    return float(value)
+    return check_number(f"{argument}[{key!r}]", value, least=0)
 
 
 def _with_indices(dataloader: Iterable) -> DataLoader:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ei.commands.parser import number, run_script
 from torch import Tensor, nn
 
 from ei.closure import Closure, EIClosure, MCClosure
-from ei.commands.parser import number, run_script
 from ei.common.drawing import image_grid
 from ei.datasets import make_loader
 from ei.errors import InputError, MissingExtraError

@@ -63,6 +63,10 @@ def split_beside(checkpoint: Path | str) -> str | None:
     return str(beside.resolve()) if beside.exists() else None
 
 
+def _divides_a_folder(images: Any) -> bool:
+    return isinstance(images, ImageTree) and "split" in signature_of(type(images)).parameters
+
+
 def build_training(
     tree: Mapping[str, Any],
     device: torch.device,
@@ -78,9 +82,6 @@ def build_training(
         out: the run folder; None for the default, False for none.
         state: the content of a checkpoint of this run to continue from.
         carried: its operator.
-
-    Raises:
-        InputError: for what does not fit together, with the full path of the key.
     """
     trainer, loader = TrainingBuilder(tree, device, carried, state is None).training(out)
     if state is not None:
@@ -119,10 +120,10 @@ class TrainingBuilder:
         self._split_validation()
 
     def _list_of_test_images(self) -> dict[str, str]:
-        if not isinstance(self.train, ImageTree):
+        if not _divides_a_folder(self.train):
             return {}
         tests = load_images(self.tree["data"], "test", self.physics).object
-        return {SPLIT: "".join(f"{name}\n" for name in tests.names)} if isinstance(tests, ImageTree) else {}
+        return {SPLIT: "".join(f"{name}\n" for name in tests.names)} if _divides_a_folder(tests) else {}
 
     def _check_data(self) -> None:
         if is_user_code(name_of(self.tree, "physics")):

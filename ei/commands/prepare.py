@@ -4,6 +4,7 @@
     {prog} urban100 --source Urban100.zip           writes dataset/Urban100/train/... and test/...
     {prog} sinogram --counts counts.npy --flat flat.npy --dark dark.npy --angles angles.txt --bin 2 --out y.npz
                                                     a parallel scan: y.npz, and its geometry y.yaml
+    {prog} sinogram --counts scan.h5 --out y.npz    one of Data Exchange or NeXus
     {prog} kspace --source kspace.npy --out y.npz   MRI: k-space y.npz, its mask, coil maps, and y.yaml
     {prog} noise --flat flat.npy --dark dark.npy    gain and read-out noise of a detector, as --noise takes them
 
@@ -20,13 +21,13 @@ from typing import Any, NamedTuple
 import torch
 
 from ei.commands.flags import path, whole
-from ei.commands.parser import Parser
+from ei.commands.typed import Parser
 from ei.common.arrays import read_array
 from ei.common.checks import check_number
 from ei.datasets.flats import detector_noise
-from ei.datasets.kspace import prepare_kspace
+from ei.datasets.kspace import prepare_kspace, read_kspace
 from ei.datasets.paper_data import prepare_ct100, prepare_urban100
-from ei.datasets.scans import prepare_scan, sinograms_of_counts
+from ei.datasets.scans import prepare_scan, read_scan, sinograms_of_counts
 from ei.diagnosis import check_sinogram
 from ei.errors import InputError
 from ei.physics import Tomography
@@ -43,6 +44,7 @@ def parser(prog: str) -> Parser:
     made.add_argument("--flat", type=path, metavar="PATH", help="sinogram, noise: its counts without the object")
     made.add_argument("--dark", type=path, metavar="PATH", help="sinogram, noise: its counts without the beam")
     made.add_argument("--angles", type=path, metavar="PATH", help="sinogram: of the views, in degrees")
+    made.add_argument("--axes", choices=("coils", "slices"), help="kspace: what the first of three axes counts")
     made.add_argument("--bin", type=whole, metavar="N", help="average N neighbouring detectors (default: 1)")
     made.add_argument("--out", type=path, metavar="PATH", help="where it goes, if not below dataset/")
     return made
@@ -71,9 +73,8 @@ def _urban100(options: Mapping[str, Any]) -> None:
 
 
 def _sinogram(options: Mapping[str, Any]) -> None:
-    counts, flat, dark, angles = (read_array(options[name]) for name in ("counts", "flat", "dark", "angles"))
+    counts, flat, dark, angles = read_scan(*(options.get(name) for name in ("counts", "flat", "dark", "angles")))
     y = sinograms_of_counts(counts, flat, dark, options["bin"])
-    angles = angles.reshape(-1)
     if len(angles) != len(counts):
         raise InputError(f"there must be an angle for each of {len(counts)} views, got {len(angles)}")
     out = Path(options["out"])
@@ -99,7 +100,7 @@ def _noise(options: Mapping[str, Any]) -> None:
 
 def _kspace(options: Mapping[str, Any]) -> None:
     out = Path(options["out"])
-    y, mask, used = prepare_kspace(read_array(options["source"]), out)
+    y, mask, used = prepare_kspace(read_kspace(options["source"]), out, options.get("axes"))
     what = "columns" if mask.dim() == 1 else "points"
     print(f"{out}: y {list(y.shape)}; {int(mask.sum())} of {mask.numel()} {what} are measured")
     if used is None:
@@ -121,7 +122,7 @@ class What(NamedTuple):
 WHAT = {
     "ct100": What(_ct100, ("dicom",)),
     "urban100": What(_urban100, ("source",)),
-    "sinogram": What(_sinogram, ("counts", "flat", "dark", "angles", "out")),
+    "sinogram": What(_sinogram, ("counts", "out")),
     "noise": What(_noise, ("flat", "dark")),
     "kspace": What(_kspace, ("source", "out")),
 }

@@ -25,10 +25,10 @@ from torch import nn
 from ei.commands.checkpoint import carried_physics, load_function, tree_of_checkpoint
 from ei.commands.flags import path as path_type
 from ei.commands.flags import whole
-from ei.commands.parser import Parser, choose_device, device_of_flags, names_of
 from ei.commands.problem import Problem
-from ei.commands.typed import Typed, add_flags, chosen_flags, read_typed
+from ei.commands.typed import Parser, Typed, add_flags, names_of, read_typed
 from ei.common.checks import check_number
+from ei.common.devices import choose_device
 from ei.common.files import load_file
 from ei.diagnosis.before_training import report_measurements
 from ei.errors import InputError
@@ -43,7 +43,7 @@ OF_AUTHORS = "of a checkpoint that does not say it"
 
 def parser(prog: str) -> Parser:
     made = Parser(prog=prog, description=(__doc__ or "").format(prog=prog))
-    add_flags(made, chosen_flags("task", "physics", "mask", "ct_views", "device", "gpu"), task=OF_AUTHORS,
+    add_flags(made, "task", "physics", "mask", "ct_views", "device", "gpu", task=OF_AUTHORS,
               mask=OF_AUTHORS, ct_views=OF_AUTHORS)  # fmt: skip
     group = made.add_argument_group("reconstruct")
     group.add_argument("--ckp", type=path_type, metavar="PATH",
@@ -61,7 +61,7 @@ def parser(prog: str) -> Parser:
 def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
     typed = read_typed(parser(prog), arguments)
     options = typed.options
-    device = choose_device(device_of_flags(typed.flags.pop("device", None), typed.flags.pop("gpu", None)))
+    device = choose_device(typed.flags.pop("device", None))
     output = _checked_output(options, typed)
     rows = check_number("--batch-size", options.get("rows", 8), integer=True, least=1)
     f, measurements = load_run(options.get("ckp"), options["input"], typed, device)
@@ -85,11 +85,7 @@ def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
 
 
 def _checked_output(options: Mapping[str, Any], typed: Typed) -> Path:
-    """The output file, as far as it can be checked before any work.
-
-    Raises:
-        InputError: if it cannot be written, or the input is missing.
-    """
+    """The output file, as far as it can be checked before any work."""
     for name in ("input", "output"):
         if name not in options:
             raise InputError(f"--{name} is needed; --help lists the options")
@@ -106,11 +102,7 @@ def _checked_output(options: Mapping[str, Any], typed: Typed) -> Path:
 
 
 def load_run(ckp: str | None, source: str, typed: Typed, device: torch.device) -> tuple[ReconstructionFunction, Any]:
-    """The reconstruction function of a checkpoint, or A_dagger without one, and the measurements.
-
-    Raises:
-        InputError: for what does not fit together.
-    """
+    """The reconstruction function of a checkpoint, or A_dagger without one, and the measurements."""
     data = {"measurements": source}
     if ckp is None:
         problem = Problem({**typed.over({}), "data": data}, device)

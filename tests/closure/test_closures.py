@@ -205,11 +205,11 @@ def test_frozen_targets_leave_x3_alone_to_teach() -> None:
 
 
 @pytest.mark.parametrize("ends", ["after A_dagger", "with the network"])
-def test_frozen_targets_need_a_reconstruction_that_ends_with_the_data(ends: str) -> None:
+def test_frozen_targets_need_a_reconstruction_with_data_consistency_last(ends: str) -> None:
     f, physics, transform, y, _ = setting()
     if ends == "with the network":
         f = Unrolled(f.net, physics, last="net")
-    with pytest.raises(InputError, match="ends with the data"):
+    with pytest.raises(InputError, match="last step is data consistency"):
         EIClosure(1.0, frozen_targets=True)(f, physics, transform, y)
 
 

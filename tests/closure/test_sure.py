@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import ei
 from ei.closure import EIClosure, MCClosure, RobustEIClosure, SUREClosure, UNSUREClosure
-from ei.closure.base import Consistency, InUnits, measure
-from ei.closure.sure import default_tau, unbiased_risk
+from ei.closure.base import measure
+from ei.closure.sure import default_tau
 from ei.common.files import load_file
 from ei.common.processes import Part, Processes
 from ei.common.seeds import generator
@@ -39,7 +39,7 @@ from ei.physics import (
 from ei.physics.base import sampling_mask_for
 from ei.training import Trainer
 from ei.training.parallel import draws_of_part
-from ei.training.validation import known_columns
+from ei.training.validation import log_columns
 from ei.transforms import Shift
 
 MODELS = [
@@ -83,7 +83,7 @@ def test_negative_entries_are_clipped_for_the_draw_alone_and_counted() -> None:
     assert physics.noise.clipped == 0
 
 
-def test_noise_of_ones_own_is_called_as_ever() -> None:
+def test_user_defined_noise_is_called() -> None:
     class Operator:
         noise = staticmethod(lambda y, generator=None: y + 1)
         A = staticmethod(lambda x: 2 * x)
@@ -143,7 +143,7 @@ def risks(physics: Any, channels: int, chunks: int, of: int, domain: str = "meas
         for _ in range(chunks):
             y = physics(x.expand(of, -1, -1, -1))
             x1 = f(y)
-            estimate = unbiased_risk(f, physics, y, x1, compared=Consistency(domain))
+            estimate = SUREClosure(mc_domain=domain).risk(f, physics, y, x1)
             risk, residual, variance = mean(physics.A(x1) - clean), mean(physics.A(x1) - y), mean(y - clean)
             rows.append((estimate, risk, residual - variance, estimate + variance))
     return torch.tensor(rows, dtype=torch.float64)
@@ -176,9 +176,10 @@ def test_the_estimate_hardly_depends_on_tau() -> None:
         with torch.no_grad():
             for seed in range(8):
                 torch.manual_seed(seed)
-                value = unbiased_risk(f, physics, y, f(y), tau)
+                value = SUREClosure(tau=tau).risk(f, physics, y, f(y))
                 torch.manual_seed(seed)
-                differences.append(float(value - unbiased_risk(exact, physics, y.double(), exact(y.double()), 1e-6)))
+                limit = SUREClosure(tau=1e-6).risk(exact, physics, y.double(), exact(y.double()))
+                differences.append(float(value - limit))
         return float(np.sqrt(np.mean(np.square(differences)))) / 0.01
 
     single = y.float()
@@ -206,7 +207,7 @@ def test_the_default_tau() -> None:
 
 
 def test_f_is_not_differentiated_by_what_is_not_measured() -> None:
-    """An f of one's own may look there, and then more signs are nothing but more scatter of the estimate."""
+    """A user-defined f may look there, and then more signs are nothing but more scatter of the estimate."""
     physics, asked = Inpainting(16, 16, mask_rate=0.5, noise=GaussianNoise(0.1)), []
 
     def f(y: Tensor) -> Tensor:
@@ -276,7 +277,8 @@ def test_sure_of_complex_measurements() -> None:
 
     x = torch.rand(500, 2, 8, 8)
     y = Complex.noise(Complex.A(x))
-    sure, risk = unbiased_risk(f, Complex, y, f(y)), (Complex.A(f(y)) - Complex.A(x)).abs().square().mean()
+    sure = SUREClosure().risk(f, Complex, y, f(y))
+    risk = (Complex.A(f(y)) - Complex.A(x)).abs().square().mean()
     assert float(sure) == pytest.approx(float(risk), rel=0.02)
 
 
@@ -402,16 +404,17 @@ def test_losses_in_units_are_divided_by_the_square() -> None:
     torch.manual_seed(3)
     plain = closure(f, physics, Shift(1), y)
     torch.manual_seed(3)
-    divided = InUnits(closure, 5.0)(f, physics, Shift(1), y)
-    assert torch.equal(divided["x1"], plain["x1"]) and InUnits(closure, 5.0).columns == closure.columns
+    closure.image_scale = 5.0
+    divided = closure(f, physics, Shift(1), y)
+    assert torch.equal(divided["x1"], plain["x1"])
     for name in ("sure", "ei", "total"):
         assert divided[name].item() == pytest.approx(plain[name].item() / 25)
     with pytest.raises(InputError, match="noise"):
-        InUnits(closure, 5.0).check(f, CT(8, 5))
+        closure.check(f, CT(8, 5))
 
 
 @pytest.mark.slow
-def test_sure_of_what_is_held_out_chooses_the_epoch(tmp_path: Path) -> None:
+def test_sure_of_the_validation_set_selects_the_epoch(tmp_path: Path) -> None:
     """Measurement consistency falls for as long as noise is fitted; the true images, which nobody is told, say when it
     was best."""
     x = torch.stack([EllipsePhantoms("train", 16, n_images=40)[i] for i in range(24)])[:, None]
@@ -426,22 +429,22 @@ def test_sure_of_what_is_held_out_chooses_the_epoch(tmp_path: Path) -> None:
         with torch.no_grad():
             true.append(float(psnr(f(y[20:]), x[20:]).mean()))
 
-    held_out = make_loader(list(y[20:]), 4, shuffle=False, measured=True)
+    validation = make_loader(list(y[20:]), 4, shuffle=False, measured=True)
     optimizers = {"total": torch.optim.Adam(f.net.parameters(), 2e-3)}
     trainer = Trainer(
         f, physics, None, MCClosure(mc_domain="image"), optimizers, epochs=40, out=tmp_path / "run", progress=False,
-        report_psnr=False, held_out=held_out, on_epoch_end=look,
+        report_psnr=False, validation=validation, on_epoch_end=look,
     )  # fmt: skip
     history = trainer.fit(make_loader(list(y[:20]), 4, measured=True))
     by_sure, by_loss = (
-        min(range(40), key=lambda epoch: history[epoch][column]) for column in ("held_out_sure", "held_out_loss_fc")
+        min(range(40), key=lambda epoch: history[epoch][column]) for column in ("validation_sure", "validation_loss_fc")
     )
     assert true[by_sure] > true[by_loss] + 0.05 and true[by_sure] > max(true) - 0.1
     assert load_file(tmp_path / "run" / "ckp_best.pth.tar")["epoch"] == by_sure
     f = Reconstructor(UNet(1, 1, base_channels=2), CT(16, 12, noise=lambda y, generator=None: y))
-    assert "held_out_sure" not in known_columns(
+    assert "validation_sure" not in log_columns(
         Trainer(f, f.physics, None, MCClosure(), {"total": torch.optim.Adam(f.net.parameters())}, epochs=1, out=False,
-                report_psnr=False, held_out=held_out)
+                report_psnr=False, validation=validation)
     )  # fmt: skip
 
 
@@ -457,5 +460,5 @@ def test_in_images_sure_needs_a_linear_pseudo_inverse() -> None:
             if steps == 60:
                 assert closure(f, physics, None, y)["total"].isfinite()
                 continue
-            with pytest.raises(InputError, match="A_dagger that is linear"):
+            with pytest.raises(InputError, match="needs a linear A_dagger"):
                 closure(f, physics, None, y)

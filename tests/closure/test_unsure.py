@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import ei
 from ei.closure import UNSUREClosure
-from ei.closure.base import InUnits
 from ei.common.files import load_file
 from ei.datasets import make_loader
 from ei.errors import InputError
@@ -98,7 +97,7 @@ def test_unsure_in_a_training(tmp_path: Path) -> None:
     trainer = Trainer(
         Reconstructor(net, physics), physics, Shift(1), closure,
         {"total": torch.optim.Adam(net.parameters()), "level": level},
-        networks={"total": net, "level": closure.noise_level}, epochs=1, out=tmp_path / "run", progress=False,
+        epochs=1, out=tmp_path / "run", progress=False,
     )  # fmt: skip
     trainer.fit(make_loader(list(torch.rand(4, 1, 16, 16)), batch_size=2))
     header = (tmp_path / "run" / "training_loss.csv").read_text().splitlines()[0]
@@ -132,16 +131,16 @@ def test_unsures_fresh_noise_is_of_the_level_and_where_something_is_measured() -
 def test_nothing_slows_the_level_down(tmp_path: Path, scale: float) -> None:
     """f(y) = y has a mean derivative of one, so that the level goes up by exp(learning rate) a step: whatever the units
     of losses are, and however hard the gradients of the network are clipped."""
-    physics, inner = Inpainting(16, 16, mask_rate=0), UNSUREClosure(0.01, alpha=1.0)
+    physics, closure = Inpainting(16, 16, mask_rate=0), UNSUREClosure(0.01, alpha=1.0)
+    closure.image_scale = scale
     net = nn.Conv2d(1, 1, 1, bias=False)
     nn.init.ones_(net.weight)
-    closure = inner if scale == 1 else InUnits(inner, scale)
     trainer = Trainer(
         Reconstructor(net, physics), physics, Shift(1), closure,
         {"total": torch.optim.SGD(net.parameters(), lr=1e-9),
-         "level": torch.optim.SGD(inner.noise_level.parameters(), lr=0.02)},
-        networks={"total": net, "level": inner.noise_level}, clip_norm=1e-6, epochs=2, out=False, progress=False,
+         "level": torch.optim.SGD(closure.noise_level.parameters(), lr=0.02)},
+        clip_norm=1e-6, epochs=2, out=False, progress=False,
     )  # fmt: skip
     history = trainer.fit(make_loader(list(torch.rand(6, 1, 16, 16)), batch_size=2))
-    assert float(inner.noise_level()) == pytest.approx(0.01 * math.exp(6 * 0.02), rel=1e-3)
+    assert float(closure.noise_level()) == pytest.approx(0.01 * math.exp(6 * 0.02), rel=1e-3)
     assert history[0]["sigma"] == pytest.approx(0.01 * (1 + math.exp(0.02) + math.exp(0.04)) / 3, rel=1e-3)

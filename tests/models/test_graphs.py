@@ -110,7 +110,7 @@ def test_cuda_graphs_give_the_same_training(n_trans: int, norm: str, filtered: b
     assert relative(again, image) < 1e-4
 
 
-def test_cuda_graphs_refuse_what_they_cannot_do(device: torch.device) -> None:
+def test_cuda_graphs_reject_what_they_cannot_do(device: torch.device) -> None:
     f = Unrolled(small_unet(), CT(32, 12), iterations=1, cg_steps=2).to(device)
     y = f.physics.A(torch.rand(1, 1, 32, 32).to(device))
     f.use_cuda_graphs()
@@ -118,7 +118,7 @@ def test_cuda_graphs_refuse_what_they_cannot_do(device: torch.device) -> None:
         f.of(CT(32, 12, uniform=False).to(device))
     held = [f(y) for _ in range(8)]
     assert all(torch.equal(one, held[0]) for one in held)
-    with pytest.raises(InputError, match="held"):
+    with pytest.raises(InputError, match="in use"):
         f(y)
     del held
     x = f(y)

@@ -461,7 +461,7 @@ def test_the_same_function_of_another_operator(kind: Any, first: Any, other: Any
 
 def test_config_builds_it_again() -> None:
     f = Unrolled(small_net(), CT(8, 5), iterations=2, cg_steps=4, last="net", image_scale=3.0)
-    assert f.config == {"iterations": 2, "cg_steps": 4, "last": "net", "image_scale": 3.0}
+    assert f.config == {"iterations": 2, "cg_steps": 4, "filtered": False, "last": "net", "image_scale": 3.0}
     assert Unrolled(f.net, f.physics, **f.config).config == f.config
     f = Unrolled(small_net(), CT(8, 5), filtered=True)
     with pytest.raises(InputError, match="Inpainting has none"):

@@ -1,6 +1,6 @@
 """Kill a training again and again, resume it each time, and compare what it ends with to a run that was let alone.
 
-    python tests/stress/kill.py --kills 50
+    python tests/training/kill.py --kills 50
 
 Half of the kills (SIGKILL) come at a random moment, half in the middle of writing a checkpoint: when a temporary file
 is there. Exit code 0 if no byte differs and every resumed run went on from where a checkpoint stood.

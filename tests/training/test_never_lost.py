@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import ROOT, Result, subprocess_run
 from makers import loader, make, rows, write_mat
-from stress.kill import stress
+from training.kill import stress
 
 from ei.closure import EIClosure, MCClosure
 from ei.common.files import complete_folder, load_file, save_file, write_atomically
@@ -188,7 +188,7 @@ def test_a_lock_is_of_this_process_alone(tmp_path: Path) -> None:
 
 
 def test_kills_change_nothing(tmp_path: Path) -> None:
-    """The short form of tests/stress/kill.py."""
+    """The short form of tests/training/kill.py."""
     counts = stress(tmp_path, kills=3, epochs=21, patience=0.5)
     # On a busy machine a training may end before it is killed a third time.
     assert counts["differences"] == 0 and 1 <= counts["kills"] == counts["resumed"] and counts["files compared"] == 5
@@ -244,7 +244,7 @@ def test_what_a_resumed_run_may_change(script: Script, tmp_path: Path, ct: tuple
     done = script(*resume, "-b", 2)
     assert done.code == 2 and "middle of an epoch" in done.err
     done = script(*resume, "--epochs", 4)
-    assert done.code == 0 and "cosine schedule" in done.err and len(rows(tmp_path / "run")) == 4
+    assert done.code == 0 and "cosine_schedule" in done.err and len(rows(tmp_path / "run")) == 4
 
 
 # ---- the disk -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What is held out of a training to judge it: which part, and what the commands do with it."""
+"""The validation set of a run: which part of the data it is, and what the commands do with it."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def log(run: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_part_of_the_training_images_judges(script: Script, folder: Path) -> None:
+def test_a_part_of_the_training_images_is_the_validation_set(script: Script, folder: Path) -> None:
     """Only where it is asked for; by PSNR, as a table of those images would have it; and it ends with patience."""
     done = script(*COMMON, "--data", "x.mat", "--held-out", 0.2, "--epochs", 3, "--out", "run")
-    assert done.code == 0 and "held out: 2 of 9 training images judge" in done.out, done.err
+    assert done.code == 0 and "validation set: 2 of 9 training images" in done.out, done.err
     values = [float(row["validation_psnr"]) for row in log("run")]
     best = max(range(3), key=lambda epoch: values[epoch])
     assert load_file("run/ckp_best.pth.tar")["epoch"] == best
@@ -60,26 +60,26 @@ def test_a_part_of_the_training_images_judges(script: Script, folder: Path) -> N
 
     # A learning rate that makes nothing better: nothing is learned.
     stuck = (*COMMON, "--data", "x.mat", "--held-out", 0.2, "--epochs", 30, "--lr", 1e-30, "--patience", 2)
-    done = script(*stuck, "--wd", 0, "--norm", "none", "--out", "stuck")
+    done = script(*stuck, "--wd", 0, "network.norm=none", "--out", "stuck")
     assert done.code == 0 and len(log("stuck")) == 3, done
     assert "stopped after epoch 3: validation_psnr was no better in 2 epochs than before" in done.out
     done = script(*stuck, "--out", "stuck", "--resume", "auto")
     assert done.code == 0 and "is finished: none of 2 epochs was better" in done.out
     done = script("ei train", "--resume", "stuck/ckp_last.pth.tar", "--held-out", 0.5)
-    assert done.code == 2 and "--held-out 0.5 contradicts the checkpoint" in done.err
+    assert done.code == 2 and "data.validation 0.5 contradicts the checkpoint" in done.err
 
 
 def test_the_papers_runs_train_on_all_images(script: Script, folder: Path) -> None:
     done = script(*COMMON, "--data", "x.mat", "--epochs", 1, "--out", "run")
-    assert done.code == 0 and "held out" not in done.out
+    assert done.code == 0 and "validation set" not in done.out
     assert load_file("run/ckp_last.pth.tar")["step"] == 3 and "validation_psnr" not in log("run")[0]
     done = script(*COMMON, "--data", "x.mat", "--epochs", 1, "--patience", 2, "--out", "other")
     assert done.code == 2 and "--held-out" in done.err and not Path("other").exists()
 
 
-def test_measurements_are_judged_in_batches(script: Script, folder: Path) -> None:
+def test_measurements_are_validated_in_batches(script: Script, folder: Path) -> None:
     done = script(*COMMON, "--measurements", "y.npy", "--held-out", 0.4, "--epochs", 1, "--out", "run")
-    assert done.code == 0 and "held out: 5 of 11 measurements judge" in done.out, done.err
+    assert done.code == 0 and "validation set: 5 of 11 measurements" in done.out, done.err
     f, (_, rest) = ei.load("run/ckp_last.pth.tar"), split_validation(Measurements("y.npy"), 0.4, "measurements")
     with torch.no_grad():
         y = torch.stack([rest[k] for k in range(5)])
@@ -110,15 +110,15 @@ class Size:
         return {"total": y.max() + 0 * x1.sum(), "x1": x1.detach()}
 
 
-def test_held_out_batches_are_weighted_by_their_images_and_their_elements_stay() -> None:
-    """A last batch of one image weighs one, and every epoch is judged by the same elements."""
+def test_validation_batches_are_weighted_by_their_images_and_their_elements_stay() -> None:
+    """A last batch of one image weighs one, and every epoch has the same elements."""
     ys = [torch.full((1, 8, 8), value) + torch.arange(8.0) / 100 for value in (0.0, 0.0, 0.0, 0.4)]
-    closure, held_out = Size(), make_loader(ys, 3, shuffle=False, measured=True)
+    closure, validation = Size(), make_loader(ys, 3, shuffle=False, measured=True)
     physics = SimpleNamespace(A=lambda x: x, A_dagger=lambda y: y)
     f = Reconstructor(UNet(1, 1, base_channels=2), physics)
     optimizers = {"total": torch.optim.Adam(f.net.parameters())}
     trainer = Trainer(f, physics, Shift(2), closure, optimizers, epochs=3, out=False, progress=False,
-                      report_psnr=False, validation=held_out)  # fmt: skip
+                      report_psnr=False, validation=validation)  # fmt: skip
     history = trainer.fit(make_loader(ys, 2, measured=True))
     expected = (3 * 0.07 + 0.47) / 4
     assert [row["validation_loss_total"] for row in history] == pytest.approx([expected] * 3, rel=1e-5)
