@@ -32,19 +32,19 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ei.commands.parser import Parser, choose_device, names_of, run_script
-
 from ei.commands.flags import path as path_type
 from ei.commands.flags import whole
 from ei.commands.presets import METHODS, method_of
 from ei.commands.problem import load_images
 from ei.commands.test import load_test, sample_of_the_paper, tree_to_test
 from ei.commands.tree import get, read_tree
-from ei.commands.typed import Typed
+from ei.commands.typed import Parser, Typed, names_of
 from ei.common.complex import magnitude
+from ei.common.devices import choose_device
 from ei.common.drawing import curves, image_grid
 from ei.common.files import load_file, write_atomically
 from ei.common.parts import describe
+from ei.common.scripts import run_script
 from ei.common.signals import leaving_on_sigterm
 from ei.datasets import image_of
 from ei.datasets.batches import evenly_spaced
@@ -183,7 +183,7 @@ def evaluate_cell(
     """Evaluate the last checkpoint of a cell on the test images, with classical reconstructions if asked."""
     path = run / LAST
     state = checked(load_file(path, "checkpoint"), path)
-    typed = Typed({"task": task, **({} if data is None else {"data": data})}, {})
+    typed = Typed({"task": task, **({} if data is None else {"data": data})}, {}, [], [])
     tree = tree_to_test(state, typed, str(path))
     f, images = load_test(state, tree, str(path), None, device)
     more: dict[str, Any] = {}

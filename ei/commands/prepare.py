@@ -73,7 +73,8 @@ def _urban100(options: Mapping[str, Any]) -> None:
 
 
 def _sinogram(options: Mapping[str, Any]) -> None:
-    counts, flat, dark, angles = read_scan(*(options.get(name) for name in ("counts", "flat", "dark", "angles")))
+    others = (options.get(name) for name in ("flat", "dark", "angles"))
+    counts, flat, dark, angles = read_scan(options["counts"], *others)
     y = sinograms_of_counts(counts, flat, dark, options["bin"])
     if len(angles) != len(counts):
         raise InputError(f"there must be an angle for each of {len(counts)} views, got {len(angles)}")

@@ -35,7 +35,6 @@ def test_natural_order() -> None:
         ("0", 0),
         ("0x1F", 31),
         ("0o17", 15),
-        ("1_000", 1000),
         ("12:30", "12:30"),
         ("1e", "1e"),
         ("e1", "e1"),
@@ -54,13 +53,13 @@ def test_numbers_in_yaml(text: str, value: object) -> None:
 
 def test_floats_survive_yaml() -> None:
     values = {"a": 1e-5, "b": 1e300, "c": 0.1, "d": 123456789, "e": "text", "f": [1.0, None], "g": "010", "h": True}
-    assert parse_yaml(yaml.safe_dump(values)) == values
+    assert parse_yaml(yaml.safe_dump(values), "the text") == values
 
 
 @pytest.mark.parametrize("text", ["lr: 1\nalpha: 2\nlr: 3\n", "a:\n  lr: 1\n  lr: 1\n", "{lr: 1,\n\n lr: 2}"])
 def test_a_key_that_comes_twice(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(InputError, match=r"c\.yaml cannot be read: the key 'lr' comes twice \(line 3\)"):
+    with pytest.raises(InputError, match=r"c\.yaml, line 3 cannot be read as YAML: the key 'lr' stands twice"):
         read_yaml(tmp_path / "c.yaml")
     assert parse_yaml("a: {lr: 1}\nb: {lr: 2}\nc: &c {d: 1}\ne: {<<: *c, d: 2}", "the text")["e"] == {"d": 2}
 
