@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from ei.commands import presets
 from ei.commands.problem import build_physics
-from ei.commands.tree import arguments_for, name_of, read_part, read_tree, with_absolute_paths
+from ei.commands.tree import arguments_for, name_of, read_physics, read_tree, with_absolute_paths
 
 CELLS = [f"{task}_{method}" for task in ("ct", "inpainting") for method in ("ei", "mc", "sup", "ei_adv", "ei_sup")]
 LIMITED_ANGLE = [f"limited_angle_{method}" for method in ("ei", "mc", "sup")]
@@ -127,5 +127,5 @@ def test_a_trial_has_the_keys_of_some_class(trial: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "physics").glob("*.yaml")), ids=lambda path: path.stem)
 def test_geometries_are_operators(path: Path) -> None:
-    physics = build_physics(read_part(str(path), "physics")["physics"], torch.device("cpu"), {}).object
+    physics = build_physics(read_physics(str(path))["physics"], torch.device("cpu"), {}).object
     assert physics.image_shape in ((128, 128), (160, 160)) and len(physics.angles) >= 180
