@@ -43,7 +43,8 @@ class Projections(Physics):
         """``make(*arguments)``, kept as long as this operator: freed with the last operator of its geometry."""
         key = (make, *arguments)
         if key not in self._cache:
-            self._cache[key] = make(*arguments)
+            with torch.inference_mode(False):  # autograd cannot save a tensor made in that mode
+                self._cache[key] = make(*arguments)
         return self._cache[key]
 
     def projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
