@@ -14,7 +14,7 @@ import scipy.io
 import torch
 import yaml
 from conftest import Result, subprocess_run
-from ei.commands.parser import choose_device
+from ei.common.devices import choose_device
 from PIL import Image
 
 import ei
