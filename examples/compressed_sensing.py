@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ei.commands.parser import number, run_script
+from ei.common.scripts import run_script
 from torch import Tensor, nn
 
 from ei.closure import Closure, EIClosure, MCClosure
@@ -110,9 +110,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="an .npz file, or a folder for torchvision's USPS")
     parser.add_argument("--download", action="store_true", help="let torchvision download USPS into --data")
-    parser.add_argument("--epochs", type=number(int, least=1), default=5)
-    parser.add_argument("--images", type=number(int, least=8), default=1500, help="training digits (default: 1500)")
-    parser.add_argument("--test-images", type=number(int, least=1), default=500, help="test digits (default: 500)")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--images", type=int, default=1500, help="training digits (default: 1500)")
+    parser.add_argument("--test-images", type=int, default=500, help="test digits (default: 500)")
     parser.add_argument("--out", default="compressed_sensing.png", help="the figure")
     given = parser.parse_args()
     name, digits, test = read_digits(given.data, given.download)

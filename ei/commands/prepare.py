@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ei.commands.flags import path, whole
+from ei.commands.flags import path, real, whole
 from ei.commands.typed import Parser
 from ei.common.arrays import read_array
 from ei.common.checks import check_number
@@ -46,6 +46,8 @@ def parser(prog: str) -> Parser:
     made.add_argument("--angles", type=path, metavar="PATH", help="sinogram: of the views, in degrees")
     made.add_argument("--axes", choices=("coils", "slices"), help="kspace: what the first of three axes counts")
     made.add_argument("--bin", type=whole, metavar="N", help="average N neighbouring detectors (default: 1)")
+    made.add_argument("--centre", type=real, metavar="BINS", help="sinogram: where the rotation axis falls on the "
+                      "detector, in bins (of --bin) from its middle (default: found from the data)")  # fmt: skip
     made.add_argument("--out", type=path, metavar="PATH", help="where it goes, if not below dataset/")
     return made
 
@@ -82,8 +84,13 @@ def _sinogram(options: Mapping[str, Any]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     side = y.shape[-2]
     sinograms = torch.from_numpy(y)[:, None]
-    report = check_sinogram(Tomography((side, side), angles, side), sinograms)
-    geometry = prepare_scan(out, y, angles.tolist(), report.centre)
+    centre = options.get("centre")
+    if centre is None:
+        try:
+            centre = check_sinogram(Tomography((side, side), angles, side), sinograms).require_centre()
+        except InputError as error:
+            raise InputError(f"{error} Give it with --centre") from error
+    geometry = prepare_scan(out, y, angles.tolist(), check_number("--centre", centre))
     print(f"{out}: y {list(y.shape)}, angles [{len(angles)}]; {out.with_suffix('.yaml')}: the geometry")
     print(check_sinogram(Tomography(**geometry, angles=angles), sinograms))
 

@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -27,6 +26,7 @@ from ei.commands.flags import path as path_type
 from ei.commands.flags import whole
 from ei.commands.problem import Problem
 from ei.commands.typed import Parser, Typed, add_flags, names_of, read_typed
+from ei.common.arrays import FileArray
 from ei.common.checks import check_number
 from ei.common.devices import choose_device
 from ei.common.files import load_file
@@ -38,6 +38,7 @@ from ei.models import Reconstructor
 from ei.models.averaged import GROUPS as AVERAGES
 from ei.models.base import ReconstructionFunction
 
+OUTPUTS = (".npy", ".tif", ".tiff", ".h5", ".hdf5")
 OF_AUTHORS = "of a checkpoint that does not say it"
 
 
@@ -49,7 +50,12 @@ def parser(prog: str) -> Parser:
     group.add_argument("--ckp", type=path_type, metavar="PATH",
                        help="the checkpoint; without it --physics alone, for A_dagger")  # fmt: skip
     group.add_argument("--input", type=path_type, metavar="PATH", help="the measurements: a file or a folder (needed)")
-    group.add_argument("--output", type=path_type, metavar="X.npy", help="where the images go (needed)")
+    group.add_argument(
+        "--output",
+        type=path_type,
+        metavar="X.npy",
+        help="where the images go: .npy, .tif (a page an image) or .h5 (needed)",
+    )
     group.add_argument("--png", action="store_true", help="write a folder of PNG files beside the output, too")
     group.add_argument("-b", "--batch-size", type=whole, metavar="N", dest="rows",
                        help="measurements at a time (default: 8)")  # fmt: skip
@@ -73,14 +79,14 @@ def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
         if line.startswith("warning"):
             print(line)
     rate = reconstruct_file(f, measurements, output, batch_size=rows, device=device)
-    images = np.load(output, mmap_mode="r")
+    images = FileArray(output, ("x",))
     names = [measurements.name_of(index) for index in range(len(measurements))]
     order = f", from {names[0]} to {names[-1]}" if measurements.path.is_dir() else ""
     print(f"{output}: {list(images.shape)} {images.dtype}{order}, {rate:.1f} images a second")
     if options.get("png"):
         folder = output.with_suffix("")
-        write_pngs(images, folder, names)
-        scaled = " of magnitudes, each divided by its own brightest" if has_parts(images) else ""
+        write_pngs(images[...], folder, names)
+        scaled = " of magnitudes, each divided by its own brightest" if has_parts(images[:1]) else ""
         print(f"{folder}: {len(images)} PNG files{scaled}")
 
 
@@ -92,8 +98,8 @@ def _checked_output(options: Mapping[str, Any], typed: Typed) -> Path:
     if "ckp" not in options and "physics" not in typed.flags:
         raise InputError("--ckp is needed, a checkpoint; or --physics alone, for A_dagger without a network")
     output = Path(options["output"])
-    if output.suffix != ".npy" or output.is_dir():
-        raise InputError(f"--output must be a .npy file, got {output}")
+    if output.suffix.lower() not in OUTPUTS or output.is_dir():
+        raise InputError(f"--output must be a file that ends in {', '.join(OUTPUTS)}, got {output}")
     if not output.parent.is_dir():
         raise InputError(f"the folder {output.parent} of --output does not exist; make it first")
     if options.get("png") and output.with_suffix("").exists():

@@ -117,7 +117,7 @@ def write_geometry(path: Path, **arguments: Any) -> None:
 
 
 def prepare_scan(
-    out: Path, y: np.ndarray, angles: Sequence[float], centre: float | None, spacing: float = 1.0
+    out: Path, y: np.ndarray, angles: Sequence[float], centre: float, spacing: float = 1.0
 ) -> dict[str, Any]:
     """Write sinograms ``[n, D, V]`` of a parallel beam and their angles to ``out`` (``.npz``: y, angles), and beside it
     the geometry (``.yaml``): square images of D pixels.
@@ -138,7 +138,7 @@ def prepare_scan(
         "n_detectors": side,
         "detector_spacing": spacing,
         "pixel_size": spacing,
-        "centre": round(centre or 0.0, 3),
+        "centre": round(centre, 3),
     }
     with writing(out):
         np.savez(out, y=y, angles=np.asarray(angles, dtype=np.float64))
