@@ -195,21 +195,24 @@ def _warn_of_missing_data(scan: Scan, y: Tensor) -> bool:
     if is_displaced(scan):  # its nearer end may well end inside
         ends = ends[:1] if scan.centre > 0 else ends[1:]
     edge = max(ends) * len(profile) / (sum(profile) or 1.0)
+    messages = []
     if misses_views(scan):
         _, arcs = view_weights(scan.angles, period(scan))
         where = ", ".join(f"{start:.0f} to {end:.0f}" for start, end in arcs)
-        _warn(f"views are missing (degrees {where}): filtered back-projection leaves out what they would see")
+        messages.append(f"views are missing (degrees {where}): filtered back-projection leaves out what they would see")
     if sides(scan)[0] < 0:
-        _warn(f"the detector does not reach the axis: nothing is measured nearer than {-sides(scan)[0]:.3g} to it")
+        messages.append(
+            f"the detector does not reach the axis: nothing is measured nearer than {-sides(scan)[0]:.3g} to it"
+        )
     if edge > EDGE:
         radius = extension_radius(scan)
         continued = "set object_radius to continue them" if radius is None else f"they are continued up to {radius:g}"
-        _warn(f"views end inside the object, at {edge:.0%} of their mean value: {continued}; images are approximate")
+        messages.append(
+            f"views end inside the object, at {edge:.0%} of their mean value: {continued}; images are approximate"
+        )
+    for message in messages:
+        warnings.warn(message, stacklevel=3)
     return True
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=4)
 
 
 def repr_of(scan: Scan) -> str:

@@ -54,7 +54,7 @@ def test_a_disc_of_one_is_one_on_a_displaced_detector(beam: str, centre: float) 
         image = physics.A_dagger(disc_sinogram(physics, DISC))
     assert rings(image, 0, 8, 16, 24, 32, 40) == pytest.approx([1] * 5, abs=0.01)
     parts = disc_sinogram(physics, PARTS)
-    assert error(physics.A_dagger(parts), disc_image((N, N), PARTS), 44) < 0.07
+    assert error(physics.A_dagger(parts), disc_image((N, N), PARTS), 44) < 0.1
     assert float((physics.A_dagger(3 * parts) - 3 * physics.A_dagger(parts)).abs().max()) < 1e-9
 
 
