@@ -13,6 +13,7 @@ from ei.common.arrays import HDF5, FileArray, read_array, split_name
 from ei.common.checks import check_number
 from ei.common.files import writing
 from ei.datasets.counts import line_integrals
+from ei.datasets.defects import Defects, find_defects, repair
 from ei.errors import InputError
 
 # What the arrays of a scan are called in one file: in Data Exchange's, in NeXus's, and otherwise.
@@ -99,6 +100,22 @@ def sinograms_of_counts(counts: np.ndarray, flat: np.ndarray, dark: np.ndarray, 
     Raises:
         InputError: for arrays that do not fit.
     """
+    return bin_detectors(_integrals(counts, flat, dark), n, axis=-2).astype(np.float32)
+
+
+def sinograms_and_defects(
+    counts: np.ndarray, flat: np.ndarray, dark: np.ndarray, n: int = 1, with_repair: bool = False
+) -> tuple[np.ndarray, Defects]:
+    """Sinograms as `sinograms_of_counts` has them, and the defects of the detector (`ei.datasets.defects`), which are
+    found, and repaired on request, before detectors are averaged."""
+    y = _integrals(counts, flat, dark)
+    defects = find_defects(y)
+    y = repair(y, defects) if with_repair else y
+    return bin_detectors(y, n, axis=-2).astype(np.float32), defects
+
+
+def _integrals(counts: np.ndarray, flat: np.ndarray, dark: np.ndarray) -> np.ndarray:
+    """Line integrals ``[rows, D, V]``, float64."""
     if counts.ndim not in (2, 3):
         raise InputError(
             f"counts must have shape [views, detectors] or [views, rows, detectors], got {list(counts.shape)}"
@@ -106,8 +123,7 @@ def sinograms_of_counts(counts: np.ndarray, flat: np.ndarray, dark: np.ndarray, 
     # As many exposures as views would else be taken as one for each view.
     flat, dark = (array.mean(0) if array.ndim == counts.ndim else array for array in map(np.asarray, (flat, dark)))
     y = line_integrals(counts.astype(np.float64), flat, dark)
-    y = (y[:, None] if y.ndim == 2 else y).transpose(1, 2, 0)
-    return bin_detectors(y, n, axis=-2).astype(np.float32)
+    return (y[:, None] if y.ndim == 2 else y).transpose(1, 2, 0)
 
 
 def write_geometry(path: Path, **arguments: Any) -> None:
