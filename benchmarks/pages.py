@@ -47,11 +47,11 @@ def scans(folder: Path) -> str:
     steps = json.loads((folder / "choices.json").read_text())["training_steps"]
     table = []
     for name in dict.fromkeys(row["name"] for row in rows):
-        own = [row for row in rows if row["name"] == name]
+        selected = [row for row in rows if row["name"] == name]
         cells = [
             f"{statistics.fmean(values):.{digits}f} +- {statistics.pstdev(values):.{digits}f}"
             for key, digits in (("psnr", 2), ("ssim", 3), ("matthews", 3))
-            for values in [[float(row[key]) for row in own]]
+            for values in [[float(row[key]) for row in selected]]
         ]
         table.append([name, *cells, str(steps.get(name, "-"))])
     return markdown(["", "PSNR [dB]", "SSIM", "Matthews", "steps"], table)
