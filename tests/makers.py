@@ -126,7 +126,8 @@ def make(
     closure = closure or EIClosure(1.0)
     if isinstance(closure, AdversarialEIClosure):
         fill(closure.discriminator)
-    optimizers = {"total": Adam(f.net.parameters(), lr=lr), **closure.optimizers(f, 1e-4)}
+    others = closure.optimizers(f, 1e-4) if hasattr(closure, "optimizers") else {}
+    optimizers = {"total": Adam(f.net.parameters(), lr=lr), **others}
     return Trainer(f, physics, Shift(2), closure, optimizers, epochs=epochs, out=out, progress=False, **options)
 
 

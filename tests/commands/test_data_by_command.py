@@ -99,7 +99,7 @@ def test_folders_of_measurements_keep_their_names(script: Any, tmp_path: Path) -
 
 
 def test_a_run_in_hounsfield_units(script: Any, tmp_path: Path) -> None:
-    """--range is a part of the run: its tests, and its repetition, read the images as it did."""
+    """The range is a part of the run: its tests, and its repetition, read the images as it did."""
     (tmp_path / "slices").mkdir()
     for number in range(6):
         np.save(f"slices/{number}.npy", RNG.integers(-1000, 1000, (16, 16)).astype(np.int16))
@@ -107,7 +107,7 @@ def test_a_run_in_hounsfield_units(script: Any, tmp_path: Path) -> None:
                  "--batch-size", 2, "--ei-trans", 1, "--epochs", 1)  # fmt: skip
     done: Result = script("ei train", *small_run, "--out", "run")
     assert done.code == 2 and "int16 values, from -" in done.err and "value_range to [LOW, HIGH]" in done.err, done.err
-    done = script("ei train", *small_run, "--range", -1000, 400, "--out", "run")
+    done = script("ei train", *small_run, "data.train.value_range=[-1000, 400]", "--out", "run")
     assert done.code == 0 and "above value_range [-1000, 400]" in done.err, done.err
     assert script("ei train", "--config", "run/config.yaml", "--max-steps", 1, "--out", "again").code == 0
     first, second = (load_file(f"{name}/ckp_last.pth.tar")["state_dict"] for name in ("run", "again"))
@@ -119,16 +119,16 @@ def test_a_run_in_hounsfield_units(script: Any, tmp_path: Path) -> None:
 
 
 def test_a_run_of_one_array_with_a_range(script: Any, tmp_path: Path) -> None:
-    """--range is what an array of other values needs: it was said to have no effect, and then asked for."""
+    """An array of other values needs one, too."""
     np.save(tmp_path / "x.npy", RNG.integers(-1000, 1000, (10, 16, 16)).astype(np.int16))
     small_run = ("--task", "ct", "--ct-views", 5, "--data", "x.npy", "--max-steps", 1, "--base-channels", 2,
                  "--batch-size", 2, "--ei-trans", 1, "--epochs", 1)  # fmt: skip
-    done: Result = script("ei train", *small_run, "--range", -1000, 400, "--out", "run")
+    done: Result = script("ei train", *small_run, "data.train.value_range=[-1000, 400]", "--out", "run")
     assert done.code == 0 and "no effect" not in done.out and "above value_range [-1000, 400]" in done.err, done
-    assert load_file("run/ckp_last.pth.tar")["config"]["range"] == [-1000, 400]
+    assert load_file("run/ckp_last.pth.tar")["config"]["data"]["train"]["value_range"] == [-1000, 400]
     looked = ("--task", "ct", "--ct-views", 5, "--data", "x.npy", "--max-elements", 1)
     assert "value_range to [LOW, HIGH]" in script("ei diagnose", *looked).err  # which it takes, too
-    assert script("ei diagnose", *looked, "--range", -1000, 400).code == 0
+    assert script("ei diagnose", *looked, "data.train.value_range=[-1000, 400]").code == 0
 
 
 def test_a_picture_as_the_mask_of_a_run(script: Any, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_picture_as_the_mask_of_a_run(script: Any, tmp_path: Path) -> None:
     assert done.code == 0 and "warning" not in done.out, done
 
 
-SMALL_MRI = ("--base-channels", 2, "--epochs", 1, "--device", "cpu", "--ei-trans", 1, "--norm", "none")
+SMALL_MRI = ("--base-channels", 2, "--epochs", 1, "--device", "cpu", "--ei-trans", 1, "network.norm=none")
 
 
 def test_the_task_by_commands(script: Script) -> None:
@@ -171,12 +171,12 @@ def test_the_task_by_commands(script: Script) -> None:
     torch.save(1 - mask, "other.pt")
     for wrong, said in (
         (("ei train", "--resume", "run/ckp_last.pth.tar", "--epochs", 3, "--mask", "other.pt"), "contradicts"),
-        ((*train, "--mask", "mask.pth.tar", "--crop", 8, "--out", "no", "--data", "none.npz"), "none.npz"),
-        ((*train, "--acceleration", 0.5, "--out", "no"), "acceleration"),
+        ((*train, "--mask", "mask.pth.tar", "--out", "no", "--data", "none.npz"), "none.npz"),
+        ((*train, "physics.mask.acceleration=0.5", "--out", "no"), "physics.mask.acceleration"),
     ):
         refused = script(*wrong)
         assert refused.code == 2 and said in refused.err and refused.err.count("\n") == 1, refused
-    drawn = script(*train, "--acceleration", 3, "--out", "drawn")
+    drawn = script(*train, "physics.mask.acceleration=3", "--out", "drawn")
     assert drawn.code == 0 and int(load_file("drawn/ckp_last.pth.tar")["mask"].sum()) == 8, drawn.err
     diagnosed = script("ei diagnose", "--task", "mri", "--group", "shift", "--size", 8, "--max-elements", 3)
     assert diagnosed.code == 0 and "cannot learn" in diagnosed.out, diagnosed.err
@@ -245,7 +245,7 @@ def test_k_space_that_cannot_be_used(script: Script, change: Callable, said: lis
     assert not Path("y.npz").exists()
 
 
-def test_k_space_that_does_not_fit_is_told(script: Script) -> None:
+def test_k_space_that_does_not_fit_is_an_error(script: Script) -> None:
     k, _ = scan(16, 3, 4)
     np.save("k.npy", k)
     assert script("ei prepare", "kspace", "--source", "k.npy", "--out", "y.npz").code == 0
@@ -293,14 +293,16 @@ SMALL_CT = ("--task", "ct", "--ct-views", 5, "--base-channels", 4, "--batch-size
 def test_by_command(script: Script, files: Path) -> None:
     pairs = ("--measurements", "y.npy", "--truth", "x.npy")
     done = script("ei train", *SMALL_CT, *pairs, "--method", "sup", "--out", "run")
-    assert done.code == 0 and "A x of --truth fits y to 0.0%" in done.out and "warning" not in done.out, done.err
+    assert done.code == 0 and "A x of the ground truth fits y to 0.0%" in done.out and "warning" not in done.out, (
+        done.err
+    )
     with open(files / "run" / "training_loss.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 and all(3 < float(row["psnr"]) < 60 and float(row["held_out_loss"]) > 0 for row in rows)
+    assert len(rows) == 2 and all(3 < float(row["psnr"]) < 60 and float(row["validation_loss"]) > 0 for row in rows)
     assert (files / "run" / "ckp_best.pth.tar").exists()
 
     done = script("ei test", "--ckp", "run/ckp_last.pth.tar", *pairs, "--out", "measured")
-    assert done.code == 0 and "12 test images of x.npy" in done.out, done.err
+    assert done.code == 0 and "12 test images of measurements" in done.out, done.err
     done = script("ei test", "--ckp", "run/ckp_last.pth.tar", "--data", "x.mat", "--out", "simulated")
     assert done.code == 0, done.err
     measured, simulated = (
@@ -325,26 +327,26 @@ def test_by_command(script: Script, files: Path) -> None:
         (("--measurements", "y.npy", "--truth", "few.npy"), ["12 measurements", "5 images"]),
     ],
 )
-def test_wrong_pairs_are_told(script: Script, files: Path, arguments: tuple[str, ...], said: list[str]) -> None:
+def test_wrong_pairs_are_errors(script: Script, files: Path, arguments: tuple[str, ...], said: list[str]) -> None:
     np.save(files / "few.npy", np.zeros((5, 16, 16), np.float32))
     done = script("ei train", *SMALL_CT, *arguments, "--out", "run")
     line = done.err.strip().splitlines()[-1]
     assert done.code == 2 and all(part in line for part in said) and not (files / "run").exists(), done.err
 
 
-def test_another_order_is_seen(script: Script, files: Path) -> None:
+def test_another_order_is_warned_of(script: Script, files: Path) -> None:
     wrong = ("--measurements", "y.npy", "--truth", "other.npy")
     done = script("ei train", *SMALL_CT, *wrong, "--method", "sup", "--max-steps", 1, "--out", "run")
     assert done.code == 0 and "warning: that of another image fits" in done.out, done.out + done.err
 
 
-def test_another_layout_is_seen(script: Script, files: Path) -> None:
-    """True images that another program has written turned or mirrored: said, and which way it is."""
+def test_another_layout_is_warned_of(script: Script, files: Path) -> None:
+    """Ground truth that another program has written turned or mirrored."""
     np.save(files / "turned.npy", np.load(files / "x.npy").transpose(0, 2, 1))
     wrong = ("--measurements", "y.npy", "--truth", "turned.npy")
     done = script("ei train", *SMALL_CT, *wrong, "--method", "sup", "--max-steps", 1, "--out", "run")
     assert done.code == 0, done.err
-    assert "warning: with rows and columns exchanged, these images fit to 0.0%" in done.out, done.out
+    assert "in the same order and orientation" in done.out, done.out
 
 
 def test_tables_of_pairs_keep_the_names_of_their_files(script: Script, files: Path) -> None:
@@ -360,8 +362,8 @@ def test_tables_of_pairs_keep_the_names_of_their_files(script: Script, files: Pa
 
 
 @pytest.mark.parametrize("number", range(12))
-def test_any_measurement_that_is_not_finite_is_told_before_the_run(script: Script, files: Path, number: int) -> None:
-    """Some train, some are held out, and few of them are looked at more closely."""
+def test_a_measurement_that_is_not_finite_is_an_error_before_the_run(script: Script, files: Path, number: int) -> None:
+    """Some are in the training set, some in the validation set, and few of them are examined more closely."""
     y = np.load(files / "y.npy")
     y[number, 2, 3] = np.nan
     np.save(files / "y.npy", y)
@@ -404,7 +406,7 @@ def test_the_walk_of_the_page_works(script: Script) -> None:
           "--out", "y.npz"), "30 views"),
     ],
 )  # fmt: skip
-def test_wrong_input_is_told_in_a_line(arguments: tuple[str, ...], said: str, script: Script) -> None:
+def test_wrong_input_is_an_error_of_one_line(arguments: tuple[str, ...], said: str, script: Script) -> None:
     counts_of_a_small_scan(2)
     done = script("ei prepare", *arguments)
     assert done.code == 2 and said in done.err and done.err.count("\n") == 1, done

@@ -15,7 +15,11 @@ Script = Callable[..., Result]
 
 
 def test_an_operator_from_a_configuration(tmp_path: Path) -> None:
-    (tmp_path / "my.yaml").write_text("task: inpainting\ndata: synthetic\nmask_rate: 0.4\n")
+    (tmp_path / "my.yaml").write_text(
+        "physics: {name: Inpainting, mask_rate: 0.4}\n"
+        "transform: {name: Shift, n_trans: 3}\n"
+        "data: {train: {name: DeadLeaves}}\n"
+    )
     done = subprocess_run(
         "python", "-m", "ei", "diagnose", "--config", "my.yaml", "--max-elements", "4", "--out", "d.png", cwd=tmp_path
     )
@@ -45,7 +49,7 @@ def test_the_commands_print_it(script: Callable[..., Result]) -> None:
     assert done.code == 0 and "set centre to 2.0" in done.out and "variation of the sum" in done.out
 
 
-def test_diagnose_tells_what_it_cannot_look_at(script: Script) -> None:
+def test_diagnose_rejects_noise_that_it_cannot_examine(script: Script) -> None:
     for arguments, said in (
         (("--task", "ct", "--size", 8, "--noise", "unknown"), "unknown"),
         (("--task", "ct", "--size", 8, "--noise", "poisson:-1"), "gain"),

@@ -1,6 +1,6 @@
 """Files with anything in them: the loaders give what they promise or raise the documented error, nothing else.
 
-EI_FUZZ=500 python -m pytest tests/test_fuzz.py        500 cases for each of the four loaders
+EI_FUZZ=500 python -m pytest tests/commands/test_fuzz.py        500 cases for each of the four loaders
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import pytest
 import scipy.io
 import torch
 import yaml
-from ei.commands.settings import parser_of, resolve
 from makers import write_mat
 from PIL import Image
 
-from ei.commands.train import build_training
+from ei.commands import train
+from ei.commands.build import build_training
+from ei.commands.tree import read_tree
+from ei.commands.typed import read_typed
 from ei.common.files import load_file, save_file
 from ei.datasets.pictures import read_image
 from ei.datasets.stack import read_stack
@@ -79,6 +81,7 @@ def pictures() -> list[bytes]:
     return found
 
 
+@pytest.mark.slow
 @fuzz
 @given(content=damaged(pictures()))
 def test_images(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -107,6 +110,7 @@ def matlab_files() -> list[bytes]:
 
 # What becomes of downloads and disks. On some files with single bytes changed inside, scipy (and, for version 7.3, the
 # HDF5 library) itself crashes, so that no program could say anything.
+@pytest.mark.slow
 @fuzz
 @given(content=damaged(matlab_files(), ("cut", "take", "zero", "noise")))
 def test_matlab_files(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -119,53 +123,59 @@ def test_matlab_files(content: bytes, tmp_path_factory: pytest.TempPathFactory) 
         assert "fuzz.mat" in str(error)
 
 
-PARSER = parser_of("train", "ei train", None)
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 10**20), st.floats(), st.text(max_size=8), st.dates(),
     st.lists(st.one_of(st.integers(-3, 9), st.text(max_size=3), st.none()), max_size=3),
-    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+    st.dictionaries(st.one_of(st.text(max_size=3), st.sampled_from(["name", "start", "step", "count", "train"])),
+                    st.one_of(st.integers(), st.text(max_size=8), st.dates()), max_size=3),
 )  # fmt: skip
 KEYS = st.one_of(
-    st.sampled_from(["task", "epochs", "lr", "schedule", "cos", "out", "gpu", "seed", "device", "help", "config"]),
+    st.sampled_from(["physics", "noise", "closure", "data", "schedule", "trainer", "train", "name", "batch_size"]),
     st.text(max_size=6),
     st.integers(),
 )
 CONFIGS = st.one_of(
     st.dictionaries(KEYS, VALUES, max_size=4).map(lambda content: yaml.safe_dump(content).encode()),
-    damaged([b"task: ct\nepochs: 3\nschedule: [1, 2]\ncos: true\nlr: 5e-4\nout: 'a b'\n"]),
+    damaged(
+        [
+            b"physics: {name: CT, angles: {start: 0, step: 1, count: 3}}\ndata: {train: 'a b', batch_size: 2}\n"
+            b"optimizer: {lr: 5e-4}\ntrainer: {epochs: 3}\n"
+        ]
+    ),
 )
 
 
+@pytest.mark.slow
 @fuzz
 @given(content=CONFIGS)
 def test_configurations(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
     path.write_bytes(content)
     try:
-        PARSER.parse_yaml(str(path))
+        read_tree(str(path))
     except InputError as error:
         assert "fuzz.yaml" in str(error)
 
 
 @pytest.fixture(scope="module")
 def run_state(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict]:
-    """Options of a training, and the content of a checkpoint of it."""
+    """The tree of a training, and the content of a checkpoint of it."""
     folder = tmp_path_factory.mktemp("run")
-    options = {
-        "task": "ct", "data": str(write_mat(folder / "ct.mat", n=10)), "base_channels": 2, "ct_views": 3,
-        "out": str(folder / "run"), "max_steps": 1,
-    }  # fmt: skip
-    trainer, loader = build_training(resolve(options), torch.device("cpu"))
+    data = str(write_mat(folder / "ct.mat", n=10))
+    words = ["--task", "ct", "--data", data, "--base-channels", "2", "--ct-views", "3", "--max-steps", "1"]
+    tree = read_typed(train.parser("ei train"), words).tree()
+    trainer, loader = build_training(tree, torch.device("cpu"), folder / "run")
     with contextlib.redirect_stdout(io.StringIO()):
         trainer.fit(loader)
-    return options, load_file(folder / "run" / "ckp_last.pth.tar")
+    return tree, load_file(folder / "run" / "ckp_last.pth.tar")
 
 
+@pytest.mark.slow
 @fuzz
 @given(data=st.data())
 def test_checkpoints(data: Any, run_state: tuple[dict, dict], tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Damaged bytes never become weights; foreign content is refused with the documented error."""
-    options, state = run_state
+    """Damaged bytes never become weights; other content is rejected with the documented error."""
+    tree, state = run_state
     path = tmp_path_factory.getbasetemp() / "fuzz.pth.tar"
     state = dict(state)
     intact = data.draw(st.booleans())  # its content; then its bytes are not
@@ -192,7 +202,7 @@ def test_checkpoints(data: Any, run_state: tuple[dict, dict], tmp_path_factory: 
         net = UNet(1, 1, base_channels=2)
         load_weights(net, generator_weights(loaded, path), path)
         state = loaded if is_run_state(loaded, path) else None
-        trainer, _ = build_training(resolve({**options, "resume": str(path)}), torch.device("cpu"), state)
+        trainer, _ = build_training(tree, torch.device("cpu"), False, state)
     except InputError:
         return
     # Whatever else was changed, what loads has the weights of the run, all of them, and goes on where the file says.

@@ -11,23 +11,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import Result
-from ei.commands.options import Options
 from PIL import Image
 
 import ei
 from ei.closure import SUREClosure
-from ei.commands.presets import UNKNOWN_NOISE, closure_of
+from ei.commands.presets import METHODS, closure_for, problem
 from ei.common.files import load_file, save_file
 from ei.common.seeds import generator
 from ei.datasets import make_loader
 from ei.errors import InputError
-from ei.evaluation.loading import noise_in
 from ei.models import Reconstructor, UNet
 from ei.physics import (
     GaussianNoise,
     Inpainting,
     Noise,
-    PoissonNoise,
 )
 from ei.training import Trainer
 from ei.transforms import Shift
@@ -41,7 +38,7 @@ def test_noise_unknown_by_commands(script: Script) -> None:
     y = torch.rand(20, 1, 16, 16, generator=torch.Generator().manual_seed(0)) + 0.5
     np.save("y.npy", y.numpy())
     Path("p.yaml").write_text("{name: Inpainting, img_height: 16, img_width: 16, mask_rate: 0}\n")
-    train = ("ei train", "--physics", "p.yaml", "--measurements", "y.npy", "--noise", "unknown", "--norm", "none",
+    train = ("ei train", "--physics", "p.yaml", "--measurements", "y.npy", "--noise", "unknown", "network.norm=none",
              "--base-channels", 2, "--batch-size", 6, "--device", "cpu")  # fmt: skip
     done = script(*train, "--method", "sure", "--epochs", 2, "--out", "run")
     assert done.code == 0, done.err
@@ -60,13 +57,12 @@ def test_noise_unknown_by_commands(script: Script) -> None:
     images = ("ei train", "--task", "ct", "--data", "synthetic", "--noise", "unknown", "--method", "rei")
     for wrong, said in (
         ((*train, "--method", "ei"), "sure and rei"),
-        ((*train, "--method", "sure", "--noise-sigma", 1), "contradict"),
         ((*train, "--method", "sure", "--precision", "bf16"), "bf16"),
-        (images, "--noise-sigma"),
+        (images, "noise=gaussian:0.1"),
     ):
         refused = script(*wrong, "--out", "no")
         assert refused.code == 2 and said in refused.err and refused.err.count("\n") == 1, refused
-    told = script(*images, "--noise-sigma", 0.5, "--base-channels", 2, "--ei-trans", 1, "--epochs", 1, "--max-steps", 1,
+    told = script(*images, "noise=gaussian:0.5", "--base-channels", 2, "--ei-trans", 1, "--epochs", 1, "--max-steps", 1,
                   "--device", "cpu", "--out", "told")  # fmt: skip
     assert told.code == 0 and ei.load("told/ckp_last.pth.tar").physics.noise.sigma == 0.5, told.err
 
@@ -83,21 +79,20 @@ def train(out: Path, closure: Any, noise: Noise, epochs: int = 2) -> Trainer:
     return trainer
 
 
-def test_the_noise_of_older_checkpoints(tmp_path: Path) -> None:
-    assert noise_in({}) is None and noise_in({"noise_sigma": 0.0}) is None
-    assert noise_in({"noise_sigma": 0.1}).sigma == 0.1
-    assert noise_in({"physics": {"name": "CT", "noise": "transmission:1e5,30,0.0064"}}).scale == 0.0064
+def test_the_noise_of_a_checkpoint(tmp_path: Path) -> None:
     train(tmp_path / "run", SUREClosure(), GaussianNoise(0.1))
     state = load_file(tmp_path / "run" / "ckp_last.pth.tar")
-    before = {key: value for key, value in state.items() if key not in ("noise", "coil_maps")}
-    save_file({**before, "config": {"noise_sigma": 0.25}}, tmp_path / "old.pth.tar")
-    assert ei.load(tmp_path / "old.pth.tar").physics.noise.sigma == 0.25
-    save_file({**state, "noise": {"name": "CT", "img_width": 8, "radon_view": 3}}, tmp_path / "odd.pth.tar")
-    with pytest.raises(InputError, match="names CT, which is no noise"):
-        ei.load(tmp_path / "odd.pth.tar")
-    save_file({**state, "noise": {"name": "PoissonNoise", "gain": -1.0}}, tmp_path / "odd.pth.tar")
-    with pytest.raises(InputError, match="gain"):
-        ei.load(tmp_path / "odd.pth.tar")
+    assert ei.load(tmp_path / "run" / "ckp_last.pth.tar").physics.noise.sigma == 0.1
+    save_file({**state, "noise": None}, tmp_path / "without.pth.tar")
+    assert ei.load(tmp_path / "without.pth.tar").physics.noise is None
+    for noise, message in (
+        ({"name": "CT", "img_width": 8, "radon_view": 3}, "noise.name must be a class, got 'CT'; it is one of Gauss"),
+        ({"name": "PoissonNoise", "gain": -1.0}, "noise.gain must be a finite number"),
+        ({"name": "/nowhere/evil.py:N"}, "not run because a checkpoint says so"),
+    ):
+        save_file({**state, "noise": noise}, tmp_path / "odd.pth.tar")
+        with pytest.raises(InputError, match=message):
+            ei.load(tmp_path / "odd.pth.tar")
 
 
 def test_the_commands_train_with_noise_and_a_checkpoint_tells_it(script: Callable[..., Result]) -> None:
@@ -106,7 +101,7 @@ def test_the_commands_train_with_noise_and_a_checkpoint_tells_it(script: Callabl
         for index in range(3):
             pixels = np.random.default_rng(index).integers(0, 256, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(Path("images") / mode / f"{index}.png")
-    train = ("ei train", "--task", "inpainting", "--data", "images", "--resize", 16, "--base-channels", 2,
+    train = ("ei train", "--task", "inpainting", "data.train={name: ImageTree, folder: images, resize: 16}", "--base-channels", 2,
              "--epochs", 1, "--device", "cpu", "--ei-trans", 1)  # fmt: skip
     headers = {"sure": "epoch,loss_sure,psnr,mse", "rei": "epoch,loss_sure,loss_ei,loss_total,psnr,mse"}
     for method, header in headers.items():
@@ -114,27 +109,26 @@ def test_the_commands_train_with_noise_and_a_checkpoint_tells_it(script: Callabl
         assert done.code == 0, done.err
         assert (Path(method) / "training_loss.csv").read_text().splitlines()[0] == header
     state = load_file("rei/ckp_last.pth.tar")
-    assert state["config"]["noise"] == "poisson:0.05" and isinstance(noise_in(state["config"]), PoissonNoise)
+    assert state["config"]["noise"] == state["noise"] == {"name": "PoissonNoise", "gain": 0.05}
     assert script("ei test", "--ckp", "rei/ckp_last.pth.tar", "--out", "tested").code == 0
     refused = script(*train, "--method", "rei", "--out", "no")
     assert refused.code == 2 and "--noise" in refused.err and not Path("no").exists()
     for wrong, said in (
         (("--noise", "poisson:-1"), "gain"),
         (("--noise", "white:1"), "gaussian:SIGMA"),
-        (("--noise", "gaussian:1", "--noise-sigma", 1), "contradict"),
+        (("--noise", "gaussian:1", "physics.noise=gaussian:2"), "contradict"),
     ):
         refused = script(*train, "--method", "ei", *wrong, "--out", "no")
         assert refused.code == 2 and said in refused.err and refused.err.count("\n") == 1, refused
 
 
-@pytest.mark.parametrize(
-    ("method", "start"),
-    [
-        *((method, None) for method in ("mc", "ei", "ei_adv", "sure", "rei")),
-        *((method, 0.1) for method in UNKNOWN_NOISE),
-    ],
-)
-def test_the_domain_reaches_the_closure(method: str, start: float | None) -> None:
-    for domain in ("measurement", "image"):
-        options = Options(method=method, ei_alpha=1.0, adv_beta=1e-8, mc_domain=domain)
-        assert closure_of(options, (1, 16, 16), start).compared.domain == domain
+@pytest.mark.parametrize("unknown", [False, True])
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("sup", "ei_sup")])
+def test_the_domain_reaches_the_closure(method: str, unknown: bool) -> None:
+    """It is kept when the method changes."""
+    if unknown and method not in ("sure", "rei"):
+        pytest.skip("it needs no noise")
+    tree = problem("ct")
+    tree["closure"] |= {"mc_domain": "image", "stop_gradient": True}
+    closure = closure_for(method, tree, unknown)
+    assert closure["mc_domain"] == "image" and ("stop_gradient" in closure) == (method not in ("mc", "split", "sure"))

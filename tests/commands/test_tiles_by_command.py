@@ -15,7 +15,7 @@ import ei
 from ei.common.files import load_file
 from ei.physics import GaussianNoise, Inpainting
 
-SMALL = ["--method", "ei", "--base-channels", 4, "--epochs", 2, "--device", "cpu", "--norm", "none", "--tile", 8]
+SMALL = ["--method", "ei", "--base-channels", 4, "--epochs", 2, "--device", "cpu", "network.norm=none", "data.tile=8"]
 
 
 def images_in(folder: Path, count: int = 4, size: tuple[int, int] = (16, 24)) -> None:
@@ -28,7 +28,7 @@ def images_in(folder: Path, count: int = 4, size: tuple[int, int] = (16, 24)) ->
 def test_a_run_on_tiles_is_of_the_whole_operator(script: Callable[..., Result], tmp_path: Path) -> None:
     """Tiles are trained on, their checkpoint carries the operator of whole images and is tested and continued by it."""
     images_in(tmp_path / "images")
-    common = ["--task", "inpainting", "--data", "images", "--test-fraction", 0.25, *SMALL]
+    common = ["--task", "inpainting", "--data", "images", "data.train.test_fraction=0.25", *SMALL]
     done = script("ei train", *common, "--out", "run")
     assert done.code == 0, done
     state = load_file("run/ckp_last.pth.tar")
@@ -42,7 +42,8 @@ def test_a_run_on_tiles_is_of_the_whole_operator(script: Callable[..., Result], 
     assert done.code == 0, done
     again = load_file("again/ckp_last.pth.tar")["state_dict"]
     assert all(torch.equal(value, again[name]) for name, value in state["state_dict"].items())
-    assert "--tile" in script("ei train", "--resume", "again/ckp_last.pth.tar", "--epochs", 3, "--tile", 16).err
+    done = script("ei train", "--resume", "again/ckp_last.pth.tar", "--epochs", 3, "data.tile=16")
+    assert done.code == 2 and "data.tile 16 contradicts" in done.err, done
 
 
 def test_tiles_of_measurements_alone_and_of_pairs(script: Callable[..., Result], tmp_path: Path) -> None:
@@ -57,11 +58,11 @@ def test_tiles_of_measurements_alone_and_of_pairs(script: Callable[..., Result],
     assert done.code == 0 and load_file("alone/ckp_last.pth.tar")["step"] == 2 * 3 * 4, done
     assert load_file("alone/ckp_last.pth.tar")["mask"].shape == (4, 1, 16, 16)
     done = script("ei train", *common, "--truth", "x.npy", "--method", "sup", "--out", "pairs")
-    assert done.code == 0 and "A x of --truth fits y to 0.0%" in done.out, done
-    judged = ["--measurements", "y.npy", "--truth", "x.npy"]
-    done = script("ei test", "--ckp", "pairs/ckp_last.pth.tar", *judged, "--out", "test")
+    assert done.code == 0 and "A x of the ground truth fits y to 0.0%" in done.out, done
+    pairs = ["--measurements", "y.npy", "--truth", "x.npy"]
+    done = script("ei test", "--ckp", "pairs/ckp_last.pth.tar", *pairs, "--out", "test")
     assert done.code == 0 and "\nSup  " in done.out and "\nEI  " not in done.out, done
-    done = script("ei test", "--ckp", "alone/ckp_last.pth.tar", *judged, "--model-name", "Mine", "--out", "test")
+    done = script("ei test", "--ckp", "alone/ckp_last.pth.tar", *pairs, "--model-name", "Mine", "--out", "test")
     assert done.code == 0 and "\nMine  " in done.out, done
 
 
@@ -72,10 +73,9 @@ def masks_of(count: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task", "ct", "--data", "synthetic", "--tile", 8], "measures each pixel by itself, Inpainting, not CT"),
-        (["--task", "inpainting", "--data", "images", "--tile", 32], "16 x 24 have no tiles of 32 x 32"),
-        (["--task", "inpainting", "--data", "images", "--tile", 8, "--patch", 8], "choose one"),
-        (["--task", "inpainting", "--data", "images", "--tile", 0], "--tile"),
+        (["--task", "ct", "--data", "synthetic", "data.tile=8"], "measures each pixel by itself, Inpainting, not CT"),
+        (["--task", "inpainting", "--data", "images", "data.tile=32"], "16 x 24 have no tiles of 32 x 32"),
+        (["--task", "inpainting", "--data", "images", "data.tile=0"], "data.tile must be a whole number >= 1, got 0"),
     ],
 )  # fmt: skip
 def test_what_has_no_tiles_says_so(

@@ -292,7 +292,7 @@ def test_noise_of_physics_is_noise_of_the_run() -> None:
 
 
 def test_unknown_noise_of_simulated_data_needs_the_noise_that_is_added() -> None:
-    with pytest.raises(InputError, match="give the noise that is added as a key: noise=gaussian:0.1"):
+    with pytest.raises(InputError, match=r"give the noise that is added as a key: noise=gaussian:0\.1"):
         tree_of("--task", "ct", "--noise", "unknown", "--method", "rei")
     tree = tree_of("--task", "ct", "--noise", "unknown", "--method", "rei", "noise=gaussian:0.1")
     assert tree["closure"]["name"] == presets.UNSURE and tree["noise"] == "gaussian:0.1"

@@ -1,4 +1,4 @@
-"""People's own problems: measurements, images and operators; the preparation of the paper's data; the examples."""
+"""Problems of users: measurements, images and operators; the preparation of the paper's data; the examples."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     images = np.random.default_rng(0).random((12, 16, 16)).astype(np.float32)
     scipy.io.savemat(folder / "x.mat", {"DATA": images})
-    # In such an order that the measurements that are not held out are those of the training images, in their order.
-    train, held_out = (part.indices for part in split_validation(range(12), 0.1, "they"))
+    # Ordered so that the training measurements are those of the training images, in their order.
+    train, validation = (part.indices for part in split_validation(range(12), 0.1, "they"))
     place = np.empty(12, dtype=int)
-    place[[*train, *held_out]] = range(12)
+    place[[*train, *validation]] = range(12)
     np.save(folder / "y.npy", CT(16, 8).A(torch.from_numpy(images[place])[:, None])[:, 0].numpy())
     common = ["--task", "ct", "--ct-views", 8, "--base-channels", 2, "--epochs", 3, "--ei-alpha", 1, "--schedule"]
     for name, more in {"images": ["--data", "x.mat"], "alone": ["--measurements", "y.npy"],
-                       "noisy": ["--data", "x.mat", "--noise-sigma", "0.5"]}.items():  # fmt: skip
+                       "noisy": ["--data", "x.mat", "--noise", "gaussian:0.5"]}.items():  # fmt: skip
         done = subprocess_run("python", ROOT / "demo_train.py", *common, *more, "--out", name, cwd=folder)
         assert done.code == 0, done.err
     return folder
@@ -60,12 +60,12 @@ def test_measurements_alone_train_the_same(runs: Path) -> None:
     assert abs(noisy[0]["loss_mc"] / images[0]["loss_mc"] - 1) > 0.03
 
 
-def test_held_out_losses_choose_the_best(runs: Path) -> None:
+def test_validation_losses_select_the_best_epoch(runs: Path) -> None:
     with open(runs / "alone" / "training_loss.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     losses = ["loss_mc", "loss_ei", "loss_total"]
-    assert list(rows[0]) == ["epoch", *losses, *(f"held_out_{name}" for name in losses)]
-    best = min(range(3), key=lambda k: float(rows[k]["held_out_loss_total"]))
+    assert list(rows[0]) == ["epoch", *losses, *(f"validation_{name}" for name in losses)]
+    best = min(range(3), key=lambda k: float(rows[k]["validation_loss_total"]))
     assert load_file(runs / "alone" / "ckp_best.pth.tar")["epoch"] == best
     assert not (runs / "images" / "ckp_best.pth.tar").exists()
 
@@ -133,8 +133,8 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def test_training_and_testing_on_own_images(tree: Path) -> None:
-    own = ["--data", tree, "--crop", 40, "--resize", 16, "--test-fraction", 0.4]
+def test_training_and_testing_on_a_folder_of_images(tree: Path) -> None:
+    own = ["--data", tree, "data.train.crop=40", "data.train.resize=16", "data.train.test_fraction=0.4"]
     done = subprocess_run("python", ROOT / "demo_train.py", "--task", "inpainting", *own, "--base-channels", 2,
                           "--epochs", 1, "--schedule", "--out", "run", cwd=tree.parent)  # fmt: skip
     assert done.code == 0, done.err

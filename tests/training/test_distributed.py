@@ -120,7 +120,7 @@ def weights_of(state: dict) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    done = torchrun(Path(__file__), folder, cwd=ROOT / "tests")
+    done = torchrun("-m", "training.test_distributed", folder, cwd=ROOT / "tests")
     assert done.code == 0, done.err
     return folder
 

@@ -126,7 +126,7 @@ def test_a_hook_that_evaluates_does_not_end_the_training_mode() -> None:
 
 
 def test_a_run_folder_is_of_one_training(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run", environment={"device": "cpu"})
+    folder = RunFolder(tmp_path / "run")
     make(folder, epochs=1).fit(loader())
     with pytest.raises(ValueError, match="another one"):
         make(folder, epochs=1)
@@ -673,9 +673,9 @@ def test_batches_of_pairs(tmp_path: Path) -> None:
     simulated.fit(list(x.split(2)))
     assert trainer.history == simulated.history and "psnr" in trainer.history[0]
     assert torch.equal(flat(simulated.f.net), flat(trainer.f.net))
-    with pytest.raises(ValueError, match="2 images and 4 measurements"):
+    with pytest.raises(ValueError, match="one image for each measurement, got 2 and 4"):
         make(False).fit([{"y": y, "x": x[:2]}])
-    with pytest.raises(ValueError, match=r"images \"x\" or measurements \"y\", got \[.z.\]"):
+    with pytest.raises(ValueError, match=r"must have images .x. or measurements .y., got \['z'\]"):
         make(False).fit([{"z": x}])
 
 

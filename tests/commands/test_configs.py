@@ -1,0 +1,88 @@
+"""Every file of ``configs/`` trains the weights that it did before a run was a tree, bit for bit.
+
+reference/configs.json holds the figures of that code (commit 9ddc847), for the same words: hash and sum of the weights
+after three steps, and the sums of the losses. On another processor or torch, sums are compared to 1e-4.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import REFERENCE, ROOT, Result
+
+from ei.common.files import load_file
+from ei.datasets.synthetic import _Generated
+
+Script = Callable[..., Result]
+FIGURES = json.loads((REFERENCE / "configs.json").read_text())
+CONFIGS = ROOT / "configs"
+# The cells that each recipe is tried on; budgets are tried on ct_ei.
+RECIPES = {
+    "clipped": ["ct_ei", "ct_mc"],
+    "direct_noise": ["ct_noise_mc", "ct_noise_ei", "ct_noise_sure", "ct_noise_rei", "ct_noise_sup"],
+    "few_steps": ["ct_ei"],
+    "stopped": ["ct_ei", "ct_sup"],
+    "tiles_noise": ["inpainting_noise_rei", "inpainting_noise_sup"],
+    "unrolled": ["ct_ei", "ct_mc", "ct_sup"],
+    "unrolled_filtered": ["ct_ei"],
+    "unrolled_inpainting": ["inpainting_ei", "inpainting_sup"],
+    "unrolled_inpainting_wide": ["inpainting_split", "inpainting_ei"],
+    "unrolled_mri": ["mri_rei", "mri_sup", "mri_mc"],
+    "unrolled_noise": ["ct_noise_rei", "ct_noise_mc", "ct_noise_sup"],
+    "unrolled_wide": ["ct_ei", "ct_sup", "limited_angle_ei"],
+}
+# A cell of each problem, a method with two networks, a budget, two recipes: in `make test`, too.
+FAST = {"ct_ei", "inpainting_split", "mri_rei", "ct_noise_sure", "ct_ei + short", "ct_noise_rei + direct_noise",
+        "mri_sup + unrolled_mri"}  # fmt: skip
+
+
+def names_in(folder: str = "") -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))
+
+
+def cases() -> dict[str, list[Any]]:
+    """The words of ``ei train``, by case."""
+    words: dict[str, list[Any]] = {cell: [CONFIGS / f"{cell}.yaml"] for cell in names_in()}
+    over = {budget: ("budget", ["ct_ei"]) for budget in names_in("budget")}
+    over |= {recipe: ("recipe", RECIPES[recipe]) for recipe in names_in("recipe")}
+    for name, (folder, cells) in over.items():
+        words |= {f"{cell} + {name}": [CONFIGS / f"{cell}.yaml", CONFIGS / folder / f"{name}.yaml"] for cell in cells}
+    physics = {f"physics {name}": ["--physics", CONFIGS / "physics" / f"{name}.yaml"] for name in names_in("physics")}
+    return words | {name: [*given, "--group", "rotate"] for name, given in physics.items()}
+
+
+CASES = cases()
+
+
+def test_every_file_has_figures() -> None:
+    assert set(FIGURES["cases"]) == set(CASES) and set(CASES) >= FAST and len(FAST) >= 6
+
+
+@pytest.mark.parametrize(
+    "case", [case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
+def test_the_weights_are_those_of_the_old_code(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    side = 64 if "tiles" in case or "+ unrolled_inpainting" in case else 32  # tiles are of 64 x 64
+    monkeypatch.setattr(_Generated.__init__, "__defaults__", ("train", side, 100, 0))
+    done = script("ei train", *CASES[case], "--data", "synthetic", "--base-channels", 4, "--max-steps", 3, "--device",
+                  "cpu", "--out", "run")  # fmt: skip
+    assert done.code == 0, done.err
+    state = load_file(tmp_path / "run" / "ckp_last.pth.tar")
+    digest, total = hashlib.sha256(), 0.0
+    for key in sorted(key for key in state if key.startswith("state_dict")):
+        for name, value in state[key].items():
+            digest.update(name.encode() + value.contiguous().numpy().tobytes())
+            total += float(value.double().abs().sum())
+    figures = FIGURES["cases"][case]
+    assert total == pytest.approx(figures["abs_sum"], rel=1e-4)
+    assert state["sums"] == pytest.approx(figures["sums"], rel=1e-4)
+    if FIGURES["fingerprint"] == [torch.__version__, torch.backends.cpu.get_cpu_capability()]:
+        assert digest.hexdigest() == figures["sha256"]
