@@ -14,7 +14,6 @@ import scipy.io
 import torch
 import yaml
 from conftest import Result, subprocess_run
-from ei.common.devices import choose_device
 from PIL import Image
 
 import ei
@@ -22,7 +21,7 @@ from ei.commands import COMMANDS, train
 from ei.commands.flags import FLAGS
 from ei.commands.problem import build_physics
 from ei.commands.typed import read_typed
-from ei.common.devices import device_of_tensors
+from ei.common.devices import choose_device, device_of_tensors
 from ei.common.files import load_file, save_file
 from ei.common.parts import normalized
 from ei.datasets import EllipsePhantoms
