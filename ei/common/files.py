@@ -84,7 +84,7 @@ def load_file(
         culprit = re.search(r"(?:Unsupported (?:global|class): (?:GLOBAL )?|Trying to call )([\w.]+)", str(error))
         if culprit:
             raise InputError(
-                f"the {what} {path} was refused: it holds a {culprit[1]}, and unpickling it could run code. Save it "
+                f"the {what} {path} was rejected: it holds a {culprit[1]}, and unpickling it could run code. Save it "
                 "again with tensors and plain values only, from a program you trust"
             ) from error
         raise InputError(f"the {what} {path} is damaged or was not written by torch.save; get it again") from error
@@ -199,7 +199,7 @@ def _flush_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what a file system refuses in a ``with`` block into a `StorageError` about ``path``."""
+    """Turn an error of the file system in a ``with`` block into a `StorageError` about ``path``."""
     try:
         yield
     except OSError as error:

@@ -68,10 +68,10 @@ def kspace_of(array: np.ndarray, axes: str | None = None) -> tuple[Tensor, Tenso
     if not bool(torch.isfinite(torch.view_as_real(y)).all()):
         raise InputError("k-space has values that are not finite; correct or remove them")
     check_centred(y)
-    measured = (y != 0).flatten(0, 1)
-    mask = measured.any(0)
-    share = float((measured & mask).sum() / (mask.sum() * len(measured)))
-    if share < 0.99:  # a measured value may be zero by chance
+    sampled = (y != 0).flatten(0, 1)
+    mask = sampled.any(0)
+    share = float((sampled & mask).sum() / (mask.sum() * len(sampled)))
+    if share < 0.99:  # a sampled value may be zero by chance
         raise InputError(
             f"images or coils differ in where k-space is not zero (on average {share:.0%} of where any is): one mask "
             "must serve all; and the axes are [n, coils, rows, columns]"
@@ -128,7 +128,8 @@ def low_resolution_maps(y: Tensor, mask: Tensor) -> tuple[Tensor, tuple[int, int
 def _gapless_middle(mask: Tensor) -> tuple[slice, slice]:
     """The rows and columns about the middle that are all measured: grown on all sides as long as nothing is missing."""
     sides = mask.shape
-    begin, end = [n // 2 for n in sides], [n // 2 for n in sides]  # nothing yet
+    begin = [n // 2 for n in sides]
+    end = list(begin)  # nothing yet
     if not bool(mask[begin[0], begin[1]]):
         return slice(begin[0], end[0]), slice(begin[1], end[1])
     end = [e + 1 for e in end]
@@ -137,12 +138,16 @@ def _gapless_middle(mask: Tensor) -> tuple[slice, slice]:
         grown = False
         for axis in (0, 1):
             for forward in (False, True):
-                b, e = list(begin), list(end)
-                b[axis], e[axis] = (b[axis], e[axis] + 1) if forward else (b[axis] - 1, e[axis])
+                b = list(begin)
+                e = list(end)
+                b[axis] -= not forward
+                e[axis] += forward
                 if b[axis] < 0 or e[axis] > sides[axis] or e[axis] - b[axis] > MOST_LINES:
                     continue
                 if bool(mask[b[0] : e[0], b[1] : e[1]].all()):
-                    begin, end, grown = b, e, True
+                    begin = b
+                    end = e
+                    grown = True
     return slice(begin[0], end[0]), slice(begin[1], end[1])
 
 
