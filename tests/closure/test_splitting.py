@@ -331,6 +331,7 @@ def test_test_shows_the_mean_over_parts_of_a_split_run(script: Callable[..., Res
     assert "psnr_net" in header and "psnr_parts" in header
 
 
+@pytest.mark.slow
 def test_splitting_learns_more_than_measurement_consistency() -> None:
     """Smooth images under one random mask: what is kept predicts what is not, and MC alone learns nothing."""
     physics = Inpainting(16, 16, mask_rate=0.4)
