@@ -3,18 +3,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-all lint bench clean
 help:
-	@echo "make demo   train EI on generated images, print a table, write figures (minutes)"
-	@echo "make test   run the tests"
-	@echo "make lint   check style and types"
-	@echo "make bench  measure speed beside peers (minutes; installs deepinv and astra-toolbox)"
-	@echo "make clean  remove .venv and caches"
+	@echo "make demo      train EI on generated images, print a table, write figures (minutes)"
+	@echo "make test      run the tests, but for those marked slow (minutes)"
+	@echo "make test-all  run all tests"
+	@echo "make lint      check style and types"
+	@echo "make bench     measure speed beside peers (minutes; installs deepinv and astra-toolbox)"
+	@echo "make clean     remove .venv and caches"
 
 demo: $(VENV)/installed-run
 	$(BIN)/python get_started.py
 
 test: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4
+
+test-all: $(VENV)/installed-test
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 lint: $(VENV)/installed-dev

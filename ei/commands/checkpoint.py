@@ -83,8 +83,7 @@ def tree_of_checkpoint(state: Mapping[str, Any], typed: Typed, path: str) -> Tre
         if task is not None and trained not in (None, "", task):
             raise InputError(f"the checkpoint was trained for the task {trained}, not for {task}")
         base |= {key: state[key] for key in ("noise", "network") if base.get(key) is None and state.get(key)}
-        if "data" not in base and task in presets.PAPER:  # of a script (`ei.ei.EI`)
-            base["data"] = presets.problem(task)["data"]
+        base = {**presets.data_of(task), **base}  # a script (`ei.ei.EI`) has none
     elif task is not None:
         base = presets.problem(task)
         base["network"] = {"name": "UNet"}

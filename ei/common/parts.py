@@ -83,7 +83,7 @@ def find(name: Any, classes: Classes, path: str) -> Callable[..., Any]:
     """
     if is_user_code(name):
         return import_user_code(name)
-    if name in classes:
+    if isinstance(name, str) and name in classes:
         return classes[name]
     problem = f"{path}.name is missing" if name is None else f"{path}.name must be a class, got {name!r}"
     raise InputError(f"{problem}; it is one of {', '.join(classes)}, or FILE.py:NAME{suggestion(name, classes)}")
@@ -133,7 +133,9 @@ def _constructors(make: Callable[..., Any]) -> list[Callable[..., Any]]:
         return [make]
     # torch's and Python's own base classes take anything and use none of it.
     mro = [cls for cls in make.__mro__ if cls is make or not cls.__module__.startswith(("torch.nn", "torch.utils"))]
-    return [vars(cls)["__init__"] for cls in mro if "__init__" in vars(cls) and cls is not object]
+    constructors = [vars(cls)["__init__"] for cls in mro if "__init__" in vars(cls) and cls is not object]
+    has_new = make.__new__ is not object.__new__  # as a NamedTuple
+    return constructors or ([make] if has_new else [])
 
 
 def missing_arguments(description: Mapping[str, Any], make: Callable[..., Any], nested: Classes) -> set[str]:

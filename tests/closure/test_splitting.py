@@ -320,7 +320,8 @@ def test_test_shows_the_mean_over_parts_of_a_split_run(script: Callable[..., Res
             pixels = np.random.default_rng(index).integers(0, 256, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / mode / f"{index}.png")
     done = script("ei train", "--task", "inpainting", "data.train={name: ImageTree, folder: images, resize: 16}",
-                  "--method", "split", "closure.keep=0.6", "--base-channels", 2, "--epochs", 1, "--out", "run", "--device", "cpu")  # fmt: skip
+                  "--method", "split", "closure.keep=0.6",
+                  "--base-channels", 2, "--epochs", 1, "--out", "run", "--device", "cpu")  # fmt: skip
     assert done.code == 0, done.err
     assert (tmp_path / "run" / "training_loss.csv").read_text().splitlines()[0] == "epoch,loss_split,psnr,mse"
     done = script("ei test", "--ckp", "run/ckp_last.pth.tar", "--draws", 3, "--out", "test")
@@ -330,6 +331,7 @@ def test_test_shows_the_mean_over_parts_of_a_split_run(script: Callable[..., Res
     assert "psnr_net" in header and "psnr_parts" in header
 
 
+@pytest.mark.slow
 def test_splitting_learns_more_than_measurement_consistency() -> None:
     """Smooth images under one random mask: what is kept predicts what is not, and MC alone learns nothing."""
     physics = Inpainting(16, 16, mask_rate=0.4)

@@ -340,15 +340,6 @@ def test_another_order_is_warned_of(script: Script, files: Path) -> None:
     assert done.code == 0 and "warning: that of another image fits" in done.out, done.out + done.err
 
 
-def test_another_layout_is_warned_of(script: Script, files: Path) -> None:
-    """Ground truth that another program has written turned or mirrored."""
-    np.save(files / "turned.npy", np.load(files / "x.npy").transpose(0, 2, 1))
-    wrong = ("--measurements", "y.npy", "--truth", "turned.npy")
-    done = script("ei train", *SMALL_CT, *wrong, "--method", "sup", "--max-steps", 1, "--out", "run")
-    assert done.code == 0, done.err
-    assert "in the same order and orientation" in done.out, done.out
-
-
 def test_tables_of_pairs_keep_the_names_of_their_files(script: Script, files: Path) -> None:
     for name in ("x", "y"):
         (files / name).mkdir()

@@ -101,8 +101,8 @@ def test_the_commands_train_with_noise_and_a_checkpoint_tells_it(script: Callabl
         for index in range(3):
             pixels = np.random.default_rng(index).integers(0, 256, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(Path("images") / mode / f"{index}.png")
-    train = ("ei train", "--task", "inpainting", "data.train={name: ImageTree, folder: images, resize: 16}", "--base-channels", 2,
-             "--epochs", 1, "--device", "cpu", "--ei-trans", 1)  # fmt: skip
+    train = ("ei train", "--task", "inpainting", "data.train={name: ImageTree, folder: images, resize: 16}",
+             "--base-channels", 2, "--epochs", 1, "--device", "cpu", "--ei-trans", 1)  # fmt: skip
     headers = {"sure": "epoch,loss_sure,psnr,mse", "rei": "epoch,loss_sure,loss_ei,loss_total,psnr,mse"}
     for method, header in headers.items():
         done = script(*train, "--method", method, "--noise", "poisson:0.05", "--out", method)

@@ -247,6 +247,7 @@ if hasattr(conv, "fp32_precision"):  # torch 2.9
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "chosen", ["conv.fp32_precision = 'ieee'", "torch.backends.fp32_precision = 'tf32'",
                "torch.backends.fp32_precision = 'ieee'"],

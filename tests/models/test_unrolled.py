@@ -376,6 +376,7 @@ print(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_memory_with_recomputation() -> None:
     done = subprocess_run(sys.executable, "-c", PEAK, cwd=ROOT)

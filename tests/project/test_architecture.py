@@ -1,9 +1,11 @@
-"""The house: what may know what, how large its rooms are, and that what is dropped is freed."""
+"""The house: what may know what, how large its functions are, and that what is dropped is freed."""
 
 from __future__ import annotations
 
 import ast
+import doctest
 import gc
+import importlib
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,28 +22,22 @@ from ei.training.folder import LOCK, RunLock
 EI = ROOT / "ei"
 # From the ground up: a room knows only what stands before it here.
 FLOORS = ["errors", "common", "metrics", "physics", "transforms", "models", "closure", "datasets", "training",
-          "evaluation", "commands", "ei"]  # fmt: skip
+          "evaluation", "diagnosis", "commands", "ei"]  # fmt: skip
+MOST_BRANCHES = 12
+MOST_ARGUMENTS = 8
+BRANCHES = (ast.If, ast.For, ast.While, ast.IfExp, ast.BoolOp, ast.ExceptHandler, ast.comprehension)
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The modules of the project that a file imports when it runs: not those under ``if TYPE_CHECKING``."""
-
-    def walk(node: ast.AST) -> Iterator[str]:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-                continue
-            if isinstance(child, ast.Import):
-                yield from (name.name for name in child.names if name.name.split(".")[0] == "ei")
-            elif isinstance(child, ast.ImportFrom) and (child.module or "").split(".")[0] == "ei" and not child.level:
-                yield from (f"{child.module}.{name.name}" for name in child.names)
-            yield from walk(child)
-
-    yield from walk(ast.parse(path.read_text(encoding="utf-8")))
-
-
-def files() -> list[Path]:
-    return [path for path in sorted(EI.rglob("*.py")) if (path.name != "__main__.py" and path.parent != EI) or
-            path.stem in FLOORS]  # fmt: skip
+    """The modules and names of the project that a file imports, wherever: also under ``if TYPE_CHECKING`` and in
+    functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name.split(".")[0] == "ei")
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} has a relative import"
+            if (node.module or "").split(".")[0] == "ei":
+                yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
 def module_of(path: Path) -> str:
@@ -49,59 +45,99 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@pytest.mark.parametrize("path", files(), ids=module_of)
-def test_no_import_runs_upwards(path: Path) -> None:
-    own = FLOORS.index(module_of(path).split(".")[1])
-    for name in imports(path):
-        if name in ("ei.__version__", "ei"):
-            continue
-        room = name.split(".")[1]
-        assert FLOORS.index(room) <= own, f"{module_of(path)} imports {name}"
+MODULES = {module_of(path): path for path in sorted(EI.rglob("*.py")) if path.name != "__main__.py"}
 
 
-def test_common_and_errors_know_nothing_of_the_rest() -> None:
-    for path in [*(EI / "common").glob("*.py"), EI / "errors.py"]:
-        assert all(name.split(".")[1] in ("common", "errors") for name in imports(path)), path.name
+def room_of(name: str) -> str:
+    """The room of a module, or of a name in it; "ei" for the package itself, which is on top."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in FLOORS else "ei"
 
 
-def test_the_method_knows_nothing_of_runs() -> None:
-    """Physics, transforms, models, closures and data import no training, and these four not each other upwards."""
-    for room in ("physics", "transforms", "models", "closure", "datasets"):
-        for path in (EI / room).glob("*.py"):
-            assert not [name for name in imports(path) if name.split(".")[1] in ("training", "evaluation", "commands")]
+def test_every_module_is_in_a_room() -> None:
+    rooms = {module.split(".")[1] for module in MODULES if "." in module}
+    assert rooms == set(FLOORS)
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "ei"])
+def test_no_import_runs_upwards(module: str) -> None:
+    floor = FLOORS.index(room_of(module))
+    for name in imports(MODULES[module]):
+        if name != "ei.__version__":
+            assert FLOORS.index(room_of(name)) <= floor, f"{module} imports {name}"
+
+
+def circle_in(edges: dict[str, set[str]]) -> list[str]:
+    """A circle of a graph; empty if it has none."""
+    done: set[str] = set()
+
+    def visit(node: str, way: tuple[str, ...]) -> list[str]:
+        if node in way:
+            return [*way[way.index(node) :], node]
+        if node in done:
+            return []
+        for other in sorted(edges.get(node, ())):
+            if circle := visit(other, (*way, node)):
+                return circle
+        done.add(node)
+        return []
+
+    return next((circle for node in sorted(edges) if (circle := visit(node, ()))), [])
 
 
 def test_there_is_no_circle() -> None:
-    modules = {module_of(path): path for path in EI.rglob("*.py")}
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle_in({"a": {"b", "c"}, "b": {"c"}}) == []
     edges = {}
-    for module, path in modules.items():
-        found = {name if name in modules else name.rsplit(".", 1)[0] for name in imports(path)} - {module, "ei"}
-        edges[module] = {name for name in found if name in modules}
-    done: set[str] = set()
-
-    def visit(module: str, way: tuple[str, ...]) -> None:
-        assert module not in way, " -> ".join((*way, module))
-        if module not in done:
-            for other in sorted(edges[module]):
-                visit(other, (*way, module))
-            done.add(module)
-
-    for module in edges:
-        visit(module, ())
+    for module, path in MODULES.items():
+        named = {name if name in MODULES else name.rpartition(".")[0] for name in imports(path)} - {module, "ei"}
+        edges[module] = {name for name in named if name in MODULES}
+    assert not (circle := circle_in(edges)), " -> ".join(circle)
 
 
-def test_sizes() -> None:
-    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in EI.rglob("*.py")}
-    assert max(lines.values()) <= 400, max(lines, key=lambda path: lines[path])
-    assert lines[EI / "training" / "trainer.py"] <= 280
-    loose = [path.name for path in EI.iterdir() if path.is_file()]
-    assert len(loose) <= 6, loose
+def functions() -> Iterator[tuple[str, bool, ast.FunctionDef]]:
+    """All functions, nested ones too, as "module.function"; whether it is a method."""
+    for module, path in MODULES.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        methods = {id(child) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for child in node.body}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                yield f"{module}.{node.name} (line {node.lineno})", id(node) in methods, node
 
 
-def test_an_option_is_named_in_the_table_and_where_it_is_used() -> None:
-    """As an example: the entry, the trainer's argument, and the line that hands it on."""
+def test_functions_have_few_branches() -> None:
+    branches = {name: sum(isinstance(part, BRANCHES) for part in ast.walk(node)) for name, _, node in functions()}
+    assert {name: count for name, count in branches.items() if count > MOST_BRANCHES} == {}
+
+
+def test_functions_have_few_arguments() -> None:
+    """Constructors may have more: they are called with names."""
+    many = {}
+    for name, is_method, node in functions():
+        arguments = len(node.args.posonlyargs) + len(node.args.args) + len(node.args.kwonlyargs)
+        is_static = any(ast.unparse(decorator) == "staticmethod" for decorator in node.decorator_list)
+        count = arguments - (is_method and not is_static)
+        if count > MOST_ARGUMENTS and node.name != "__init__":
+            many[name] = count
+    assert many == {}
+
+
+def test_an_argument_is_named_in_the_class_that_takes_it_alone() -> None:
+    """As an example, one of the trainer: the tree carries it there, and the commands do not know it."""
     places = {path.relative_to(EI).as_posix() for path in EI.rglob("*.py") if "clip_norm" in path.read_text()}
-    assert places == {"commands/options.py", "commands/train.py", "training/trainer.py"}
+    assert {place for place in places if not place.startswith("training/")} == set()
+
+
+EXAMPLES = ("ei.closure", "ei.models", "ei.common.parts", "ei.common.yaml_text", "ei.common.checks")
+
+
+@pytest.mark.parametrize(
+    "module", [name for name in MODULES if name.startswith(EXAMPLES)]
+)  # fmt: skip
+def test_the_examples_in_docstrings_run(module: str) -> None:
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.failed == 0
+    assert result.attempted > 0 or not module.startswith("ei.common")
 
 
 # ---- what is dropped is freed ------------------------------------------------------------------------------------

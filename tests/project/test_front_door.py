@@ -51,6 +51,7 @@ ei.train_mc(dataloader, physics, epochs=1, lr={'G': 1e-3, 'WD': 1e-8}, ckp_inter
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "method", "task", "header"),
     [

@@ -110,6 +110,7 @@ def has_rows(log: Path, n: int) -> Callable[[], bool]:
     return lambda: log.exists() and len(log.read_text().splitlines()) > n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_signals_to_the_script_and_its_workers(tmp_path: Path, ct: tuple, number: int, code: int) -> None:
     """As a terminal's Ctrl-C or Slurm sends them: to all processes of the group."""
@@ -124,6 +125,7 @@ def test_signals_to_the_script_and_its_workers(tmp_path: Path, ct: tuple, number
     assert not list((tmp_path / "run").glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     program = """
 import sys, time
@@ -146,6 +148,7 @@ make(False, Slow()).fit(loader())
     assert process.returncode == 143
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ei", "mc", "sup", "ei_sup", "ei_adv"])
 def test_every_method_continues_exactly(script: Script, tmp_path: Path, ct: tuple, method: str) -> None:
     """In bf16, with processes that load data, a cosine schedule, and two interruptions."""
@@ -160,6 +163,7 @@ def test_every_method_continues_exactly(script: Script, tmp_path: Path, ct: tupl
 # ---- kills, locks -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_and_a_killed_run(script: Script, tmp_path: Path, ct: tuple) -> None:
     """A living process keeps its folder; a killed one leaves nothing that is in the way, and its run goes on."""
     run = ("demo_train.py", *ct, "--out", "run", "--resume", "auto", "--save-every", 1e-3)
@@ -177,6 +181,7 @@ def test_a_folder_in_use_and_a_killed_run(script: Script, tmp_path: Path, ct: tu
     assert not list((tmp_path / "run").glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_lock_is_of_this_process_alone(tmp_path: Path) -> None:
     lock = RunLock(tmp_path)
     other = (
@@ -187,6 +192,7 @@ def test_a_lock_is_of_this_process_alone(tmp_path: Path) -> None:
     assert subprocess_run("python", "-c", other, cwd=tmp_path).code == 0
 
 
+@pytest.mark.slow
 def test_kills_change_nothing(tmp_path: Path) -> None:
     """The short form of tests/training/kill.py."""
     counts = stress(tmp_path, kills=3, epochs=21, patience=0.5)
@@ -197,6 +203,7 @@ def test_kills_change_nothing(tmp_path: Path) -> None:
 # ---- damaged files ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "empty", "missing", "code"])
 @pytest.mark.parametrize("resume", ["auto", "run/ckp_last.pth.tar"])
 def test_the_checkpoint_before_a_damaged_one_is_used(
@@ -276,6 +283,7 @@ def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert bytes_of(tmp_path, "new", "old") == [b"2", b"1"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs limits on the size of files")
 def test_a_full_disk_stops_the_run(script: Script, tmp_path: Path, ct: tuple) -> None:
     """The system refuses to write more than 40 kB into a file: too few for a checkpoint."""
