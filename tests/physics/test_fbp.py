@@ -206,7 +206,7 @@ def test_the_adjoint_of_a_curved_detector_is_exact() -> None:
     [
         ({"detector": "round"}, "detector must be one of 'flat', 'curved', got 'round'"),
         ({"detector": "curved"}, "a curved detector needs a fan beam"),
-        ({"object_radius": 0}, "object_radius must be a finite number > 0, got 0"),
+        ({"object_radius": 0}, "object_radius must be finite and > 0, got 0"),
         ({"object_radius": 50.0, "source_origin": 40.0, "origin_detector": 1.0}, "object_radius .* < 40, got 50.0"),
     ],
 )

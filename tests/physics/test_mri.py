@@ -138,7 +138,7 @@ def test_random_columns_and_the_middle_of_a_mask(tmp_path: Path) -> None:
     for call, message in (
         (lambda: mask_for(mask, 100), "must have the 100 columns of the images, got 64"),
         (lambda: mask_for(torch.ones(8, 6), 4), "must have the 4 columns of the images, got 6"),
-        (lambda: random_columns(8, 0.5), "acceleration must be a finite number >= 1, got 0.5"),
+        (lambda: random_columns(8, 0.5), "acceleration must be finite and >= 1, got 0.5"),
         (lambda: random_columns(0), "width must be a whole number >= 1, got 0"),
         (lambda: random_columns(8, seed="x"), "seed must be a whole number, got 'x'"),  # type: ignore[arg-type]
     ):
