@@ -25,7 +25,7 @@ from ei.errors import InputError
 from ei.evaluation import evaluate
 from ei.evaluation.quality import read_metrics, write_metrics
 from ei.models import Reconstructor, UNet
-from ei.physics import GaussianNoise, Inpainting
+from ei.physics import CT, GaussianNoise, Inpainting
 
 
 def test_batches() -> None:
@@ -95,6 +95,8 @@ def test_exchanged_images_and_measurements_are_an_error(noise: float) -> None:
         images_and_measurements(next(iter(pairs(x, y))), physics, x, 0)
     same = Inpainting(8, 8, mask_rate=0.0)  # both orders fit
     images_and_measurements(next(iter(pairs(x, x))), same, x, 0)
+    sinograms = CT(8, 5).A(x)  # of another shape: the operator checks it
+    assert torch.equal(images_and_measurements(next(iter(pairs(sinograms, x))), CT(8, 5), x, 0)[1], sinograms)
 
 
 def pairs(y: torch.Tensor, x: torch.Tensor) -> Any:
