@@ -35,8 +35,12 @@ ALIKE = 0.005
 WIDER = 0.15
 # Above this part centroids are biased, and the axis is found by a reconstruction.
 TRUNCATED = 0.03
-# Shifts of the axis below this many bins pass, whatever its error.
+# Shifts of the axis below this many bins pass, whatever its error; with an error above the second it is unknown.
 AXIS = 0.1
+UNKNOWN = 1.5
+# Truncated views are checked with an image this many times as wide, and must be explained to this part.
+MARGIN = 1.6
+EXPLAINED = 0.05
 
 REVERSED = "run in reverse, or the detectors are flipped: the one mends the other, but for a mirrored image"
 
@@ -196,8 +200,8 @@ def _check_values(y: np.ndarray, report: SinogramReport) -> None:
         shares = " and ".join(f"{100 * share:.0f}" for share in beyond)
         report.wider = (
             f"the object reaches beyond the detector, its views are truncated (the ends measure {shares} % of the "
-            "largest): filtered back-projection, which A_dagger is, may be wrong; where every view sees the object, use "
-            "conjugate gradients (pinv_cg, --reconstructor unrolled)"
+            "largest): filtered back-projection, which A_dagger is, may be wrong; where every view sees the object, "
+            "use conjugate gradients (pinv_cg, --reconstructor unrolled)"
         )
         report.findings.append(report.wider[0].upper() + report.wider[1:] + ".")
 
@@ -209,48 +213,66 @@ def _scan_of(physics: Projections) -> Scan:
 
 
 def _check_geometry(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
-    by_centroids = not (scan.fan or report.figures["largest at the ends"] > TRUNCATED)
-    if by_centroids:
-        centre, error, spread = axis_by_centroids(y, np.asarray(scan.angles))
-        report.figures["centroid off its sinusoid"] = spread
-        error *= 3
-        _check_sums(report)
+    is_truncated = report.figures["largest at the ends"] > TRUNCATED
+    if is_truncated:  # the object may be wider than the image, too
+        height, width = scan.image_shape
+        scan = changed(scan, image_shape=(round(MARGIN * height), round(MARGIN * width)))
+    if scan.fan or is_truncated:
+        _check_by_residual(scan, y, report, is_truncated)
     else:
-        centre, error = axis_by_residual(scan, y, everywhere=not scan.fan or bool(report.wider))
-    is_determined = error <= (0.5 if by_centroids else 0.02 * len(y))
-    moved = changed(scan, centre=centre) if is_determined else scan
-    # Angles first: with wrong ones the axis means nothing. They are compared at the axis that the data have.
-    if by_centroids:
-        _check_angles(moved, y, report, lambda other: _parallel_misfit(other, y))
-    else:
-        centres = {scan.centre, moved.centre}
-        _check_angles(moved, y, report, lambda other: min(unexplained(changed(other, centre=c), y) for c in centres))
-    if not report.fits:
-        return
-    report.figures["error of the axis"] = error
-    if not is_determined:
-        report.findings.append(f"These data do not determine the axis (error {error:.1f} bins).")
-    else:
-        report.centre = centre
-        is_better = by_centroids or unexplained(scan, y) > BETTER * unexplained(moved, y)
-        if abs(centre - scan.centre) > max(AXIS, error) and is_better:
-            report.reject(
-                f"The axis lies at {centre:.2f} +- {error:.2f} bins from the middle of the detector, the geometry says "
-                f"{scan.centre:g}: set centre to {centre:.2f}."
-            )
-    if not scan.fan:
+        _check_by_centroids(scan, y, report)
+    if report.fits and not scan.fan:
         report.findings.append(
-            "Parallel data do not determine whether the image is mirrored (views in reverse), turned (detectors flipped) "
-            f"or of another size; in the unit of the lengths the attenuation reaches {report.figures['attenuation']:.3g}."
+            "Parallel data do not determine whether the image is mirrored (views in reverse), turned (detectors "
+            "flipped) or of another size; in the unit of the lengths the attenuation reaches "
+            f"{report.figures['attenuation']:.3g}."
         )
 
 
-def _check_sums(report: SinogramReport) -> None:
+def _check_by_centroids(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
     variation = report.figures["variation of the sum"]
     if variation > 0.05:
         report.reject(
             f"The sum over the detectors varies by {100 * variation:.0f} % from view to view, and for a parallel beam "
             "it is constant: does the object reach beyond the detector, does the intensity change, is it a fan?"
+        )
+    centre, error, spread = axis_by_centroids(y, np.asarray(scan.angles))
+    report.figures["centroid off its sinusoid"] = spread
+    is_determined = 3 * error <= UNKNOWN
+    # Angles first: with wrong ones the axis means nothing. They are compared at the axis that the data have.
+    _check_angles(
+        changed(scan, centre=centre) if is_determined else scan, y, report, lambda other: _parallel_misfit(other, y)
+    )
+    if report.fits:
+        _check_axis(scan, report, centre, error, 3 * error, is_determined)
+
+
+def _check_by_residual(scan: Scan, y: np.ndarray, report: SinogramReport, is_truncated: bool) -> None:
+    centre, error = axis_by_residual(scan, y, everywhere=is_truncated)
+    moved = changed(scan, centre=centre)
+    centres = (scan.centre, centre)
+    best = min((scan, moved), key=lambda other: unexplained(other, y))
+    _check_angles(best, y, report, lambda other: min(unexplained(changed(other, centre=c), y) for c in centres))
+    # Truncated views determine their axis only with an image that explains them.
+    is_explained = not is_truncated or report.figures["unexplained"] < max(EXPLAINED, 2 * report.figures["noise"])
+    if report.fits:
+        is_off = unexplained(scan, y) > BETTER * report.figures["unexplained"]
+        is_determined = is_explained and error <= 0.02 * len(y)
+        _check_axis(scan, report, centre, error, error if is_off else math.inf, is_determined)
+
+
+def _check_axis(
+    scan: Scan, report: SinogramReport, centre: float, error: float, limit: float, is_determined: bool
+) -> None:
+    report.figures["error of the axis"] = error
+    if not is_determined:
+        report.findings.append(f"These data do not determine the axis (error {error:.1f} bins).")
+        return
+    report.centre = centre
+    if abs(centre - scan.centre) > max(AXIS, limit):
+        report.reject(
+            f"The axis lies at {centre:.2f} +- {error:.2f} bins from the middle of the detector, the geometry says "
+            f"{scan.centre:g}: set centre to {centre:.2f}."
         )
 
 
