@@ -221,7 +221,7 @@ def repr_of(scan: Scan) -> str:
     return f"Tomography({height} x {width}, {len(scan.angles)} views, {scan.n_detectors} detectors, {beam})"
 
 
-def _check_optional(name: str, value: float | None, **limits: float | None) -> float | None:
+def _check_optional(name: str, value: float | None, **limits: Any) -> float | None:
     return None if value is None else check_number(name, value, **limits)
 
 

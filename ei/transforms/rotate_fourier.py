@@ -39,11 +39,10 @@ def _turned_by_shears(x: Tensor, angle: float) -> Tensor:
     if angle == 0:
         return x
     height, width = x.shape[-2:]
-    if height == width:
-        margins = (width // 2, height // 2)
-    else:  # while it is sheared, the disc about the image is at most 1.083 times as wide
-        margins = tuple(math.ceil(1.083 * math.hypot(height, width) / 2 - side / 2) + 1 for side in (width, height))
-    columns, rows = margins
+    columns, rows = width // 2, height // 2
+    if height != width:  # while it is sheared, the disc about the image is at most 1.083 times as wide
+        reach = 1.083 * math.hypot(height, width) / 2
+        columns, rows = (math.ceil(reach - side / 2) + 1 for side in (width, height))
     dtype = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
         turned = functional.pad(x.to(dtype), (columns, columns, rows, rows))
