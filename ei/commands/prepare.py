@@ -27,7 +27,7 @@ from ei.common.checks import check_number
 from ei.datasets.flats import detector_noise
 from ei.datasets.kspace import prepare_kspace, read_kspace
 from ei.datasets.paper_data import prepare_ct100, prepare_urban100
-from ei.datasets.scans import prepare_scan, read_scan, sinograms_of_counts
+from ei.datasets.scans import prepare_scan, read_scan, sinograms_and_defects
 from ei.diagnosis import check_sinogram
 from ei.errors import InputError
 from ei.physics import Tomography
@@ -44,6 +44,8 @@ def parser(prog: str) -> Parser:
     made.add_argument("--flat", type=path, metavar="PATH", help="sinogram, noise: its counts without the object")
     made.add_argument("--dark", type=path, metavar="PATH", help="sinogram, noise: its counts without the beam")
     made.add_argument("--angles", type=path, metavar="PATH", help="sinogram: of the views, in degrees")
+    made.add_argument("--repair", action="store_true", help="sinogram: interpolate defective detectors and views, and "
+                      "remove stripes")  # fmt: skip
     made.add_argument("--axes", choices=("coils", "slices"), help="kspace: what the first of three axes counts")
     made.add_argument("--bin", type=whole, metavar="N", help="average N neighbouring detectors (default: 1)")
     made.add_argument("--centre", type=real, metavar="BINS", help="sinogram: where the rotation axis falls on the "
@@ -77,7 +79,9 @@ def _urban100(options: Mapping[str, Any]) -> None:
 def _sinogram(options: Mapping[str, Any]) -> None:
     others = (options.get(name) for name in ("flat", "dark", "angles"))
     counts, flat, dark, angles = read_scan(options["counts"], *others)
-    y = sinograms_of_counts(counts, flat, dark, options["bin"])
+    y, defects = sinograms_and_defects(counts, flat, dark, options["bin"], options.get("repair", False))
+    for sentence in defects.sentences:
+        print(sentence if options.get("repair") else f"warning: {sentence}; --repair interpolates them")
     if len(angles) != len(counts):
         raise InputError(f"there must be an angle for each of {len(counts)} views, got {len(angles)}")
     out = Path(options["out"])
