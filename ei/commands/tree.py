@@ -51,7 +51,7 @@ SCHEDULES: dict[str, Callable[..., Any]] = {
 }
 # The classes of each part, by name.
 CLASSES: dict[str, Classes] = {
-    "physics": classes_of(ei.physics, ei.physics.Physics),
+    "physics": classes_of(ei.physics, ei.physics.Physics, ei.physics.TiledInpainting),
     "noise": classes_of(ei.physics, ei.physics.Noise),
     "transform": classes_of(ei.transforms, ei.transforms.Transform),
     "closure": classes_of(ei.closure, ei.closure.Closure),
@@ -63,7 +63,7 @@ CLASSES: dict[str, Classes] = {
 }
 # The parts of a tree in the order in which it is written.
 PARTS = (*list(CLASSES)[:6], "data", *list(CLASSES)[6:])
-DATASETS: Classes = classes_of(ei.datasets, Dataset)
+DATASETS: Classes = classes_of(ei.datasets, Dataset, ei.datasets.Tiles, ei.datasets.Pairs)
 # What an argument of a part may name.
 NESTED: Classes = {
     **{name: value for classes in CLASSES.values() for name, value in classes.items()},
@@ -198,7 +198,9 @@ def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
 
 def arguments_for(key: str, name: Any) -> set[str]:
     """The keys that a part may have if it is of this class."""
-    return {*signature_of(find(name, CLASSES[key], key)).parameters, *RUN_KEYS.get(key, ())}
+    signature = signature_of(find(name, CLASSES[key], key))
+    variadic = [signature.variadic] if signature.variadic else []
+    return {*signature.parameters, *variadic, *RUN_KEYS.get(key, ())}
 
 
 ASSIGNMENT = re.compile(r"(?P<path>[a-z_]+(?:\.\w+)*)=(?P<value>.*)", re.DOTALL)
