@@ -36,6 +36,7 @@ from ei.datasets import ImageTree, Pairs, Tiles, make_loader, split_validation
 from ei.datasets.batches import Indexed
 from ei.diagnosis.before_training import (
     find_image_scale,
+    measurement,
     report_measurements,
     report_sinograms,
     report_truth,
@@ -139,7 +140,7 @@ class TrainingBuilder:
                 "--noise unknown is for --measurements; to simulate it on images, give the noise that is added as a "
                 "key: noise=gaussian:0.1"
             )
-        if self.has_measurements and len(self.train) * self.train[0][0].numel() <= READ_THROUGH:
+        if self.has_measurements and len(self.train) * measurement(self.train, 0).numel() <= READ_THROUGH:
             for index in range(len(self.train)):
                 self.train[index]  # raises where one is not finite: now, and not after an epoch
         if self.is_new and isinstance(self.train, Pairs):

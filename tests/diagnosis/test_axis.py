@@ -131,7 +131,7 @@ def test_an_unknown_axis_is_never_zero() -> None:
     y = with_noise(sinogram("parts", angles=angles, n_detectors=64), 0.01)
     report = check_sinogram(Tomography((64, 64), angles, 64), y)
     assert report.centre is None and "axis: unknown" in str(report) and "axis unknown" in report.line()
-    with pytest.raises(InputError, match="axis is unknown: pass its place.*as centre"):
+    with pytest.raises(InputError, match=r"axis is unknown: pass its place.*as centre"):
         report.require_centre()
     angles = np.arange(0, 180, 3.0)
     y = sinogram("parts", angles=angles, n_detectors=64)
