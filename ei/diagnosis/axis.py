@@ -54,7 +54,7 @@ def axis_by_residual(scan: Scan, y: np.ndarray, everywhere: bool = False) -> tup
     reach = 0.04 * len(y)
     middle = scan.centre
     if everywhere:
-        places = np.append(np.linspace(-0.45, 0.45, 23) * len(y), middle)
+        places = np.append(np.linspace(-0.45, 0.45, 46) * len(y), middle)
         middle = places[residuals(places).argmin()]
     # Search on to the axis itself: with an axis that is only roughly right, a wrong reading of the angles may fit best.
     for _ in range(4):

@@ -38,9 +38,9 @@ TRUNCATED = 0.03
 # Shifts of the axis below this many bins pass, whatever its error; with an error above the second it is unknown.
 AXIS = 0.1
 UNKNOWN = 1.5
-# Truncated views are checked with an image this many times as wide, and must be explained to this part.
-MARGIN = 1.6
-EXPLAINED = 0.05
+# Truncated views must be explained up to this part; where they are not, an image this many times as wide is tried.
+EXPLAINED = 0.03
+LARGER = 1.6
 
 REVERSED = "run in reverse, or the detectors are flipped: the one mends the other, but for a mirrored image"
 
@@ -184,8 +184,9 @@ def _check_values(y: np.ndarray, report: SinogramReport) -> None:
     edge = float(np.median(np.concatenate(ends)))
     middle = float(np.median(y[quarter : len(y) - quarter]))
     largest = float(np.median(y, axis=1).max()) or 1.0
-    # Of the views in which most is there: an elongated object leaves the detector in some alone.
-    beyond = [float(np.quantile(end.mean(0), 0.9)) / largest for end in ends]
+    # The outermost detectors, in the views that see most there: an elongated object leaves the detector in some alone.
+    outer = max(1, round(0.01 * len(y)))
+    beyond = [float(np.quantile(end.mean(0), 0.9)) / largest for end in (y[:outer], y[-outer:])]
     report.figures |= {"edges": edge, "middle": middle, "largest at the ends": max(beyond)}
     if not report.fits:
         return
@@ -214,9 +215,6 @@ def _scan_of(physics: Projections) -> Scan:
 
 def _check_geometry(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
     is_truncated = report.figures["largest at the ends"] > TRUNCATED
-    if is_truncated:  # the object may be wider than the image, too
-        height, width = scan.image_shape
-        scan = changed(scan, image_shape=(round(MARGIN * height), round(MARGIN * width)))
     if scan.fan or is_truncated:
         _check_by_residual(scan, y, report, is_truncated)
     else:
@@ -249,16 +247,32 @@ def _check_by_centroids(scan: Scan, y: np.ndarray, report: SinogramReport) -> No
 
 def _check_by_residual(scan: Scan, y: np.ndarray, report: SinogramReport, is_truncated: bool) -> None:
     centre, error = axis_by_residual(scan, y, everywhere=is_truncated)
-    moved = changed(scan, centre=centre)
-    centres = (scan.centre, centre)
-    best = min((scan, moved), key=lambda other: unexplained(other, y))
-    _check_angles(best, y, report, lambda other: min(unexplained(changed(other, centre=c), y) for c in centres))
-    # Truncated views determine their axis only with an image that explains them.
-    is_explained = not is_truncated or report.figures["unexplained"] < max(EXPLAINED, 2 * report.figures["noise"])
+    best = min((scan, changed(scan, centre=centre)), key=lambda other: unexplained(other, y))
+    # Truncated views determine the axis only with an image that explains them.
+    limit = max(EXPLAINED, 2 * report.figures["noise"]) if is_truncated else math.inf
+    is_explained = unexplained(best, y) <= limit
+    if not is_explained and _is_explained_by_larger_image(scan, y, report, limit):
+        return
+    _check_angles(
+        best, y, report, lambda other: min(unexplained(changed(other, centre=c), y) for c in (scan.centre, centre))
+    )
     if report.fits:
-        is_off = unexplained(scan, y) > BETTER * report.figures["unexplained"]
-        is_determined = is_explained and error <= 0.02 * len(y)
-        _check_axis(scan, report, centre, error, error if is_off else math.inf, is_determined)
+        is_off = unexplained(scan, y) > BETTER * unexplained(best, y)
+        _check_axis(scan, report, centre, error, error if is_off else math.inf, is_explained and error <= 0.02 * len(y))
+
+
+def _is_explained_by_larger_image(scan: Scan, y: np.ndarray, report: SinogramReport, limit: float) -> bool:
+    height, width = scan.image_shape
+    larger = changed(scan, image_shape=(round(LARGER * height), round(LARGER * width)))
+    centre, _ = axis_by_residual(larger, y, everywhere=True)
+    residual, attenuation = coarse_fit(changed(larger, centre=centre), y)
+    if residual > limit:
+        return False
+    report.figures |= {"unexplained": residual, "attenuation": attenuation}
+    report.findings.append(
+        f"The object is wider than the image: axis and angles were not checked; make the image {LARGER:g} times as wide."
+    )
+    return True
 
 
 def _check_axis(
