@@ -118,8 +118,9 @@ class TrainingBuilder:
         self._split_validation()
 
     def _list_of_test_images(self) -> dict[str, str]:
-        if not isinstance(self.train, ImageTree):
-            return {}
+        folder = get(self.tree, "data.train.folder")
+        if not isinstance(self.train, ImageTree) or folder is None or Path(folder) != self.train.folder:
+            return {}  # it is divided into train/ and test/
         tests = load_images(self.tree["data"], "test", self.physics).object
         return {SPLIT: "".join(f"{name}\n" for name in tests.names)} if isinstance(tests, ImageTree) else {}
 
