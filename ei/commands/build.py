@@ -64,10 +64,6 @@ def split_beside(checkpoint: Path | str) -> str | None:
     return str(beside.resolve()) if beside.exists() else None
 
 
-def _divides_a_folder(images: Any) -> bool:
-    return isinstance(images, ImageTree) and "split" in signature_of(type(images)).parameters
-
-
 def build_training(
     tree: Mapping[str, Any],
     device: torch.device,
@@ -121,10 +117,11 @@ class TrainingBuilder:
         self._split_validation()
 
     def _list_of_test_images(self) -> dict[str, str]:
-        if not _divides_a_folder(self.train):
-            return {}
+        folder = get(self.tree, "data.train.folder")
+        if not isinstance(self.train, ImageTree) or folder is None or Path(folder) != self.train.folder:
+            return {}  # it is divided into train/ and test/
         tests = load_images(self.tree["data"], "test", self.physics).object
-        return {SPLIT: "".join(f"{name}\n" for name in tests.names)} if _divides_a_folder(tests) else {}
+        return {SPLIT: "".join(f"{name}\n" for name in tests.names)} if isinstance(tests, ImageTree) else {}
 
     def _check_data(self) -> None:
         if is_user_code(name_of(self.tree, "physics")):

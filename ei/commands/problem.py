@@ -255,7 +255,10 @@ def sizes_from_measurements(described: Any, description: Mapping[str, Any]) -> d
     if y.is_complex():
         raise InputError(f"data.measurements are complex, and those of {description['name']} are real")
     arguments = {key: value for key, value in description.items() if key != "name"}
-    return make.sizes_from_measurement(tuple(y.shape), **arguments)
+    try:
+        return make.sizes_from_measurement(tuple(y.shape), **arguments)
+    except InputError as error:
+        raise InputError(f"physics: {error}") from error
 
 
 def _open(described: Any, path: str, **arguments: Any) -> Any:

@@ -33,7 +33,7 @@ from ei.common.checks import check_number
 from ei.common.devices import choose_device
 from ei.common.drawing import show_if_screen
 from ei.common.files import load_file
-from ei.datasets import Pairs
+from ei.datasets import ImageTree, Pairs
 from ei.diagnosis.before_training import report_truth
 from ei.errors import InputError, MissingFileError
 from ei.evaluation.loading import averaged, checked
@@ -133,7 +133,7 @@ def tree_to_test(state: Mapping[str, Any], typed: Typed, path: str) -> Tree:
     if name is not None and task in PAPER and "data" not in typed.flags:
         place = PAPER[task].place.format(name)
         changes = {"data": {"train": {"name": PAPER[task].dataset, PAPER[task].argument: place}}}
-    elif split is not None and isinstance(get(config, "data.train"), Mapping):
+    elif split is not None and get(config, "data.train.name") == ImageTree.__name__:
         changes = {"data": {"train": {"split": split}}}
     if config and changes:
         state["config"] = merge(config, changes)

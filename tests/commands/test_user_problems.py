@@ -100,9 +100,12 @@ WRONG = {
         ["demo_train.py", "--task", "ct", "--method", "sup", "--measurements", "y.npy", "--ct-views", "8"],
         "images",
     ),
-    "views": (["demo_train.py", "--task", "ct", "--measurements", "y.npy"], "--ct-views 8"),
+    "views": (["demo_train.py", "--task", "ct", "--measurements", "y.npy"], "set radon_view: 8"),
     "both": (["demo_train.py", "--task", "ct", "--measurements", "y.npy", "--data", "x.mat"], "one of them"),
-    "mask": (["demo_train.py", "--task", "inpainting", "--measurements", "y.npy"], "--mask"),
+    "mask": (
+        ["demo_train.py", "--task", "inpainting", "--measurements", "y.npy"],
+        "physics: measurements of Inpainting need the mask",
+    ),
     "missing": (["demo_train.py", "--task", "ct", "--measurements", "z.npy"], "no measurements"),
     "output": (["ei reconstruct", "--ckp", "a", "--input", "y.npy", "--output", "x.png"], ".npy"),
     "needed": (["ei reconstruct", "--ckp", "a", "--output", "x.npy"], "--input is needed"),
@@ -144,6 +147,24 @@ def test_training_and_testing_on_a_folder_of_images(tree: Path) -> None:
     done = subprocess_run("python", ROOT / "demo_test_inpainting.py", "--ckp", "run/ckp_last.pth.tar", "--data", tree,
                           "--out", "test", cwd=tree.parent)  # fmt: skip
     assert done.code == 0 and "2 test images" in done.out, done.err
+
+
+@pytest.mark.parametrize("task", [("--task", "inpainting"), ("--physics", "mask.yaml", "--group", "shift")])
+def test_a_folder_of_training_images_alone(
+    tmp_path: Path, script: Callable[..., Result], task: tuple[str, ...]
+) -> None:
+    """There need not be any test images yet, in the layout of Urban100 or in any other."""
+    for name in ("a", "b"):
+        path = tmp_path / "images" / "train" / "train" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (512, 512, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "mask.yaml").write_text("{name: Inpainting, mask_rate: 0.3}\n")
+    done = script(
+        "ei train", *task, "--data", "images", "--base-channels", 2, "-b", 1, "--max-steps", 1, "--out", "run"
+    )
+    assert done.code == 0, done.err
+    assert not (tmp_path / "run" / "split.txt").exists()
+    assert script("ei test", "--ckp", "run/ckp_last.pth.tar").code == 2
 
 
 # ------------------------------------------------------------------------------------------------------- operators
