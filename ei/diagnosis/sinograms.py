@@ -253,9 +253,8 @@ def _check_by_residual(scan: Scan, y: np.ndarray, report: SinogramReport, is_tru
     is_explained = unexplained(best, y) <= limit
     if not is_explained and _is_explained_by_larger_image(scan, y, report, limit):
         return
-    _check_angles(
-        best, y, report, lambda other: min(unexplained(changed(other, centre=c), y) for c in (scan.centre, centre))
-    )
+    centres = (scan.centre, centre)
+    _check_angles(best, y, report, lambda other: min(unexplained(changed(other, centre=c), y) for c in centres))
     if report.fits:
         is_off = unexplained(scan, y) > BETTER * unexplained(best, y)
         _check_axis(scan, report, centre, error, error if is_off else math.inf, is_explained and error <= 0.02 * len(y))
@@ -270,7 +269,8 @@ def _is_explained_by_larger_image(scan: Scan, y: np.ndarray, report: SinogramRep
         return False
     report.figures |= {"unexplained": residual, "attenuation": attenuation}
     report.findings.append(
-        f"The object is wider than the image: axis and angles were not checked; make the image {LARGER:g} times as wide."
+        "The object is wider than the image, so that axis and angles cannot be checked: make the image "
+        f"{LARGER:g} times as wide."
     )
     return True
 

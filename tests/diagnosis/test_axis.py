@@ -81,12 +81,10 @@ TRUNCATED: dict[str, dict[str, Any]] = {
     "displaced fan": {"angles": np.arange(0, 360, 4.0), "n_detectors": 44, "centre": 12.0, **FAN},
     "displaced fan, short scan": {"angles": np.arange(0, 220, 2.0), "n_detectors": 44, "centre": 12.0, **FAN},
 }
-QUICK = ("displaced", "region of interest, half a turn")
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRUNCATED]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRUNCATED)
 def test_truncated_views_have_the_axis_of_their_geometry(name: str) -> None:
     """Their centroids are off by 5 bins and more; the true geometry was rejected with a wrong "set centre to"."""
     scan = TRUNCATED[name]
@@ -104,7 +102,7 @@ def test_a_wrong_axis_of_truncated_views_is_corrected_to_the_right_one_or_unknow
     y = with_noise(sinogram(kind, **scan), 0.005)
     report = check_sinogram(Tomography((64, 64), **{**scan, "centre": 0.0}), y)
     assert report.centre is None or report.centre == pytest.approx(scan["centre"], abs=0.6), str(report)
-    assert ("set centre to" in " ".join(report.findings)) == (report.centre is not None), str(report)
+    assert not report.fits and ("set centre to" in report.findings[-1]) == (report.centre is not None), str(report)
 
 
 @pytest.mark.slow
@@ -117,6 +115,7 @@ def test_an_image_smaller_than_the_object_gives_no_wrong_axis(side: int) -> None
     assert "set centre to" not in " ".join(report.findings)
 
 
+@pytest.mark.slow
 def test_a_round_object_beyond_the_detector_is_seen_at_its_ends() -> None:
     """The sum over the detectors is constant for a centred disc however much of it is cut off."""
     disc = sample(128, "round") > 0
@@ -131,7 +130,7 @@ def test_an_unknown_axis_is_never_zero() -> None:
     y = with_noise(sinogram("parts", angles=angles, n_detectors=64), 0.01)
     report = check_sinogram(Tomography((64, 64), angles, 64), y)
     assert report.centre is None and "axis: unknown" in str(report) and "axis unknown" in report.line()
-    with pytest.raises(InputError, match=r"axis is unknown: pass its place.*as centre"):
+    with pytest.raises(InputError, match="axis is unknown: pass its place"):
         report.require_centre()
     angles = np.arange(0, 180, 3.0)
     y = sinogram("parts", angles=angles, n_detectors=64)
