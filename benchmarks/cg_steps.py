@@ -25,9 +25,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    slices = torch.from_numpy(scipy.io.loadmat(given.data)["DATA"][80:90]).float()[:, None]
-    with open(given.out, "w", newline="", encoding="utf-8") as file:
+    options = parser.parse_args()
+    slices = torch.from_numpy(scipy.io.loadmat(options.data)["DATA"][80:90]).float()[:, None]
+    with open(options.out, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["operator", "steps", "plain", "filtered"])
         for name, (views, uniform) in VIEWS.items():

@@ -2,11 +2,12 @@
 
     python benchmarks/pages.py            writes; --check only compares (exit code 1 where a page and its files differ)
 
-A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in one of PAGES. KIND is a task, for a folder that ``ei
-reproduce`` wrote, less its run folders; "seeds CELL", for its files CELL.csv and CELL_seed_N.csv; "trials", for a file
-of benchmarks/trials.py; "cg_steps", for one of benchmarks/cg_steps.py; "scans", for a folder of benchmarks/scans.py;
+A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in one of PAGES. KIND is a problem, for a folder of
+benchmarks/reproduce.py, less its run folders; "seeds CELL", for its files CELL.csv and CELL_seed_N.csv; "trials", for
+a file of benchmarks/trials.py; "cg_steps", for one of cg_steps.py there; "scans", for a folder of benchmarks/scans.py;
 "stopping", for one of benchmarks/stopping.py; "race SECTION" and "growth", for a file of benchmarks/run.py; "steps",
-for one of benchmarks/gpu.py; or "quality DECIBELS", for the folder of the files of benchmarks/time_to_quality.py.
+for one of benchmarks/gpu.py; or "quality DECIBELS", for the folder of the files of benchmarks/time_to_quality.py. With
+the kind "keys" PATH is a part of a tree, whose keys are listed (key_tables.py).
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from key_tables import keys
+from reproduce import table
 from speed_tables import Rows, growth, quality, race, steps
 from stopping import picked
 
-from ei.commands.reproduce import table
 from ei.evaluation.quality import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / name for name in ("RESULTS.md", "README.md", "results/earlier.md", "benchmarks/README.md")]
+PAGES = [
+    ROOT / name for name in ("RESULTS.md", "README.md", "results/earlier.md", "benchmarks/README.md", "docs/runs.md")
+]
 MEASURED: dict[str, Callable[..., Rows]] = {"race": race, "growth": growth, "quality": quality, "steps": steps}
 PLACE = re.compile(r"(<!-- table (?P<path>\S+) (?P<kind>\S+)(?: (?P<cell>\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -43,11 +47,11 @@ def scans(folder: Path) -> str:
     steps = json.loads((folder / "choices.json").read_text())["training_steps"]
     table = []
     for name in dict.fromkeys(row["name"] for row in rows):
-        own = [row for row in rows if row["name"] == name]
+        selected = [row for row in rows if row["name"] == name]
         cells = [
             f"{statistics.fmean(values):.{digits}f} +- {statistics.pstdev(values):.{digits}f}"
             for key, digits in (("psnr", 2), ("ssim", 3), ("matthews", 3))
-            for values in [[float(row[key]) for row in own]]
+            for values in [[float(row[key]) for row in selected]]
         ]
         table.append([name, *cells, str(steps.get(name, "-"))])
     return markdown(["", "PSNR [dB]", "SSIM", "Matthews", "steps"], table)
@@ -84,7 +88,7 @@ def stopping(folder: Path) -> str:
     """The epoch that each criterion stops at, and how good the network is there."""
     rows = [[text, f"{row['epoch']:.0f}", f"{row['psnr_test']:.2f}"] for text, row in
             picked(read_metrics(folder / "stopping.csv")).items()]  # fmt: skip
-    return markdown(["stopped where", "epoch", "true PSNR of test slices [dB]"], rows)
+    return markdown(["stopped where", "epoch", "PSNR of test slices [dB]"], rows)
 
 
 def cg_steps(path: Path) -> str:
@@ -105,6 +109,9 @@ WRITTEN = {"scans": scans, "trials": trials, "cg_steps": cg_steps, "stopping": s
 
 def content(place: re.Match) -> str:
     path, kind = ROOT / place["path"], place["kind"]
+    if kind == "keys":
+        head, *rows = keys(place["path"])
+        return markdown(head, rows)
     if kind in WRITTEN:
         return WRITTEN[kind](path)
     if kind in MEASURED:

@@ -123,7 +123,7 @@ def prepare_tooth(source: str, out: Path, n: int = 4) -> str:
     y = sinograms_of_counts(counts, flat, dark, n)
     measured = torch.from_numpy(y)[:, None]
     side = y.shape[-2]
-    centre = check_sinogram(Tomography((side, side), angles, side), measured).centre
+    centre = check_sinogram(Tomography((side, side), angles, side), measured).require_centre()
     out.parent.mkdir(parents=True, exist_ok=True)
     geometry = prepare_scan(out, y, angles.tolist(), centre)
     reference = out.with_name(f"{out.stem}_reference.npy")

@@ -274,8 +274,9 @@ def machine() -> dict[str, Any]:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    installed = {distribution.metadata["Name"].lower() for distribution in importlib.metadata.distributions()}
     packages = ("torch", "deepinv", "astra-toolbox", "numpy", "scipy")
-    versions = {name: importlib.metadata.version(name) for name in packages}
+    versions = {name: importlib.metadata.version(name) for name in packages if name in installed}
     return {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "versions": versions,
             "capability": torch.backends.cpu.get_cpu_capability()}  # fmt: skip
 
@@ -288,19 +289,19 @@ def main() -> None:
     parser.add_argument("--steps-of", help=argparse.SUPPRESS)
     parser.add_argument("--growth-of", nargs=2, type=int, help=argparse.SUPPRESS)
     parser.add_argument("--bf16", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.steps_of:
-        print(json.dumps(take_steps(given.steps_of, given.bf16)))
+    options = parser.parse_args()
+    if options.steps_of:
+        print(json.dumps(take_steps(options.steps_of, options.bf16)))
         return
-    if given.growth_of:
-        print(json.dumps(measure_growth(*given.growth_of)))
+    if options.growth_of:
+        print(json.dumps(measure_growth(*options.growth_of)))
         return
     result: dict[str, Any] = {"machine": machine()}
     print(json.dumps(result["machine"]))
-    for section in given.sections or SECTIONS:
-        result[section] = SECTIONS[section](given.repeats)
-    Path(given.out).write_text(json.dumps(result, indent=1))
-    print(f"\nwritten: {given.out}")
+    for section in options.sections or SECTIONS:
+        result[section] = SECTIONS[section](options.repeats)
+    Path(options.out).write_text(json.dumps(result, indent=1))
+    print(f"\nwritten: {options.out}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Real scans: what reconstructs best from few measured views, judged by a reconstruction from all of them.
+"""Real scans: what reconstructs best from few measured views, compared with a reconstruction from all of them.
 
-    ei prepare htc2022 --source HTC2022 --views 60 --arc 120
+    python benchmarks/prepare_scans.py htc2022 --source HTC2022 --views 60 --arc 120
     ei train ... --measurements dataset/HTC2022/60_over_120/train.npy --out RUN          (once for each method)
     python benchmarks/scans.py dataset/HTC2022/60_over_120 --runs MC=RUN1 EI=RUN2 "EI, seed 1=RUN3" --out OUT
 
@@ -62,20 +62,20 @@ def quality(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="a folder that ei prepare htc2022 wrote")
+    parser.add_argument("data", type=Path, help="a folder that prepare_scans.py htc2022 wrote")
     parser.add_argument("--runs", nargs="*", default=[], metavar="NAME=RUN", help="trained networks")
     parser.add_argument("--sample", type=int, default=1, help="which test scan to draw, from 0")
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
 
-    arguments = yaml.safe_load((given.data / "geometry.yaml").read_text())
+    arguments = yaml.safe_load((options.data / "geometry.yaml").read_text())
     arguments.pop("name")
     physics = Tomography(**arguments)
     train, train_x, y, x = (
         torch.from_numpy(stored if stored.ndim == 4 else stored[:, None]).float()
         for stored in (
-            np.load(given.data / f"{name}.npy") for name in ("train", "train_reference", "test", "test_reference")
+            np.load(options.data / f"{name}.npy") for name in ("train", "train_reference", "test", "test_reference")
         )
     )
     scale = float(train_x.max())  # TV weights mean the same whatever the unit of length
@@ -92,7 +92,7 @@ def main() -> None:
         pairs = zip(images[:, 0].numpy(), train_x[some, 0].numpy(), strict=True)
         return round(statistics.fmean(quality(*pair)["psnr"] for pair in pairs), 3)
 
-    kept = given.out / "choices.json"
+    kept = options.out / "choices.json"
     stored = json.loads(kept.read_text()) if kept.exists() else {}
     # JSON has no numbers as names.
     of_steps = {int(steps): value for steps, value in stored.get("cgls_steps", {}).items()}
@@ -102,7 +102,7 @@ def main() -> None:
     steps, weight = max(of_steps, key=of_steps.__getitem__), max(of_weights, key=of_weights.__getitem__)
     images = {"A_dagger y": physics.A_dagger(y), f"CGLS {steps}": cgls(y, steps), "TV": tv(y, weight)}
     length = stored.get("training_steps", {})
-    for text in given.runs:
+    for text in options.runs:
         name, run = text.split("=", 1)
         f = ei.load(f"{run}/ckp_last.pth.tar")
         with torch.no_grad():
@@ -110,7 +110,7 @@ def main() -> None:
         length[name] = load_file(f"{run}/ckp_last.pth.tar")["step"]
 
     rows: list[dict[str, Any]] = []
-    log = given.out / "scans.csv"
+    log = options.out / "scans.csv"
     if log.exists():
         with open(log, newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["name"] not in images]
@@ -139,12 +139,12 @@ def main() -> None:
     if others:
         print(f"of {', '.join(others)} the figures stay, and so does the picture")
         return
-    disc, sample = torch.from_numpy(inside(x.shape[-1])), given.sample
+    disc, sample = torch.from_numpy(inside(x.shape[-1])), options.sample
     # Of several seeds of a method one is enough to see.
     one_each = {name: found for name, found in {**images, "all views": x}.items() if "seed" not in name}
     shown = {name: found[sample] * disc / x[sample].max() for name, found in one_each.items()}
-    told = {row["name"]: f"{row['psnr']:.2f} dB" for row in rows if row["scan"] == sample}
-    image_grid([shown], given.out / "scans.png", [told])
+    captions = {row["name"]: f"{row['psnr']:.2f} dB" for row in rows if row["scan"] == sample}
+    image_grid([shown], options.out / "scans.png", [captions])
 
 
 if __name__ == "__main__":

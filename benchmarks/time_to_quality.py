@@ -36,17 +36,17 @@ from ei.transforms import Rotate  # noqa: E402
 N, V = 128, 50
 
 
-def train(given: argparse.Namespace) -> None:
+def train(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    torch.manual_seed(given.seed)
-    net: torch.nn.Module = UNet(1, 1, base_channels=given.base_channels)
+    torch.manual_seed(options.seed)
+    net: torch.nn.Module = UNet(1, 1, base_channels=options.base_channels)
     f: Callable[[torch.Tensor], torch.Tensor]
     loss_of: Callable[[torch.Tensor], torch.Tensor]
     physics = CT(N, V)
-    if given.who == "ours":
+    if options.who == "ours":
         keep_freed_memory()
-        f = Reconstructor(net, physics, given.precision)
-        closure, transform = EIClosure(100), Rotate(given.ei_trans)
+        f = Reconstructor(net, physics, options.precision)
+        closure, transform = EIClosure(100), Rotate(options.ei_trans)
 
         def ours(y: torch.Tensor) -> torch.Tensor:
             return closure(f, physics, transform, y)["total"]
@@ -54,21 +54,22 @@ def train(given: argparse.Namespace) -> None:
         loss_of = ours
     else:
         weights = net.state_dict().values()
-        theirs = peers.deepinv_net(given.base_channels)
+        theirs = peers.deepinv_net(options.base_channels)
         theirs.load_state_dict(dict(zip(theirs.state_dict(), weights, strict=True)))
         net = theirs
-        loss_of, f = peers.deepinv_training(peers.deepinv_ct(N, V), theirs, given.ei_trans, given.precision == "bf16")
-    loader = make_loader(CTData("train", given.data), batch_size=2, seed=given.seed)
-    test = CTData("test", given.data).images[:, None]
+        bf16 = options.precision == "bf16"
+        loss_of, f = peers.deepinv_training(peers.deepinv_ct(N, V), theirs, options.ei_trans, bf16)
+    loader = make_loader(CTData("train", options.data), batch_size=2, seed=options.seed)
+    test = CTData("test", options.data).images[:, None]
     sinograms = physics.A(test)
-    optimizer = torch.optim.Adam(net.parameters(), lr=given.lr, weight_decay=1e-8)
-    factor = cosine_schedule(given.epochs)
+    optimizer = torch.optim.Adam(net.parameters(), lr=options.lr, weight_decay=1e-8)
+    factor = cosine_schedule(options.epochs)
     spent, step = 0.0, 0
-    with open(given.out, "w", newline="") as file:
+    with open(options.out, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["epoch", "step", "cpu_minutes", "psnr"])
-        for epoch in range(given.epochs):
-            optimizer.param_groups[0]["lr"] = given.lr * factor(epoch)
+        for epoch in range(options.epochs):
+            optimizer.param_groups[0]["lr"] = options.lr * factor(epoch)
             loader.batch_sampler.set_epoch(epoch)
             net.train()
             began = time.process_time()
@@ -110,12 +111,12 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    given = parser.parse_args()
-    if given.who == "compare":
-        compare(given.files)
+    options = parser.parse_args()
+    if options.who == "compare":
+        compare(options.files)
     else:
-        given.out = given.out or f"{given.who}.csv"
-        train(given)
+        options.out = options.out or f"{options.who}.csv"
+        train(options)
 
 
 if __name__ == "__main__":

@@ -168,6 +168,7 @@ class EI:
         decay = _entry(arguments.lr, "lr", "WD", 0.0)
         f = Reconstructor(self._network(arguments), arguments.physics)
         optimizer = Adam(f.net.parameters(), lr=rate, weight_decay=decay)
+        schedule: dict[str, Any]
         if arguments.lr_cos:
             schedule = {"name": "cosine_schedule"}
         else:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ei.closure import Closure, EIClosure, MCClosure
-from ei.commands.parser import number, run_script
+from ei.common.checks import check_number
 from ei.common.drawing import image_grid
+from ei.common.scripts import run_script
 from ei.datasets import make_loader
 from ei.errors import InputError, MissingExtraError
 from ei.evaluation import evaluate, reconstruct_all, summary
@@ -110,20 +111,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="an .npz file, or a folder for torchvision's USPS")
     parser.add_argument("--download", action="store_true", help="let torchvision download USPS into --data")
-    parser.add_argument("--epochs", type=number(int, least=1), default=5)
-    parser.add_argument("--images", type=number(int, least=8), default=1500, help="training digits (default: 1500)")
-    parser.add_argument("--test-images", type=number(int, least=1), default=500, help="test digits (default: 500)")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--images", type=int, default=1500, help="training digits (default: 1500)")
+    parser.add_argument("--test-images", type=int, default=500, help="test digits (default: 500)")
     parser.add_argument("--out", default="compressed_sensing.png", help="the figure")
-    given = parser.parse_args()
-    name, digits, test = read_digits(given.data, given.download)
-    digits, test = digits[: given.images], test[: given.test_images]
+    options = parser.parse_args()
+    for option, least in (("epochs", 1), ("images", 8), ("test_images", 1)):
+        check_number(f"--{option.replace('_', '-')}", getattr(options, option), integer=True, least=least)
+    name, digits, test = read_digits(options.data, options.download)
+    digits, test = digits[: options.images], test[: options.test_images]
     physics = CompressedSensing()
 
     networks = {
-        "MC": train(digits, physics, MCClosure(), given.epochs),
-        "EI": train(digits, physics, EIClosure(alpha=10), given.epochs),
+        "MC": train(digits, physics, MCClosure(), options.epochs),
+        "EI": train(digits, physics, EIClosure(alpha=10), options.epochs),
     }
-    print(f"\n{name}: {len(digits)} training digits, {given.epochs} epochs; {len(test)} test digits")
+    print(f"\n{name}: {len(digits)} training digits, {options.epochs} epochs; {len(test)} test digits")
     more = {"MC": lambda physics, y: networks["MC"].eval()(y).detach()}
     rows = evaluate(networks["EI"], physics, list(test), more)
     print(summary(rows, {"pinv": "A_dagger y", "MC": "MC", "net": "EI"}))
@@ -132,8 +135,8 @@ def main() -> None:
         done = reconstruct_all(networks["EI"], physics, test[index : index + 1])
         mc = more["MC"](physics, done["y"])
         drawn.append({"A_dagger y": done["pinv"][0], "MC": mc[0], "EI": done["net"][0], "truth": test[index]})
-    image_grid(drawn, Path(given.out))
-    print(f"figure: {given.out}")
+    image_grid(drawn, Path(options.out))
+    print(f"figure: {options.out}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +134,39 @@ def make(
 def rows(folder: Path) -> list[dict[str, str]]:
     with open(folder / "training_loss.csv", newline="") as file:
         return list(csv.DictReader(file))
+
+
+Disc = tuple[float, float, float, float]  # x, y, radius, value
+
+
+def disc_sinogram(physics: Tomography, discs: Sequence[Disc]) -> Tensor:
+    """The line integrals of discs, in closed form, of points and directions written from the definition."""
+    scan = physics.scan
+    y = np.zeros(physics.measurement_shape)
+    s = (np.arange(scan.n_detectors) - (scan.n_detectors - 1) / 2 - scan.centre) * scan.detector_spacing
+    for view, degrees in enumerate(scan.angles):
+        t = math.radians(degrees)
+        u, v = np.array([math.cos(t), -math.sin(t)]), np.array([math.sin(t), math.cos(t)])
+        point, direction = s[:, None] * u, np.tile(v, (len(s), 1))
+        if scan.source_origin is not None and scan.origin_detector is not None:
+            point = s[:, None] * u - scan.origin_detector * v
+            direction = point - scan.source_origin * v
+            if scan.detector == "curved":
+                fan = s / (scan.source_origin + scan.origin_detector)
+                point = np.tile(scan.source_origin * v, (len(s), 1))
+                direction = np.sin(fan)[:, None] * u - np.cos(fan)[:, None] * v
+            direction = direction / np.linalg.norm(direction, axis=1, keepdims=True)
+        for x0, y0, radius, value in discs:
+            to = np.array([x0, y0]) - point
+            distance = np.abs(to[:, 0] * direction[:, 1] - to[:, 1] * direction[:, 0])
+            y[:, view] += value * 2 * np.sqrt(np.clip(radius**2 - distance**2, 0, None))
+    return torch.from_numpy(y)[None, None]
+
+
+def disc_image(shape: tuple[int, int], discs: Sequence[Disc], pixel: float = 1.0, fine: int = 8) -> Tensor:
+    height, width = shape
+    x, y = (((np.arange(n * fine) - (n * fine - 1) / 2) / fine * pixel) for n in (width, height))
+    image = np.zeros((height * fine, width * fine))
+    for x0, y0, radius, value in discs:
+        image += value * ((x[None] - x0) ** 2 + (y[:, None] - y0) ** 2 < radius**2)
+    return torch.from_numpy(image.reshape(height, fine, width, fine).mean((1, 3)))[None, None]

@@ -1,4 +1,4 @@
-"""Adversarial equivariant imaging: a discriminator tells transformed reconstructions from the others."""
+"""Adversarial equivariant imaging: a discriminator separates transformed reconstructions from the others."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ A closure computes what one optimisation step minimises:
 a dict of scalar tensors (the unweighted parts, and the weighted "total" of each optimiser) and "x1", the detached
 reconstruction. A new method is one file with one class; the training loop does not know it:
 
-    class Noise2Inverse(Closure):
+    class Consistency(Closure):
         columns = {"loss": "total"}
 
         def __call__(self, f, physics, transform, y, x=None):

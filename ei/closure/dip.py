@@ -38,7 +38,7 @@ class DIPClosure(Closure):
 
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         if self.z is None:
-            # Only the pseudo-inverse tells what images belong to these measurements.
+            # The shape of the images is known from the pseudo-inverse alone.
             image = physics.A_dagger(y)
             drawn = torch.rand(image.shape, generator=generator(self.seed, "deep image prior"))
             self.z = drawn.to(image.device, image.dtype) * f.image_scale

@@ -1,4 +1,7 @@
-"""The commands: what a person types. ``python -m ei COMMAND``, or ``ei COMMAND`` where the project is installed."""
+"""The commands: what a person types. ``python -m ei COMMAND``, or ``ei COMMAND`` where the project is installed.
+
+What a user can get wrong raises `InputError` in all of this room: one line, before anything is written.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print("usage: ei COMMAND [options]        ei COMMAND --help lists them\n")
         print("\n".join(f"  {name:12} {what}" for name, what in COMMANDS.items()))
         sys.exit(0)
-    from ei.commands.parser import run_script
+    from ei.common.scripts import run_script
 
     run_script(f"ei {words[0]}" if words[0] in COMMANDS else "ei", lambda: _dispatch(words))
 
@@ -40,7 +43,7 @@ def _dispatch(words: Sequence[str]) -> None:
 
 def script(name: str, command: str, *arguments: str) -> NoReturn:
     """Run a command as one of the paper's scripts: under the script's name, with fixed arguments before the user's."""
-    from ei.commands.parser import run_script
+    from ei.common.scripts import run_script
 
     module = importlib.import_module(f"ei.commands.{command}")
     run_script(name, lambda: module.main([*arguments, *sys.argv[1:]], name))

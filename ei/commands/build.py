@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ei.commands.presets import method_of
+from ei.commands import presets
 from ei.commands.problem import Problem, load_images
 from ei.commands.tree import (
     CLASSES,
@@ -36,6 +36,7 @@ from ei.datasets import ImageTree, Pairs, Tiles, make_loader, split_validation
 from ei.datasets.batches import Indexed
 from ei.diagnosis.before_training import (
     find_image_scale,
+    measurement,
     report_measurements,
     report_sinograms,
     report_truth,
@@ -47,6 +48,7 @@ from ei.models import UNet
 from ei.models.padding import padding_for
 from ei.models.weights import generator_weights, load_weights
 from ei.physics import TiledInpainting, select_physics
+from ei.physics.noise_adapter import get_noise
 from ei.training import RunFolder, Trainer
 
 # Up to so many values of measurements, all are read before a training begins.
@@ -60,6 +62,10 @@ def split_beside(checkpoint: Path | str) -> str | None:
     change what is tested."""
     beside = Path(checkpoint).with_name(SPLIT)
     return str(beside.resolve()) if beside.exists() else None
+
+
+def _divides_a_folder(images: Any) -> bool:
+    return isinstance(images, ImageTree) and "split" in signature_of(type(images)).parameters
 
 
 def build_training(
@@ -77,9 +83,6 @@ def build_training(
         out: the run folder; None for the default, False for none.
         state: the content of a checkpoint of this run to continue from.
         carried: its operator.
-
-    Raises:
-        InputError: for what does not fit together, with the full path of the key.
     """
     trainer, loader = TrainingBuilder(tree, device, carried, state is None).training(out)
     if state is not None:
@@ -106,10 +109,10 @@ class TrainingBuilder:
         self.physics = problem.physics
         self.device = device
         self.is_new = is_new
-        self.measured = problem.measured
+        self.has_measurements = problem.has_measurements
         self.train = problem.data
         self.shape = problem.shape
-        self.has_truth = not problem.measured or isinstance(problem.data, Pairs)
+        self.has_truth = not problem.has_measurements or isinstance(problem.data, Pairs)
         self.files = self._list_of_test_images()
         self.batch_size = check_number("data.batch_size", get(tree, "data.batch_size", 2), integer=True, least=1)
         self.seed = check_number("trainer.seed", get(tree, "trainer.seed", 0), integer=True, least=0)
@@ -119,17 +122,26 @@ class TrainingBuilder:
 
     def _list_of_test_images(self) -> dict[str, str]:
         folder = get(self.tree, "data.train.folder")
-        if not isinstance(self.train, ImageTree) or folder is None or Path(folder) != self.train.folder:
-            return {}  # it is divided into train/ and test/
+        if not _divides_a_folder(self.train) or (folder is not None and Path(folder) != self.train.folder):
+            return {}  # it holds train/ or test/
         tests = load_images(self.tree["data"], "test", self.physics).object
-        return {SPLIT: "".join(f"{name}\n" for name in tests.names)} if isinstance(tests, ImageTree) else {}
+        return {SPLIT: "".join(f"{name}\n" for name in tests.names)} if _divides_a_folder(tests) else {}
 
     def _check_data(self) -> None:
         if is_user_code(name_of(self.tree, "physics")):
             unrolled = name_of(self.tree, "reconstructor") == "Unrolled"
             needs_filter = unrolled and bool(get(self.tree, "reconstructor.filtered"))
             check_operator(self.physics, self.shape, self.device, unrolled, needs_filter)
-        if self.measured and len(self.train) * self.train[0][0].numel() <= READ_THROUGH:
+        if (
+            name_of(self.tree, "closure") == presets.UNSURE
+            and not self.has_measurements
+            and get_noise(self.physics) is None
+        ):
+            raise InputError(
+                "--noise unknown is for --measurements; to simulate it on images, give the noise that is added as a "
+                "key: noise=gaussian:0.1"
+            )
+        if self.has_measurements and len(self.train) * measurement(self.train, 0).numel() <= READ_THROUGH:
             for index in range(len(self.train)):
                 self.train[index]  # raises where one is not finite: now, and not after an epoch
         if self.is_new and isinstance(self.train, Pairs):
@@ -145,9 +157,9 @@ class TrainingBuilder:
     def _split_validation(self) -> None:
         """Of measurements a tenth is the validation set by default, of images nothing."""
         self.validation: DataLoader | None = None
-        described = get(self.tree, "data.validation", 0.1 if self.measured else 0)
+        described = get(self.tree, "data.validation", 0.1 if self.has_measurements else 0)
         what = ("tiles of " if get(self.tree, "data.tile") else "") + (
-            "measurements" if self.measured else "training images"
+            "measurements" if self.has_measurements else "training images"
         )
         if isinstance(described, Mapping):
             context = Context({"mode": "test"}, {}, NESTED)
@@ -159,20 +171,22 @@ class TrainingBuilder:
             self.train, validation = split_validation(self.train, fraction, f"the {what}")
             self.tree["data"]["validation"] = fraction
         print(f"validation set: {len(validation)} of {len(validation) + len(self.train)} {what}")
-        self.validation = DataLoader(Indexed(validation, self.measured), self.batch_size)
+        self.validation = DataLoader(Indexed(validation, self.has_measurements), self.batch_size)
 
     # ---- parts
 
     def training(self, out: Any) -> tuple[Trainer, Any]:
         """The trainer, with the run folder ``out``, and its loader."""
-        if self.measured and self.is_new:
+        if self.has_measurements and self.is_new:
             lines = report_measurements(self.physics, self.train)
             report = report_sinograms(self.physics, self.train)
             print("\n".join([*lines, *([] if report is None else [report.line()])]))
         scale = self._image_scale()
         transform = self._transform()
         workers = check_number("data.workers", get(self.tree, "data.workers", 0), integer=True, least=0)
-        loader = make_loader(self.train, self.batch_size, workers=workers, seed=self.seed, measured=self.measured)
+        loader = make_loader(
+            self.train, self.batch_size, workers=workers, seed=self.seed, measured=self.has_measurements
+        )
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(self.seed, "weights"))
             net = self._network()
@@ -203,7 +217,7 @@ class TrainingBuilder:
 
     def _image_scale(self) -> float | None:
         """The scale that measurements alone determine; None where the tree says it, or images do."""
-        if not self.measured or not self.is_new or get(self.tree, "reconstructor.image_scale") is not None:
+        if not self.has_measurements or not self.is_new or get(self.tree, "reconstructor.image_scale") is not None:
             return None
         scale = find_image_scale(self.physics, self.train, self.device)
         print(f"image scale: {scale:g} (from A_dagger y; losses are in units of it)")
@@ -213,7 +227,7 @@ class TrainingBuilder:
         """The group; None, and none in the tree, where the closure uses none."""
         name = name_of(self.tree, "closure")
         needed = getattr(find(name, CLASSES["closure"], "closure"), "needs_transform", None)
-        if name == "UNSUREClosure":
+        if name == presets.UNSURE:
             needed = get(self.tree, "closure.alpha") is not None
         if needed is False or (needed is None and self.tree.get("transform") is None):
             self.tree.pop("transform", None)
@@ -242,7 +256,7 @@ class TrainingBuilder:
             self.tree["closure"] = {"discriminator": {"name": "Discriminator"}, **part}
         sizes = {
             "input_shape": self.shape,
-            "sigma": lambda: starting_level(self.physics, self.train, self.device, self.measured),
+            "sigma": lambda: starting_level(self.physics, self.train, self.device, self.has_measurements),
         }
         closure = self._build("closure", sizes, {})
         if not callable(closure):
@@ -299,7 +313,7 @@ class TrainingBuilder:
             "report_psnr": self.has_truth,
             "out": folder,
             "config": without(tree, MACHINE_KEYS),
-            "method": method_of(tree),
+            "method": presets.method_of(tree),
         }
         return self._build("trainer", {}, objects)
 

@@ -47,11 +47,7 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def check_same_run(tree: Mapping[str, Any], state: Mapping[str, Any], path: str) -> None:
-    """Raise if a tree contradicts the run of a checkpoint; print what else changes.
-
-    Raises:
-        InputError: with the full path of the key.
-    """
+    """Raise if a tree contradicts the run of a checkpoint; print what else changes."""
     before = dict(leaves(with_noise_apart(state["config"])))
     now = dict(leaves(with_noise_apart(tree)))
     for key in [*now, *(key for key in before if key not in now)]:
@@ -78,9 +74,6 @@ def check_same_run(tree: Mapping[str, Any], state: Mapping[str, Any], path: str)
 def tree_of_checkpoint(state: Mapping[str, Any], typed: Typed, path: str) -> Tree:
     """The tree of a checkpoint for the commands that use it, or of the task for those of the authors, with what was
     typed laid over it; without the measurements that it was trained on.
-
-    Raises:
-        InputError: if they contradict each other, or user-defined code has to be typed.
     """
     task = typed.flags.pop("task", None)
     base = dict(state.get("config") or {})
@@ -119,9 +112,6 @@ def carried_physics(
         device: where to compute.
         path: of the checkpoint, for messages.
         mask: where every image has its own mask, those of the images of the call.
-
-    Raises:
-        InputError: if the tree says another operator than the checkpoint carries.
     """
     described = dict(leaves((state.get("config") or {}).get("physics")))
     typed = dict(leaves(tree.get("physics")))
@@ -138,16 +128,27 @@ def carried_physics(
         return carried
     if is_user_code(typed.get("name")):
         raise InputError(f"physics {typed['name']} contradicts the checkpoint {path}, which was trained for {carried}")
+    _check_same_operator(
+        carried,
+        tree["physics"],
+        device,
+        path,
+        [key for key in {**typed, **described} if typed.get(key) != described.get(key)],
+    )
+    return carried
+
+
+def _check_same_operator(carried: Any, description: Any, device: torch.device, path: str, changed: list[str]) -> None:
+    """Raise unless a description is that of the operator that a checkpoint carries, tensors included."""
     sides = (getattr(carried, "image_shape", None) or (1, 1))[-2:]
-    other = build_physics(tree["physics"], device, sizes_of((1, *sides))).object
+    other = build_physics(description, device, sizes_of((1, *sides))).object
     equal = all(_is_same(getattr(other, name, None), getattr(carried, name, None)) for name in CARRIED)
     if describe(other) != describe(carried) or not equal:
-        key = next((key for key in {**typed, **described} if typed.get(key) != described.get(key)), "name")
+        key = changed[0] if changed else "name"
+        value = dict(leaves(description)).get(key)
         raise InputError(
-            f"physics.{key} {typed.get(key)} contradicts the checkpoint {path}, which was trained for {carried}; leave "
-            "it out"
+            f"physics.{key} {value} contradicts the checkpoint {path}, which was trained for {carried}; leave it out"
         )
-    return carried
 
 
 def _is_same(a: Any, b: Any) -> bool:
@@ -157,11 +158,7 @@ def _is_same(a: Any, b: Any) -> bool:
 def load_function(
     state: Mapping[str, Any], path: str, tree: Tree, physics: Any, shape: Shape, device: torch.device
 ) -> ReconstructionFunction:
-    """The reconstruction function of a checkpoint for images of ``shape`` (C, H, W).
-
-    Raises:
-        InputError: if it does not fit the data.
-    """
+    """The reconstruction function of a checkpoint for images of ``shape`` (C, H, W)."""
     net = None
     if not isinstance(state.get("network"), Mapping):
         part = {key: value for key, value in (tree.get("network") or {}).items() if key != "weights"}

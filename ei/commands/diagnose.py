@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from ei.commands.flags import real, whole
-from ei.commands.parser import Parser, choose_device, device_of_flags
 from ei.commands.problem import (
     Problem,
     build_physics,
@@ -31,8 +30,9 @@ from ei.commands.problem import (
     with_noise_apart,
 )
 from ei.commands.tree import CLASSES, NESTED, Tree, check_keys, get, name_of
-from ei.commands.typed import Typed, add_flags, chosen_flags, read_typed
+from ei.commands.typed import Parser, Typed, add_flags, read_typed
 from ei.common.checks import check_number
+from ei.common.devices import choose_device
 from ei.common.parts import Context, build, normalized
 from ei.common.user_code import is_user_code
 from ei.datasets import image_of
@@ -51,7 +51,7 @@ CHANNELS = {"CT": 1, "Tomography": 1, "MRI": 2, "Inpainting": 3}
 
 def parser(prog: str) -> Parser:
     made = Parser(prog=prog, description=(__doc__ or "").format(prog=prog))
-    add_flags(made, chosen_flags(*FLAGS), out="the figure (default: diagnosis.png)")
+    add_flags(made, *FLAGS, out="the figure (default: diagnosis.png)")
     group = made.add_argument_group("diagnose")
     group.add_argument("--size", type=whole, metavar="N", help="images of N x N, instead of any data")
     group.add_argument("--tol", type=real, metavar="TOL",
@@ -63,8 +63,7 @@ def parser(prog: str) -> Parser:
 def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
     typed = read_typed(parser(prog), arguments)
     options = typed.options
-    asked = device_of_flags(typed.flags.pop("device", None), typed.flags.pop("gpu", None))
-    device = choose_device(asked or "cpu")
+    device = choose_device(typed.flags.pop("device", "cpu"))
     out = Path(typed.flags.pop("out", "diagnosis.png"))
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} of --out does not exist; make it first")
@@ -97,17 +96,14 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
 def load_operator(tree: Tree, typed: Typed, device: torch.device) -> tuple[Any, Shape, Problem | None]:
     """The operator of a tree, with its noise, the shape (C, H, W) of its images, and the problem where there is data:
     sizes are those of ``--size``, of the operator, or of the data.
-
-    Raises:
-        InputError: for what does not fit together, or is not known.
     """
-    measured = get(tree, "data.measurements") is not None
+    has_measurements = get(tree, "data.measurements") is not None
     description = normalized(tree["physics"], "physics")
     physics = None if needs_sizes(description) else build_physics(description, device, {}).object
-    shape = _shape_without_data(typed, physics, description, measured or "data" in typed.flags)
+    shape = _shape_without_data(typed, physics, description, has_measurements or "data" in typed.flags)
     problem = None
     if shape is None:
-        if not measured and get(tree, "data.train") is None:
+        if not has_measurements and get(tree, "data.train") is None:
             raise InputError(
                 "the size of the images is unknown: give the operator an attribute image_shape = (C, H, W), or --size"
             )
@@ -147,13 +143,13 @@ def _shape_without_data(typed: Typed, physics: Any, description: Tree, has_data:
 def print_measurements(physics: Any, shape: Shape, problem: Problem | None, device: torch.device) -> None:
     """Print whether measured sinograms fit their geometry, and how much noise there is: in the measurements, or in
     those of the images, generated ones where there are none."""
-    measured = problem is not None and problem.measured
-    if problem is not None and measured:
+    has_measurements = problem is not None and problem.has_measurements
+    if problem is not None and has_measurements:
         report = report_sinograms(physics, problem.data)
         print(f"\n{report}" if report is not None else "")
     if noise_with_variance(physics) is None:  # a user-defined one may have none
         return
     data = generated_class(shape[0])("train", img_size=square_side(shape)) if problem is None else problem.data
     some = [data[index] for index in range(min(8, len(data)))]
-    ys = torch.stack(some) if measured else physics.A(torch.cat([image_of(item) for item in some]).to(device))
+    ys = torch.stack(some) if has_measurements else physics.A(torch.cat([image_of(item) for item in some]).to(device))
     print(f"\n{noise_report(physics, ys.to(device))}")

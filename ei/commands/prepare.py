@@ -4,6 +4,7 @@
     {prog} urban100 --source Urban100.zip           writes dataset/Urban100/train/... and test/...
     {prog} sinogram --counts counts.npy --flat flat.npy --dark dark.npy --angles angles.txt --bin 2 --out y.npz
                                                     a parallel scan: y.npz, and its geometry y.yaml
+    {prog} sinogram --counts scan.h5 --out y.npz    one of Data Exchange or NeXus
     {prog} kspace --source kspace.npy --out y.npz   MRI: k-space y.npz, its mask, coil maps, and y.yaml
     {prog} noise --flat flat.npy --dark dark.npy    gain and read-out noise of a detector, as --noise takes them
 
@@ -19,14 +20,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ei.commands.flags import path, whole
-from ei.commands.parser import Parser
+from ei.commands.flags import path, real, whole
+from ei.commands.typed import Parser
 from ei.common.arrays import read_array
 from ei.common.checks import check_number
 from ei.datasets.flats import detector_noise
-from ei.datasets.kspace import prepare_kspace
+from ei.datasets.kspace import prepare_kspace, read_kspace
 from ei.datasets.paper_data import prepare_ct100, prepare_urban100
-from ei.datasets.scans import prepare_scan, sinograms_of_counts
+from ei.datasets.scans import prepare_scan, read_scan, sinograms_and_defects
 from ei.diagnosis import check_sinogram
 from ei.errors import InputError
 from ei.physics import Tomography
@@ -43,7 +44,12 @@ def parser(prog: str) -> Parser:
     made.add_argument("--flat", type=path, metavar="PATH", help="sinogram, noise: its counts without the object")
     made.add_argument("--dark", type=path, metavar="PATH", help="sinogram, noise: its counts without the beam")
     made.add_argument("--angles", type=path, metavar="PATH", help="sinogram: of the views, in degrees")
+    made.add_argument("--repair", action="store_true", help="sinogram: interpolate defective detectors and views, and "
+                      "remove stripes")  # fmt: skip
+    made.add_argument("--axes", choices=("coils", "slices"), help="kspace: what the first of three axes counts")
     made.add_argument("--bin", type=whole, metavar="N", help="average N neighbouring detectors (default: 1)")
+    made.add_argument("--centre", type=real, metavar="BINS", help="sinogram: where the rotation axis falls on the "
+                      "detector, in bins (of --bin) from its middle (default: found from the data)")  # fmt: skip
     made.add_argument("--out", type=path, metavar="PATH", help="where it goes, if not below dataset/")
     return made
 
@@ -71,17 +77,24 @@ def _urban100(options: Mapping[str, Any]) -> None:
 
 
 def _sinogram(options: Mapping[str, Any]) -> None:
-    counts, flat, dark, angles = (read_array(options[name]) for name in ("counts", "flat", "dark", "angles"))
-    y = sinograms_of_counts(counts, flat, dark, options["bin"])
-    angles = angles.reshape(-1)
+    others = (options.get(name) for name in ("flat", "dark", "angles"))
+    counts, flat, dark, angles = read_scan(options["counts"], *others)
+    y, defects = sinograms_and_defects(counts, flat, dark, options["bin"], options.get("repair", False))
+    for sentence in defects.sentences:
+        print(sentence if options.get("repair") else f"warning: {sentence}; --repair interpolates them")
     if len(angles) != len(counts):
         raise InputError(f"there must be an angle for each of {len(counts)} views, got {len(angles)}")
     out = Path(options["out"])
     out.parent.mkdir(parents=True, exist_ok=True)
     side = y.shape[-2]
     sinograms = torch.from_numpy(y)[:, None]
-    report = check_sinogram(Tomography((side, side), angles, side), sinograms)
-    geometry = prepare_scan(out, y, angles.tolist(), report.centre)
+    centre = options.get("centre")
+    if centre is None:
+        try:
+            centre = check_sinogram(Tomography((side, side), angles, side), sinograms).require_centre()
+        except InputError as error:
+            raise InputError(f"{error} Give it with --centre") from error
+    geometry = prepare_scan(out, y, angles.tolist(), check_number("--centre", centre))
     print(f"{out}: y {list(y.shape)}, angles [{len(angles)}]; {out.with_suffix('.yaml')}: the geometry")
     print(check_sinogram(Tomography(**geometry, angles=angles), sinograms))
 
@@ -99,7 +112,7 @@ def _noise(options: Mapping[str, Any]) -> None:
 
 def _kspace(options: Mapping[str, Any]) -> None:
     out = Path(options["out"])
-    y, mask, used = prepare_kspace(read_array(options["source"]), out)
+    y, mask, used = prepare_kspace(read_kspace(options["source"]), out, options.get("axes"))
     what = "columns" if mask.dim() == 1 else "points"
     print(f"{out}: y {list(y.shape)}; {int(mask.sum())} of {mask.numel()} {what} are measured")
     if used is None:
@@ -121,7 +134,7 @@ class What(NamedTuple):
 WHAT = {
     "ct100": What(_ct100, ("dicom",)),
     "urban100": What(_urban100, ("source",)),
-    "sinogram": What(_sinogram, ("counts", "flat", "dark", "angles", "out")),
+    "sinogram": What(_sinogram, ("counts", "out")),
     "noise": What(_noise, ("flat", "dark")),
     "kspace": What(_kspace, ("source", "out")),
 }

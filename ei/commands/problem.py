@@ -35,11 +35,8 @@ class Problem:
     Attributes:
         tree: the tree with the sizes that the data determine.
         physics: the operator.
-        data: a data set of images, of measurements (where ``measured``), or of pairs of both.
+        data: a data set of images, of measurements (where ``has_measurements``), or of pairs of both.
         shape: (C, H, W) of the images.
-
-    Raises:
-        InputError: for what does not fit together, with the full path of the key.
     """
 
     def __init__(self, tree: Mapping[str, Any], device: torch.device, mode: str = "train", carried: Any = None) -> None:
@@ -49,22 +46,27 @@ class Problem:
             raise InputError("physics is missing: give --task, --physics, or physics: {name: ..} in a tree")
         data: Tree = dict(self.tree.get("data") or {})
         self.tree["data"] = data
-        self.measured = data.get("measurements") is not None
-        if self.measured and data.get(mode) is not None:
-            raise InputError(f"data.{mode} and data.measurements exclude each other: give one of them")
-        if data.get("truth") is not None and not self.measured:
-            raise InputError("data.truth is the ground truth of data.measurements: give those, too")
+        self.has_measurements = data.get("measurements") is not None
+        self._check_data_keys(data, mode)
         self.physics = carried
         if carried is None and not needs_sizes(normalized(self.tree["physics"], "physics")):
             self._build_physics({})
-        (self._load_measurements if self.measured else self._load_images)(data, mode)
+        (self._load_measurements if self.has_measurements else self._load_images)(data, mode)
         check_size(self.physics, self.shape)
         noise = set_noise(self.physics, self.tree.pop("noise", None))
-        if noise:
-            self.tree["noise"] = noise
-        masks = getattr(self.physics, "count", 1) if isinstance(self.physics, Inpainting) else 1
+        self.tree |= {"noise": noise} if noise else {}
+        self._check_count(f"{mode} images")
+
+    def _check_data_keys(self, data: Tree, mode: str) -> None:
+        if self.has_measurements and data.get(mode) is not None:
+            raise InputError(f"data.{mode} and data.measurements exclude each other: give one of them")
+        if data.get("truth") is not None and not self.has_measurements:
+            raise InputError("data.truth is the ground truth of data.measurements: give those, too")
+
+    def _check_count(self, images: str) -> None:
+        masks = self.physics.count if isinstance(self.physics, Inpainting) else 1
         if masks not in (1, len(self.data)):
-            what = "measurements" if self.measured else f"{mode}ing images" if mode == "train" else "test images"
+            what = "measurements" if self.has_measurements else images
             raise InputError(
                 f"there is a mask for each of {masks} images, and there are {len(self.data)} {what}; give theirs with "
                 "--mask"
@@ -105,11 +107,7 @@ def sizes_of(shape: Shape) -> dict[str, Any]:
 
 
 def with_noise_apart(tree: Mapping[str, Any]) -> Tree:
-    """A tree whose noise is its own part, also where the part ``physics`` says it.
-
-    Raises:
-        InputError: if both say one.
-    """
+    """A tree whose noise is its own part, also where the part ``physics`` says it."""
     physics = tree.get("physics")
     if not isinstance(physics, Mapping) or "noise" not in physics:
         return dict(tree)
@@ -131,11 +129,7 @@ def needs_sizes(description: Mapping[str, Any]) -> bool:
 
 
 def build_physics(description: Any, device: torch.device, sizes: Mapping[str, Any]) -> Built:
-    """The operator of a tree, without noise. One without ``A_dagger`` gets conjugate gradients, which is printed.
-
-    Raises:
-        InputError: if it cannot be built, or is no operator.
-    """
+    """The operator of a tree, without noise. One without ``A_dagger`` gets conjugate gradients, which is printed."""
     context = Context(sizes, {"device": device}, NESTED)
     physics, filled = build(normalized(description, "physics"), CLASSES["physics"], "physics", context)
     name = filled["name"]
@@ -186,9 +180,6 @@ def check_size(physics: Any, shape: tuple[int, ...]) -> None:
 def load_images(data: Mapping[str, Any], mode: str, physics: Any = None) -> Built:
     """The training or test images of a tree. Where it says no test images, they are those of the training's data set
     with mode "test"; generated images get the size of an operator that is there already.
-
-    Raises:
-        InputError: for data that cannot be used.
     """
     described = data.get(mode)
     if described is None and mode == "test":
@@ -198,16 +189,21 @@ def load_images(data: Mapping[str, Any], mode: str, physics: Any = None) -> Buil
     if described is None:
         raise InputError(f"data.{mode} is missing: give images with --data, or measurements with --measurements")
     image_shape = None if physics is None else image_shape_of(physics)
-    if described == SYNTHETIC:
-        channels = image_shape[0] if image_shape and len(image_shape) == 3 else getattr(physics, "channels", 1)
-        described = {"name": generated_class(channels).__name__}
-    elif isinstance(described, str) and not is_user_code(described):
-        described = dataset_for(described)
+    described = _dataset_part(described, image_shape, physics)
     sizes = {"mode": mode, **({"img_size": lambda: square_side(image_shape)} if image_shape else {})}
     images, filled = build(described, DATASETS, f"data.{mode}", Context(sizes, {}, NESTED))
     if not hasattr(images, "__len__") or not hasattr(images, "__getitem__") or len(images) == 0:
         raise InputError(f"data.{mode}: {filled['name']} must give a data set with a length and items, got {images!r}")
     return Built(images, {key: value for key, value in filled.items() if key != "mode"})
+
+
+def _dataset_part(described: Any, image_shape: tuple[int, ...] | None, physics: Any) -> Any:
+    """The part that a text stands for: generated images for the operator, or what a path holds."""
+    if described == SYNTHETIC:
+        channels = image_shape[0] if image_shape and len(image_shape) == 3 else getattr(physics, "channels", 1)
+        return {"name": generated_class(channels).__name__}
+    is_path = isinstance(described, str) and not is_user_code(described)
+    return dataset_for(described) if is_path else described
 
 
 def square_side(image_shape: tuple[int, ...]) -> int:
@@ -227,11 +223,7 @@ def generated_class(channels: int) -> Any:
 
 
 def load_measurements(described: Any, physics: Any) -> tuple[Any, Shape]:
-    """Measurements, and the shape (C, H, W) of the images they are of, that of ``A_dagger y``.
-
-    Raises:
-        InputError: for measurements that the operator does not have.
-    """
+    """Measurements, and the shape (C, H, W) of the images they are of, that of ``A_dagger y``."""
     where = described if isinstance(described, str) else "data.measurements"
     physics = select_physics(physics, [0])
     measurements = _open(described, "data.measurements", shape=_shape_of_y(physics), parts=isinstance(physics, MRI))
@@ -253,11 +245,7 @@ def load_measurements(described: Any, physics: Any) -> tuple[Any, Shape]:
 
 
 def sizes_from_measurements(described: Any, description: Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes that an operator needs, from the measurements of the run.
-
-    Raises:
-        InputError: if they do not follow from them.
-    """
+    """The sizes that an operator needs, from the measurements of the run."""
     make = find(description["name"], CLASSES["physics"], "physics")
     if not hasattr(make, "sizes_from_measurement"):
         raise InputError(

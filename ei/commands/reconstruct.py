@@ -18,17 +18,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from ei.commands.checkpoint import carried_physics, load_function, tree_of_checkpoint
 from ei.commands.flags import path as path_type
 from ei.commands.flags import whole
-from ei.commands.parser import Parser, choose_device, device_of_flags, names_of
 from ei.commands.problem import Problem
-from ei.commands.typed import Typed, add_flags, chosen_flags, read_typed
+from ei.commands.typed import Parser, Typed, add_flags, names_of, read_typed
+from ei.common.arrays import FileArray
 from ei.common.checks import check_number
+from ei.common.devices import choose_device
 from ei.common.files import load_file
 from ei.diagnosis.before_training import report_measurements
 from ei.errors import InputError
@@ -38,18 +38,24 @@ from ei.models import Reconstructor
 from ei.models.averaged import GROUPS as AVERAGES
 from ei.models.base import ReconstructionFunction
 
+OUTPUTS = (".npy", ".tif", ".tiff", ".h5", ".hdf5")
 OF_AUTHORS = "of a checkpoint that does not say it"
 
 
 def parser(prog: str) -> Parser:
     made = Parser(prog=prog, description=(__doc__ or "").format(prog=prog))
-    add_flags(made, chosen_flags("task", "physics", "mask", "ct_views", "device", "gpu"), task=OF_AUTHORS,
+    add_flags(made, "task", "physics", "mask", "ct_views", "device", "gpu", task=OF_AUTHORS,
               mask=OF_AUTHORS, ct_views=OF_AUTHORS)  # fmt: skip
     group = made.add_argument_group("reconstruct")
     group.add_argument("--ckp", type=path_type, metavar="PATH",
                        help="the checkpoint; without it --physics alone, for A_dagger")  # fmt: skip
     group.add_argument("--input", type=path_type, metavar="PATH", help="the measurements: a file or a folder (needed)")
-    group.add_argument("--output", type=path_type, metavar="X.npy", help="where the images go (needed)")
+    group.add_argument(
+        "--output",
+        type=path_type,
+        metavar="X.npy",
+        help="where the images go: .npy, .tif (a page an image) or .h5 (needed)",
+    )
     group.add_argument("--png", action="store_true", help="write a folder of PNG files beside the output, too")
     group.add_argument("-b", "--batch-size", type=whole, metavar="N", dest="rows",
                        help="measurements at a time (default: 8)")  # fmt: skip
@@ -61,7 +67,7 @@ def parser(prog: str) -> Parser:
 def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
     typed = read_typed(parser(prog), arguments)
     options = typed.options
-    device = choose_device(device_of_flags(typed.flags.pop("device", None), typed.flags.pop("gpu", None)))
+    device = choose_device(typed.flags.pop("device", None))
     output = _checked_output(options, typed)
     rows = check_number("--batch-size", options.get("rows", 8), integer=True, least=1)
     f, measurements = load_run(options.get("ckp"), options["input"], typed, device)
@@ -73,31 +79,27 @@ def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
         if line.startswith("warning"):
             print(line)
     rate = reconstruct_file(f, measurements, output, batch_size=rows, device=device)
-    images = np.load(output, mmap_mode="r")
+    images = FileArray(output, ("x",))
     names = [measurements.name_of(index) for index in range(len(measurements))]
     order = f", from {names[0]} to {names[-1]}" if measurements.path.is_dir() else ""
     print(f"{output}: {list(images.shape)} {images.dtype}{order}, {rate:.1f} images a second")
     if options.get("png"):
         folder = output.with_suffix("")
-        write_pngs(images, folder, names)
-        scaled = " of magnitudes, each divided by its own brightest" if has_parts(images) else ""
+        write_pngs(images[...], folder, names)
+        scaled = " of magnitudes, each divided by its own brightest" if has_parts(images[:1]) else ""
         print(f"{folder}: {len(images)} PNG files{scaled}")
 
 
 def _checked_output(options: Mapping[str, Any], typed: Typed) -> Path:
-    """The output file, as far as it can be checked before any work.
-
-    Raises:
-        InputError: if it cannot be written, or the input is missing.
-    """
+    """The output file, as far as it can be checked before any work."""
     for name in ("input", "output"):
         if name not in options:
             raise InputError(f"--{name} is needed; --help lists the options")
     if "ckp" not in options and "physics" not in typed.flags:
         raise InputError("--ckp is needed, a checkpoint; or --physics alone, for A_dagger without a network")
     output = Path(options["output"])
-    if output.suffix != ".npy" or output.is_dir():
-        raise InputError(f"--output must be a .npy file, got {output}")
+    if output.suffix.lower() not in OUTPUTS or output.is_dir():
+        raise InputError(f"--output must be a file that ends in {', '.join(OUTPUTS)}, got {output}")
     if not output.parent.is_dir():
         raise InputError(f"the folder {output.parent} of --output does not exist; make it first")
     if options.get("png") and output.with_suffix("").exists():
@@ -106,11 +108,7 @@ def _checked_output(options: Mapping[str, Any], typed: Typed) -> Path:
 
 
 def load_run(ckp: str | None, source: str, typed: Typed, device: torch.device) -> tuple[ReconstructionFunction, Any]:
-    """The reconstruction function of a checkpoint, or A_dagger without one, and the measurements.
-
-    Raises:
-        InputError: for what does not fit together.
-    """
+    """The reconstruction function of a checkpoint, or A_dagger without one, and the measurements."""
     data = {"measurements": source}
     if ckp is None:
         problem = Problem({**typed.over({}), "data": data}, device)

@@ -25,12 +25,12 @@ from ei.commands.build import split_beside
 from ei.commands.checkpoint import carried_physics, load_function, tree_of_checkpoint
 from ei.commands.flags import path as path_type
 from ei.commands.flags import real, whole
-from ei.commands.parser import Parser, choose_device, device_of_flags, names_of
 from ei.commands.presets import PAPER
 from ei.commands.problem import Problem
 from ei.commands.tree import Tree, get, merge, name_of
-from ei.commands.typed import Typed, add_flags, chosen_flags, read_typed
+from ei.commands.typed import Parser, Typed, add_flags, names_of, read_typed
 from ei.common.checks import check_number
+from ei.common.devices import choose_device
 from ei.common.drawing import show_if_screen
 from ei.common.files import load_file
 from ei.datasets import ImageTree, Pairs
@@ -57,7 +57,7 @@ FLAGS = ("task", "physics", "mask", "ct_views", "data", "measurements", "truth",
 def parser(prog: str) -> Parser:
     made = Parser(prog=prog, description=(__doc__ or "").format(prog=prog))
     add_flags(
-        made, chosen_flags(*FLAGS), mask=f"the mask, {OF_AUTHORS}", ct_views=OF_AUTHORS,
+        made, *FLAGS, mask=f"the mask, {OF_AUTHORS}", ct_views=OF_AUTHORS,
         data="the test images (default: those of the run, or of the task)",
         measurements="measured data instead of simulated ones; needs --truth",
         out="folder for metrics.csv and figures (default: evaluations/<time>_<name>_<task>)",
@@ -81,7 +81,7 @@ def parser(prog: str) -> Parser:
 def main(arguments: Sequence[str], prog: str = "ei test") -> None:
     typed = read_typed(parser(prog), arguments)
     options = typed.options
-    device = choose_device(device_of_flags(typed.flags.pop("device", None), typed.flags.pop("gpu", None)))
+    device = choose_device(typed.flags.pop("device", None))
     out = typed.flags.pop("out", None)
     ckp = _checkpoint_path(options.get("ckp"), typed.flags.get("task"))
     state = checked(load_file(ckp, "checkpoint"), ckp)
@@ -156,15 +156,12 @@ def load_test(
 ) -> tuple[ReconstructionFunction, Any]:
     """The reconstruction function of a checkpoint, with the operator of the run, and the test images; or pairs of
     measurements and ground truth.
-
-    Raises:
-        InputError: for what does not fit together.
     """
     data = {key: value for key, value in (tree.get("data") or {}).items() if key != "validation"}
-    measured = data.get("measurements") is not None
-    if measured != (data.get("truth") is not None):
+    has_measurements = data.get("measurements") is not None
+    if has_measurements != (data.get("truth") is not None):
         raise InputError("--measurements are compared with their --truth: give both, or images with --data")
-    if not measured and data.get("train") is None and data.get("test") is None:
+    if not has_measurements and data.get("train") is None and data.get("test") is None:
         raise InputError("the run was trained from measurements alone: give images to test on with --data")
     carried = carried_physics(state, tree, device, path, mask)
     problem = Problem({**tree, "data": data}, device, "test", carried)

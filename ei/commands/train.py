@@ -29,9 +29,9 @@ import torch
 
 from ei.commands.build import build_training
 from ei.commands.checkpoint import carried_physics, check_same_run
-from ei.commands.parser import Parser, choose_device, device_of_flags
 from ei.commands.tree import Tree, check_code_is_typed, get, merge
-from ei.commands.typed import Typed, add_flags, read_typed
+from ei.commands.typed import Parser, Typed, add_flags, read_typed
+from ei.common.devices import choose_device
 from ei.common.memory import keep_freed_memory
 from ei.common.processes import joined, launched
 from ei.errors import InputError
@@ -48,9 +48,6 @@ def parser(prog: str) -> Parser:
 
 def main(arguments: Sequence[str], prog: str = "ei train") -> None:
     typed = read_typed(parser(prog), arguments)
-    asked = device_of_flags(typed.flags.pop("device", None), typed.flags.pop("gpu", None))
-    if asked is not None:
-        typed.flags["device"] = asked
     call = {name: typed.flags.pop(name, None) for name in ("out", "resume")}
     with contextlib.ExitStack() as stack:
         if not launched().first:
@@ -101,10 +98,8 @@ def checkpoint_to_resume(call: Mapping[str, Any]) -> tuple[str | None, Mapping[s
 
 def train(tree: Tree, device: torch.device, call: Mapping[str, Any], checkpoint: Checkpoint | None) -> None:
     """Train, or continue, the run that a tree describes."""
-    out = call["out"]
+    out, continues, carried = call["out"], False, None
     begins = call["resume"] == "auto" and checkpoint is None
-    continues = False
-    carried = None
     if checkpoint is not None:
         out = out or str(checkpoint.path.parent)
         continues = Path(out).resolve() == checkpoint.path.parent.resolve()
@@ -113,19 +108,17 @@ def train(tree: Tree, device: torch.device, call: Mapping[str, Any], checkpoint:
         check_run_folder(Path(out), begun=begins)
     trainer, loader = build_training(tree, device, out, None if checkpoint is None else checkpoint.state, carried)
     trainer.run_folder.continues = continues or begins
-    if checkpoint is not None:
-        if trainer.finished:
-            if call["resume"] == "auto":
-                print(f"{checkpoint.path} is finished: {_done(trainer)}, nothing is left to do")
-                return
-            more = "trainer.patience" if trainer.epoch < trainer.epochs else "--epochs"
-            raise InputError(f"{checkpoint.path} is finished: {_done(trainer)}; give more {more}")
-        print(f"continuing {checkpoint.path} at epoch {trainer.epoch + 1}, step {trainer.step}")
+    if checkpoint is not None and _is_finished(trainer, checkpoint.path, is_auto=call["resume"] == "auto"):
+        return
     if device.type == "cpu":
         keep_freed_memory()
     trainer.fit(loader)
+    _print_outcome(trainer)
+
+
+def _print_outcome(trainer: Trainer) -> None:
     if "level" in trainer.networks:
-        sigma = float(trainer.networks["level"]())
+        sigma = float(trainer.networks["level"]().detach())
         print(f"noise: sigma = {sigma:.4g} was found, too high by what is missed of the images (docs/noise.md)")
     if trainer.finished and trainer.epoch < trainer.epochs:
         column, _ = selecting_column(trainer)
@@ -133,7 +126,16 @@ def train(tree: Tree, device: torch.device, call: Mapping[str, Any], checkpoint:
     print(f"run folder: {trainer.folder}")
 
 
-def _done(trainer: Trainer) -> str:
+def _is_finished(trainer: Trainer, path: Path, is_auto: bool) -> bool:
+    """Whether the run of a checkpoint has ended, which is an error unless ``--resume auto`` was given."""
+    if not trainer.finished:
+        print(f"continuing {path} at epoch {trainer.epoch + 1}, step {trainer.step}")
+        return False
     if trainer.epoch < trainer.epochs:
-        return f"none of {trainer.patience} epochs was better"
-    return f"all {trainer.epochs} epochs are done"
+        done, more = f"none of {trainer.patience} epochs was better", "--patience"
+    else:
+        done, more = f"all {trainer.epochs} epochs are done", "--epochs"
+    if not is_auto:
+        raise InputError(f"{path} is finished: {done}; give more {more}")
+    print(f"{path} is finished: {done}, nothing is left to do")
+    return True

@@ -51,7 +51,7 @@ SCHEDULES: dict[str, Callable[..., Any]] = {
 }
 # The classes of each part, by name.
 CLASSES: dict[str, Classes] = {
-    "physics": classes_of(ei.physics, ei.physics.Physics),
+    "physics": classes_of(ei.physics, ei.physics.Physics, ei.physics.TiledInpainting),
     "noise": classes_of(ei.physics, ei.physics.Noise),
     "transform": classes_of(ei.transforms, ei.transforms.Transform),
     "closure": classes_of(ei.closure, ei.closure.Closure),
@@ -62,19 +62,8 @@ CLASSES: dict[str, Classes] = {
     "trainer": {"Trainer": ei.training.Trainer},
 }
 # The parts of a tree in the order in which it is written.
-PARTS = (
-    "physics",
-    "noise",
-    "transform",
-    "closure",
-    "network",
-    "reconstructor",
-    "data",
-    "optimizer",
-    "schedule",
-    "trainer",
-)
-DATASETS: Classes = classes_of(ei.datasets, Dataset)
+PARTS = (*list(CLASSES)[:6], "data", *list(CLASSES)[6:])
+DATASETS: Classes = classes_of(ei.datasets, Dataset, ei.datasets.Tiles, ei.datasets.Pairs)
 # What an argument of a part may name.
 NESTED: Classes = {
     **{name: value for classes in CLASSES.values() for name, value in classes.items()},
@@ -101,11 +90,7 @@ SYNTHETIC = "synthetic"
 
 
 def read_tree(path: str) -> Tree:
-    """The tree in a YAML file, with absolute paths (those in the file are relative to its folder).
-
-    Raises:
-        MissingFileError, InputError: for a file that cannot be read, or an unknown key.
-    """
+    """The tree in a YAML file, with absolute paths (those in the file are relative to its folder)."""
     content = read_yaml(path)
     content.pop("versions", None)  # those that a run was made with
     try:
@@ -115,34 +100,31 @@ def read_tree(path: str) -> Tree:
     return with_absolute_paths(content, Path(path).resolve().parent)
 
 
-def read_part(path: str, key: str) -> Tree:
-    """A tree of one part from a file that holds this part alone, as the files of ``--physics`` do; with ``noise``."""
-    content = read_yaml(path, f"{key} file")
-    if isinstance(content.get(key), Mapping):
-        content = {**content[key], **({"noise": content["noise"]} if "noise" in content else {})}
-    if "name" not in content:
-        raise InputError(f"{path}: 'name' is missing: one of {', '.join(CLASSES[key])}, or FILE.py:NAME")
-    noise = {"noise": content.pop("noise")} if "noise" in content else {}
-    return with_absolute_paths({key: content, **noise}, Path(path).resolve().parent)
+def read_physics(path: str) -> Tree:
+    """The parts physics and noise in a file of ``--physics``: one of the operator alone, or a tree with it."""
+    if not path.endswith((".yaml", ".yml")):
+        raise InputError(f"--physics must be FILE.yaml or FILE.py:NAME, got {path}")
+    content = read_yaml(path, "physics file")
+    if "physics" not in content:
+        if "name" not in content:
+            raise InputError(f"{path}: name is missing: one of {', '.join(CLASSES['physics'])}, or FILE.py:NAME")
+        content = {"physics": content}
+    tree: Tree = {key: content[key] for key in ("physics", "noise") if key in content}
+    return with_absolute_paths(tree, Path(path).resolve().parent)
 
 
 def check_keys(tree: Mapping[str, Any]) -> None:
-    """Raise unless the keys of a tree are parts, and those of ``data`` are its keys.
-
-    Raises:
-        InputError: listing the valid ones.
-    """
-    valid = PARTS
+    """Raise unless the keys of a tree are parts, and those of ``data`` are its keys."""
     for key, value in tree.items():
-        if key not in valid:
-            raise InputError(f"{key} is unknown: a run has {', '.join(valid)}{suggestion(key, valid)}")
+        if key not in PARTS:
+            raise InputError(f"{key} is unknown: a run has {', '.join(PARTS)}{suggestion(key, PARTS)}")
         if key == "data" and value is not None:
             if not isinstance(value, Mapping):
                 raise InputError(f"data must hold keys ({', '.join(DATA_KEYS)}), got {value!r}")
             for name in value:
                 if name not in DATA_KEYS:
-                    raise InputError(f"data.{name} is unknown: data has {', '.join(DATA_KEYS)}"
-                                     f"{suggestion(name, DATA_KEYS)}")  # fmt: skip
+                    near = suggestion(name, DATA_KEYS)
+                    raise InputError(f"data.{name} is unknown: data has {', '.join(DATA_KEYS)}{near}")
 
 
 def with_absolute_paths(tree: Mapping[str, Any], folder: Path) -> Tree:
@@ -216,7 +198,9 @@ def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
 
 def arguments_for(key: str, name: Any) -> set[str]:
     """The keys that a part may have if it is of this class."""
-    return {*signature_of(find(name, CLASSES[key], key)).parameters, *RUN_KEYS.get(key, ())}
+    signature = signature_of(find(name, CLASSES[key], key))
+    variadic = [signature.variadic] if signature.variadic else []
+    return {*signature.parameters, *variadic, *RUN_KEYS.get(key, ())}
 
 
 ASSIGNMENT = re.compile(r"(?P<path>[a-z_]+(?:\.\w+)*)=(?P<value>.*)", re.DOTALL)
@@ -224,18 +208,15 @@ ASSIGNMENT = re.compile(r"(?P<path>[a-z_]+(?:\.\w+)*)=(?P<value>.*)", re.DOTALL)
 
 def is_assignment(text: str) -> bool:
     """Whether a word of the command line is ``part.key=value``."""
-    found = ASSIGNMENT.fullmatch(text)
-    return found is not None and found["path"].split(".")[0] in PARTS
+    match = ASSIGNMENT.fullmatch(text)
+    return match is not None and ("." in match["path"] or match["path"] in PARTS)
 
 
 def assign(tree: Mapping[str, Any], text: str) -> Tree:
-    """A tree with ``part.key=value`` in it; a value is YAML: ``closure.alpha=3``, ``closure='{name: MCClosure}'``.
-
-    Raises:
-        InputError: for a path through a value that has no keys.
-    """
+    """A tree with ``part.key=value`` in it; a value is YAML: ``closure.alpha=3``, ``closure='{name: MCClosure}'``."""
     found = ASSIGNMENT.fullmatch(text)
     assert found is not None
+    check_keys({found["path"].split(".")[0]: None})
     value = parse_yaml(found["value"], text)
     *way, last = found["path"].split(".")
     node: Any = tree
@@ -267,11 +248,7 @@ def walk_texts(tree: Any) -> Iterator[str]:
 
 
 def check_code_is_typed(tree: Mapping[str, Any], typed: set[str], path: str) -> None:
-    """Raise if a tree that comes from the checkpoint ``path`` names user-defined code that was not typed now.
-
-    Raises:
-        InputError: naming the part and what to type.
-    """
+    """Raise if a tree that comes from the checkpoint ``path`` names user-defined code that was not typed now."""
     for key, part in tree.items():
         for text in walk_texts(part):
             if is_user_code(text) and text not in typed:

@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ei.common.files import check_path, load_file
+from ei.common.files import check_path, complete_file, load_file, natural_order, temporary_beside, writing
 from ei.errors import InputError, MissingExtraError, MissingFileError
 
-SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".mat", ".h5", ".hdf5", ".csv", ".txt")
+HDF5 = (".h5", ".hdf5", ".nxs")
+TIFF = (".tif", ".tiff")
+SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".mat", *HDF5, *TIFF, ".csv", ".txt")
+_NUMBERS = "fiubc"  # kinds of numbers, as NumPy names them
 _SMALL = 2**26  # bytes up to which a file of torch is read as a whole, and its checksums are compared
-_NAMED = re.compile(r"(.+\.(?:npz|pt|pth|mat|h5|hdf5)):(.+)", re.IGNORECASE)
+_NAMED = re.compile(r"(.+\.(?:npz|pt|pth|mat|h5|hdf5|nxs)):(.+)", re.IGNORECASE)
 
 
 def split_name(path: str | os.PathLike) -> tuple[Path, str | None]:
@@ -32,16 +35,18 @@ class FileArray:
     """An array in a file: its shape and type, and its rows when they are asked for.
 
     Arrays of NumPy (``.npy``), torch (``.pt``, ``.pth`` and other files of ``torch.save``) and HDF5 (``.h5``,
-    ``.hdf5``, Matlab 7.3) are read row by row; those of ``.npz``, older Matlab files and text (``.csv``, ``.txt``) as
-    wholes. Open files stay behind when it is pickled, and a forked process opens its own.
+    ``.hdf5``, NeXus, Matlab 7.3) are read row by row, the pages of a TIFF file and the files of a folder one by one;
+    arrays of ``.npz``, older Matlab files and text (``.csv``, ``.txt``) as wholes. Open files stay behind when it is
+    pickled, and a forked process opens its own.
 
     Args:
-        path: ``FILE``, or ``FILE:NAME`` for one of several arrays; ``NAME`` may be nested, as ``exchange/data``.
+        path: ``FILE``, or ``FILE:NAME`` for one of several arrays; ``NAME`` may be nested, as ``exchange/data``, also
+            in structs and cells of Matlab. Or a folder of files of equal arrays, in the natural order of their names.
         names: which array to prefer in a file of several, best first. A file of one array needs no name.
         what: what it is to the user ("mask", "measurements"), for messages.
 
     Attributes:
-        path: of the file.
+        path, name: of the file, and of the array in a file of several.
         shape, dtype: of the array.
 
     Raises:
@@ -59,14 +64,12 @@ class FileArray:
         self.path, self.name = split_name(path)
         self.names = tuple(names)
         self.what = what
-        if self.path.is_dir():
-            raise InputError(f"the {what} file {self.path} is a folder; give the path of a file in it")
         if not self.path.exists():
             raise MissingFileError(f"there is no {what} file {self.path}; check the path")
         array = self._open()
         self.shape = tuple(int(side) for side in array.shape)
         self.dtype = np.dtype(array.dtype)
-        if self.dtype.kind not in "fiubc":
+        if self.dtype.kind not in _NUMBERS:
             raise InputError(f"the {what} file {path} must hold numbers, got {self.dtype}")
 
     def __len__(self) -> int:
@@ -98,6 +101,8 @@ class FileArray:
 
     def _read(self) -> Any:
         suffix = self.path.suffix.lower()
+        if self.path.is_dir():
+            return _FolderArray(self.path, self.what)
         if suffix == ".npy":
             return np.load(self.path, mmap_mode="r", allow_pickle=False)
         if suffix == ".npz":
@@ -105,10 +110,15 @@ class FileArray:
                 return file[self._choose(file.files)]
         if suffix == ".mat":
             return self._read_matlab()
-        if suffix in (".h5", ".hdf5"):
+        if suffix in HDF5:
             return self._read_hdf5()
+        if suffix in TIFF:
+            return _TiffArray(self.path)
         if suffix in (".csv", ".txt") or not _is_of_torch(self.path):
             return _read_text(self.path)
+        return self._read_torch()
+
+    def _read_torch(self) -> np.ndarray:
         content = load_file(self.path, self.what, mmap=self.path.stat().st_size > _SMALL)
         if isinstance(content, Mapping):
             tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
@@ -126,20 +136,28 @@ class FileArray:
             listed = scipy.io.whosmat(self.path)
         except NotImplementedError:  # version 7.3 is HDF5
             return self._read_hdf5(reverse=True)
-        name = self._choose({name: shape for name, shape, _ in listed})
-        return scipy.io.loadmat(self.path, variable_names=[name])[name]
+        arrays: dict[str, Any] = {name: None for name, _, kind in listed if kind not in ("struct", "cell", "char")}
+        nested = [name for name, _, kind in listed if kind in ("struct", "cell")]
+        if nested:
+            content = scipy.io.loadmat(self.path, variable_names=nested)
+            for name in nested:
+                arrays |= _leaves(name, content[name])
+        shapes = {name: shape for name, shape, _ in listed}
+        name = self._choose({name: shapes.get(name, getattr(arrays[name], "shape", ())) for name in arrays})
+        return arrays[name] if name not in shapes else scipy.io.loadmat(self.path, variable_names=[name])[name]
 
     def _read_hdf5(self, reverse: bool = False) -> Any:
-        try:
-            h5py = importlib.import_module("h5py")
-        except ImportError as error:
-            raise MissingExtraError(
-                f"{self.path} is an HDF5 file, which needs h5py: pip install 'equivariant-imaging[h5]'"
-            ) from error
+        h5py = _import_h5py(self.path)
         file = h5py.File(self.path, "r")
-        shapes: dict[str, tuple[int, ...]] = {}
-        file.visititems(lambda name, item: shapes.update({name: item.shape} if isinstance(item, h5py.Dataset) else {}))
-        return _Hdf5Array(file[self._choose(shapes)], reverse)
+        arrays: dict[str, _Hdf5Array] = {}
+
+        def visit(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset) and not name.startswith("#"):  # what Matlab refers to
+                arrays[name] = _Hdf5Array(item, reverse)
+
+        file.visititems(visit)
+        numbers = {name: array.shape for name, array in arrays.items() if array.dtype.kind in _NUMBERS and array.shape}
+        return arrays[self._choose(numbers)]
 
     def _choose(self, arrays: Sequence[str] | Mapping[str, tuple[int, ...]]) -> str:
         """The name of the array to read: the one asked for, the only one, or the first of the preferred names."""
@@ -151,7 +169,8 @@ class FileArray:
             matches = [name for wanted in self.names for name in arrays if wanted in (name, name.rpartition("/")[2])]
         if not matches:
             raise InputError(self._contents(arrays))
-        return matches[0]
+        self.name = matches[0]
+        return self.name
 
     def _contents(self, arrays: Sequence[str] | Mapping[str, tuple[int, ...]]) -> str:
         """The message about a file without the array to read: what is in it, and how to choose."""
@@ -165,6 +184,15 @@ class FileArray:
             return f"{self.path} holds no {self.name}, but {listed}: {choose}"
         rename = f"name the {self.what} {self.names[0]!r}, or " if self.names else ""
         return f"{self.path} holds {listed}: {rename}{choose}"
+
+
+def _import_h5py(path: Path) -> Any:
+    try:
+        return importlib.import_module("h5py")
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{path} is an HDF5 file, which needs h5py: pip install 'equivariant-imaging[h5]'"
+        ) from error
 
 
 class _Hdf5Array:
@@ -183,6 +211,68 @@ class _Hdf5Array:
         else:
             values = np.asarray(self.array[index])
         return values["real"] + 1j * values["imag"] if self.is_pair else values
+
+
+class _TiffArray:
+    """The pages of a TIFF file, ``[n, H, W]``, or its single page ``[H, W]``. scikit-image brings tifffile along."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tifffile = importlib.import_module("tifffile")
+        with self.tifffile.TiffFile(path) as file:
+            self.shape = file.series[0].shape
+            self.dtype = file.series[0].dtype
+            self.has_pages = len(self.shape) > 2 and len(file.pages) == self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        if self.has_pages and isinstance(index, int | np.integer):
+            return self.tifffile.imread(self.path, key=range(self.shape[0])[index])
+        return self.tifffile.imread(self.path, series=0)[index]
+
+
+class _FolderArray:
+    """The files of a folder, each with one array of one shape and type."""
+
+    def __init__(self, folder: Path, what: str) -> None:
+        kinds = (".npy", *TIFF)
+        paths = sorted((path for path in folder.iterdir() if path.suffix.lower() in kinds), key=_natural_path)
+        if not paths:
+            raise InputError(f"the {what} folder {folder} holds no arrays: no file in it ends in {', '.join(kinds)}")
+        self.files = [FileArray(path, what=what) for path in paths]
+        for file in self.files:
+            if (file.shape, file.dtype) != (self.files[0].shape, self.files[0].dtype):
+                raise InputError(
+                    f"the files of {folder} must hold arrays of one shape and type, got {self.files[0].dtype} "
+                    f"{list(self.files[0].shape)} in {paths[0].name} and {file.dtype} {list(file.shape)} in "
+                    f"{file.path.name}"
+                )
+        self.shape = (len(paths), *self.files[0].shape)
+        self.dtype = self.files[0].dtype
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        if isinstance(index, int | np.integer):
+            return self.files[index][...]
+        return np.stack([file[...] for file in self.files])[index]
+
+
+def _natural_path(path: Path) -> Any:
+    return natural_order(path.name)
+
+
+def _leaves(name: str, value: Any) -> dict[str, np.ndarray]:
+    """The arrays of numbers in a struct or a cell of Matlab, by their nested names: ``scan/angles``, ``cell/1``."""
+    if not isinstance(value, np.ndarray):
+        return {}
+    if value.dtype.names:
+        entries = {field: value[field] for field in value.dtype.names}
+    elif value.dtype.kind == "O":
+        flat = value.flatten(order="F")
+        if len(flat) == 1:
+            return _leaves(name, flat[0])
+        entries = {str(number): entry for number, entry in enumerate(flat, start=1)}
+    else:
+        return {name: value} if value.dtype.kind in _NUMBERS and value.size else {}
+    return {leaf: array for key, entry in entries.items() for leaf, array in _leaves(f"{name}/{key}", entry).items()}
 
 
 def _is_of_torch(path: Path) -> bool:
@@ -204,3 +294,97 @@ def read_array(path: str | os.PathLike, names: Sequence[str] = (), what: str = "
     array = FileArray(path, names, what)
     values = np.array(array[...])
     return values.squeeze() if array.path.suffix.lower() == ".mat" else values
+
+
+class ArrayWriter:
+    """Writes an array slice by slice, with the memory of one. It appears under its name when it is complete; if
+    anything is raised before, nothing is left of it.
+
+    Args:
+        path: ends in ``.npy``; ``.h5`` or ``.hdf5`` (the array "x"); ``.tif`` or ``.tiff`` (a page a slice, float32).
+        shape: of the whole array, ``[n, ...]``.
+        dtype: of the array; TIFF is real, and a slice of it ``[H, W]`` or ``[1 or 3, H, W]``.
+
+    Raises:
+        InputError: for another ending, or an array that the format cannot hold.
+        MissingExtraError: for HDF5 without h5py.
+        StorageError: if it cannot be written.
+
+    >>> with ArrayWriter("/tmp/x.npy", (2, 3, 3), np.float32) as writer:
+    ...     for image in np.zeros((2, 3, 3)):
+    ...         writer.write(image)
+    """
+
+    def __init__(self, path: str | os.PathLike, shape: Sequence[int], dtype: Any) -> None:
+        self.path = check_path("the file to write", path)
+        self.shape = tuple(int(side) for side in shape)
+        self.dtype = np.dtype(dtype)
+        self.written = 0
+        suffix = self.path.suffix.lower()
+        if suffix not in (".npy", ".h5", ".hdf5", *TIFF):
+            raise InputError(f"arrays are written to .npy, .tif, .tiff, .h5 or .hdf5 files, got {self.path}")
+        if suffix in (".h5", ".hdf5"):
+            _import_h5py(self.path)
+        if suffix in TIFF:
+            sides = self.shape[1:]
+            if self.dtype.kind == "c" or len(sides) not in (2, 3) or (len(sides) == 3 and sides[0] not in (1, 3)):
+                raise InputError(
+                    f"a TIFF file holds real images [H, W] or [1 or 3, H, W], got {self.dtype} {list(sides)}: write "
+                    f"{self.path.with_suffix('.npy').name} or {self.path.with_suffix('.h5').name}"
+                )
+            self.dtype = np.dtype(np.float32)
+
+    def __enter__(self) -> ArrayWriter:
+        with writing(self.path):
+            self._temporary = temporary_beside(self.path)
+            self._file = self._open()
+        return self
+
+    def write(self, values: Any) -> None:
+        """The next slice.
+
+        Raises:
+            ValueError: for another shape, or more slices than the array has.
+        """
+        values = np.ascontiguousarray(values, dtype=self.dtype)
+        if values.shape != self.shape[1:] or self.written == self.shape[0]:
+            raise ValueError(f"slice {self.written} of {list(self.shape)} has shape {list(values.shape)}")
+        with writing(self.path):
+            self._append(values)
+        self.written += 1
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        try:
+            with writing(self.path):
+                self._file.close()
+                if kind is None and self.written != self.shape[0]:
+                    raise ValueError(f"{self.written} of {self.shape[0]} slices of {self.path} were written")
+                if kind is None:
+                    complete_file(self._temporary, self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def _open(self) -> Any:
+        suffix = self.path.suffix.lower()
+        if suffix in TIFF:
+            size = int(np.prod(self.shape)) * self.dtype.itemsize
+            return importlib.import_module("tifffile").TiffWriter(self._temporary, bigtiff=size > 2**31)
+        if suffix != ".npy":
+            file = _import_h5py(self.path).File(self._temporary, "w")
+            file.create_dataset("x", self.shape, self.dtype)
+            return file
+        file = self._temporary.open("wb")
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        return file
+
+    def _append(self, values: np.ndarray) -> None:
+        suffix = self.path.suffix.lower()
+        if suffix == ".npy":
+            self._file.write(values.tobytes())
+        elif suffix not in TIFF:
+            self._file["x"][self.written] = values
+        else:
+            is_rgb = values.ndim == 3 and len(values) == 3
+            page = np.moveaxis(values, 0, -1) if is_rgb else values.reshape(values.shape[-2:])
+            self._file.write(page, photometric="rgb" if is_rgb else "minisblack", metadata=None)

@@ -37,7 +37,7 @@ def check_number(
             ``value < below``.
 
     Raises:
-        InputError: ``{name} must be a finite number > 0, got -1``.
+        InputError: ``{name} must be finite and > 0, got -1``.
 
     >>> check_number("closure.alpha", 2, least=0)
     2.0
@@ -50,7 +50,7 @@ def check_number(
     if in_range and abs(number) <= sys.float_info.max and not (integer and number != int(number)):
         return int(number) if integer else float(number)
     wanted = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None)
-    kind = "a whole number" if integer else "a finite number"
+    kind = "a whole number" if integer else "finite and" if wanted else "a finite number"
     raise InputError(f"{name} must be {kind} {wanted}".rstrip() + f", got {(value if number is None else number)!r}")
 
 

@@ -84,7 +84,7 @@ def load_file(
         culprit = re.search(r"(?:Unsupported (?:global|class): (?:GLOBAL )?|Trying to call )([\w.]+)", str(error))
         if culprit:
             raise InputError(
-                f"the {what} {path} was refused: it holds a {culprit[1]}, and unpickling it could run code. Save it "
+                f"the {what} {path} was rejected: it holds a {culprit[1]}, and unpickling it could run code. Save it "
                 "again with tensors and plain values only, from a program you trust"
             ) from error
         raise InputError(f"the {what} {path} is damaged or was not written by torch.save; get it again") from error
@@ -129,22 +129,32 @@ def write_atomically(path: str | os.PathLike, content: bytes | memoryview, previ
     """
     path = Path(path)
     with writing(path):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+        temporary = temporary_beside(path)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)
-            if previous is not None and path.exists():
-                _copy_name(path, previous)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        _flush_folder(path.parent)
+            temporary.write_bytes(content)
+            complete_file(temporary, path, previous)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A new empty file beside ``path``, to be written and then put in its place by `complete_file`."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+    os.close(handle)
+    return Path(temporary)
+
+
+def complete_file(temporary: Path, path: Path, previous: Path | None = None) -> None:
+    """Put a complete file in the place of ``path``, whose old file is kept as ``previous``, if that is given."""
+    with open(temporary, "r+b") as file:
+        os.fsync(file.fileno())
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)
+    if previous is not None and path.exists():
+        _copy_name(path, previous)
+    os.replace(temporary, path)
+    _flush_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -189,7 +199,7 @@ def _flush_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what a file system refuses in a ``with`` block into a `StorageError` about ``path``."""
+    """Turn an error of the file system in a ``with`` block into a `StorageError` about ``path``."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
 """NumPy's numbers and arrays in files of `torch.save`: read as plain numbers and tensors, without NumPy's own code.
 
-``weights_only=True`` refuses them, since it knows none of the functions that they are pickled with. Here functions of
+``weights_only=True`` rejects them, since it knows none of the functions that they are pickled with. Here functions of
 ours stand in for those: they take the bytes of a number or an array of numbers, and nothing else.
 """
 

@@ -58,7 +58,7 @@ def classes_of(room: ModuleType, base: type, *without: type) -> dict[str, Callab
     return {
         name: value
         for name, value in found.items()
-        if isinstance(value, type) and issubclass(value, base) and not (without and issubclass(value, without))
+        if isinstance(value, type) and issubclass(value, base) and value is not base and not issubclass(value, without)
     }
 
 
@@ -102,6 +102,10 @@ class Signature(NamedTuple):
     takes_any: bool
     variadic: str | None
 
+    @property
+    def required(self) -> set[str]:
+        return {name for name, parameter in self.parameters.items() if parameter.default is parameter.empty}
+
 
 def signature_of(make: Callable[..., Any]) -> Signature:
     """The arguments of a class or function; ``**shared`` of a constructor stands for those of its base classes. Other
@@ -136,12 +140,9 @@ def _constructors(make: Callable[..., Any]) -> list[Callable[..., Any]]:
 
 def missing_arguments(description: Mapping[str, Any], make: Callable[..., Any], nested: Classes) -> set[str]:
     """The required arguments that a description, or one of the parts in it, does not say."""
-    missing = set()
-    for name, parameter in signature_of(make).parameters.items():
-        value = description.get(name)
-        if name not in description:
-            missing |= {name} if parameter.default is parameter.empty else set()
-        elif isinstance(value, Mapping) and value.get("name") in nested:
+    missing = signature_of(make).required - {*description}
+    for value in description.values():
+        if isinstance(value, Mapping) and value.get("name") in nested:
             missing |= missing_arguments(value, nested[value["name"]], nested)
     return missing
 
@@ -175,23 +176,19 @@ def build(description: Any, classes: Classes, path: str, context: Context | None
         return Built(make, {"name": name})
     signature = signature_of(make)
     check_arguments(arguments, signature, path, str(name), context)
+    filled = _sizes_for(arguments, signature, context)
     values = {key: _build_nested(value, f"{path}.{key}", context) for key, value in arguments.items()}
-    filled = {
-        key: value() if callable(value) else value
-        for key, value in context.sizes.items()
-        if key in signature.parameters and key not in arguments
-    }
-    objects = {key: value for key, value in context.objects.items() if key in signature.parameters}
-    lacking = [
-        key
-        for key, parameter in signature.parameters.items()
-        if parameter.default is parameter.empty and key not in {**values, **filled, **objects}
-    ]
-    if lacking:
-        raise InputError(f"{path}.{lacking[0]} is missing: {name} needs it")
-    made = _call(make, {**values, **filled, **objects}, signature, path, str(name))
+    values |= filled | {key: value for key, value in context.objects.items() if key in signature.parameters}
+    for key in sorted(signature.required - {*values}):
+        raise InputError(f"{path}.{key} is missing: {name} needs it")
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in filled.items()}
-    return Built(made, {"name": name, **arguments, **plain})
+    return Built(_call(make, values, signature, path, str(name)), {"name": name, **arguments, **plain})
+
+
+def _sizes_for(arguments: Mapping[str, Any], signature: Signature, context: Context) -> dict[str, Any]:
+    """The sizes that a constructor takes and its arguments do not say."""
+    sizes = {key: value for key, value in context.sizes.items() if key in signature.parameters and key not in arguments}
+    return {key: value() if callable(value) else value for key, value in sizes.items()}
 
 
 def check_arguments(

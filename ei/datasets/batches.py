@@ -43,6 +43,11 @@ class Indexed(Dataset):
         with contextlib.nullcontext() if epoch is None else seeded(derive_seed(self.seed, "item", epoch, index)):
             item = self.dataset[index]
         first = item[0] if isinstance(item, list | tuple) else item
+        if self.measured and not getattr(first, "ndim", 0):
+            raise InputError(
+                f"item {index} of the measurements must be an array [C, ...] or a pair (measurement, image), got "
+                f"{first!r:.60}"
+            )
         keeps_index = self.measured or isinstance(self.dataset, Portion)
         number = index_in_whole(self.dataset, index) if keeps_index else index
         if not self.measured:
@@ -201,6 +206,7 @@ def make_loader(
     >>> len(loader), next(iter(loader))["x"].shape
     (3, torch.Size([2, 1, 8, 8]))
     """
+    _check_dataset(dataset)
     if batch_size > len(dataset):
         raise InputError(
             f"a batch of {batch_size} is larger than the data set of {len(dataset)} images; choose a smaller batch size"
@@ -208,6 +214,20 @@ def make_loader(
     check_division(batch_size, Processes.current())
     order = Shuffled(len(dataset), seed) if shuffle else range(len(dataset))
     return Batches(Indexed(dataset, measured, seed), Divided(order, batch_size), workers)
+
+
+def _check_dataset(dataset: Any) -> None:
+    """Raise for two tensors of all images and all measurements, which are not two items."""
+    if not isinstance(dataset, list | tuple) or len(dataset) != 2:
+        return
+    if not all(isinstance(tensor, Tensor) and tensor.dim() >= 4 for tensor in dataset):
+        return
+    first, second = (list(tensor.shape) for tensor in dataset)
+    if first[0] == second[0] and not (first[0] == 2 and isinstance(dataset, list)):  # real and imaginary parts
+        raise InputError(
+            f"a data set must be a sequence of items, got two tensors {first} and {second}; pairs are "
+            "torch.utils.data.TensorDataset(y, x), measurements first, with measured=True"
+        )
 
 
 def seeded_batches(loader: Iterable, seed: int, epoch: int, first: int) -> Generator:
@@ -294,7 +314,27 @@ def images_and_measurements(batch: Any, physics: Any, like: Tensor, seed: int) -
     x = x.to(like.device, like.dtype.to_complex() if x.is_complex() else like.dtype)
     if y is not None:
         if len(x) != len(y):
-            raise InputError(f"a batch must have one image for each measurement, got {len(x)} and {len(y)}")
+            raise InputError(f"a batch must be pairs, got {len(x)} images and {len(y)} measurements")
+        if 0 in batch.get("index", ()):  # once an epoch
+            _check_order(physics, x, y)
         return x, y
     with torch.no_grad():
         return x, simulate(physics, x, indices_of(batch), seed)
+
+
+def _check_order(physics: Any, x: Tensor, y: Tensor) -> None:
+    """Raise if the images of a batch are its measurements and the other way round: ``A y`` is ``x``, ``A x`` is not y.
+
+    Raises:
+        InputError: if so.
+    """
+    if x.shape != y.shape:
+        return  # the operator raises for measurements of another shape
+    with torch.no_grad():
+        error = (physics.A(x) - y).norm()
+        exchanged_error = (physics.A(y) - x).norm()
+    if exchanged_error < 0.2 * error and exchanged_error < 0.1 * x.norm():
+        raise InputError(
+            "images and measurements are exchanged: A of the measurements is the images; pairs must be (measurement, "
+            "image), as ei.datasets.Pairs has them"
+        )

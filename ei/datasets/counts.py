@@ -30,25 +30,28 @@ def line_integrals(counts: Array, flat: Any, dark: Any) -> Array:
 
     Raises:
         InputError: for shapes that do not fit, values that are not finite, or no photons in most places.
+
+    >>> line_integrals(np.array([50.0, 100.0]), flat=100.0, dark=0.0).round(3)
+    array([ 0.693, -0.   ])
     """
-    given = _array("counts", counts)
-    if given.size == 0:
-        raise InputError(f"counts are empty: their shape is {list(given.shape)}")
-    background = _like(given, "dark", dark)
-    beam = np.broadcast_to(_like(given, "flat", flat) - background, given.shape)
-    shadow = given - background
+    array = _array("counts", counts)
+    if array.size == 0:
+        raise InputError(f"counts must hold values, got shape {list(array.shape)}")
+    background = _like(array, "dark", dark)
+    beam = np.broadcast_to(_like(array, "flat", flat) - background, array.shape)
+    shadow = array - background
     lit = (shadow > 0) & (beam > 0)
-    without = given.size - int(np.count_nonzero(lit))
-    if 2 * without > given.size:
-        culprit = "flat" if 2 * np.count_nonzero(beam <= 0) > given.size else "counts"
+    without = array.size - int(np.count_nonzero(lit))
+    if 2 * without > array.size:
+        culprit = "flat" if 2 * np.count_nonzero(beam <= 0) > array.size else "counts"
         raise InputError(
-            f"{culprit} are not above dark at {without} of {given.size} places: check which array is counts, flat and "
+            f"{culprit} are not above dark at {without} of {array.size} places: check which array is counts, flat and "
             "dark, in this order"
         )
-    transmitted = np.divide(shadow, beam, out=np.ones(given.shape), where=lit)
+    transmitted = np.divide(shadow, beam, out=np.ones(array.shape), where=lit)
     if without:
         warnings.warn(
-            f"no photons at {without} of {given.size} places ({without / given.size:.2%}): clipped to the least "
+            f"no photons at {without} of {array.size} places ({without / array.size:.2%}): clipped to the least "
             "transmission of the others",
             stacklevel=2,
         )
@@ -76,13 +79,13 @@ def _like(counts: np.ndarray, name: str, values: Any) -> np.ndarray:
     """``values``, averaged where it is a stack, so that it broadcasts to the counts."""
     array = _array(name, values)
     if array.size == 0:
-        raise InputError(f"{name} is empty: its shape is {list(array.shape)}")
+        raise InputError(f"{name} must hold values, got shape {list(array.shape)}")
     if _broadcasts(array.shape, counts.shape):
         return array
     if array.ndim and _broadcasts(array.shape[1:], counts.shape):
         return array.mean(axis=0)
     raise InputError(
-        f"{name} {list(array.shape)} fits neither as an array nor as a stack of arrays to counts {list(counts.shape)}"
+        f"{name} must broadcast to counts {list(counts.shape)}, or be a stack of such arrays, got {list(array.shape)}"
     )
 
 

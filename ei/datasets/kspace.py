@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,8 @@ import torch
 import yaml
 from torch import Tensor
 
+from ei.common.arrays import FileArray
+from ei.common.checks import check_choice
 from ei.common.files import writing
 from ei.errors import InputError
 from ei.physics.mri import inverse_fourier
@@ -20,29 +24,54 @@ LEAST_LINES, MOST_LINES = 6, 24
 STEPS = 8
 
 
-def kspace_of(array: np.ndarray) -> tuple[Tensor, Tensor]:
+def read_kspace(path: str | os.PathLike) -> np.ndarray:
+    """The k-space of a file, complex (`ei.common.arrays.read_array`; of several arrays the one called "kspace", "ksp"
+    or "y"). The array "kspace" of HDF5, as fastMRI has it, is ``[slices, H, W]`` for one coil: it becomes ``[slices, 1,
+    H, W]``.
+
+    Raises:
+        MissingFileError, MissingExtraError, InputError: if it cannot be read.
+    """
+    array = FileArray(path, ("kspace", "ksp", "y"), "k-space")
+    is_of_fastmri = array.path.suffix.lower() in (".h5", ".hdf5") and array.name == "kspace"
+    values = np.array(array[...])
+    return values[:, None] if is_of_fastmri and values.ndim == 3 else values
+
+
+def kspace_of(array: np.ndarray, axes: str | None = None) -> tuple[Tensor, Tensor]:
     """K-space ``[n, K, H, W]``, complex64, and the mask ``[H, W]`` of what is measured: all but zeros.
 
     Args:
-        array: complex, ``[K, H, W]`` of K coils, as SigPy has it, or ``[n, K, H, W]``, the middle at ``[H//2, W//2]``.
+        array: complex, the middle at ``[H//2, W//2]``: ``[n, K, H, W]``, or ``[n, H, W]`` or ``[K, H, W]``.
+        axes: what the first of three axes counts: "coils" of one slice, as in SigPy, or "slices" of one coil. If None,
+            coils, with a warning.
 
     Raises:
         InputError: for another array, or if images or coils differ in what is measured.
     """
     if array.ndim not in (3, 4) or array.dtype.kind != "c" or 0 in array.shape:
         raise InputError(
-            "k-space must be complex and [coils, rows, columns] or [n, coils, rows, columns] (one coil: [n, 1, rows, "
-            f"columns]), not {array.dtype} {list(array.shape)}"
+            "k-space must be complex, of shape [coils, rows, columns] or [n, coils, rows, columns] (one coil: [n, 1, "
+            f"rows, columns]), got {array.dtype} {list(array.shape)}"
         )
     y = torch.from_numpy(np.array(array, dtype=np.complex64))
-    y = y if y.dim() == 4 else y[None]
+    if axes is not None:
+        check_choice("the first axis of k-space", axes, ("coils", "slices"))
+    elif y.dim() == 3 and len(y) > 1:
+        warnings.warn(
+            f"k-space {list(array.shape)} is read as {len(y)} coils of one slice; slices of one coil must have "
+            f"shape {[len(y), 1, *y.shape[1:]]}",
+            stacklevel=2,
+        )
+    if y.dim() == 3:
+        y = y[:, None] if axes == "slices" else y[None]
     if not bool(torch.isfinite(torch.view_as_real(y)).all()):
-        raise InputError("k-space has values that are not finite; mend or remove them")
+        raise InputError("k-space has values that are not finite; correct or remove them")
     check_centred(y)
-    measured = (y != 0).flatten(0, 1)
-    mask = measured.any(0)
-    share = float((measured & mask).sum() / (mask.sum() * len(measured)))
-    if share < 0.99:  # a measured value may be zero by chance
+    sampled = (y != 0).flatten(0, 1)
+    mask = sampled.any(0)
+    share = float((sampled & mask).sum() / (mask.sum() * len(sampled)))
+    if share < 0.99:  # a sampled value may be zero by chance
         raise InputError(
             f"images or coils differ in where k-space is not zero (on average {share:.0%} of where any is): one mask "
             "must serve all; and the axes are [n, coils, rows, columns]"
@@ -86,7 +115,7 @@ def low_resolution_maps(y: Tensor, mask: Tensor) -> tuple[Tensor, tuple[int, int
     if min(used) < LEAST_LINES:
         raise InputError(
             f"only {used[0]} x {used[1]} points about the middle of k-space are measured without a gap, too few for "
-            "coil maps: make a file for --physics with maps of your own (name: MRI, mask, coil_maps)"
+            "coil maps: write a file for --physics with other maps (name: MRI, mask, coil_maps)"
         )
     # The middle of k-space is one past the middle of an even number of lines; the window tapers to both ends.
     window = torch.zeros(mask.shape)
@@ -99,7 +128,8 @@ def low_resolution_maps(y: Tensor, mask: Tensor) -> tuple[Tensor, tuple[int, int
 def _gapless_middle(mask: Tensor) -> tuple[slice, slice]:
     """The rows and columns about the middle that are all measured: grown on all sides as long as nothing is missing."""
     sides = mask.shape
-    begin, end = [n // 2 for n in sides], [n // 2 for n in sides]  # nothing yet
+    begin = [n // 2 for n in sides]
+    end = list(begin)  # nothing yet
     if not bool(mask[begin[0], begin[1]]):
         return slice(begin[0], end[0]), slice(begin[1], end[1])
     end = [e + 1 for e in end]
@@ -108,16 +138,22 @@ def _gapless_middle(mask: Tensor) -> tuple[slice, slice]:
         grown = False
         for axis in (0, 1):
             for forward in (False, True):
-                b, e = list(begin), list(end)
-                b[axis], e[axis] = (b[axis], e[axis] + 1) if forward else (b[axis] - 1, e[axis])
+                b = list(begin)
+                e = list(end)
+                b[axis] -= not forward
+                e[axis] += forward
                 if b[axis] < 0 or e[axis] > sides[axis] or e[axis] - b[axis] > MOST_LINES:
                     continue
                 if bool(mask[b[0] : e[0], b[1] : e[1]].all()):
-                    begin, end, grown = b, e, True
+                    begin = b
+                    end = e
+                    grown = True
     return slice(begin[0], end[0]), slice(begin[1], end[1])
 
 
-def prepare_kspace(array: np.ndarray, out: Path, steps: int = STEPS) -> tuple[Tensor, Tensor, tuple[int, int] | None]:
+def prepare_kspace(
+    array: np.ndarray, out: Path, axes: str | None = None, steps: int = STEPS
+) -> tuple[Tensor, Tensor, tuple[int, int] | None]:
     """Write k-space to ``out`` (``.npz``: y), its mask and coil maps beside it (``_mask.npy``, ``_maps.npy``), and the
     operator for ``--physics`` (``.yaml``).
 
@@ -129,8 +165,8 @@ def prepare_kspace(array: np.ndarray, out: Path, steps: int = STEPS) -> tuple[Te
         InputError: see `kspace_of` and `low_resolution_maps`, and if ``out`` is no ``.npz`` file.
     """
     if out.suffix != ".npz":
-        raise InputError(f"--out must be a .npz file, not {out}")
-    y, mask = kspace_of(array)
+        raise InputError(f"--out must be a .npz file, got {out}")
+    y, mask = kspace_of(array, axes)
     arguments: dict[str, object] = {"name": "MRI", "mask": f"{out.stem}_mask.npy"}
     maps, used = (None, None) if y.shape[1] == 1 else low_resolution_maps(y, mask)
     if bool((mask == mask[:1]).all()):

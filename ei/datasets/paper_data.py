@@ -51,7 +51,7 @@ def files_of(source: Path, suffixes: tuple[str, ...]) -> Iterator[dict[str, Read
             place = PurePosixPath(member.filename.replace("\\", "/"))
             if place.is_absolute() or ".." in place.parts or re.match(r"[A-Za-z]:", member.filename):
                 raise InputError(
-                    f"{source} was refused: it would unpack {member.filename!r} outside its folder; get it from "
+                    f"{source} was rejected: it would unpack {member.filename!r} outside its folder; get it from "
                     "a source you trust"
                 )
             hidden = any(part.startswith((".", "__MACOSX")) for part in place.parts)
@@ -61,10 +61,10 @@ def files_of(source: Path, suffixes: tuple[str, ...]) -> Iterator[dict[str, Read
 
 
 def _by_name(source: Path, files: list[tuple[str, Read]]) -> dict[str, Read]:
-    found = dict(sorted(files))
-    if len(found) != len(files):
+    by_name = dict(sorted(files))
+    if len(by_name) != len(files):
         raise InputError(f"{source} holds files of the same name in several folders; give the folder of one set")
-    return found
+    return by_name
 
 
 def imresize_matrix(n_in: int, n_out: int) -> np.ndarray:
@@ -138,9 +138,9 @@ def prepare_urban100(source: Path, out: Path) -> None:
             ``out`` that is there already.
     """
     if out.exists():
-        raise InputError(f"{out} is there already; move it away, or give another --out")
+        raise InputError(f"{out} exists already; move it away, or give another --out")
     with files_of(source, (".png",)) as files:
-        numbers = {name: int(found[1]) for name in files if (found := re.match(r"img_(\d+)", name))}
+        numbers = {name: int(match[1]) for name in files if (match := re.match(r"img_(\d+)", name))}
         if sorted(numbers.values()) != list(range(1, 101)):
             raise InputError(
                 f"{source} is not Urban100: one file each img_001*.png to img_100*.png is needed, it has {len(numbers)}"

@@ -68,7 +68,7 @@ def read_values(path: str | os.PathLike) -> np.ndarray:
     """
     values = _reading(Path(path), {ARRAYS: _array_values, DICOM: _dicom_values}, _picture_values)
     if not np.isfinite(values).all():
-        raise InputError(f"the image {path} has values that are not finite; mend or remove it")
+        raise InputError(f"the image {path} has values that are not finite; correct or remove it")
     return values
 
 
@@ -85,8 +85,8 @@ def read_image(path: str | os.PathLike, header: Header | None = None) -> Image.I
 
     def read(path: Path) -> Image.Image:
         with Image.open(path) as image:
-            image.load()
-            return _upright(image).convert("RGB")
+            is_upright = _orientation(image) == 1
+            return (image if is_upright else ImageOps.exif_transpose(image)).convert("RGB")
 
     return _reading(Path(path), {}, read)
 
@@ -169,9 +169,9 @@ def _reading(path: Path, readers: dict[tuple[str, ...], Callable[[Path], Any]], 
 
 # ---- pictures -----------------------------------------------------------------------------------------------------
 
-ORIENTATION = 0x0112
-# Tags of TIFF.
-BITS, PHOTOMETRIC, SAMPLE_FORMAT, WHITE_IS_ZERO = 258, 262, 339, 0
+# Tags of TIFF and EXIF.
+BITS, PHOTOMETRIC, ORIENTATION, SAMPLE_FORMAT = 258, 262, 274, 339
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2
 
 
 def _orientation(image: Image.Image) -> int:
@@ -181,12 +181,19 @@ def _orientation(image: Image.Image) -> int:
     return int(image.getexif().get(ORIENTATION, 1))
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
+def _upright(values: np.ndarray, orientation: int) -> np.ndarray:
+    """``[C, H, W]`` turned and mirrored as EXIF's number says."""
+    if orientation in (5, 6, 7, 8):
+        values = values.swapaxes(-2, -1)
+    if orientation in (2, 3, 6, 7):
+        values = values[..., ::-1]
+    if orientation in (3, 4, 7, 8):
+        values = values[..., ::-1, :]
+    return np.ascontiguousarray(values)
 
 
 def _picture_header(path: Path) -> Header:
-    if _is_tiff(path) and not _pillow_reads_tiff(path):
+    if _needs_tifffile(path):
         values = _tiff_values(path)
         channels, height, width = values.shape
         return Header(channels, height, width, kind=values.dtype.name, largest=largest_of(values.dtype))
@@ -239,72 +246,73 @@ def _ppm_largest(image: Image.Image) -> float | None:
 
 
 def _picture_values(path: Path) -> np.ndarray:
-    if _is_tiff(path) and not _pillow_reads_tiff(path):
+    if _needs_tifffile(path):
         return _tiff_values(path)
     with Image.open(path) as image:
+        orientation = _orientation(image)
         kind, largest = _kind_of(image)
         if kind == "uint16" and not image.mode.startswith("I"):  # Pillow would round colours of 16 bits to 8
-            return _colours_of_16_bits(path, image)
-        ppm = image.format == "PPM" and image.mode == "I"
-        image.load()
-        image = _upright(image)
+            return _upright(_colours_of_16_bits(path), orientation)
+        is_stretched = image.format == "PPM" and image.mode == "I"  # by Pillow, to 16 bits
         if kind == "uint8":
             values = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
         else:
             values = np.asarray(image)
-            if ppm:  # Pillow stretches the values of such files to 16 bits
-                values = np.rint(values * ((largest or 65535) / 65535))
-    return values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
+    if is_stretched:
+        values = np.rint(values * ((largest or 65535) / 65535))
+    return _upright(values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0), orientation)
 
 
-def _colours_of_16_bits(path: Path, image: Image.Image) -> np.ndarray:
-    if _orientation(image) != 1:
-        raise InputError(f"the image {path} has 16 bits and an EXIF orientation; turn it and save it again")
+def _colours_of_16_bits(path: Path) -> np.ndarray:
     from torchvision.io import ImageReadMode, decode_image
 
     values = decode_image(str(path), mode=ImageReadMode.UNCHANGED).numpy()
     return values[: 1 if len(values) < 3 else 3]  # transparency is dropped
 
 
-def _is_tiff(path: Path) -> bool:
-    return path.suffix.lower() in (".tif", ".tiff")
-
-
-def _pillow_reads_tiff(path: Path) -> bool:
-    """Whether Pillow reads a TIFF file's values as they are in it, or cannot read it as no TIFF reader can."""
+def _needs_tifffile(path: Path) -> bool:
+    """Whether Pillow does not read a TIFF file as it is: values other than its own types, a negative of more
+    than 8 bits, or one that does not lie upright (Pillow 13 opens some of those scrambled)."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return False
     with open(path, "rb") as file:
         if file.read(2) not in (b"II", b"MM"):
-            return True  # no TIFF at all: Pillow will say so
+            return False  # no TIFF at all: Pillow will raise
     try:
         with Image.open(path) as image:
             if not isinstance(image, TiffImageFile):
-                return True
+                return False
             tags = image.tag_v2
-            bits, kind = max(tags.get(BITS, (1,))), max(tags.get(SAMPLE_FORMAT, (1,)))
-            if bits > 8 and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
-                raise InputError(f"the image {path} is a negative (white is zero) of more than 8 bits; invert it")
-            if bits <= 8:
-                return bool(kind == 1)
-            return bool(image.mode in ("F",) or image.mode.startswith("I;16") or (image.mode == "I" and kind == 2))
-    except InputError:
-        raise
+            bits = max(tags.get(BITS, (1,)))
+            kind = max(tags.get(SAMPLE_FORMAT, (1,)))
+            if tags.get(ORIENTATION, 1) != 1 or (bits > 8 and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO):
+                return True
+            is_of_pillow = image.mode == "F" or image.mode.startswith("I;16") or (image.mode == "I" and kind == 2)
+            return kind != 1 if bits <= 8 else not is_of_pillow
     except Exception:  # types that Pillow does not know
-        return False
+        return True
 
 
 def _tiff_values(path: Path) -> np.ndarray:
-    """``[C, H, W]`` of a TIFF file that Pillow does not read exactly. scikit-image brings tifffile along."""
+    """``[C, H, W]`` of a TIFF file, by tifffile (scikit-image brings it along), upright."""
     tifffile = importlib.import_module("tifffile")
     with tifffile.TiffFile(path) as file:
         if len(file.pages) != 1:
             raise InputError(f"the image {path} holds {len(file.pages)} pictures; save each as a file")
-        values, axes = file.pages[0].asarray(), file.pages[0].axes
-    if axes == "YX":
-        return values[None]
-    values = np.moveaxis(values, -1, 0) if axes == "YXS" else values
-    if axes not in ("YXS", "SYX") or len(values) not in (1, 3):
+        page = file.pages[0]
+        values = page.asarray()
+        axes = page.axes
+        photometric = int(page.photometric)
+        orientation = page.tags.valueof(ORIENTATION, default=1)
+    if axes == "YXS":
+        values = np.moveaxis(values, -1, 0)
+    elif axes == "YX":
+        values = values[None]
+    if axes not in ("YX", "YXS", "SYX") or len(values) not in (1, 3) or photometric > RGB:
         raise InputError(f"the image {path} holds an array {list(values.shape)}: save a gray or an RGB image")
-    return np.ascontiguousarray(values)
+    if photometric == WHITE_IS_ZERO and values.dtype.kind == "u":
+        values = np.iinfo(values.dtype).max - values
+    return _upright(values, int(orientation))
 
 
 # ---- arrays -------------------------------------------------------------------------------------------------------
@@ -361,7 +369,14 @@ def _dicom_header(path: Path) -> Header:
 
 
 def _dicom_values(path: Path) -> np.ndarray:
+    """The values as a viewer shows them: those of MONOCHROME1, whose largest is black, are inverted, unless they are
+    Hounsfield units, which mean the same either way."""
     dataset = _dicom(path)
-    slope, intercept = (dataset.get(name) for name in ("RescaleSlope", "RescaleIntercept"))
     pixels = dataset.pixel_array.astype(np.float64)
+    shown_as = (dataset.get("PhotometricInterpretation"), dataset.get("PresentationLUTShape"))
+    is_inverted = shown_as[0] == "MONOCHROME1" or shown_as[1] == "INVERSE"
+    if is_inverted and dataset.get("RescaleType") != "HU":
+        is_signed = int(dataset.get("PixelRepresentation") or 0) == 1
+        pixels = (-1 if is_signed else 2 ** int(dataset.BitsStored) - 1) - pixels
+    slope, intercept = (dataset.get(name) for name in ("RescaleSlope", "RescaleIntercept"))
     return (pixels * float(1 if slope is None else slope) + float(intercept or 0))[None]

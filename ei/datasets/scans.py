@@ -9,10 +9,62 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ei.common.arrays import HDF5, FileArray, read_array, split_name
 from ei.common.checks import check_number
 from ei.common.files import writing
 from ei.datasets.counts import line_integrals
+from ei.datasets.defects import Defects, find_defects, repair
 from ei.errors import InputError
+
+# What the arrays of a scan are called in one file: in Data Exchange's, in NeXus's, and otherwise.
+NAMES = {
+    "counts": ("exchange/data", "counts", "projections", "data"),
+    "flat": ("exchange/data_white", "data_white", "flat", "flats", "white"),
+    "dark": ("exchange/data_dark", "data_dark", "dark", "darks"),
+    "angles": ("exchange/theta", "theta", "rotation_angle", "angles"),
+}
+
+
+def read_scan(
+    counts: str, flat: str | None = None, dark: str | None = None, angles: str | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The arrays of a scan: counts ``[V, D]`` or ``[V, rows, D]``, flats, darks, and angles ``[V]``.
+
+    Args:
+        counts: a file, ``FILE:NAME`` or a folder of TIFF files (`ei.common.arrays.FileArray`).
+        flat, dark, angles: likewise. Those that are None are in the file of the counts: as Data Exchange has them
+            (``exchange/data``, ``data_white``, ``data_dark``, ``theta``), or NeXus (``image_key``: 0 an object, 1 a
+            flat, 2 a dark; ``rotation_angle``).
+
+    Raises:
+        MissingFileError, MissingExtraError, InputError: if one cannot be read, or is not in the file.
+    """
+    file, _ = split_name(counts)
+    key = _image_key(file)
+    frames = read_array(counts, NAMES["counts"], "counts")
+    if key is not None and key.shape != (len(frames),):
+        raise InputError(f"image_key in {file} must have shape {[len(frames)]}, got {list(key.shape)}")
+    arrays = [frames if key is None else frames[key == 0]]
+    for name, source, number in (("flat", flat, 1), ("dark", dark, 2)):
+        if source is not None or key is None:
+            arrays.append(read_array(file if source is None else source, NAMES[name], name))
+        elif (key == number).any():
+            arrays.append(frames[key == number])
+        else:
+            raise InputError(f"{file} holds no {name} (image_key {number}): give a file of it")
+    degrees = np.atleast_1d(read_array(file if angles is None else angles, NAMES["angles"], "angles"))
+    return arrays[0], arrays[1], arrays[2], degrees if key is None or len(degrees) != len(key) else degrees[key == 0]
+
+
+def _image_key(file: Path) -> np.ndarray | None:
+    """What each frame of a NeXus file is of; None for another file."""
+    if file.suffix.lower() not in HDF5:
+        return None
+    try:
+        array = FileArray(file, ("image_key",))
+    except InputError:
+        return None
+    return array[...] if str(array.name).endswith("image_key") else None
 
 
 def bin_detectors(y: np.ndarray, n: int, axis: int) -> np.ndarray:
@@ -48,6 +100,22 @@ def sinograms_of_counts(counts: np.ndarray, flat: np.ndarray, dark: np.ndarray, 
     Raises:
         InputError: for arrays that do not fit.
     """
+    return bin_detectors(_integrals(counts, flat, dark), n, axis=-2).astype(np.float32)
+
+
+def sinograms_and_defects(
+    counts: np.ndarray, flat: np.ndarray, dark: np.ndarray, n: int = 1, with_repair: bool = False
+) -> tuple[np.ndarray, Defects]:
+    """Sinograms as `sinograms_of_counts` has them, and the defects of the detector (`ei.datasets.defects`), which are
+    found, and repaired on request, before detectors are averaged."""
+    y = _integrals(counts, flat, dark)
+    defects = find_defects(y)
+    y = repair(y, defects) if with_repair else y
+    return bin_detectors(y, n, axis=-2).astype(np.float32), defects
+
+
+def _integrals(counts: np.ndarray, flat: np.ndarray, dark: np.ndarray) -> np.ndarray:
+    """Line integrals ``[rows, D, V]``, float64."""
     if counts.ndim not in (2, 3):
         raise InputError(
             f"counts must have shape [views, detectors] or [views, rows, detectors], got {list(counts.shape)}"
@@ -55,8 +123,7 @@ def sinograms_of_counts(counts: np.ndarray, flat: np.ndarray, dark: np.ndarray, 
     # As many exposures as views would else be taken as one for each view.
     flat, dark = (array.mean(0) if array.ndim == counts.ndim else array for array in map(np.asarray, (flat, dark)))
     y = line_integrals(counts.astype(np.float64), flat, dark)
-    y = (y[:, None] if y.ndim == 2 else y).transpose(1, 2, 0)
-    return bin_detectors(y, n, axis=-2).astype(np.float32)
+    return (y[:, None] if y.ndim == 2 else y).transpose(1, 2, 0)
 
 
 def write_geometry(path: Path, **arguments: Any) -> None:
@@ -66,7 +133,7 @@ def write_geometry(path: Path, **arguments: Any) -> None:
 
 
 def prepare_scan(
-    out: Path, y: np.ndarray, angles: Sequence[float], centre: float | None, spacing: float = 1.0
+    out: Path, y: np.ndarray, angles: Sequence[float], centre: float, spacing: float = 1.0
 ) -> dict[str, Any]:
     """Write sinograms ``[n, D, V]`` of a parallel beam and their angles to ``out`` (``.npz``: y, angles), and beside it
     the geometry (``.yaml``): square images of D pixels.
@@ -87,7 +154,7 @@ def prepare_scan(
         "n_detectors": side,
         "detector_spacing": spacing,
         "pixel_size": spacing,
-        "centre": round(centre or 0.0, 3),
+        "centre": round(centre, 3),
     }
     with writing(out):
         np.savez(out, y=y, angles=np.asarray(angles, dtype=np.float64))

@@ -93,7 +93,8 @@ def _check_stack(array: FileArray, path: str | os.PathLike, axes: tuple[int, ...
 
 def _check_finite(array: FileArray, path: str | os.PathLike) -> tuple[float, float]:
     """The least and the largest value of an array's images."""
-    low, high = np.inf, -np.inf
+    low = np.inf
+    high = -np.inf
     for index in range(len(array)):
         image = np.abs(array[index]) if array.dtype.kind == "c" else array[index]
         if not np.isfinite(image).all():

@@ -131,7 +131,7 @@ class ImageTree(Dataset):
 
     Args:
         folder: the root of the tree. If it holds ``train/`` or ``test/``, the images are in there; else it is divided
-            by ``split`` or ``test_fraction``.
+            by ``split`` or ``test_fraction`` (a single image is the training set).
         mode: "train", "test", or "all" images of the folder.
         crop: the side of a square crop about the centre, its (height, width), or None.
         resize: the shorter side after that, or None (torchvision's antialiased bilinear on the PIL image).
@@ -264,6 +264,8 @@ def _select(
     if mode == "all":
         return folder, find_images(folder)
     if not any((folder / part).is_dir() for part in PARTS):
+        if test_fraction is None and split is None and mode == "train" and len(find_images(folder)) == 1:
+            return folder, find_images(folder)
         fraction = 0.1 if test_fraction is None else test_fraction
         return folder, split_images(folder, fraction if split is None else check_path("split", split))[mode]
     if test_fraction is not None or split is not None:

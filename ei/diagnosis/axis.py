@@ -33,25 +33,33 @@ def sinusoid_fit(values: np.ndarray, angles: np.ndarray, order: int = 1) -> tupl
 
 
 def axis_by_centroids(y: np.ndarray, angles: np.ndarray) -> tuple[float, float, float]:
-    """The axis of a parallel scan, in bins from the middle of the detector: the centroid of a view is
-    ``axis + a cos t + b sin t``. Also the root mean square of what is left (bins), and the error of the axis."""
+    """The axis of a parallel scan that no view truncates, in bins from the middle of the detector, and its standard
+    error: the centroid of a view is ``axis + a cos t + b sin t``. Also the root mean square of what is left (bins)."""
     coefficients, off, terms = sinusoid_fit(moments(y)[0], angles)
     freedom = max(1, len(angles) - 3)
     # Deviations last over many views, so they do not average out as independent ones would.
     variance = np.linalg.pinv(terms.T @ terms)[0, 0] * min(len(angles), 12) / 12 * (off @ off) / freedom
     is_determined = len(angles) >= 4 and np.linalg.matrix_rank(terms) == 3
-    return float(coefficients[0]), float(np.sqrt(np.mean(off**2))), math.sqrt(variance) if is_determined else math.inf
+    return float(coefficients[0]), math.sqrt(variance) if is_determined else math.inf, float(np.sqrt(np.mean(off**2)))
 
 
-def axis_by_residual(scan: Scan, y: np.ndarray) -> tuple[float, float]:
+def axis_by_residual(scan: Scan, y: np.ndarray, everywhere: bool = False) -> tuple[float, float]:
     """The centre with which a coarse reconstruction explains most, and how far from it 7 % more are left; infinite
-    where the centre is not among those tried."""
+    where the centre is not among those tried. With ``everywhere`` the search covers nine tenths of the detector, else
+    it begins at the scan's centre."""
+
+    def residuals(places: np.ndarray) -> np.ndarray:
+        return np.array([unexplained(changed(scan, centre=float(place)), y) for place in places])
+
     reach = 0.04 * len(y)
     middle = scan.centre
+    if everywhere:
+        places = np.append(np.linspace(-0.45, 0.45, 46) * len(y), middle)
+        middle = places[residuals(places).argmin()]
     # Search on to the axis itself: with an axis that is only roughly right, a wrong reading of the angles may fit best.
     for _ in range(4):
         places = middle + np.linspace(-reach, reach, 9)
-        values = np.array([unexplained(changed(scan, centre=place), y) for place in places])
+        values = residuals(places)
         best = int(values.argmin())
         is_clear = values.max() > BETTER * values.min()
         if 0 < best < len(places) - 1 or not is_clear:
@@ -59,12 +67,10 @@ def axis_by_residual(scan: Scan, y: np.ndarray) -> tuple[float, float]:
         middle = places[best]
     if not 0 < best < len(places) - 1:
         return float(places[best]), reach / 4 if is_clear else math.inf
-    low = places[best - 1]
-    high = places[best + 1]
-    fine = np.linspace(low, high, 7)
-    residuals = np.array([unexplained(changed(scan, centre=place), y) for place in fine])
+    fine = np.linspace(places[best - 1], places[best + 1], 7)
+    values = residuals(fine)
     # The square is nearly a parabola about its minimum.
-    a, b, _ = np.polyfit(fine, residuals**2, 2)
+    a, b, _ = np.polyfit(fine, values**2, 2)
     if a <= 0:
-        return float(fine[residuals.argmin()]), math.inf
-    return float(np.clip(-b / (2 * a), low, high)), float(np.sqrt(0.15 * residuals.min() ** 2 / a))
+        return float(fine[values.argmin()]), math.inf
+    return float(np.clip(-b / (2 * a), fine[0], fine[-1])), float(np.sqrt(0.15 * values.min() ** 2 / a))

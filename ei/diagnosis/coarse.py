@@ -42,7 +42,7 @@ def coarse_fit(scan: Scan, y: np.ndarray) -> tuple[float, float]:
         source_origin=scan.source_origin,
         origin_detector=scan.origin_detector,
     )
-    measured = torch.from_numpy(binned)[None, None]
+    measured = torch.from_numpy(binned)[None, None].float()  # the matrix of a geometry is made in float32 first
     x = pinv_cg(physics, measured, STEPS, tol=0, orthogonal=True)
     unexplained = float((physics.A(x) - measured).norm() / measured.norm())
     return unexplained, float(x.flatten().abs().quantile(0.99))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ NO_GAIN = 1.1
 BLIND_RINGS = 3
 # Of the frequencies that A sees equally well in the mean over directions, the coarse ones first.
 SLOPE = 0.1
+BISECTIONS = 7
 
 
 class Filter:
@@ -114,28 +115,10 @@ def ideal_filter(alone: Stack, unseen: Tensor) -> Stack | None:
     problem = alone.problem
     score = unseen_by_modulus(problem, unseen)
     score = score / score.max().clamp(min=1e-12) + SLOPE * modulus(problem)
-    levels = score.unique()
-    levels = levels[:-1][levels.diff() > 1e-9]  # at least one frequency is left out
-    if not len(levels):
-        return None
     rank = alone.seen()
-    order = score.flatten().sort().values
-    place = int((levels < order[min(round(rank * len(order)), len(order) - 1)]).sum())
-    first = 0
-    last = len(levels) - 1
-    tried: list[Stack] = []
-    while first <= last:  # the more frequencies pass, the more is seen
-        place = min(place, last) if not tried else (first + last) // 2
-        tried.append(_filter_stack(problem, (score <= levels[place] + 1e-9).float()))
-        if tried[-1].seen() == rank:
-            break
-        if tried[-1].seen() < rank:
-            first = place + 1
-        else:
-            last = place - 1
-    best = min(tried, key=lambda stack: abs(stack.seen() - rank))
-    if problem.exact:
-        best.match_rank(rank)
+    highest = 1 - 1 / score.numel()  # at least one frequency is left out
+    bounds = (max(rank - 0.2, 0), min(rank + 0.2, highest))
+    best = _filter_of_rank(alone, lambda share: (score <= score.flatten().quantile(share)).float(), *bounds)
     return best if 2 / 3 < (1 - best.seen()) / max(1 - rank, 1e-12) < 3 / 2 else None
 
 
@@ -144,25 +127,30 @@ def soft_filter(alone: Stack, sharp: Stack) -> Stack:
     problem = alone.problem
     fineness = modulus(problem)
     passing = int(sharp.problem.physics.response.sum())
-
-    def blur(edge: float) -> Stack:
-        """Of the blur that passes frequencies up to ``edge``, within the tolerance."""
-        return _filter_stack(problem, torch.exp(math.log(problem.tol) * (fineness / edge) ** 2).float())
-
     edge = float(fineness.flatten().sort().values[max(passing, 1) - 1]) + 0.5 / max(problem.shape[-2:])
-    if problem.exact:
-        stack = blur(edge)
-        stack.match_rank(alone.seen())
-        return stack
-    # Without eigenvalues no threshold can be moved: the edge is, and ranks are estimated as that of A is.
-    low = 0.8 * edge
-    high = 1.25 * edge
+
+    def blur(edge: float) -> Tensor:
+        """Passes frequencies up to ``edge``, within the tolerance."""
+        return torch.exp(math.log(problem.tol) * (fineness / edge) ** 2).float()
+
+    return _filter_of_rank(alone, blur, 0.8 * edge, 1.25 * edge)
+
+
+def _filter_of_rank(alone: Stack, response: Callable[[float], Tensor], low: float, high: float) -> Stack:
+    """What the filter that has the rank of A sees, by bisection: the larger its parameter, the more it passes."""
+    rank = alone.seen()
     tried: list[Stack] = []
-    for _ in range(7):
-        edge = (low + high) / 2
-        tried.append(blur(edge))
-        low, high = (edge, high) if tried[-1].seen() < alone.seen() else (low, edge)
-    return min(tried, key=lambda stack: abs(stack.seen() - alone.seen()))
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        tried.append(_filter_stack(alone.problem, response(middle)))
+        if tried[-1].seen() < rank:
+            low = middle
+        else:
+            high = middle
+    best = min(tried, key=lambda stack: abs(stack.seen() - rank))
+    if alone.problem.exact:
+        best.match_rank(rank)
+    return best
 
 
 def _filter_stack(problem: Problem, response: Tensor) -> Stack:

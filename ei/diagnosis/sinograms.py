@@ -33,8 +33,14 @@ BETTER_PRODUCT = 1.6
 ALIKE = 0.005
 # The detector's ends see nothing beside the object; above this part of the largest view the object is wider.
 WIDER = 0.15
-# Shifts of the axis below this many bins pass.
-AXIS = 0.5
+# Above this part centroids are biased, and the axis is found by a reconstruction.
+TRUNCATED = 0.03
+# Shifts of the axis below this many bins pass, whatever its error; with an error above the second it is unknown.
+AXIS = 0.1
+UNKNOWN = 1.5
+# Truncated views must be explained up to this part; where they are not, an image this many times as wide is tried.
+EXPLAINED = 0.03
+LARGER = 1.6
 
 REVERSED = "run in reverse, or the detectors are flipped: the one mends the other, but for a mirrored image"
 
@@ -56,6 +62,19 @@ class SinogramReport:
     findings: list[str] = field(default_factory=list)
     wider: str = ""
     figures: dict[str, float] = field(default_factory=dict)
+
+    def require_centre(self) -> float:
+        """``centre``.
+
+        Raises:
+            InputError: if it is unknown.
+        """
+        if self.centre is None:
+            raise InputError(
+                "the rotation axis is unknown: pass its place, in bins from the middle of the detector, as centre. "
+                + " ".join(self.findings)
+            )
+        return self.centre
 
     def reject(self, finding: str) -> None:
         self.fits = False
@@ -128,8 +147,7 @@ def check_sinogram(physics: Projections, y: Tensor) -> SinogramReport:
     _check_axes(sinogram, report)
     _check_values(sinogram, report)
     if report.fits:
-        scan = _scan_of(physics)
-        (_check_fan if scan.fan else _check_parallel)(scan, sinogram, report)
+        _check_geometry(_scan_of(physics), sinogram, report)
     return report
 
 
@@ -162,26 +180,29 @@ def _check_values(y: np.ndarray, report: SinogramReport) -> None:
     """Line integrals are smallest where the beam passes beside the object; counts are largest there."""
     border = max(1, round(0.04 * len(y)))
     quarter = len(y) // 4
-    ends = [float(np.median(end)) for end in (y[:border], y[-border:])]
-    edge = float(np.median(np.concatenate([y[:border], y[-border:]])))
+    ends = [y[:border], y[-border:]]
+    edge = float(np.median(np.concatenate(ends)))
     middle = float(np.median(y[quarter : len(y) - quarter]))
-    report.figures |= {"edges": edge, "middle": middle}
-    most = float(np.median(y, axis=1).max()) or 1.0
+    largest = float(np.median(y, axis=1).max()) or 1.0
+    # The outermost detectors, in the views that see most there: an elongated object leaves the detector in some alone.
+    outer = max(1, round(0.01 * len(y)))
+    beyond = [float(np.quantile(end.mean(0), 0.9)) / largest for end in (y[:outer], y[-outer:])]
+    report.figures |= {"edges": edge, "middle": middle, "largest at the ends": max(beyond)}
     if not report.fits:
         return
     if middle < 0:
         report.reject(f"Line integrals are negative in the middle ({middle:.3g}): is the sign of the logarithm right?")
-    elif min(ends) > middle:  # on both sides: an object beside the middle of the detector is at one
+    elif min(float(np.median(end)) for end in ends) > middle:  # at one end alone it is an object beside the middle
         report.reject(
             f"Its logarithm seems to be missing: beside the object it is {edge:.3g}, behind it {middle:.3g}, as counts "
             "are and line integrals are not; take it with ei.datasets.line_integrals."
         )
-    elif max(ends) > WIDER * most:
-        beyond = " and ".join(f"{100 * end / most:.0f}" for end in ends)
+    elif max(beyond) > WIDER:
+        shares = " and ".join(f"{100 * share:.0f}" for share in beyond)
         report.wider = (
-            f"the object reaches beyond the detector (its ends measure {beyond} % of the largest): filtered "
-            "back-projection, which A_dagger is, will be wrong; where every view sees the object, use conjugate "
-            "gradients (pinv_cg, --reconstructor unrolled)"
+            f"the object reaches beyond the detector, its views are truncated (the ends measure {shares} % of the "
+            "largest): filtered back-projection, which A_dagger is, may be wrong; where every view sees the object, "
+            "use conjugate gradients (pinv_cg, --reconstructor unrolled)"
         )
         report.findings.append(report.wider[0].upper() + report.wider[1:] + ".")
 
@@ -192,65 +213,94 @@ def _scan_of(physics: Projections) -> Scan:
     return Tomography(physics.image_shape, physics.angles, physics.measurement_shape[0]).scan  # type: ignore[arg-type]
 
 
-def _check_parallel(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
+def _check_geometry(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
+    is_truncated = report.figures["largest at the ends"] > TRUNCATED
+    if scan.fan or is_truncated:
+        _check_by_residual(scan, y, report, is_truncated)
+    else:
+        _check_by_centroids(scan, y, report)
+    if report.fits and not scan.fan:
+        report.findings.append(
+            "Parallel data do not determine whether the image is mirrored (views in reverse), turned (detectors "
+            "flipped) or of another size; in the unit of the lengths the attenuation reaches "
+            f"{report.figures['attenuation']:.3g}."
+        )
+
+
+def _check_by_centroids(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
     variation = report.figures["variation of the sum"]
     if variation > 0.05:
         report.reject(
             f"The sum over the detectors varies by {100 * variation:.0f} % from view to view, and for a parallel beam "
             "it is constant: does the object reach beyond the detector, does the intensity change, is it a fan?"
         )
-    axis, spread, error = axis_by_centroids(y, np.asarray(scan.angles))
-    report.figures |= {"centroid off its sinusoid": spread, "error of the axis": error}
-    # Angles first: with wrong ones the axis means nothing.
-    _check_angles(scan, y, report, lambda other: _misfit(other, y))
-    if not report.fits:
-        return
-    if error > AXIS:
-        report.findings.append(f"These angles do not determine the axis (error {error:.1f} bins).")
-    else:
-        report.centre = axis
-        if abs(axis - scan.centre) > max(AXIS, 3 * error):
-            report.reject(
-                f"The axis lies at {axis:.2f} bins from the middle of the detector, the geometry says {scan.centre:g}: "
-                f"set centre to {axis:.2f}."
-            )
-    report.findings.append(
-        "Parallel data do not determine whether the image is mirrored (views in reverse), turned (detectors flipped) "
-        f"or of another size; in the unit of the lengths the attenuation reaches {report.figures['attenuation']:.3g}."
+    centre, error, spread = axis_by_centroids(y, np.asarray(scan.angles))
+    report.figures["centroid off its sinusoid"] = spread
+    is_determined = 3 * error <= UNKNOWN
+    # Angles first: with wrong ones the axis means nothing. They are compared at the axis that the data have.
+    _check_angles(
+        changed(scan, centre=centre) if is_determined else scan, y, report, lambda other: _parallel_misfit(other, y)
     )
+    if report.fits:
+        _check_axis(scan, report, centre, error, 3 * error, is_determined)
 
 
-def _misfit(scan: Scan, y: np.ndarray) -> float:
-    """How badly parallel angles fit: what a reconstruction leaves unexplained, times the misfits of centroids and
-    widths to the sinusoids of once and twice the angle, which for evenly spread angles determine more."""
-    product = unexplained(scan, y)
+def _check_by_residual(scan: Scan, y: np.ndarray, report: SinogramReport, is_truncated: bool) -> None:
+    centre, error = axis_by_residual(scan, y, everywhere=is_truncated)
+    best = min((scan, changed(scan, centre=centre)), key=lambda other: unexplained(other, y))
+    # Truncated views determine the axis only with an image that explains them.
+    limit = max(EXPLAINED, 2 * report.figures["noise"]) if is_truncated else math.inf
+    is_explained = unexplained(best, y) <= limit
+    if not is_explained and _is_explained_by_larger_image(scan, y, report, limit):
+        return
+    _check_angles(
+        best, y, report, lambda other: min(unexplained(changed(other, centre=c), y) for c in (scan.centre, centre))
+    )
+    if report.fits:
+        is_off = unexplained(scan, y) > BETTER * unexplained(best, y)
+        _check_axis(scan, report, centre, error, error if is_off else math.inf, is_explained and error <= 0.02 * len(y))
+
+
+def _is_explained_by_larger_image(scan: Scan, y: np.ndarray, report: SinogramReport, limit: float) -> bool:
+    height, width = scan.image_shape
+    larger = changed(scan, image_shape=(round(LARGER * height), round(LARGER * width)))
+    centre, _ = axis_by_residual(larger, y, everywhere=True)
+    residual, attenuation = coarse_fit(changed(larger, centre=centre), y)
+    if residual > limit:
+        return False
+    report.figures |= {"unexplained": residual, "attenuation": attenuation}
+    report.findings.append(
+        f"The object is wider than the image: axis and angles were not checked; make the image {LARGER:g} times as wide."
+    )
+    return True
+
+
+def _check_axis(
+    scan: Scan, report: SinogramReport, centre: float, error: float, limit: float, is_determined: bool
+) -> None:
+    report.figures["error of the axis"] = error
+    if not is_determined:
+        report.findings.append(f"These data do not determine the axis (error {error:.1f} bins).")
+        return
+    report.centre = centre
+    if abs(centre - scan.centre) > max(AXIS, limit):
+        report.reject(
+            f"The axis lies at {centre:.2f} +- {error:.2f} bins from the middle of the detector, the geometry says "
+            f"{scan.centre:g}: set centre to {centre:.2f}."
+        )
+
+
+def _parallel_misfit(scan: Scan, y: np.ndarray) -> float:
+    """How badly parallel angles fit, at the axis that they imply: what a reconstruction leaves unexplained, times the
+    misfits of centroids and widths to the sinusoids of once and twice the angle, which for evenly spread angles
+    determine more."""
+    angles = np.asarray(scan.angles)
+    product = unexplained(changed(scan, centre=axis_by_centroids(y, angles)[0]), y)
     for values, order in zip(moments(y), (1, 2), strict=True):
-        _, off, _ = sinusoid_fit(values, np.asarray(scan.angles), order)
+        _, off, _ = sinusoid_fit(values, angles, order)
         # Relative to how it varies, and not below the rounding or noise of a view that hardly does.
         product *= max(float(np.std(off)) / max(float(np.std(values)), 1e-12), 0.01)
     return product
-
-
-def _check_fan(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
-    centre, error = axis_by_residual(scan, y)
-    moved = changed(scan, centre=centre)
-    # With the axis elsewhere a wrong reading of the angles may do less harm than the right one.
-    best = moved if unexplained(scan, y) > BETTER * unexplained(moved, y) else scan
-    _check_angles(
-        best, y, report, lambda other: min(unexplained(changed(other, centre=at), y) for at in (scan.centre, centre))
-    )
-    if not report.fits:
-        return
-    report.figures["error of the axis"] = error
-    if error > 0.02 * len(y):
-        report.findings.append("These angles do not determine the axis.")
-        return
-    report.centre = centre
-    if abs(centre - scan.centre) > max(AXIS, error):
-        report.reject(
-            f"The axis lies at about {centre:.1f} bins from the middle of the detector, the geometry says "
-            f"{scan.centre:g}: set centre to {centre:.1f}, and check again."
-        )
 
 
 def _check_angles(scan: Scan, y: np.ndarray, report: SinogramReport, misfit: Callable[[Scan], float]) -> None:

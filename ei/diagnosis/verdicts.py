@@ -75,9 +75,9 @@ class Examination:
 
     def _decide_exactly(self, examined: Sequence[Tensor], unseen: Tensor) -> str:
         result = self.result
-        all_elements = self.problem.all_elements or []
         result.elements = examine_elements(self.alone, examined)
         self._stack_drawn()
+        all_elements = self.problem.all_elements or []
         is_searched = bool(all_elements) and (self.problem.exact or len(all_elements) <= ENUMERATED)
         pools = [self.drawn, all_elements] if is_searched else [self.drawn]
         classes, may_be_more = exact_classes(self.alone, pools, self._most_classes())
@@ -86,17 +86,20 @@ class Examination:
         is_whole_group = not result.effective_is_bound or len(self.drawn) >= len(all_elements) > 0
         if self.leaves_unseen and is_whole_group and classes:
             self._stack(classes)
-        elif self.leaves_unseen and not is_whole_group:
-            is_whole_group = self.full.hides_from_whole_group()
-        if not classes and is_whole_group:
+        is_whole_group = is_whole_group or (self.leaves_unseen and self.full.hides_from_whole_group())
+        if classes:
+            return self._decide_by_stack(classes, is_whole_group)
+        if is_whole_group:
             result.effective_is_bound = False
             return f"{CANNOT}: no element of the group makes A see more than it does alone"
-        if not classes:
-            return f"{UNDECIDED}: A sees no more by {self._examined_elements()} than alone"
+        return f"{UNDECIDED}: A sees no more by {self._examined_elements()} than alone"
+
+    def _decide_by_stack(self, classes: Sequence[Tensor], is_whole_group: bool) -> str:
         if not self.leaves_unseen:
             return self._holds(classes)
         if is_whole_group:
-            return f"{CANNOT}, not all of it: {result.unseen_share:.2%} of image space stays unseen by the whole group"
+            share = self.result.unseen_share
+            return f"{CANNOT}, not all of it: {share:.2%} of image space stays unseen by the whole group"
         return f"{UNDECIDED}: {self._rest()}; raise max_elements (--max-elements)"
 
     def _stack_drawn(self) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ei.common.arrays import ArrayWriter
 from ei.common.complex import magnitude
-from ei.common.files import TEMPORARY, complete_folder, writing
+from ei.common.files import complete_folder
 from ei.datasets import Measurements
 from ei.errors import InputError
 from ei.models.base import ReconstructionFunction
@@ -29,7 +30,7 @@ def reconstruct_file(
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> float:
-    """Write the reconstructions of ``measurements`` to the ``.npy`` file ``output``.
+    """Write the reconstructions of ``measurements`` to the file ``output``, image by image (`ArrayWriter`).
 
     Args:
         f: the reconstruction function; evaluation mode is set.
@@ -48,32 +49,24 @@ def reconstruct_file(
     """
     f.eval()
     loader = DataLoader(measurements, batch_size=batch_size)
-    temporary = output.with_name(f".{output.name}{TEMPORARY}")
     began = time.monotonic()
-    images: Any = None
-    try:
-        with torch.no_grad(), writing(output), tqdm(total=len(measurements), unit="image", disable=not progress) as bar:
-            done = 0
-            for y in loader:
-                selected = select_physics(f.physics, range(done, done + len(y)))
-                x = f.of(selected)(y.to(device)).cpu().numpy()
-                if measurements.parts:
-                    x = x[:, 0] + 1j * x[:, 1]
-                elif not measurements.channels:
-                    x = x[:, 0]
-                if images is None:
-                    shape = (len(measurements), *x.shape[1:])
-                    kind = np.complex64 if np.iscomplexobj(x) else np.float32
-                    images = np.lib.format.open_memmap(temporary, "w+", kind, shape)
-                images[done : done + len(x)] = x
-                done += len(x)
-                bar.update(len(x))
-            images.flush()
-            images = None
-            temporary.replace(output)
-    finally:
-        images = None
-        temporary.unlink(missing_ok=True)
+    with torch.no_grad(), contextlib.ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=len(measurements), unit="image", disable=not progress))
+        writer: ArrayWriter | None = None
+        for y in loader:
+            done = 0 if writer is None else writer.written
+            physics = select_physics(f.physics, range(done, done + len(y)))
+            x = f.of(physics)(y.to(device)).cpu().numpy()
+            if getattr(measurements, "parts", False):
+                x = x[:, 0] + 1j * x[:, 1]
+            elif not getattr(measurements, "channels", True):
+                x = x[:, 0]
+            if writer is None:
+                dtype = np.complex64 if np.iscomplexobj(x) else np.float32
+                writer = stack.enter_context(ArrayWriter(output, (len(measurements), *x.shape[1:]), dtype))
+            for image in x:
+                writer.write(image)
+            bar.update(len(x))
     return len(measurements) / (time.monotonic() - began)
 
 

@@ -12,8 +12,8 @@ from ei.errors import InputError
 
 
 def padding_for(net: Any, height: int, width: int) -> tuple[int, int, int, int] | None:
-    """How many pixels (left, right, top, bottom) images of ``height`` x ``width`` lack for a network, which tells by
-    ``multiple_of`` what its sides must be multiples of (`ei.models.UNet` does); None if they fit, or it does not tell.
+    """How many pixels (left, right, top, bottom) images of ``height`` x ``width`` lack for a network whose
+    sides must be multiples of its ``multiple_of`` (`ei.models.UNet` has one); None if they fit.
 
     Raises:
         InputError: for images too small to be padded by reflection.

@@ -67,23 +67,23 @@ def load_weights(net: nn.Module, weights: Mapping[str, torch.Tensor], path: str 
     for name, value in weights.items():
         if not isinstance(value, torch.Tensor):
             raise InputError(f"the checkpoint {path} is damaged: {name} in it is no tensor, but {type(value).__name__}")
-    own = net.state_dict()
-    weights, said = _without_prefix(weights, list(own), path)
+    names = net.state_dict()
+    weights, said = _without_prefix(weights, list(names), path)
     if getattr(net, "compact", None) == 4:
         weights = {name: value for name, value in weights.items() if not name.startswith(FIFTH_LEVEL)}
     differences = {
         "": [
-            f"{name} is {list(weights[name].shape)} in the file and {list(own[name].shape)} in the network"
-            for name in own
-            if name in weights and weights[name].shape != own[name].shape
+            f"{name} is {list(weights[name].shape)} in the file and {list(names[name].shape)} in the network"
+            for name in names
+            if name in weights and weights[name].shape != names[name].shape
         ],
-        "not in the file: ": [name for name in own if name not in weights],
-        "not in the network: ": [name for name in weights if name not in own],
+        "not in the file: ": [name for name in names if name not in weights],
+        "not in the network: ": [name for name in weights if name not in names],
     }
     if any(differences.values()):
-        told = "; ".join(what + _first(names) for what, names in differences.items() if names)
+        listed = "; ".join(what + _first(names) for what, names in differences.items() if names)
         raise InputError(
-            f"the checkpoint {path} is of another network: {told} (check task and network options{said and '; '}{said})"
+            f"the checkpoint {path} is of another network: {listed} (check task and network{said and '; '}{said})"
         )
     net.load_state_dict(dict(weights))
     if said:
@@ -101,31 +101,34 @@ def _first(names: Sequence[str], count: int = 3) -> str:
 
 
 def _without_prefix(
-    weights: Mapping[str, torch.Tensor], own: Sequence[str], path: str | os.PathLike
+    weights: Mapping[str, torch.Tensor], names: Sequence[str], path: str | os.PathLike
 ) -> tuple[dict[str, torch.Tensor], str]:
-    """``weights`` under the names of a network, where they are its ``own`` behind one prefix; and what was left out, in
-    words. What does not fit is left as it is: whoever compares the names will tell.
+    """``weights`` under the ``names`` of a network, where they are these behind one prefix; and what was left out, in
+    words. What does not fit is left as it is: the comparison of names reports it.
 
     Raises:
         InputError: if there are all weights of the network several times.
     """
-    found, left_out = dict(weights), []
-    if not any(COMPILED in name for name in own) and any(COMPILED in name for name in found):
-        found = {name.replace(COMPILED, ""): value for name, value in found.items()}
+    result, left_out = dict(weights), []
+    if any(COMPILED in name for name in result) and not any(COMPILED in name for name in names):
+        result = {name.replace(COMPILED, ""): value for name, value in result.items()}
         left_out.append(f"{COMPILED!r}")
-    if own and not set(own) & set(found):
-        prefixes = sorted({name[: -len(one)] for one in own for name in found if name.endswith(f".{one}")})
-        counts = {prefix: sum(prefix + name in found for name in own) for prefix in prefixes}
-        best = [prefix for prefix in prefixes if counts[prefix] == max(counts.values())]
-        if len(best) > 1 and counts[best[0]] == len(own):
-            raise InputError(
-                f"the checkpoint {path} holds this network several times, in front of its names {', '.join(best)}: "
-                "save one of them alone"
-            )
-        if len(best) == 1:
-            (prefix,) = best
-            rest = {name: value for name, value in found.items() if not name.startswith(prefix)}
-            dropped = [name for name in rest if name.startswith(NOT_WEIGHTS)]
-            found = {name.removeprefix(prefix): value for name, value in found.items() if name not in dropped}
-            left_out += [f"{prefix!r}", *dropped]
-    return found, f"left out of the names in it: {', '.join(left_out)}" if left_out else ""
+    prefix = _prefix_of(result, names, path) if names and not set(names) & set(result) else None
+    if prefix is not None:
+        dropped = [name for name in result if not name.startswith(prefix) and name.startswith(NOT_WEIGHTS)]
+        result = {name.removeprefix(prefix): value for name, value in result.items() if name not in dropped}
+        left_out += [f"{prefix!r}", *dropped]
+    return result, f"left out of the names in it: {', '.join(left_out)}" if left_out else ""
+
+
+def _prefix_of(weights: Mapping[str, torch.Tensor], names: Sequence[str], path: str | os.PathLike) -> str | None:
+    """The prefix behind which most ``names`` of a network are; None if there is none, or several are as good."""
+    prefixes = sorted({name[: -len(one)] for one in names for name in weights if name.endswith(f".{one}")})
+    counts = {prefix: sum(prefix + name in weights for name in names) for prefix in prefixes}
+    best = [prefix for prefix in prefixes if counts[prefix] == max(counts.values())]
+    if len(best) > 1 and counts[best[0]] == len(names):
+        raise InputError(
+            f"the checkpoint {path} holds this network several times, in front of its names {', '.join(best)}: save "
+            "one of them alone"
+        )
+    return best[0] if len(best) == 1 else None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,6 +30,11 @@ class Physics(nn.Module):
     def __init__(self, noise: NoiseModel | None = None) -> None:
         super().__init__()
         self.noise = noise
+
+    def register_constant(self, name: str, value: Tensor | None, device: torch.device) -> None:
+        """Register a buffer that is not persistent: checkpoints carry it with the physics, not with weights."""
+        with torch.inference_mode(False):  # autograd cannot save a tensor made in that mode
+            self.register_buffer(name, None if value is None else value.to(device, copy=True), persistent=False)
 
     def A(self, x: Tensor) -> Tensor:
         """The measurement of images ``x``, without noise."""
@@ -67,7 +73,28 @@ def sampling_mask_for(physics: Any, y: Tensor) -> Tensor | None:
     """`Physics.sampling_mask` of any physics, to multiply measurements ``y`` ``[B, ...]`` by (also of images under
     several transforms, see `for_each_image`), in their real dtype and on their device; None where all is measured."""
     mask = getattr(physics, "sampling_mask", None)
-    return for_each_image(mask, y).to(y.device, y.real.dtype) if isinstance(mask, Tensor) else None
+    if not isinstance(mask, Tensor):
+        return _mask_in_noise(physics, y)
+    return for_each_image(mask, y).to(y.device, y.real.dtype)
+
+
+def _mask_in_noise(physics: Any, y: Tensor) -> Tensor | None:
+    """`sampling_mask_for` of a deepinv operator, whose method ``noise`` multiplies noisy measurements by its mask. Of
+    length one along the axes of channels and coils where it is the same along them."""
+    if not isinstance(getattr(physics, "mask", None), Tensor) or "noise_model" not in getattr(physics, "_modules", {}):
+        return None
+    noiseless = copy.copy(physics)
+    noiseless._modules = {**physics._modules, "noise_model": _Identity()}
+    mask = (noiseless.noise(torch.ones_like(y)) != 0).to(y.real.dtype)
+    for axis in range(1, mask.dim() - 2):
+        first = mask.narrow(axis, 0, 1)
+        mask = first if bool((mask == first).all()) else mask
+    return None if bool(mask.all()) else mask
+
+
+class _Identity(nn.Module):
+    def forward(self, y: Tensor, **_: Any) -> Tensor:
+        return y
 
 
 def where_sampled(physics: Any, y: Tensor, elsewhere: Tensor) -> Tensor:

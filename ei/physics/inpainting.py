@@ -72,8 +72,7 @@ class Inpainting(Physics):
             values = random_mask(self.img_height, self.img_width, self.mask_rate, seed)
         else:
             values = _read_mask(mask, self.img_height, self.img_width)
-        # Not persistent: a mask belongs to the problem; checkpoints carry it with the physics, not with weights.
-        self.register_buffer("mask", values.to(device_of(device)), persistent=False)
+        self.register_constant("mask", values, device_of(device))
 
     @classmethod
     def sizes_from_measurement(cls, shape: Sequence[int], **arguments: Any) -> dict[str, int]:

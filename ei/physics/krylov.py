@@ -174,11 +174,11 @@ def _orthogonal_to(basis: list[Tensor], images: Tensor) -> Tensor:
     is nothing but rounding, so autograd differentiates its coefficients, not the basis."""
     if not basis:
         return images
-    rows = torch.stack([_rows(vector) for vector in basis], dim=1)
-    image = _rows(images)[:, None]
+    rows = torch.stack([vector.flatten(1) for vector in basis], dim=1)
+    image = images.flatten(1)[:, None]
     with torch.autocast(images.device.type, enabled=False):
-        image = torch.baddbmm(image, image @ rows.mT, rows.detach(), alpha=-1)
-    return image.view_as(images) if not images.is_complex() else torch.view_as_complex(image.view(*images.shape, 2))
+        image = torch.baddbmm(image, image @ rows.mH, rows.detach(), alpha=-1)
+    return image.view_as(images)
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -70,9 +70,8 @@ class MRI(Physics):
         maps = None if coil_maps is None else _check_maps(read_array(coil_maps, "coil_maps"), checked_mask)
         self._height = _check_height(height, checked_mask, maps)
         device = device_of(device)
-        # Not persistent: checkpoints carry them with the physics, not with weights.
-        self.register_buffer("mask", checked_mask.to(device), persistent=False)
-        self.register_buffer("coil_maps", None if maps is None else maps.to(device), persistent=False)
+        self.register_constant("mask", checked_mask, device)
+        self.register_constant("coil_maps", maps, device)
 
     @classmethod
     def sizes_from_measurement(cls, shape: Sequence[int], **arguments: Any) -> dict[str, int]:

@@ -63,7 +63,9 @@ class SeededNoise:
             if isinstance(rng, torch.Generator):  # else a resumed run would draw other noise
                 rng.manual_seed(int(torch.randint(2**62, ())))
             return self.noise(y)
-        seed = generator.initial_seed()
+        # A function that takes the generator moves it on by itself.
+        source = generator.clone_state() if self._takes_generator else generator
+        seed = int(torch.randint(2**62, (), generator=source, device=source.device))
         if isinstance(rng, torch.Generator):
             rng.manual_seed(seed)
         with seeded(seed, y.device):

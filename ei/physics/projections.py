@@ -43,7 +43,8 @@ class Projections(Physics):
         """``make(*arguments)``, kept as long as this operator: freed with the last operator of its geometry."""
         key = (make, *arguments)
         if key not in self._cache:
-            self._cache[key] = make(*arguments)
+            with torch.inference_mode(False):  # autograd cannot save a tensor made in that mode
+                self._cache[key] = make(*arguments)
         return self._cache[key]
 
     def projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
@@ -51,8 +52,12 @@ class Projections(Physics):
         raise NotImplementedError
 
     def back_projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
-        """The matrix of the back-projection inside `A_dagger`, ``[H*W, D*V]``, of views filtered by `ramp_filter`."""
+        """The matrix of the back-projection inside `A_dagger`, ``[H*W, D'*V]``, of views filtered by `filter_map`."""
         raise NotImplementedError
+
+    def filter_map(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
+        """The filter of the views inside `A_dagger`, ``[D', D]``."""
+        return self.cached(ramp_filter, self.measurement_shape[0], device, dtype)
 
     def check_sinogram_shape(self, y: Tensor) -> None:
         """Raise unless ``y`` is ``[B, C, D, V]``."""
@@ -77,19 +82,20 @@ class Projections(Physics):
         """The ramp filter along the detectors: ``[B, C, D, V]`` to the same. Symmetric and positive definite; with it
         as the weight of `ei.physics.pinv_cg` a few steps suffice."""
         self.check_sinogram_shape(y)
-        return _by_columns(self._filter_columns, y, self.measurement_shape)
+        ramp = self.cached(ramp_filter, self.measurement_shape[0], y.device, compute_dtype(y))
+        return _by_columns(lambda columns: self._filter(ramp, columns), y, self.measurement_shape)
 
     def A_dagger(self, y: Tensor) -> Tensor:
         """Filtered back-projection, an approximate pseudo-inverse: ``[B, C, D, V]`` to ``[B, C, H, W]``."""
         self.check_sinogram_shape(y)
+        filter_map = self.filter_map(y.device, compute_dtype(y))
         back_projection = self.back_projection(y.device, compute_dtype(y))
-        return _by_columns(lambda columns: back_projection(self._filter_columns(columns)), y, self.image_shape)
+        return _by_columns(lambda columns: back_projection(self._filter(filter_map, columns)), y, self.image_shape)
 
-    def _filter_columns(self, columns: Tensor) -> Tensor:
-        detectors = self.measurement_shape[0]
-        ramp = self.cached(ramp_filter, detectors, columns.device, columns.dtype)
-        columns = columns.contiguous()
-        return ramp(columns.view(detectors, -1)).view_as(columns)
+    def _filter(self, filter_map: LinearMap, columns: Tensor) -> Tensor:
+        detectors, views = self.measurement_shape
+        filtered = filter_map(columns.contiguous().view(detectors, -1))
+        return filtered.reshape(len(filtered) * views, columns.shape[1])
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
@@ -120,13 +126,18 @@ def ramp_filter(n_detectors: int, device: torch.device, dtype: torch.dtype) -> L
     It equals the multiplication of the zero-padded spectrum by twice the FFT of the kernel: the padding to at least 2 D
     makes the circular convolution a plain one, of which only the first D samples are kept.
     """
-    distance = np.abs(np.subtract.outer(np.arange(n_detectors), np.arange(n_detectors)))
+    bins = np.arange(n_detectors)
+    matrix = torch.from_numpy(ramp_kernel(np.abs(np.subtract.outer(bins, bins)))).to(device, dtype)
+    return LinearMap(Dense(matrix), Dense(matrix.t()))
+
+
+def ramp_kernel(distance: np.ndarray) -> np.ndarray:
+    """Twice the ramp filter between detectors that are so many bins apart (Kak & Slaney, section 3.3.3)."""
     kernel = np.zeros(distance.shape)
     kernel[distance == 0] = 1 / 4
     odd = distance % 2 == 1
     kernel[odd] = -1 / (np.pi * distance[odd]) ** 2
-    matrix = torch.from_numpy(2 * kernel).to(device, dtype)
-    return LinearMap(Dense(matrix), Dense(matrix.t()))
+    return 2 * kernel
 
 
 def linear_weights(place: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

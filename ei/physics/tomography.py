@@ -13,18 +13,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ei.common.checks import check_number
+from ei.common.checks import check_choice, check_number
 from ei.common.devices import device_of
 from ei.errors import InputError, MissingFileError
 from ei.physics.base import NoiseModel
+from ei.physics.fbp import (
+    back_projection_map,
+    extension_radius,
+    filter_map,
+    is_displaced,
+    misses_views,
+    period,
+    ray_weights,
+    sides,
+    view_weights,
+)
 from ei.physics.linear_map import LinearMap, check_matrix_size
 from ei.physics.projections import Projections
 from ei.physics.saved import read_array
-from ei.physics.scan import Scan, back_projection_map, misses_views, projection_map, ray_weights, view_weights
+from ei.physics.scan import Scan, projection_map
+
+# Views whose outermost values are so large a part of their mean end inside the object.
+EDGE = 0.1
 
 
 class Tomography(Projections):
-    """A parallel or flat fan beam: images ``[B, C, H, W]``, sinograms ``[B, C, D, V]``. `A` gives line integrals in the
+    """A parallel or fan beam: images ``[B, C, H, W]``, sinograms ``[B, C, D, V]``. `A` gives line integrals in the
     unit of the lengths, `A_adjoint` is its exact transpose, `A_dagger` filtered back-projection.
 
     `ei.physics.scan` defines the orientation, docs/tomography.md shows it. The matrix of `A` is made at once, that of
@@ -39,6 +53,10 @@ class Tomography(Projections):
         centre: where the rotation axis falls on the detector, in bins from its middle ``(D-1)/2``.
         source_origin, origin_detector: distances of a fan's source and detector from the axis; without them the beam is
             parallel.
+        detector: of a fan, "flat", or "curved": an arc about the source with equal angles between its bins.
+        object_radius: nothing lies farther from the axis, in the unit of the lengths. Where the detector sees less,
+            `A_dagger` continues the views up to there before it filters them. None: where it sees less than the image
+            to both sides, they are continued up to the image's half side; else they end at the detector.
         device: where the matrices are prepared; inputs on another device work, too.
         noise: None or a noise model (see `Physics`).
 
@@ -63,6 +81,8 @@ class Tomography(Projections):
         centre: float = 0.0,
         source_origin: float | None = None,
         origin_detector: float | None = None,
+        detector: str = "flat",
+        object_radius: float | None = None,
         device: torch.device | str = "cpu",
         noise: NoiseModel | None = None,
     ) -> None:
@@ -73,8 +93,10 @@ class Tomography(Projections):
             check_number("detector_spacing", detector_spacing, above=0),
             check_number("pixel_size", pixel_size, above=0),
             check_number("centre", centre),
-            None if source_origin is None else check_number("source_origin", source_origin, above=0),
-            None if origin_detector is None else check_number("origin_detector", origin_detector, least=0),
+            _check_optional("source_origin", source_origin, above=0),
+            _check_optional("origin_detector", origin_detector, least=0),
+            check_choice("detector", detector, ("flat", "curved")),
+            _check_optional("object_radius", object_radius, above=0, below=source_origin),
         )
         _check_scan(scan)
         super().__init__(scan.image_shape, (scan.n_detectors, len(scan.angles)), noise)
@@ -112,6 +134,9 @@ class Tomography(Projections):
     def back_projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
         return self.cached(back_projection_map, self.scan, device, dtype)
 
+    def filter_map(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
+        return self.cached(filter_map, self.scan, device, dtype)
+
     def check_sinogram_shape(self, y: Tensor) -> None:
         """Raise unless ``y`` is ``[B, C, D, V]``."""
         detectors, views = self.measurement_shape
@@ -132,18 +157,13 @@ class Tomography(Projections):
 
     def A_dagger(self, y: Tensor) -> Tensor:
         """Filtered back-projection: ``[B, C, D, V]`` to ``[B, C, H, W]``. Views are weighted by the angle that they
-        stand for. Where an arc is missing, what only its views see is missing, too: it warns once."""
+        stand for, rays that are measured twice by one half (`ei.physics.fbp`). At its first call it warns of views that
+        are missing and of views that end inside the object."""
         self.check_sinogram_shape(y)
-        if not self._has_warned and misses_views(self.scan):
-            self._has_warned = True
-            _, arcs = view_weights(self.scan.angles, self.scan.period)
-            where = ", ".join(f"{first:.0f} to {last:.0f}" for first, last in arcs)
-            warnings.warn(
-                f"views are missing (degrees {where}): filtered back-projection leaves out what they would see",
-                stacklevel=2,
-            )
-        if self.scan.fan:
-            y = y * torch.from_numpy(ray_weights(self.scan)).to(y.device, y.dtype)
+        if not self._has_warned:
+            self._has_warned = _warn_of_missing_data(self.scan, y)
+        if self.scan.fan or is_displaced(self.scan):
+            y = y * self.cached(_ray_weights, self.scan, y.device, y.dtype)
         return super().A_dagger(y)
 
     def A_dagger_of(self, y: Tensor, kept: Tensor) -> Tensor:
@@ -157,8 +177,42 @@ class Tomography(Projections):
 
 
 def _relative_view_weights(scan: Scan, device: torch.device, dtype: torch.dtype) -> Tensor:
-    weights = view_weights(scan.angles, scan.period)[0]
+    weights = view_weights(scan.angles, period(scan))[0]
     return torch.from_numpy(weights / weights.mean()).to(device, dtype)
+
+
+def _ray_weights(scan: Scan, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(ray_weights(scan)).to(device, dtype)
+
+
+def _warn_of_missing_data(scan: Scan, y: Tensor) -> bool:
+    """Warn where sinograms ``y`` lack data; False if their values cannot be read (in `torch.func`)."""
+    try:
+        profile = y.detach().float().mean((0, 1, 3)).tolist()
+    except RuntimeError:
+        return False
+    ends = [profile[0], profile[-1]]
+    if is_displaced(scan):  # its nearer end may well end inside
+        ends = ends[:1] if scan.centre > 0 else ends[1:]
+    edge = max(ends) * len(profile) / (sum(profile) or 1.0)
+    messages = []
+    if misses_views(scan):
+        _, arcs = view_weights(scan.angles, period(scan))
+        where = ", ".join(f"{start:.0f} to {end:.0f}" for start, end in arcs)
+        messages.append(f"views are missing (degrees {where}): filtered back-projection leaves out what they would see")
+    if sides(scan)[0] < 0:
+        messages.append(
+            f"the detector does not reach the axis: nothing is measured nearer than {-sides(scan)[0]:.3g} to it"
+        )
+    if edge > EDGE:
+        radius = extension_radius(scan)
+        continued = "set object_radius to continue them" if radius is None else f"they are continued up to {radius:g}"
+        messages.append(
+            f"views end inside the object, at {edge:.0%} of their mean value: {continued}; images are approximate"
+        )
+    for message in messages:
+        warnings.warn(message, stacklevel=3)
+    return True
 
 
 def repr_of(scan: Scan) -> str:
@@ -167,12 +221,18 @@ def repr_of(scan: Scan) -> str:
     return f"Tomography({height} x {width}, {len(scan.angles)} views, {scan.n_detectors} detectors, {beam})"
 
 
+def _check_optional(name: str, value: float | None, **limits: Any) -> float | None:
+    return None if value is None else check_number(name, value, **limits)
+
+
 def _check_scan(scan: Scan) -> None:
     if (scan.source_origin is None) != (scan.origin_detector is None):
         missing = "source_origin" if scan.source_origin is None else "origin_detector"
         raise InputError(
             f"a fan beam needs both source_origin and origin_detector, {missing} is missing; a parallel one has neither"
         )
+    if scan.detector == "curved" and not scan.fan:
+        raise InputError("a curved detector needs a fan beam; set source_origin and origin_detector")
     if scan.source_origin is not None and scan.source_origin <= scan.half_diagonal:
         raise InputError(
             f"the source lies inside the image: source_origin is {scan.source_origin:g}, and the image reaches "

@@ -61,7 +61,7 @@ class TensorBoard:
 def check_tensorboard() -> None:
     """Raise unless TensorBoard is installed."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise MissingExtraError("--tensorboard needs TensorBoard: pip install tensorboard")
+        raise MissingExtraError("trainer.tensorboard needs TensorBoard: pip install tensorboard")
 
 
 class Progress:

@@ -18,32 +18,41 @@ class FourierRotate(Rotate):
     columns by the shift theorem of the Fourier transform; quarter turns of square images move pixels. Zeros outside.
 
     Bilinear interpolation blurs, so a network that is trained on what EI turned learns to reconstruct blurred images.
-    Turned there and back, CT100 is 5 to 12 times as close to itself as by `Rotate`. What is not band-limited, as a
-    hard edge, rings a little.
+    Compared with sinc interpolation in closed form, turned slices of CT100 have 1/7 (at 3 degrees) to 1/1.4 (at 45) of
+    the error that `Rotate` has. Hard edges, which are not band-limited, ring a little. A negative element is the exact
+    inverse of the positive one, but for what was turned out of the image.
     """
 
     @part_by_part
     def act(self, x: Tensor, element: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        degrees = float(element) % 360
         step = 90 if height == width else 180
+        degrees = abs(float(element)) % 360
         quarters = round(degrees / step) * step // 90
         angle = math.radians(degrees - 90 * quarters)  # at most 45 degrees either way, or 90 where sides differ
-        x = torch.rot90(x, quarters, dims=(-2, -1))
-        if angle == 0:
-            return x
-        # Shears move what stays in the image out of its frame for a while.
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        frame = (width // 2, width // 2, height // 2, height // 2)
-        with torch.autocast(x.device.type, enabled=False):
-            turned = functional.pad(x.to(dtype), frame)
-            parts = 1 if abs(angle) <= math.pi / 4 + 1e-9 else 2
-            for _ in range(parts):
-                # Row axes point down: these are the shears of a counter-clockwise turn.
-                turned = _shear_rows(turned, math.tan(angle / parts / 2))
-                turned = _shear_rows(turned.mT, -math.sin(angle / parts)).mT
-                turned = _shear_rows(turned, math.tan(angle / parts / 2))
-        return turned[..., frame[2] : frame[2] + height, frame[0] : frame[0] + width].to(x.dtype).contiguous()
+        if float(element) < 0:  # the same steps backwards, so that it is the inverse
+            return torch.rot90(_turned_by_shears(x, -angle), -quarters, dims=(-2, -1))
+        return _turned_by_shears(torch.rot90(x, quarters, dims=(-2, -1)), angle)
+
+
+def _turned_by_shears(x: Tensor, angle: float) -> Tensor:
+    if angle == 0:
+        return x
+    height, width = x.shape[-2:]
+    columns, rows = width // 2, height // 2
+    if height != width:  # while it is sheared, the disc about the image is at most 1.083 times as wide
+        reach = 1.083 * math.hypot(height, width) / 2
+        columns, rows = (math.ceil(reach - side / 2) + 1 for side in (width, height))
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    with torch.autocast(x.device.type, enabled=False):
+        turned = functional.pad(x.to(dtype), (columns, columns, rows, rows))
+        parts = 1 if abs(angle) <= math.pi / 4 + 1e-9 else 2
+        for _ in range(parts):
+            # Row axes point down: these are the shears of a counter-clockwise turn.
+            turned = _shear_rows(turned, math.tan(angle / parts / 2))
+            turned = _shear_rows(turned.mT, -math.sin(angle / parts)).mT
+            turned = _shear_rows(turned, math.tan(angle / parts / 2))
+    return turned[..., rows : rows + height, columns : columns + width].to(x.dtype).contiguous()
 
 
 def _shear_rows(x: Tensor, slope: float) -> Tensor:

@@ -19,10 +19,9 @@ from PIL import Image
 import ei
 from ei.commands import COMMANDS, train
 from ei.commands.flags import FLAGS
-from ei.commands.parser import choose_device
 from ei.commands.problem import build_physics
 from ei.commands.typed import read_typed
-from ei.common.devices import device_of_tensors
+from ei.common.devices import choose_device, device_of_tensors
 from ei.common.files import load_file, save_file
 from ei.common.parts import normalized
 from ei.datasets import EllipsePhantoms
@@ -288,7 +287,7 @@ WRONG: dict[str, tuple[tuple, list[str]]] = {
     "group's limit": (("--task", "ct", "--data", "x.mat", "--group", "rotate90"),
                       ["transform.n_trans must be a whole number >= 1 and <= 3, got 5"]),
     "alpha": (("--task", "ct", "--data", "x.mat", "closure.alpha=-1"),
-              ["closure.alpha must be a finite number >= 0, got -1"]),
+              ["closure.alpha must be finite and >= 0, got -1"]),
     "closure": (("--task", "ct", "--data", "x.mat", "closure={name: EIClosur}"), ["closure.name", "EIClosure"]),
     "no closure": (("--task", "ct", "--data", "x.mat", f"closure={{name: {MINE}:number}}"), ["closure.name"]),
     "no network": (("--task", "ct", "--data", "x.mat", f"network={{name: {MINE}:made}}"),

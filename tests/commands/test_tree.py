@@ -17,7 +17,7 @@ from ei.commands.tree import (
     is_assignment,
     merge,
     overlay,
-    read_part,
+    read_physics,
     read_tree,
     with_absolute_paths,
 )
@@ -189,10 +189,10 @@ def test_a_file_of_one_part_has_its_noise_apart(tmp_path: Path) -> None:
     for text in ("name: CT\nradon_view: 5\nnoise: gaussian:0.1\n",
                  "physics: {name: CT, radon_view: 5}\nnoise: gaussian:0.1\ntrainer: {epochs: 3}\n"):  # fmt: skip
         (tmp_path / "p.yaml").write_text(text)
-        part = read_part(str(tmp_path / "p.yaml"), "physics")
+        part = read_physics(str(tmp_path / "p.yaml"), "physics")
         assert part == {"physics": {"name": "CT", "radon_view": 5}, "noise": "gaussian:0.1"}
     with pytest.raises(MissingFileError, match=r"no physics file .*none.yaml"):
-        read_part(str(tmp_path / "none.yaml"), "physics")
+        read_physics(str(tmp_path / "none.yaml"), "physics")
 
 
 @pytest.mark.parametrize(

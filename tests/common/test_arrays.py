@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from conftest import subprocess_run
 
-from ei.common.arrays import FileArray, read_array
-from ei.errors import InputError, MissingExtraError, MissingFileError
+from ei.common.arrays import ArrayWriter, FileArray, read_array
+from ei.errors import InputError, MissingExtraError, MissingFileError, StorageError
 
 ARRAY = np.arange(42.0).reshape(7, 6)
 
@@ -156,7 +157,7 @@ def test_damaged_files(tmp_path: Path, name: str, content: Any, message: str) ->
 def test_missing_files_and_wrong_types(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="there is no mask file"):
         FileArray(tmp_path / "none.npy", what="mask")
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError, match=r"array folder .* holds no arrays: no file in it ends in \.npy"):
         FileArray(tmp_path)
     with pytest.raises(InputError, match="must be a path, got 5"):
         FileArray(5)  # type: ignore[arg-type]
@@ -173,3 +174,159 @@ def test_vectors_of_matlab(tmp_path: Path) -> None:
     """Matlab has no arrays of one axis: `read_array` drops the other."""
     scipy.io.savemat(tmp_path / "t.mat", {"theta": np.arange(5.0)})
     assert read_array(tmp_path / "t.mat").shape == (5,) and FileArray(tmp_path / "t.mat").shape == (1, 5)
+
+
+# ---- stacks, folders, nested names --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.uint8])
+def test_pages_of_tiff(tmp_path: Path, dtype: type) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    stack = np.arange(5 * 6 * 7).reshape(5, 6, 7).astype(dtype)
+    tifffile.imwrite(tmp_path / "shaped.tif", stack, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "imagej.tif", stack, imagej=True)
+    with tifffile.TiffWriter(tmp_path / "pages.tiff") as file:
+        for page in stack:
+            file.write(page, photometric="minisblack", compression="zlib", metadata=None)
+    for name in ("shaped.tif", "imagej.tif", "pages.tiff"):
+        array = pickle.loads(pickle.dumps(FileArray(tmp_path / name)))
+        assert array.shape == (5, 6, 7) and array.dtype == dtype
+        np.testing.assert_array_equal(array[...], stack)
+        np.testing.assert_array_equal(array[3], stack[3])
+        np.testing.assert_array_equal(array[-1], stack[-1])
+    tifffile.imwrite(tmp_path / "one.tif", stack[0])
+    np.testing.assert_array_equal(read_array(tmp_path / "one.tif"), stack[0])
+    (tmp_path / "bad.tif").write_bytes(b"II*\0nothing")
+    with pytest.raises(InputError, match=r"bad\.tif cannot be read"):
+        FileArray(tmp_path / "bad.tif")
+
+
+@pytest.mark.parametrize("ending", ["tif", "npy"])
+def test_a_folder_of_arrays(tmp_path: Path, ending: str) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    stack = np.arange(11 * 6 * 7).reshape(11, 6, 7).astype(np.uint16)
+    for number, page in enumerate(stack):
+        path = tmp_path / f"p_{number}.{ending}"
+        np.save(path, page) if ending == "npy" else tifffile.imwrite(path, page)
+    (tmp_path / "notes.txt").write_text("no array")
+    array = pickle.loads(pickle.dumps(FileArray(tmp_path)))
+    assert array.shape == (11, 6, 7)
+    np.testing.assert_array_equal(array[...], stack)
+    np.testing.assert_array_equal(array[10], stack[10])
+    np.save(tmp_path / "q.npy", stack[0, :3])
+    with pytest.raises(InputError, match=r"one shape and type, got uint16 \[6, 7\] in p_0.* \[3, 7\] in q\.npy"):
+        FileArray(tmp_path)
+
+
+def test_structs_and_cells_of_matlab(tmp_path: Path) -> None:
+    cell = np.empty(2, dtype=object)
+    cell[:] = [ARRAY, ARRAY[:2]]
+    scan = {"sinogram": ARRAY, "settings": {"angles": np.arange(6.0), "name": "tooth"}, "parts": cell}
+    scipy.io.savemat(tmp_path / "s.mat", {"scan": scan, "note": "text"})
+    path = tmp_path / "s.mat"
+    for name, array in (("sinogram", ARRAY), ("settings/angles", np.arange(6.0)), ("parts/2", ARRAY[:2])):
+        np.testing.assert_array_equal(read_array(f"{path}:scan/{name}"), array)
+    np.testing.assert_array_equal(FileArray(path, ("sinogram",))[3], ARRAY[3])
+    with pytest.raises(InputError) as error:
+        FileArray(path, ("y",), "measurements")
+    assert str(error.value) == (
+        f"{path} holds scan/sinogram [7, 6], scan/settings/angles [1, 6], scan/parts/1 [7, 6], scan/parts/2 [2, 6]: "
+        f"name the measurements 'y', or choose one as {path}:scan/sinogram"
+    )
+
+
+def test_structs_of_matlab_73(tmp_path: Path) -> None:
+    matlab73(tmp_path / "s.mat", {"scan/y": ARRAY, "#refs#/a": ARRAY[:1]})
+    np.testing.assert_array_equal(read_array(tmp_path / "s.mat"), ARRAY)
+
+
+def test_text_in_hdf5_is_no_array(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.nxs", "w") as file:
+        file["entry/title"] = "a scan"
+        file["entry/number"] = 3.0
+        file["entry/data/data"] = ARRAY
+    np.testing.assert_array_equal(read_array(tmp_path / "a.nxs"), ARRAY)
+
+
+# ---- writing ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", [".npy", ".h5", ".tif", ".tiff"])
+@pytest.mark.parametrize("shape", [(5, 6, 7), (4, 1, 6, 7), (4, 3, 6, 7)])
+def test_an_array_is_written_slice_by_slice(tmp_path: Path, ending: str, shape: tuple[int, ...]) -> None:
+    array = np.random.default_rng(0).random(shape).astype(np.float32)
+    path = tmp_path / f"x{ending}"
+    with ArrayWriter(path, shape, np.float64 if "tif" in ending else np.float32) as writer:
+        for image in array:
+            writer.write(image)
+            assert not path.exists()
+    read = FileArray(path)
+    assert read.dtype == np.float32 and [file.name for file in tmp_path.iterdir()] == [path.name]
+    if "tif" in ending:
+        array = np.moveaxis(array, 1, -1) if shape[1] == 3 else array.reshape(shape[0], 6, 7)
+    np.testing.assert_array_equal(read[...], array)
+    np.testing.assert_array_equal(read[2], array[2])
+    if ending == ".npy":
+        np.testing.assert_array_equal(np.load(path), array)
+
+
+@pytest.mark.parametrize("ending", [".npy", ".h5"])
+def test_complex_images_are_written(tmp_path: Path, ending: str) -> None:
+    array = (ARRAY * (1 + 2j)).astype(np.complex64)
+    with ArrayWriter(tmp_path / f"x{ending}", array.shape, array.dtype) as writer:
+        for row in array:
+            writer.write(row)
+    np.testing.assert_array_equal(read_array(tmp_path / f"x{ending}"), array)
+
+
+@pytest.mark.parametrize("ending", [".npy", ".h5", ".tif"])
+def test_nothing_is_left_of_an_array_that_is_not_complete(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"x{ending}"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), ArrayWriter(path, (3, 6, 7), np.float32) as writer:
+        writer.write(np.zeros((6, 7)))
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match="1 of 3 slices"), ArrayWriter(path, (3, 6, 7), np.float32) as writer:
+        writer.write(np.zeros((6, 7)))
+    wrong = pytest.raises(ValueError, match=r"slice 0 of \[3, 6, 7\] has shape \[7, 6\]")
+    with wrong, ArrayWriter(path, (3, 6, 7), np.float32) as writer:
+        writer.write(np.zeros((7, 6)))
+    assert path.read_bytes() == b"old" and [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype", "message"),
+    [
+        ("x.png", (3, 6, 7), np.float32, "written to .npy, .tif, .tiff, .h5 or .hdf5"),
+        ("x.tif", (3, 6, 7), np.complex64, r"real images \[H, W\] or .*, got complex64 \[6, 7\]: write x.npy or x.h5"),
+        ("x.tif", (3, 2, 6, 7), np.float32, r"got float32 \[2, 6, 7\]"),
+    ],
+)
+def test_arrays_that_a_format_cannot_hold(name: str, shape: tuple, dtype: type, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ArrayWriter(name, shape, dtype)
+
+
+def test_a_folder_to_write_to_must_be_there(tmp_path: Path) -> None:
+    writer = ArrayWriter(tmp_path / "none" / "x.npy", (1, 2), float)
+    with pytest.raises(StorageError, match=r"x\.npy could not be written"), writer:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [".npy", ".h5", ".tif"])
+def test_writing_needs_the_memory_of_a_few_slices(tmp_path: Path, ending: str) -> None:
+    """400 slices of 1 MiB, and less than 60 MiB more than before."""
+    code = f"""
+import resource, numpy as np
+from ei.common.arrays import ArrayWriter, FileArray
+import h5py, tifffile
+x = np.ones((512, 512), np.float32)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with ArrayWriter(r"{tmp_path / ("x" + ending)}", (400, 512, 512), np.float32) as writer:
+    for _ in range(400): writer.write(x)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    done = subprocess_run("python", "-c", code, cwd=tmp_path)
+    assert done.code == 0 and float(done.out) < 60, done

@@ -35,7 +35,7 @@ def test_numbers_of_numpy_in_a_checkpoint(tmp_path: Path, legacy: bool) -> None:
 @pytest.mark.parametrize("thing", [np.array(["text"]), np.array([{}], dtype=object), np.dtype("f8"), np.str_("a")])
 def test_what_else_numpy_has_is_refused(tmp_path: Path, thing: Any) -> None:
     torch.save({"state_dict": WEIGHTS, "thing": thing}, tmp_path / "theirs.pt")
-    with pytest.raises(InputError, match=r"theirs\.pt was refused: it holds a numpy"):
+    with pytest.raises(InputError, match=r"theirs\.pt was rejected: it holds a numpy"):
         load_file(tmp_path / "theirs.pt", "checkpoint")
 
 

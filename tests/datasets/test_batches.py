@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Subset
+from torch.utils.data import Subset, TensorDataset
 
 import ei
 from ei.datasets import (
@@ -19,11 +20,12 @@ from ei.datasets import (
     make_loader,
     simulate,
 )
-from ei.datasets.batches import file_name_of
+from ei.datasets.batches import file_name_of, images_and_measurements
+from ei.errors import InputError
 from ei.evaluation import evaluate
 from ei.evaluation.quality import read_metrics, write_metrics
 from ei.models import Reconstructor, UNet
-from ei.physics import GaussianNoise, Inpainting
+from ei.physics import CT, GaussianNoise, Inpainting
 
 
 def test_batches() -> None:
@@ -68,3 +70,34 @@ def test_rows_of_metrics_keep_the_names_of_files(tmp_path: Path) -> None:
     read = read_metrics(tmp_path / "metrics.csv")
     assert read == rows
     assert "file" not in evaluate(f, physics, [torch.rand(8, 8)])[0]
+
+
+def test_two_tensors_are_no_items() -> None:
+    x, y = torch.rand(6, 1, 8, 8), torch.rand(6, 1, 8, 8)
+    for pair in ((x, y), [x, y]):
+        with pytest.raises(InputError, match=r"TensorDataset\(y, x\)"):
+            make_loader(pair, 2, measured=True)
+    assert len(make_loader([torch.rand(2, 3, 8, 8)] * 2, 1, measured=True)) == 2  # two measurements of MRI, 3 coils
+    assert len(make_loader([x[0], x[1]], 1)) == 2
+    with pytest.raises(InputError, match=r"item 0 of the measurements must be an array .* got tensor\(nan\)"):
+        next(iter(make_loader([(torch.tensor(float("nan")), y[0])], 1, shuffle=False, measured=True)))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_exchanged_images_and_measurements_are_an_error(noise: float) -> None:
+    """As TensorDataset(x, y), the order of other libraries, would train on the ground truth."""
+    physics = Inpainting(8, 8, mask_rate=0.5)
+    x = torch.rand(6, 1, 8, 8)
+    y = physics.A(x + noise * torch.randn_like(x))
+    found, measured = images_and_measurements(next(iter(pairs(y, x))), physics, x, 0)
+    assert torch.equal(found, x) and torch.equal(measured, y)
+    with pytest.raises(InputError, match="exchanged"):
+        images_and_measurements(next(iter(pairs(x, y))), physics, x, 0)
+    same = Inpainting(8, 8, mask_rate=0.0)  # both orders fit
+    images_and_measurements(next(iter(pairs(x, x))), same, x, 0)
+    sinograms = CT(8, 5).A(x)  # of another shape: the operator checks it
+    assert torch.equal(images_and_measurements(next(iter(pairs(sinograms, x))), CT(8, 5), x, 0)[1], sinograms)
+
+
+def pairs(y: torch.Tensor, x: torch.Tensor) -> Any:
+    return make_loader(TensorDataset(y, x), len(y), shuffle=False, measured=True)

@@ -1,13 +1,19 @@
-"""A detector's noise from flats and darks: the bins. What is found in them is tested in tests/project."""
+"""A detector's noise from flats and darks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
+from conftest import Result
 
 from ei.datasets.flats import detector_noise
 from ei.datasets.scans import sinograms_of_counts
 from ei.errors import InputError
+
+Script = Callable[..., Result]
 
 
 def exposures(detectors: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -44,3 +50,57 @@ def test_bins_of_one_are_pixels() -> None:
 def test_exposures_that_are_rejected(flat: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         detector_noise(flat, exposures()[1])
+
+
+@pytest.mark.parametrize(
+    ("flat", "dark", "message"),
+    [
+        (np.ones((4, 3, 60)), np.ones((1, 3, 60)), "--dark must hold two or more"),
+        (1j * np.ones((4, 3, 60)), np.ones((4, 3, 60)), "complex128"),
+    ],
+)
+def test_darks_and_kinds_that_are_rejected(flat: np.ndarray, dark: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        detector_noise(flat, dark)
+
+
+def simulated_exposures(
+    gain: float, sigma: float, photons: float, drift: float = 0.0, frames: int = 40
+) -> tuple[np.ndarray, ...]:
+    """Flats and darks ``[n, 8, 60]`` of pixels that differ by a tenth, with an offset."""
+    rng = np.random.default_rng(0)
+    expected = photons * rng.uniform(0.9, 1.1, (8, 60)) * (1 + drift * rng.standard_normal((frames, 1, 1)))
+    offset = rng.uniform(90, 110, (8, 60))
+    flat = gain * rng.poisson(expected) + offset + sigma * rng.standard_normal((frames, 8, 60))
+    return flat, offset + sigma * rng.standard_normal((frames, 8, 60))
+
+
+@pytest.mark.parametrize(("gain", "sigma", "drift"), [(0.65, 3.0, 0.0), (5.0, 20.0, 0.01), (0.02, 0.1, 0.05)])
+def test_gain_and_read_out_are_found(gain: float, sigma: float, drift: float) -> None:
+    """Whatever the pattern of the pixels is, and though the beam varies."""
+    found = detector_noise(*simulated_exposures(gain, sigma, 1e4, drift))
+    assert abs(found.gain - gain) < 4 * found.gain_error and found.gain_error < 0.02 * gain
+    assert found.sigma == pytest.approx(sigma, rel=0.03) and found.photons == pytest.approx(1e4, rel=0.1)
+    assert found.drift == pytest.approx(drift, rel=0.4, abs=2e-3)
+    name, numbers = found.of_line_integrals.split(":")
+    assert name == "transmission" and [float(n) for n in numbers.split(",")] == pytest.approx(
+        [found.photons, found.sigma / found.gain], rel=1e-3
+    )
+
+
+def test_bins_are_measured_as_bins() -> None:
+    """Means of independent detectors have half the gain and read-out variance; of detectors that see the same, all."""
+    flat, dark = simulated_exposures(0.65, 3.0, 1e4)
+    found = detector_noise(flat, dark, 2)
+    assert found.gain == pytest.approx(0.325, rel=0.05) and found.sigma == pytest.approx(3 / 2**0.5, rel=0.03)
+    doubled = detector_noise(flat.repeat(2, -1), dark.repeat(2, -1), 2)
+    assert doubled.gain == pytest.approx(detector_noise(flat, dark).gain)
+
+
+def test_the_flats_of_the_tooth(shared_data: Path, script: Script) -> None:
+    pytest.importorskip("h5py")
+    file = shared_data / "tooth.h5"
+    done = script(
+        "ei prepare", "noise", "--flat", f"{file}:exchange/data_white", "--dark", f"{file}:exchange/data_dark"
+    )
+    assert done.code == 0 and "gain                   0.651" in done.out, done

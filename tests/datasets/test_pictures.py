@@ -206,3 +206,75 @@ def test_images_that_are_refused(tmp_path: Path, name: str, values: np.ndarray |
     with pytest.raises(InputError, match=message) as error:
         ImageTree(tmp_path, "all", value_range=(0, 1))
     assert name in str(error.value)
+
+
+STORED = {  # how an image is stored that is to be turned and mirrored by EXIF's numbers
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.T,
+    6: lambda x: np.rot90(x),
+    7: lambda x: x[::-1, ::-1].T,
+    8: lambda x: np.rot90(x, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64, np.int8])
+def test_the_orientation_of_tiff_is_applied_once(tmp_path: Path, orientation: int, dtype: type) -> None:
+    """By Pillow it was applied twice, or to rows of a wrong length, and by tifffile not at all."""
+    tifffile = pytest.importorskip("tifffile")
+    upright = np.arange(60).reshape(6, 10).astype(dtype)
+    stored = np.ascontiguousarray(STORED[orientation](upright))
+    tags = [(274, "H", 1, orientation, True)]
+    tifffile.imwrite(tmp_path / "x.tif", stored, photometric="minisblack", extratags=tags)
+    image = ImageTree(tmp_path, value_range=(0, 100))[0]
+    np.testing.assert_allclose(image[0], upright / 100, atol=1e-6)
+    if dtype == np.uint8:
+        np.testing.assert_allclose(ImageTree(tmp_path)[0][0], upright / 255, atol=1e-6)
+        assert ImageTree(tmp_path, crop=6)[0].shape == (1, 6, 6)
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_the_orientation_of_other_pictures(tmp_path: Path, orientation: int, ending: str) -> None:
+    upright = (np.add.outer(np.arange(32), 3 * np.arange(48)) + 20).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(STORED[orientation](upright))
+    Image.fromarray(stored).save(tmp_path / f"x{ending}", exif=exif, **({"quality": 100} if ending == ".jpg" else {}))
+    for options in ({}, {"value_range": (0, 255)}):  # by Pillow, and exactly
+        np.testing.assert_allclose(ImageTree(tmp_path, **options)[0][0], upright / 255, atol=4 / 255)
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_inverted"),
+    [
+        ({}, False),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, True),
+        ({"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"}, True),
+        ({"PhotometricInterpretation": "MONOCHROME1", "RescaleType": "HU"}, False),
+    ],
+)
+@pytest.mark.parametrize("signed", [False, True])
+def test_dicom_whose_largest_value_is_black(tmp_path: Path, settings: dict, is_inverted: bool, signed: bool) -> None:
+    """As a viewer shows it, but for Hounsfield units."""
+    pydicom = pytest.importorskip("pydicom")
+    stored = RNG.integers(-2048 if signed else 0, 2048 if signed else 4096, (12, 10)).astype(np.int16)
+    (tmp_path / "x.dcm").write_bytes(dicom(stored))
+    dataset = pydicom.dcmread(tmp_path / "x.dcm")
+    settings = {"PixelRepresentation": int(signed), "BitsStored": 12, "HighBit": 11, "RescaleSlope": 2, **settings}
+    for name, value in settings.items():
+        setattr(dataset, name, value)
+    dataset.save_as(tmp_path / "x.dcm")
+    shown = (-1 if signed else 4095) - stored if is_inverted else stored
+    np.testing.assert_allclose(
+        ImageTree(tmp_path, value_range=(-5000, 9000))[0][0], (2 * shown + 5000) / 14000, atol=1e-5
+    )
+
+
+def test_a_negative_of_16_bits(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "x.tif", 65535 - DEEP[..., 0], photometric="miniswhite")
+    assert torch.equal(ImageTree(tmp_path)[0][0], torch.from_numpy(DEEP[..., 0] / 65535).float())

@@ -18,7 +18,7 @@ from torch.utils.data import Subset
 
 import ei
 from ei.closure import EIClosure, MCClosure
-from ei.datasets import CTData, FixedCrops, ImageTree, make_loader, simulate
+from ei.datasets import CTData, ImageTree, Tiles, make_loader, simulate
 from ei.evaluation import evaluate, report
 from ei.evaluation.classical import harmonic_fill
 from ei.evaluation.loading import averaged
@@ -178,7 +178,7 @@ def test_sets_in_the_unit_range_keep_the_peak_1(tmp_path: Path) -> None:
     """Whatever values the test images have."""
     Image.fromarray(np.full((8, 8), 40, np.uint8)).save(tmp_path / "dark.png")
     tree = ImageTree(tmp_path)
-    assert data_range_of(tree) == data_range_of(FixedCrops(tree, 4)) == data_range_of(Subset(tree, [0])) == 1
+    assert data_range_of(tree) == data_range_of(Tiles(tree, 4)) == data_range_of(Subset(tree, [0])) == 1
     for unit, expected in ((1.0, 1.0), (4000.0, 4000.0), (0.02, 0.02)):
         images = np.linspace(0, unit, 10 * 64).reshape(10, 8, 8)
         scipy.io.savemat(tmp_path / "x.mat", {"DATA": images})

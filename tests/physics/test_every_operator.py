@@ -175,3 +175,26 @@ def test_projections_of_integers_and_complex_numbers_raise(physics: CT | Tomogra
 def test_an_unavailable_device_raises(operator: Callable[[str], Any], device: str) -> None:
     with pytest.raises(InputError, match=f"torch cannot use the device '{device}' here"):
         operator(device)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda mask: Inpainting(8, 8, mask=mask),
+        lambda mask: Inpainting(8, 8),
+        lambda mask: MRI(mask, mask.expand(2, 8, 8) * (1 + 1j), cg_steps=2),
+        lambda mask: CT(8, 5),
+        lambda mask: Tomography((8, 8), range(0, 360, 30), 12, source_origin=30, origin_detector=5),
+    ],
+    ids=["mask", "random mask", "MRI", "CT", "fan"],
+)
+def test_operators_made_and_used_in_inference_mode_train(make: Callable[[torch.Tensor], Any]) -> None:
+    """Autograd cannot save tensors of that mode: "Inference tensors cannot be saved for backward"."""
+    with torch.inference_mode():
+        mask = torch.ones(8, 8)
+        mask[2:5, 3] = 0
+        physics = make(mask)
+        physics.A_dagger(physics.A(torch.rand(1, 2, 8, 8)))
+    x = torch.rand(1, 2, 8, 8, requires_grad=True)
+    physics.A_dagger(physics.A(x)).square().sum().backward()
+    assert x.grad is not None and bool(x.grad.any())

@@ -65,7 +65,7 @@ def test_sizes_from_measurements() -> None:
     ("arguments", "message"),
     [
         ({"img_height": 2.5}, "img_height must be a whole number >= 1, got 2.5"),
-        ({"mask_rate": True}, "mask_rate .* must be a finite number >= 0 and < 1, got True"),
+        ({"mask_rate": True}, "mask_rate .* must be finite and >= 0 and < 1, got True"),
         ({"mask_rate": "0.3"}, "mask_rate .* got '0.3'"),
         ({"seed": 1.5}, "seed must be a whole number"),
         ({"img_heigth": 4}, "legacy spelling"),

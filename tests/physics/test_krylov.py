@@ -12,8 +12,8 @@ from torch import Tensor
 from ei.errors import InputError
 from ei.evaluation.classical import least_squares
 from ei.models import Unrolled
-from ei.physics import CT, pinv_cg
-from ei.physics.krylov import adjoint_of
+from ei.physics import CT, Tomography, pinv_cg
+from ei.physics.krylov import _orthogonal_to, adjoint_of
 
 
 def images(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -209,3 +209,35 @@ def test_conjugate_gradients_on_ct_and_wrong_input() -> None:
 
     with pytest.raises(InputError, match="image_shape"):
         pinv_cg(Bare(), x)
+
+
+def test_orthogonal_gradients_of_complex_images() -> None:
+    """Complex gradients are orthogonal in the complex product; the real one left their imaginary part."""
+    torch.manual_seed(0)
+    matrix = torch.randn(24, 24, dtype=torch.complex128) @ torch.diag(torch.logspace(0, -3, 24).to(torch.complex128))
+
+    class Complex:
+        def A(self, x: Tensor) -> Tensor:
+            return x.flatten(1) @ matrix.to(x.dtype).T
+
+        def A_adjoint(self, y: Tensor) -> Tensor:
+            return (y @ matrix.to(y.dtype).conj()).view(-1, 1, 4, 6)
+
+    y = Complex().A(torch.randn(2, 1, 4, 6, dtype=torch.complex128))
+    exact = pinv_cg(Complex(), y, 12, tol=0, orthogonal=True)
+    single = pinv_cg(Complex(), y.to(torch.complex64), 12, tol=0, orthogonal=True)
+    assert float((single - exact).norm() / exact.norm()) < 1e-3
+    vectors = [torch.randn(2, 1, 4, 6, dtype=torch.complex128) for _ in range(3)]
+    basis = [vectors[0] / torch.linalg.vector_norm(vectors[0], dim=(1, 2, 3), keepdim=True)]
+    rest = _orthogonal_to(basis, vectors[1])
+    assert float(torch.linalg.vecdot(basis[0].flatten(1), rest.flatten(1)).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("physics", [CT(6, 5), Tomography((6, 6), range(0, 180, 36), 9)], ids=["CT", "any"])
+@pytest.mark.parametrize("images_at_once", [1, 2])
+def test_vectorized_jacobians(physics: Any, images_at_once: int) -> None:
+    """Of one image torch had no batched sparse product: RuntimeError."""
+    x = torch.rand(images_at_once, 1, 6, 6, dtype=torch.float64)
+    for function, point in ((physics.A, x), (physics.A_dagger, physics.A(x))):
+        plain = torch.autograd.functional.jacobian(function, point)
+        torch.testing.assert_close(torch.autograd.functional.jacobian(function, point, vectorize=True), plain)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ei.common.describe import describe, rebuild
 from makers import phantom, smooth_maps
 from torch import Tensor
 
@@ -16,6 +15,7 @@ import ei
 import ei.physics
 from ei.closure import EIClosure
 from ei.common.files import load_file
+from ei.common.parts import Context, build, classes_of, describe
 from ei.common.seeds import generator
 from ei.datasets import make_loader
 from ei.errors import InputError
@@ -23,6 +23,11 @@ from ei.models import Reconstructor, UNet
 from ei.physics import MRI, GaussianNoise, Split, mask_for, random_columns
 from ei.training import Trainer
 from ei.transforms import Rotate
+
+
+def _rebuilt(physics: MRI, **tensors: Tensor) -> MRI:
+    classes = classes_of(ei.physics, ei.physics.Physics)
+    return build(describe(physics), classes, "physics", Context(objects=tensors)).object
 
 
 def random_mask(*shape: int) -> Tensor:
@@ -108,7 +113,7 @@ def test_the_height_of_a_mask_of_columns() -> None:
     physics = MRI(random_mask(7), height=6)
     assert physics.image_shape == (2, 6, 7)
     assert describe(physics) == {"name": "MRI", "cg_steps": 20, "height": 6}
-    assert rebuild(describe(physics), ei.physics, mask=physics.mask).image_shape == (2, 6, 7)
+    assert _rebuilt(physics, mask=physics.mask).image_shape == (2, 6, 7)
     with pytest.raises(InputError, match="6, 7"):
         physics.A(torch.zeros(1, 2, 7, 7))
     assert MRI(random_mask(7), random_maps(2, 6, 7), height=6).image_shape == (2, 6, 7)
@@ -133,7 +138,7 @@ def test_random_columns_and_the_middle_of_a_mask(tmp_path: Path) -> None:
     for call, message in (
         (lambda: mask_for(mask, 100), "must have the 100 columns of the images, got 64"),
         (lambda: mask_for(torch.ones(8, 6), 4), "must have the 4 columns of the images, got 6"),
-        (lambda: random_columns(8, 0.5), "acceleration must be a finite number >= 1, got 0.5"),
+        (lambda: random_columns(8, 0.5), "acceleration must be finite and >= 1, got 0.5"),
         (lambda: random_columns(0), "width must be a whole number >= 1, got 0"),
         (lambda: random_columns(8, seed="x"), "seed must be a whole number, got 'x'"),  # type: ignore[arg-type]
     ):
@@ -231,7 +236,7 @@ def test_masks_and_maps_from_files(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([{}, None], dtype=object), allow_pickle=True)
     np.save(tmp_path / "words.npy", np.array(["a", "b"]))
     torch.save({"other": mask}, tmp_path / "other.pt")
-    for name, word in (("broken.npy", "damaged"), ("objects.npy", "damaged"), ("words.npy", "damaged"),
+    for name, word in (("broken.npy", "must hold numbers"), ("objects.npy", "damaged"), ("words.npy", "damaged"),
                        ("other.pt", "'mask'"), ("none.npy", "there is no mask"),
                        ("none.pt", "there is no mask")):  # fmt: skip
         with pytest.raises(InputError, match=word) as error:
@@ -296,7 +301,7 @@ def test_a_checkpoint_carries_mask_and_maps(tmp_path: Path, maps: Tensor | None)
     y = physics.A(torch.rand(1, 2, 16, 16))
     with torch.no_grad():
         assert torch.equal(found(y), trainer.f.eval()(y))
-    again = rebuild(describe(physics), ei.physics, mask=physics.mask, coil_maps=physics.coil_maps)
+    again = _rebuilt(physics, mask=physics.mask, coil_maps=physics.coil_maps)
     assert describe(again) == describe(physics)
 
 

@@ -15,7 +15,9 @@ from ei.datasets import make_loader, simulate
 from ei.errors import InputError
 from ei.models import Reconstructor, UNet
 from ei.physics import GaussianNoise, Inpainting
-from ei.physics.noise_adapter import get_noise
+from ei.physics.base import sampling_mask_for
+from ei.physics.noise_adapter import SeededNoise, get_noise
+from ei.physics.split import draw_kept, entries_to_split
 from ei.training import Trainer
 from ei.transforms import Shift
 
@@ -147,3 +149,65 @@ def test_a_noise_free_one_takes_batches_without_numbers() -> None:
     optimizers = {"total": torch.optim.Adam(f.net.parameters())}
     trainer = Trainer(f, physics, None, MCClosure(), optimizers, epochs=1, out=False, progress=False)
     assert len(trainer.fit(torch.utils.data.DataLoader(X, batch_size=2))) == 1
+
+
+class Masked(Theirs):
+    """As deepinv's inpainting and MRI are: ``noise`` multiplies the noisy measurement by the mask."""
+
+    def __init__(self, noise_model: torch.nn.Module, mask: Tensor) -> None:
+        super().__init__(noise_model)
+        self.register_buffer("mask", mask)
+
+    def A(self, x: Tensor) -> Tensor:
+        return self.mask * x
+
+    def noise(self, x: Tensor, **kwargs: Any) -> Tensor:
+        return self.mask * self.noise_model(x, **kwargs)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_noise_where_an_operator_masks(channels: int) -> None:
+    """Its ``noise_model`` was called without the mask: all holes had noise, and splitting and SURE counted them."""
+    physics = Masked(GlobalNoise(), (torch.rand(1, channels, 8, 8) > 0.4).float())
+    x = torch.rand(2, 3, 8, 8)
+    holes = (physics.mask == 0).expand(2, 3, 8, 8)
+    for y in (simulate(physics, x, [0, 1], 0), measure(physics, x)):
+        assert not y[holes].any() and bool((y != physics.A(x))[~holes].all())
+    entries = entries_to_split(physics, physics.A(x))
+    assert torch.equal(entries, physics.mask.expand(2, -1, -1, -1))  # all channels of a pixel at once
+    kept = draw_kept(entries, torch.rand_like(entries), 0.5)
+    assert not kept[entries == 0].any()
+    assert sampling_mask_for(Masked(ZeroNoise(), torch.ones(1, 1, 8, 8)), x) is None
+    assert sampling_mask_for(Theirs(GlobalNoise()), x) is None
+
+
+def test_masks_of_deepinv() -> None:
+    deepinv = pytest.importorskip("deepinv")
+    mask, maps = (torch.rand(8, 9) > 0.4).float(), torch.randn(1, 3, 8, 9, dtype=torch.complex64)
+    noise = deepinv.physics.GaussianNoise(0.1)
+    for physics, channels, shape in (
+        (deepinv.physics.Inpainting(img_size=(3, 8, 9), mask=mask.expand(3, 8, 9), noise_model=noise), 3, (1,)),
+        (deepinv.physics.MRI(mask=mask, img_size=(2, 8, 9), noise_model=noise), 2, (1,)),
+        (deepinv.physics.MultiCoilMRI(mask=mask, coil_maps=maps, img_size=(2, 8, 9), noise_model=noise), 2, (1, 1)),
+    ):
+        x = torch.rand(2, channels, 8, 9)
+        entries = sampling_mask_for(physics, physics.A(x))
+        assert torch.equal(entries, mask.expand(2, *shape, 8, 9))
+        assert not simulate(physics, x, [0, 1], 0)[..., mask == 0].any()
+
+
+@pytest.mark.parametrize("noise", NOISES, ids=["global", "own generator", "a function"])
+def test_two_draws_from_one_generator_differ(noise: Any) -> None:
+    """Both were seeded by the generator's initial seed."""
+    seeded, rng = SeededNoise(noise), torch.Generator().manual_seed(5)
+    first, second = seeded(X, rng), seeded(X, rng)
+    assert not torch.equal(first, second)
+    rng.manual_seed(5)
+    assert torch.equal(seeded(X, rng), first) and torch.equal(seeded(X, rng), second)
+
+
+def test_a_function_that_takes_the_generator_draws_from_it() -> None:
+    noise = SeededNoise(lambda y, generator=None: y + torch.randn(y.shape, generator=generator))
+    rng, other = (torch.Generator().manual_seed(5) for _ in range(2))
+    assert torch.equal(noise(X, rng), X + torch.randn(X.shape, generator=other))
+    assert torch.equal(noise(X, rng), X + torch.randn(X.shape, generator=other))

@@ -83,7 +83,7 @@ def test_what_is_drawn() -> None:
         (lambda: Shift(1, per_image="no"), "per_image must be true or false, got 'no'"),
         (lambda: Rotate90(1).apply(torch.zeros(1, 1, 4, 6), [1]), "square"),
         (lambda: Scale(1, factors=[]), "factors"),
-        (lambda: Scale(1, factors=[1.5]), "every factor of Scale must be a finite number > 0 and <= 1, got 1.5"),
+        (lambda: Scale(1, factors=[1.5]), "every factor of Scale must be finite and > 0 and <= 1, got 1.5"),
         (lambda: Shift1D(9).apply(torch.zeros(1, 1, 4, 9)), "n_trans must be at most 8"),
         (lambda: Compose(Shift(2)), "two or more"),
         (lambda: Compose(Shift(2), Rotate(3)), "same n_trans"),

@@ -113,7 +113,7 @@ def test_a_divided_folder_is_read_by_its_mode(tree: Path) -> None:
         ({"gray": "yes"}, "gray must be true or false, got 'yes'"),
         ({"value_range": "wide"}, r"value_range must be two numbers \[LOW, HIGH\], got 'wide'"),
         ({"value_range": [0, "a"]}, "HIGH of value_range must be a finite number, got 'a'"),
-        ({"test_fraction": 1.5}, "test_fraction must be a finite number > 0 and < 1, got 1.5"),
+        ({"test_fraction": 1.5}, "test_fraction must be finite and > 0 and < 1, got 1.5"),
         ({"split": 3}, "split must be a path, got 3"),
         ({"mode": "validation"}, "mode must be one of 'train', 'test', 'all', got 'validation'"),
         ({"folder": None}, "folder must be a path, got None"),

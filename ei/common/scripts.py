@@ -1,0 +1,40 @@
+"""How a command ends: errors of one line, and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import NoReturn
+
+from ei.common.processes import launched
+from ei.errors import InputError, RunError, TrainingStoppedError
+
+
+def run_script(name: str, main: Callable[[], None]) -> NoReturn:
+    """Run a script's ``main``; an error of the user's is one line on stderr and exit code 2, a failed run is one line
+    and exit code 1, a run stopped by a signal one line and 128 + its number. Everything else is a bug and keeps its
+    traceback."""
+    processes = launched()
+    if processes.count > 1:
+        name = f"{name} (process {processes.rank} of {processes.count})"
+    warnings.showwarning = lambda message, category, *_: print(f"{name}: warning: {message}", file=sys.stderr)
+    try:
+        main()
+    except InputError as error:
+        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except TrainingStoppedError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(128 + error.signal)
+    except RunError as error:
+        print(f"{name}: training stopped: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # who read the output has enough of it, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)

@@ -1,0 +1,161 @@
+"""Defects of a detector in counts or sinograms: detectors that are stuck or have drifted, and views without beam."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import median_filter
+
+from ei.errors import InputError
+
+Places = list[tuple[int, int]]
+
+# A detector is stuck if it changes from view to view less than this part of what its neighbours do.
+STUCK = 0.05
+# A stripe stands out by this many times the slope beside it (1.2 is the edge of a tube about the rotation axis), and by
+# this many standard errors over the views.
+SHARP, SIGNIFICANT = 2.0, 6.0
+# Of the range of the sinogram: smaller stripes are left, as are views whose mean differs less from those beside it.
+STRIPE, DARK_VIEW = 0.01, 0.1
+WIDEST = 3  # stripes, in detectors
+FEWEST_VIEWS = 32
+
+
+@dataclass(frozen=True)
+class Defects:
+    """The defects of sinograms ``[n, D, V]``, each list of (row, detector) or (row, view).
+
+    Attributes:
+        stuck: detectors whose value does not change: dead, hot, or saturated in all views.
+        drifted: detectors whose sensitivity is not that of the flats: stripes in the sinogram, rings in the image.
+        dark_views: views without beam, or with less than the others.
+    """
+
+    stuck: Places
+    drifted: Places
+    dark_views: Places
+
+    def __bool__(self) -> bool:
+        return bool(self.stuck or self.drifted or self.dark_views)
+
+    @property
+    def sentences(self) -> list[str]:
+        """What is wrong, and where."""
+        kinds = (
+            ("detectors are stuck (their value does not change)", self.stuck),
+            ("detectors have drifted since the flats (stripes in the sinogram)", self.drifted),
+            ("views have no beam, or another one", self.dark_views),
+        )
+        return [f"{len(places)} {what}: {_listed(places)}" for what, places in kinds if places]
+
+
+def find_defects(y: np.ndarray) -> Defects:
+    """The defects of counts or line integrals ``[D, V]`` or ``[n, D, V]``, the n rows of a detector.
+
+    A feature of one to three detectors exactly on the rotation axis looks like a drifted detector. Fewer than 32 views
+    tell nothing of detectors.
+
+    Raises:
+        InputError: for another shape, or values that are not finite.
+    """
+    y = _rows(y)
+    stuck: Places = []
+    drifted: Places = []
+    dark_views: Places = []
+    for row, sinogram in enumerate(y):
+        dark = _stripes(sinogram.T, 1, DARK_VIEW)
+        dark_views += [(row, int(view)) for view in dark]
+        lit = np.delete(sinogram, dark, axis=1)
+        if lit.shape[1] < FEWEST_VIEWS:
+            continue
+        constant = _constant(lit)
+        stuck += [(row, int(detector)) for detector in constant]
+        stripes = _stripes(_interpolated(lit, constant), WIDEST, STRIPE)
+        drifted += [(row, int(detector)) for detector in stripes if detector not in constant]
+    return Defects(stuck, drifted, dark_views)
+
+
+def repair(y: np.ndarray, defects: Defects) -> np.ndarray:
+    """Sinograms of the same shape and type, with dark views and stuck detectors interpolated from those beside them,
+    and the stripes of drifted detectors removed (`without_stripes`)."""
+    rows = np.array(_rows(y))
+    for row in range(len(rows)):
+        dark, stuck, drifted = (
+            [index for place, index in places if place == row]
+            for places in (defects.dark_views, defects.stuck, defects.drifted)
+        )
+        rows[row] = _interpolated(_interpolated(rows[row].T, dark).T, stuck)
+        if drifted:
+            rows[row][drifted] = without_stripes(rows[row])[drifted]
+    return rows.reshape(y.shape).astype(y.dtype)
+
+
+def without_stripes(y: np.ndarray, size: int = 21) -> np.ndarray:
+    """A sinogram ``[D, V]`` without stripes: the values of each detector are sorted, smoothed over ``size`` detectors
+    by a median, and put back in their order (Vo, Atwood & Drakopoulos, "Superior techniques for eliminating ring
+    artifacts in X-ray micro-tomography", Optics Express 26, 2018, algorithm 3)."""
+    order = np.argsort(y, axis=1, kind="stable")
+    smooth = median_filter(np.take_along_axis(y, order, axis=1), (min(size, len(y)), 1))
+    result = np.empty_like(y)
+    np.put_along_axis(result, order, smooth, axis=1)
+    return result
+
+
+def _rows(y: np.ndarray) -> np.ndarray:
+    array = np.asarray(y)
+    if array.ndim not in (2, 3) or array.dtype.kind not in "fiu" or 0 in array.shape:
+        raise InputError(f"sinograms must be real, of shape [D, V] or [n, D, V], got {array.dtype} {list(array.shape)}")
+    if not np.isfinite(array).all():
+        raise InputError(f"sinograms have {np.count_nonzero(~np.isfinite(array))} values that are not finite")
+    return (array[None] if array.ndim == 2 else array).astype(np.float64)
+
+
+def _constant(y: np.ndarray) -> list[int]:
+    """Detectors that hardly change from view to view, while up to three on either side do."""
+    change = np.median(np.abs(np.diff(y, axis=1)), axis=1)
+    sides = [
+        min(change[max(0, d - 3) : d].max(initial=0), change[d + 1 : d + 4].max(initial=0)) for d in range(len(change))
+    ]
+    return [d for d, side in enumerate(sides) if change[d] < STUCK * side]
+
+
+def _stripes(y: np.ndarray, widest: int, least: float) -> list[int]:
+    """The lines of ``y`` ``[lines, values]`` that stand out, in groups of up to ``widest``, from two lines on either
+    side: by more than these differ from each other, and by the same amount in most of their values."""
+    low, high = np.percentile(y, (1, 99))
+    stripes: set[int] = set()
+    for width in range(1, widest + 1):
+        count = len(y) - width - 3
+        if count < 1:
+            break
+        before, left, right, behind = (y[first : first + count] for first in (0, 1, width + 2, width + 3))
+        inside = np.stack([y[2 + k : 2 + k + count] for k in range(width)]).mean(0)
+        height = inside - (left + right) / 2
+        slope = np.maximum(abs((left - before).mean(1)), abs((behind - right).mean(1)))
+        beside = np.maximum(SHARP * slope, abs((left - right).mean(1)))
+        error = height.std(1) / y.shape[1] ** 0.5
+        limit = np.maximum(beside, SIGNIFICANT * error).clip(min=least * (high - low))
+        for first in np.flatnonzero(abs(height.mean(1)) > limit) + 2:
+            group = set(range(first, first + width))
+            stripes |= set() if stripes & group else group  # of some, a narrower one is the reason
+    return sorted(stripes)
+
+
+def _interpolated(y: np.ndarray, bad: Sequence[int]) -> np.ndarray:
+    """``y`` ``[lines, values]`` with the ``bad`` lines interpolated linearly from the others."""
+    good = np.setdiff1d(np.arange(len(y)), bad)
+    if len(good) in (0, len(y)):
+        return y
+    places = np.interp(np.arange(len(y)), good, np.arange(len(good)))
+    below = np.floor(places).astype(int)
+    above = np.minimum(below + 1, len(good) - 1)
+    part = (places - below)[:, None]
+    return np.where(part == 0, y[good][below], (1 - part) * y[good][below] + part * y[good][above])
+
+
+def _listed(places: Places) -> str:
+    several = len({row for row, _ in places}) > 1 or any(row for row, _ in places)
+    names = [f"{index} of row {row}" if several else str(index) for row, index in places]
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

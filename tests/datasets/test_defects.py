@@ -1,0 +1,172 @@
+"""Defects of a detector: found where they are, nothing found where there are none, and repaired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+
+from ei.datasets import EllipsePhantoms
+from ei.datasets.defects import find_defects, repair, without_stripes
+from ei.datasets.scans import read_scan, sinograms_and_defects, sinograms_of_counts
+from ei.errors import InputError
+from ei.physics import CT, Tomography
+
+SIDE, VIEWS = 96, 90
+
+
+def disc(radius: float, row: float = 0, column: float = 0) -> np.ndarray:
+    axis = np.arange(SIDE) - (SIDE - 1) / 2
+    return (np.hypot(axis[:, None] - row, axis[None] - column) < radius) * 1.0
+
+
+OBJECTS: dict[str, Callable[[], np.ndarray]] = {
+    "disc": lambda: disc(38),
+    "tube": lambda: disc(40) - disc(33),
+    "thin tube": lambda: disc(40) - disc(38),
+    "rod in a tube": lambda: disc(40) - disc(30) + 2 * disc(6),
+    "rods": lambda: disc(40) + disc(4, 12, 12) + 3 * disc(2, -20, 5) - disc(6, -8, -15),
+    "box": lambda: np.pad(np.ones((50, 30)), ((23, 23), (33, 33))),
+    "cube": lambda: np.pad(np.ones((60, 60)), 18),
+    "phantom": lambda: EllipsePhantoms("train", SIDE, 10)[3].double().numpy(),
+}
+
+
+def sinogram(image: np.ndarray, beam: str = "parallel", views: int = VIEWS) -> np.ndarray:
+    """``[D, V]``, of up to two."""
+    turn = np.arange(views) / views
+    physics: CT | Tomography = Tomography((SIDE, SIDE), 180 * turn, SIDE)
+    if beam == "fan":
+        fan = {"source_origin": 3.0 * SIDE, "origin_detector": 2.0 * SIDE}
+        physics = Tomography((SIDE, SIDE), 360 * turn, 2 * SIDE, **fan)
+    if beam == "ct":
+        physics = CT(SIDE, views)
+    y = physics.A(torch.from_numpy(image)[None, None])[0, 0].numpy()
+    return 2 * y / y.max()
+
+
+def noisy(y: np.ndarray, photons: float) -> np.ndarray:
+    """What is counted of line integrals."""
+    return np.random.default_rng(0).poisson(photons * np.exp(-y)).astype(float) if photons else 1e4 * np.exp(-y)
+
+
+def integrals(counts: np.ndarray, photons: float) -> np.ndarray:
+    return -np.log(np.maximum(counts, 1) / (photons or 1e4))
+
+
+@pytest.mark.parametrize("beam", ["parallel", "fan", "ct"])
+@pytest.mark.parametrize("name", OBJECTS)
+@pytest.mark.parametrize("photons", [0, 1e3, 1e5])
+def test_good_sinograms_have_no_defects(name: str, beam: str, photons: float) -> None:
+    for views in (40, VIEWS):
+        counts = noisy(sinogram(OBJECTS[name](), beam, views), photons)
+        assert not find_defects(counts), find_defects(counts).sentences
+        assert not find_defects(integrals(counts, photons)), find_defects(integrals(counts, photons)).sentences
+
+
+def change(counts: np.ndarray, kind: str, photons: float) -> None:
+    if kind == "dead":
+        counts[40] = 0
+    elif kind == "stuck":
+        counts[40] = 0.3 * photons
+    elif kind == "saturated":
+        counts[40:42] = photons
+    elif kind == "drifted":
+        counts[40] *= 0.9
+    elif kind == "no beam":
+        counts[:, [10, 60]] = 0
+    elif kind == "half a beam":
+        counts[:, 10] *= 0.5
+
+
+FOUND = {
+    "dead": ("stuck", [40]),
+    "stuck": ("stuck", [40]),
+    "saturated": ("stuck", [40, 41]),
+    "drifted": ("drifted", [40]),
+    "no beam": ("dark_views", [10, 60]),
+    "half a beam": ("dark_views", [10]),
+}
+
+
+@pytest.mark.parametrize("kind", FOUND)
+@pytest.mark.parametrize("name", ["disc", "rods", "phantom"])
+@pytest.mark.parametrize("photons", [1e4, 1e6])
+def test_defects_are_found_and_repaired(kind: str, name: str, photons: float) -> None:
+    y = sinogram(OBJECTS[name]())
+    counts = noisy(y, photons)
+    clean = integrals(counts, photons)
+    change(counts, kind, photons)
+    bad = integrals(counts, photons)
+    defects = find_defects(bad)
+    attribute, places = FOUND[kind]
+    assert getattr(defects, attribute) == [(0, place) for place in places], defects
+    assert len(defects.stuck) + len(defects.drifted) + len(defects.dark_views) == len(places)
+    assert len(defects.sentences) == 1 and f": {', '.join(map(str, places))}" in defects.sentences[0]
+    mended = repair(bad, defects)
+    assert mended.shape == bad.shape and mended.dtype == bad.dtype
+    error, before, least = (float(np.linalg.norm(z - y)) for z in (mended, bad, clean))
+    assert error < least + 0.25 * (before - least)
+    others = np.delete(mended, places, axis=1 if attribute == "dark_views" else 0)
+    np.testing.assert_array_equal(others, np.delete(bad, places, axis=1 if attribute == "dark_views" else 0))
+
+
+def test_defects_of_several_rows() -> None:
+    """Each row of a detector has its own; they are found before detectors are averaged."""
+    y = np.stack([sinogram(OBJECTS[name]()) for name in ("disc", "rods")])
+    counts = noisy(y, 1e5).transpose(2, 0, 1)
+    counts[:, 1, 30] = 0
+    flat, dark = np.full((3, 2, SIDE), 1e5), np.zeros((3, 2, SIDE))
+    with pytest.warns(UserWarning, match="no photons"):
+        found, defects = sinograms_and_defects(counts, flat, dark, 4)
+    assert defects.stuck == [(1, 30)] and "30 of row 1" in defects.sentences[0]
+    with pytest.warns(UserWarning, match="no photons"):
+        np.testing.assert_array_equal(found, sinograms_of_counts(counts, flat, dark, 4))
+    with pytest.warns(UserWarning, match="no photons"):
+        mended, _ = sinograms_and_defects(counts, flat, dark, 4, with_repair=True)
+    good = y.reshape(2, SIDE // 4, 4, VIEWS).mean(2)
+    assert np.linalg.norm(mended - good) < 0.005 * np.linalg.norm(good) < np.linalg.norm(found - good)
+
+
+def test_few_views_tell_nothing_of_detectors() -> None:
+    y = sinogram(OBJECTS["rods"](), views=30)
+    y[40] = 1.0
+    assert not find_defects(y)
+    assert not find_defects(np.ones((4, 5))) and not find_defects(np.zeros((30, 40)))
+    for wrong in (np.zeros(5), np.full((20, 20), np.nan), np.zeros((20, 20), complex), np.zeros((0, 20))):
+        with pytest.raises(InputError):
+            find_defects(wrong)
+
+
+def test_stripes_are_removed_as_by_sorting() -> None:
+    """A stripe that is partial too, and nothing of a sinogram whose detectors see the same values."""
+    rng = np.random.default_rng(0)
+    y = np.sort(rng.random(VIEWS))[None].repeat(40, 0)
+    y = np.stack([rng.permutation(row) for row in y])
+    np.testing.assert_array_equal(without_stripes(y), y)
+    striped = y.copy()
+    striped[20] += 0.3
+    np.testing.assert_allclose(without_stripes(striped), y, atol=1e-12)
+
+
+def test_real_scans(shared_data: Path) -> None:
+    """Good detectors have next to nothing; the changes that are put in are found."""
+    pytest.importorskip("h5py")
+    counts, flat, dark, _ = read_scan(str(shared_data / "tooth.h5"))
+    defects = find_defects(sinograms_of_counts(counts, flat, dark))
+    assert not defects.stuck and not defects.dark_views and len(defects.drifted) < 0.01 * 2 * 640
+    counts = counts.copy()
+    counts[:, 0, 300] = 500
+    counts[:, 1, 200] *= 0.9
+    counts[77] = dark.mean(0)
+    y, defects = sinograms_and_defects(counts, flat, dark, with_repair=True)
+    assert (0, 300) in defects.stuck and (1, 200) in defects.drifted and {(0, 77), (1, 77)} <= set(defects.dark_views)
+    truth = sinograms_of_counts(*read_scan(str(shared_data / "tooth.h5"))[:3])
+    assert np.linalg.norm(y - truth) < 0.02 * np.linalg.norm(truth)
+    for path in sorted((shared_data / "HTC2022").glob("*_full.mat")):
+        scan = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=False)["CtDataFull"]
+        assert not find_defects(np.asarray(scan.sinogram).T), path
