@@ -141,7 +141,7 @@ def test_a_picture_as_the_mask_of_a_run(script: Any, tmp_path: Path) -> None:
     assert torch.equal(load_file("run/ckp_last.pth.tar")["mask"], torch.from_numpy(np.asarray(mask) / 255).float())
     # Pixels that the mask drops are said, as before a training; measurements of this mask need no word.
     again = ("ei reconstruct", "--ckp", "run/ckp_last.pth.tar", "--output", "x.npy", "--input")
-    assert "warning: an image's own measurements are fitted to 0.0%" in script(*again, "y.npy").out
+    assert "warning: measurements of images fit to 0.0%" in script(*again, "y.npy").out
     np.save("own.npy", np.load("y.npy") * (np.asarray(mask) > 0))
     done = script(*again, "own.npy")
     assert done.code == 0 and "warning" not in done.out, done
@@ -159,7 +159,7 @@ def test_the_task_by_commands(script: Script) -> None:
     train = ("ei train", "--task", "mri", "--data", "images.npz", "--noise", "gaussian:0.1", *SMALL_MRI)
     done = script(*train, "--method", "rei", "--mask", "mask.pth.tar", "--out", "run")
     assert done.code == 0, done.err
-    assert "its middle 24 are taken, of which 8 are measured" in done.out
+    assert "its middle 24 are used, of which 8 are measured" in done.err
     f = ei.load("run/ckp_last.pth.tar")
     assert f.physics.image_shape == (2, 16, 24) and torch.equal(f.physics.mask, mask[0, 4:28, 0])
     tested = script("ei test", "--ckp", "run/ckp_last.pth.tar", "--out", "tested")
