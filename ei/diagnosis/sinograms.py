@@ -238,9 +238,8 @@ def _check_by_centroids(scan: Scan, y: np.ndarray, report: SinogramReport) -> No
     report.figures["centroid off its sinusoid"] = spread
     is_determined = 3 * error <= UNKNOWN
     # Angles first: with wrong ones the axis means nothing. They are compared at the axis that the data have.
-    _check_angles(
-        changed(scan, centre=centre) if is_determined else scan, y, report, lambda other: _parallel_misfit(other, y)
-    )
+    moved = changed(scan, centre=centre) if is_determined else scan
+    _check_angles(moved, y, report, lambda other: _parallel_misfit(other, y), BETTER_PRODUCT)
     if report.fits:
         _check_axis(scan, report, centre, error, 3 * error, is_determined)
 
@@ -254,7 +253,7 @@ def _check_by_residual(scan: Scan, y: np.ndarray, report: SinogramReport, is_tru
     if not is_explained and _is_explained_by_larger_image(scan, y, report, limit):
         return
     centres = (scan.centre, centre)
-    _check_angles(best, y, report, lambda other: min(unexplained(changed(other, centre=c), y) for c in centres))
+    _check_angles(best, y, report, lambda other: min(unexplained(changed(other, centre=c), y) for c in centres), BETTER)
     if report.fits:
         is_off = unexplained(scan, y) > BETTER * unexplained(best, y)
         _check_axis(scan, report, centre, error, error if is_off else math.inf, is_explained and error <= 0.02 * len(y))
@@ -303,8 +302,11 @@ def _parallel_misfit(scan: Scan, y: np.ndarray) -> float:
     return product
 
 
-def _check_angles(scan: Scan, y: np.ndarray, report: SinogramReport, misfit: Callable[[Scan], float]) -> None:
-    """Whether the angles are in order and of the right range, as far as the data determine it."""
+def _check_angles(
+    scan: Scan, y: np.ndarray, report: SinogramReport, misfit: Callable[[Scan], float], better: float
+) -> None:
+    """Whether the angles are in order and of the right range, as far as the data determine it. Another reading of them
+    is right if its misfit is ``better`` times smaller."""
     residual, attenuation = coarse_fit(scan, y)
     report.figures |= {"unexplained": residual, "attenuation": attenuation}
     angles = np.asarray(scan.angles)
@@ -330,7 +332,7 @@ def _check_angles(scan: Scan, y: np.ndarray, report: SinogramReport, misfit: Cal
     best = min(values, key=values.__getitem__)
     ratio = as_given / max(values[best], 1e-12)
     report.figures["best other reading of the angles, times better"] = ratio
-    if ratio > (BETTER if scan.fan else BETTER_PRODUCT):
+    if ratio > better:
         report.reject(f"The angles seem to {best}: so they fit {ratio:.2g} times as well.")
     elif residual > ORDERED * of_shuffled:
         report.reject(

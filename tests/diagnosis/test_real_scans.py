@@ -66,12 +66,13 @@ def test_real_scans_fit_and_every_mistake_in_them_is_a_finding(shared_data: Path
 
     centre = geometry.get("centre", 0.0)
     report = check(y, angles)
-    assert report.fits and report.centre == pytest.approx(centre, abs=0.5), str(report)
+    error = report.figures["error of the axis"]  # 5 of 1,260 bins for the dendrite, which is wider than its detector
+    assert report.fits and report.centre == pytest.approx(centre, abs=max(0.5, error)), str(report)
     shuffled = np.random.default_rng(0).permutation(angles)
     wrong = {
         "half": check(y, angles / 2),
         "order": check(y, shuffled),
-        "set centre": check(y, angles, centre=centre + 5),
+        "set centre": check(y, angles, centre=centre + max(5, 4 * error)),
         "logarithm": check(1e4 * torch.exp(-y), angles),
     }
     if "source_origin" in geometry:
