@@ -108,7 +108,8 @@ def read_physics(path: str) -> Tree:
     if "physics" not in content:
         if "name" not in content:
             raise InputError(f"{path}: name is missing: one of {', '.join(CLASSES['physics'])}, or FILE.py:NAME")
-        content = {"physics": content}
+        noise = {"noise": content.pop("noise")} if "noise" in content else {}
+        content = {"physics": content, **noise}
     tree: Tree = {key: content[key] for key in ("physics", "noise") if key in content}
     return with_absolute_paths(tree, Path(path).resolve().parent)
 

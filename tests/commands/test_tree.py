@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from ei.commands import presets, train
+from ei.commands import presets
+from ei.commands.build import build_training, train
 from ei.commands.problem import Problem, set_noise, with_noise_apart
 from ei.commands.tree import (
     assign,
@@ -116,7 +117,7 @@ def test_an_overlay_with_a_name_or_an_unknown_key_is_merged_as_it_is(capsys: pyt
 @pytest.mark.parametrize(
     ("word", "is_one"),
     [("closure.alpha=3", True), ("closure={name: MCClosure}", True), ("data.train.crop=4", True), ("noise=null", True),
-     ("network.out_=1", True), ("a.yaml", False), ("colour.x=1", False), ("--lr=3", False), ("x=y.yaml", False)],
+     ("network.out_=1", True), ("a.yaml", False), ("colour.x=1", True), ("colour=1", False), ("--lr=3", False), ("x=y.yaml", False)],
 )  # fmt: skip
 def test_words_that_are_assignments(word: str, is_one: bool) -> None:
     assert is_assignment(word) == is_one
@@ -189,16 +190,16 @@ def test_a_file_of_one_part_has_its_noise_apart(tmp_path: Path) -> None:
     for text in ("name: CT\nradon_view: 5\nnoise: gaussian:0.1\n",
                  "physics: {name: CT, radon_view: 5}\nnoise: gaussian:0.1\ntrainer: {epochs: 3}\n"):  # fmt: skip
         (tmp_path / "p.yaml").write_text(text)
-        part = read_physics(str(tmp_path / "p.yaml"), "physics")
+        part = read_physics(str(tmp_path / "p.yaml"))
         assert part == {"physics": {"name": "CT", "radon_view": 5}, "noise": "gaussian:0.1"}
     with pytest.raises(MissingFileError, match=r"no physics file .*none.yaml"):
-        read_physics(str(tmp_path / "none.yaml"), "physics")
+        read_physics(str(tmp_path / "none.yaml"))
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
     [("5e-4", 5e-4), ("1e5", 1e5), ("010", 10), ("-3", -3), (".5", 0.5), ("1.", 1.0), ("1_000", "1_000"),
-     ("1:30", "1:30"), ("0x10", "0x10"), (".inf", float("inf")), ("true", True), ("null", None), ("yes", True),
+     ("1:30", "1:30"), ("0x10", 16), (".inf", float("inf")), ("true", True), ("null", None), ("yes", True),
      ("2024-01-01", "2024-01-01"), ("1e", "1e"), ("[1, 1e1]", [1, 10.0]), ("{a: 1}", {"a": 1}),
      ("gaussian:0.1", "gaussian:0.1")],
 )  # fmt: skip
@@ -292,8 +293,9 @@ def test_noise_of_physics_is_noise_of_the_run() -> None:
 
 
 def test_unknown_noise_of_simulated_data_needs_the_noise_that_is_added() -> None:
+    words = ("--task", "ct", "--data", "synthetic", "--noise", "unknown", "--method", "rei")
     with pytest.raises(InputError, match=r"give the noise that is added as a key: noise=gaussian:0\.1"):
-        tree_of("--task", "ct", "--noise", "unknown", "--method", "rei")
+        build_training(tree_of(*words), torch.device("cpu"), out=False)
     tree = tree_of("--task", "ct", "--noise", "unknown", "--method", "rei", "noise=gaussian:0.1")
     assert tree["closure"]["name"] == presets.UNSURE and tree["noise"] == "gaussian:0.1"
 
