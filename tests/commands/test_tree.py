@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from ei.commands import presets
-from ei.commands.build import build_training, train
+from ei.commands import presets, train
+from ei.commands.build import build_training
 from ei.commands.problem import Problem, set_noise, with_noise_apart
 from ei.commands.tree import (
     assign,
@@ -117,7 +117,8 @@ def test_an_overlay_with_a_name_or_an_unknown_key_is_merged_as_it_is(capsys: pyt
 @pytest.mark.parametrize(
     ("word", "is_one"),
     [("closure.alpha=3", True), ("closure={name: MCClosure}", True), ("data.train.crop=4", True), ("noise=null", True),
-     ("network.out_=1", True), ("a.yaml", False), ("colour.x=1", True), ("colour=1", False), ("--lr=3", False), ("x=y.yaml", False)],
+     ("network.out_=1", True), ("a.yaml", False), ("colour.x=1", True), ("colour=1", False), ("--lr=3", False),
+     ("x=y.yaml", False)],
 )  # fmt: skip
 def test_words_that_are_assignments(word: str, is_one: bool) -> None:
     assert is_assignment(word) == is_one
