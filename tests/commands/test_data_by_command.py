@@ -363,6 +363,7 @@ def test_a_measurement_that_is_not_finite_is_an_error_before_the_run(script: Scr
     assert not (files / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_walk_of_the_page_works(script: Script) -> None:
     """The commands of docs/tomography.md as they stand there, on a small scan with a shifted axis, flats, darks."""
     text = (ROOT / "docs" / "tomography.md").read_text(encoding="utf-8")
