@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import ROOT, Result, subprocess_run
 from scan_makers import noisy_sinogram, scan_arguments
 
@@ -14,6 +15,7 @@ from ei.diagnosis.verdicts import UNDECIDED
 Script = Callable[..., Result]
 
 
+@pytest.mark.slow
 def test_an_operator_from_a_configuration(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(
         "physics: {name: Inpainting, mask_rate: 0.4}\n"

@@ -25,6 +25,7 @@ def images_in(folder: Path, count: int = 4, size: tuple[int, int] = (16, 24)) ->
         Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{k}.png")
 
 
+@pytest.mark.slow
 def test_a_run_on_tiles_is_of_the_whole_operator(script: Callable[..., Result], tmp_path: Path) -> None:
     """Tiles are trained on, their checkpoint carries the operator of whole images and is tested and continued by it."""
     images_in(tmp_path / "images")

@@ -48,6 +48,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_measurements_alone_train_the_same(runs: Path) -> None:
     """To the rounding of products with A, which hangs on how many images are multiplied at once: training makes it
     grow."""
@@ -60,6 +61,7 @@ def test_measurements_alone_train_the_same(runs: Path) -> None:
     assert abs(noisy[0]["loss_mc"] / images[0]["loss_mc"] - 1) > 0.03
 
 
+@pytest.mark.slow
 def test_validation_losses_select_the_best_epoch(runs: Path) -> None:
     with open(runs / "alone" / "training_loss.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -70,6 +72,7 @@ def test_validation_losses_select_the_best_epoch(runs: Path) -> None:
     assert not (runs / "images" / "ckp_best.pth.tar").exists()
 
 
+@pytest.mark.slow
 def test_reconstruct(runs: Path) -> None:
     arguments = ["--ckp", "alone/ckp_best.pth.tar", "--input", "y.npy", "--output", "new.npy"]
     done = subprocess_run("python", "-m", "ei", "reconstruct", *arguments, "--png", "-b", 5, cwd=runs)
@@ -85,6 +88,7 @@ def test_reconstruct(runs: Path) -> None:
     assert leftovers == []
 
 
+@pytest.mark.slow
 def test_nothing_under_its_name_before_it_is_complete(runs: Path) -> None:
     y = np.load(runs / "y.npy")
     y[9] = np.nan
@@ -113,6 +117,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_commands(runs: Path, case: str, script: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, message = WRONG[case]
@@ -136,6 +141,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
+@pytest.mark.slow
 def test_training_and_testing_on_a_folder_of_images(tree: Path) -> None:
     own = ["--data", tree, "data.train.crop=40", "data.train.resize=16", "data.train.test_fraction=0.4"]
     done = subprocess_run("python", ROOT / "demo_train.py", "--task", "inpainting", *own, "--base-channels", 2,
@@ -264,6 +270,7 @@ def test_imresize() -> None:
     np.testing.assert_allclose(matrix, matrix[::-1, ::-1], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_prepare_ct100(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(tmp_path / "slices.zip", "w") as archive:
@@ -282,6 +289,7 @@ def test_prepare_ct100(tmp_path: Path) -> None:
     assert done.code == 2 and "100 files" in done.err and len(done.err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_prepare_urban100(tmp_path: Path) -> None:
     (tmp_path / "source" / "deep").mkdir(parents=True)
     for number in range(1, 101):
@@ -303,12 +311,14 @@ def test_prepare_urban100(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------- examples
 
 
+@pytest.mark.slow
 def test_toy_1d(tmp_path: Path) -> None:
     done = subprocess_run("python", ROOT / "examples" / "toy_1d.py", "--quick", cwd=tmp_path)
     assert done.code == 0, done.err
     assert "five seeds" in done.out and (tmp_path / "toy_1d.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_compressed_sensing(tmp_path: Path) -> None:
     digits = np.random.default_rng(0).integers(0, 255, (40, 16, 16), dtype=np.uint8)
     np.savez(tmp_path / "usps.npz", train_data=digits, test_data=digits[:3])
@@ -322,6 +332,7 @@ def test_compressed_sensing(tmp_path: Path) -> None:
     assert done.code == 2 and len(done.err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_own_physics(tmp_path: Path) -> None:
     example = ROOT / "examples" / "own_physics.py"
     assert len(example.read_text().splitlines()) < 60
@@ -329,6 +340,7 @@ def test_own_physics(tmp_path: Path) -> None:
     assert done.code == 0 and "condition holds" in done.out, done.err
 
 
+@pytest.mark.slow
 def test_super_resolution(tmp_path: Path) -> None:
     done = subprocess_run("python", ROOT / "examples" / "super_resolution.py", "--epochs", 1, cwd=tmp_path)
     assert done.code == 0 and "cannot learn" in done.out and "stopped gradient" in done.out, done.err
