@@ -236,7 +236,7 @@ def test_masks_and_maps_from_files(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([{}, None], dtype=object), allow_pickle=True)
     np.save(tmp_path / "words.npy", np.array(["a", "b"]))
     torch.save({"other": mask}, tmp_path / "other.pt")
-    for name, word in (("broken.npy", "must hold numbers"), ("objects.npy", "damaged"), ("words.npy", "damaged"),
+    for name, word in (("broken.npy", "damaged"), ("objects.npy", "damaged"), ("words.npy", "must hold numbers"),
                        ("other.pt", "'mask'"), ("none.npy", "there is no mask"),
                        ("none.pt", "there is no mask")):  # fmt: skip
         with pytest.raises(InputError, match=word) as error:

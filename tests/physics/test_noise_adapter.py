@@ -139,7 +139,7 @@ def test_counts_of_a_negative_reconstruction_are_drawn_as_of_zero() -> None:
 
 def test_measurements_that_are_no_tensor_are_refused() -> None:
     physics = SimpleNamespace(A=lambda x: [x, x], A_dagger=lambda y: y[0])
-    with pytest.raises(InputError, match="A of SimpleNamespace gives a list, and measurements must be a tensor"):
+    with pytest.raises(InputError, match="must be one tensor, got a list from A of SimpleNamespace"):
         simulate(physics, X, None, 0)
 
 

@@ -673,7 +673,7 @@ def test_batches_of_pairs(tmp_path: Path) -> None:
     simulated.fit(list(x.split(2)))
     assert trainer.history == simulated.history and "psnr" in trainer.history[0]
     assert torch.equal(flat(simulated.f.net), flat(trainer.f.net))
-    with pytest.raises(ValueError, match="one image for each measurement, got 2 and 4"):
+    with pytest.raises(ValueError, match="must be pairs, got 2 images and 4 measurements"):
         make(False).fit([{"y": y, "x": x[:2]}])
     with pytest.raises(ValueError, match=r"must have images .x. or measurements .y., got \['z'\]"):
         make(False).fit([{"z": x}])
