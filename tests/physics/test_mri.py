@@ -235,7 +235,7 @@ def test_masks_and_maps_from_files(tmp_path: Path) -> None:
     (tmp_path / "broken.npy").write_bytes(b"no array")
     np.save(tmp_path / "objects.npy", np.array([{}, None], dtype=object), allow_pickle=True)
     np.save(tmp_path / "words.npy", np.array(["a", "b"]))
-    torch.save({"other": mask}, tmp_path / "other.pt")
+    torch.save({"other": mask, "more": mask}, tmp_path / "other.pt")
     for name, word in (("broken.npy", "damaged"), ("objects.npy", "damaged"), ("words.npy", "must hold numbers"),
                        ("other.pt", "'mask'"), ("none.npy", "there is no mask"),
                        ("none.pt", "there is no mask")):  # fmt: skip
