@@ -90,8 +90,9 @@ def _sinogram(options: Mapping[str, Any]) -> None:
     sinograms = torch.from_numpy(y)[:, None]
     centre = options.get("centre")
     if centre is None:
+        report = check_sinogram(Tomography((side, side), angles, side), sinograms)
         try:
-            centre = check_sinogram(Tomography((side, side), angles, side), sinograms).require_centre()
+            centre = report.require_centre()
         except InputError as error:
             raise InputError(f"{error} Give it with --centre") from error
     geometry = prepare_scan(out, y, angles.tolist(), check_number("--centre", centre))
