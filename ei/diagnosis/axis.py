@@ -48,8 +48,12 @@ def axis_by_residual(scan: Scan, y: np.ndarray, everywhere: bool = False) -> tup
     where the centre is not among those tried. With ``everywhere`` the search covers nine tenths of the detector, else
     it begins at the scan's centre."""
 
+    tried: dict[float, float] = {}
+
     def residuals(places: np.ndarray) -> np.ndarray:
-        return np.array([unexplained(changed(scan, centre=float(place)), y) for place in places])
+        values = [unexplained(changed(scan, centre=float(place)), y) for place in places]
+        tried.update(zip(places.tolist(), values, strict=True))
+        return np.array(values)
 
     reach = 0.04 * len(y)
     middle = scan.centre
@@ -73,4 +77,8 @@ def axis_by_residual(scan: Scan, y: np.ndarray, everywhere: bool = False) -> tup
     a, b, _ = np.polyfit(fine, values**2, 2)
     if a <= 0:
         return float(fine[values.argmin()]), math.inf
-    return float(np.clip(-b / (2 * a), fine[0], fine[-1])), float(np.sqrt(0.15 * values.min() ** 2 / a))
+    centre = float(np.clip(-b / (2 * a), fine[0], fine[-1]))
+    error = float(np.sqrt(0.15 * values.min() ** 2 / a))
+    # Views of a uniform disc leave a flat valley, and few or narrow ones a second minimum.
+    alike = [abs(place - centre) for place, value in tried.items() if value < 1.07 * min(tried.values())]
+    return centre, max(error, *alike)

@@ -41,6 +41,8 @@ UNKNOWN = 1.5
 # Truncated views must be explained up to this part; where they are not, an image this many times as wide is tried.
 EXPLAINED = 0.03
 LARGER = 1.6
+# The axis of the geometry is wrong where another leaves this many times less, even if it is not determined which.
+CLEARLY_BETTER = 2.0
 
 REVERSED = "run in reverse, or the detectors are flipped: the one mends the other, but for a mirrored image"
 
@@ -255,8 +257,14 @@ def _check_by_residual(scan: Scan, y: np.ndarray, report: SinogramReport, is_tru
     centres = (scan.centre, centre)
     _check_angles(best, y, report, lambda other: min(unexplained(changed(other, centre=c), y) for c in centres), BETTER)
     if report.fits:
-        is_off = unexplained(scan, y) > BETTER * unexplained(best, y)
-        _check_axis(scan, report, centre, error, error if is_off else math.inf, is_explained and error <= 0.02 * len(y))
+        ratio = unexplained(scan, y) / max(unexplained(best, y), 1e-12)
+        is_determined = is_explained and error <= 0.02 * len(y)
+        if not is_determined and ratio > CLEARLY_BETTER:
+            report.reject(
+                f"The axis of the geometry, {scan.centre:g} bins, is wrong, others explain {ratio:.2g} times more, but "
+                "these data do not determine which: measure it."
+            )
+        _check_axis(scan, report, centre, error, error if ratio > BETTER else math.inf, is_determined)
 
 
 def _is_explained_by_larger_image(scan: Scan, y: np.ndarray, report: SinogramReport, limit: float) -> bool:
