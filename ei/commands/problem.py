@@ -18,7 +18,7 @@ from ei.diagnosis.user_defined import Shape, call
 from ei.errors import InputError
 from ei.physics import MRI, Inpainting, image_shape_of, parse_noise, select_physics, with_pseudo_inverse
 
-GENERATED = {1: EllipsePhantoms, 2: MagnitudePhantoms, 3: DeadLeaves}
+GENERATED: dict[int, Any] = {1: EllipsePhantoms, 2: MagnitudePhantoms, 3: DeadLeaves}
 # Arguments of operators that follow from the data where the tree does not say them.
 SIZES = ("img_width", "img_height", "image_shape", "width", "height")
 
