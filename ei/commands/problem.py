@@ -194,7 +194,7 @@ def load_images(data: Mapping[str, Any], mode: str, physics: Any = None) -> Buil
     images, filled = build(described, DATASETS, f"data.{mode}", Context(sizes, {}, NESTED))
     if not hasattr(images, "__len__") or not hasattr(images, "__getitem__") or len(images) == 0:
         raise InputError(f"data.{mode}: {filled['name']} must give a data set with a length and items, got {images!r}")
-    if isinstance(images, tuple(GENERATED.values())):
+    if isinstance(images, EllipsePhantoms | MagnitudePhantoms | DeadLeaves):
         filled.setdefault("img_size", images.img_size)  # so that the tree repeats the run by itself
     return Built(images, {key: value for key, value in filled.items() if key != "mode"})
 
