@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ei.datasets.scans import bin_detectors
 from ei.physics import Tomography, pinv_cg
 from ei.physics.scan import Scan
 
@@ -28,7 +29,7 @@ def coarse_fit(scan: Scan, y: np.ndarray) -> tuple[float, float]:
     resolution, and the largest value of that reconstruction but for a hundredth."""
     views = np.unique(np.linspace(0, y.shape[1] - 1, min(y.shape[1], VIEWS)).round().astype(int))
     each = max(1, math.ceil(len(y) / DETECTORS))
-    binned = _bin_detectors(y[:, views], each)
+    binned = bin_detectors(y[:, views], each, axis=0)
     shift = -(len(y) % each % 2) / 2  # the middle moves by half a detector where the rest cannot be cut off evenly
     height, width = scan.image_shape
     coarse = max(1.0, max(height, width) / PIXELS)
@@ -51,10 +52,3 @@ def coarse_fit(scan: Scan, y: np.ndarray) -> tuple[float, float]:
 def unexplained(scan: Scan, y: np.ndarray) -> float:
     """The first figure of `coarse_fit`."""
     return coarse_fit(scan, y)[0]
-
-
-def _bin_detectors(y: np.ndarray, n: int) -> np.ndarray:
-    """Means of ``n`` neighbouring detectors, the rest cut off at both ends, one more at the far end."""
-    bins = len(y) // n
-    first = (len(y) - bins * n) // 2
-    return y[first : first + bins * n].reshape(bins, n, -1).mean(1)
