@@ -66,9 +66,7 @@ def test_every_file_has_figures() -> None:
 @pytest.mark.parametrize(
     "case", [case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
 )
-def test_it_trains_as_before(
-    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
+def test_it_trains_as_before(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     side = 64 if "tiles" in case or "+ unrolled_inpainting" in case else 32  # tiles are of 64 x 64
     monkeypatch.setattr(_Generated.__init__, "__defaults__", ("train", side, 100, 0))
     done = script("ei train", *CASES[case], "--data", "synthetic", "--base-channels", 4, "--max-steps", 3, "--device",

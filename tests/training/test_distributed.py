@@ -17,19 +17,19 @@ from makers import write_mat
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from ei.closure import AdversarialEIClosure, EIClosure, UNSUREClosure
+from ei.closure import AdversarialEIClosure, EIClosure, MOIClosure, UNSUREClosure
 from ei.common.files import load_file
 from ei.common.processes import Part, Processes, check_division, joined
 from ei.datasets import make_loader
 from ei.datasets.batches import Divided
 from ei.errors import TrainingStoppedError
 from ei.models import Reconstructor, Unrolled
-from ei.physics import GaussianNoise, Inpainting
+from ei.physics import GaussianNoise, Inpainting, Tomography
 from ei.training import Trainer
 from ei.training.parallel import NoiseOfPart
 from ei.transforms import Shift
 
-CASES = ("ei", "adversarial", "clipped", "unknown", "frozen")
+CASES = ("ei", "adversarial", "clipped", "unknown", "frozen", "scans")
 
 
 class SignalToTheLast(EIClosure):
@@ -44,8 +44,24 @@ class SignalToTheLast(EIClosure):
         return super().__call__(*args)
 
 
+def train_scans(out: Path) -> None:
+    """Scans of two shapes, three and two of them, in batches of one shape; operators are drawn from the run's."""
+    angles = [[0, 40, 80, 120], [10, 60, 130], [20, 60, 100, 140], [0, 70, 140], [5, 45, 85, 125]]
+    physics = Tomography((16, 16), angles, 23)
+    x = torch.rand(5, 1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    sinograms = [physics.of([n]).A(x[n])[0] for n in range(5)]
+    net = fill(SmallNet(1))
+    f, closure = Unrolled(net, physics, iterations=1, cg_steps=2), MOIClosure(1.0, n_operators=2)
+    trainer = Trainer(f, physics, None, closure, {"total": SGD(net.parameters(), lr=1e-3)}, epochs=4, out=out,
+                      progress=False)  # fmt: skip
+    trainer.fit(make_loader(sinograms, batch_size=2, measured=True, shapes=physics.measurement_shapes))
+
+
 def train(case: str, out: Path) -> None:
     """5 images in batches of 2: the last batch has one, so one of two processes has none."""
+    if case == "scans":
+        train_scans(out)
+        return
     images = list(torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
     physics = Inpainting(16, 16, noise=GaussianNoise(0.05))
     net = fill(SmallNet(3))
