@@ -93,24 +93,25 @@ def decibels(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.2f}" if values else NOT_RUN
 
 
+def title_of_best(name: str) -> str:
+    """A classical reconstruction without its settings: "TV, x >= 0, weight 1" is "TV"."""
+    return re.split(r",| \d", name)[0]
+
+
 def of_reproduce(folder: Path, problem: str) -> dict[str, str]:
     """The cells of a row of the summary, from a folder of benchmarks/reproduce.py."""
     methods = json.loads((folder / f"{problem}.json").read_text(encoding="utf-8"))["methods"]
     first = next(iter(methods))
-    best = max(
-        (
-            (cell_means(folder, f"{problem}_{first}", f"psnr_paper_{name}")[0], name)
-            for name in methods[first]["classical"]
-        ),
-        default=None,
-    )
+    classical = {
+        title_of_best(name): cell_means(folder, f"{problem}_{first}", f"psnr_paper_{name}")[0]
+        for name in methods[first]["classical"]
+    }
+    best = max(classical, key=lambda name: classical[name], default=None)
     values = {name: cell_means(folder, f"{problem}_{name}", "psnr_paper_net") for name in ("mc", "ei", "rei", "sup")}
     robust = f"; REI {decibels(values['rei'])}" if values["rei"] else ""
     return {
         "pinv": decibels(cell_means(folder, f"{problem}_{first}", "psnr_paper_pinv")),
-        "best": "-"
-        if best is None
-        else f"{best[1].split()[0].replace('harmonic', 'harmonic fill').rstrip(',')} {best[0]:.2f}",
+        "best": "-" if best is None else f"{best} {classical[best]:.2f}",
         "mc": decibels(values["mc"]),
         "ei": decibels(values["ei"]) + robust,
         "sup": decibels(values["sup"]),

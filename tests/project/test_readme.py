@@ -1,4 +1,4 @@
-"""Every command and every Python block of README and docs/ runs, on small data in the places where pages expect data."""
+"""Every command and every Python block of README and docs/ runs, on small data where they expect data."""
 
 from __future__ import annotations
 
