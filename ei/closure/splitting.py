@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.closure.base import Equivariant, SelfSupervised, data_consistency_last, measure
+from ei.closure.base import Equivariant, SelfSupervised, data_consistency_last
 from ei.common.checks import check_number
 from ei.common.processes import drawn
 from ei.common.seeds import generator
@@ -63,7 +63,7 @@ class SplittingEIClosure(Equivariant, SplittingClosure):
     ``x2 = T_g x1``, ``x3 = f(A x2)`` as in `EIClosure`. Keys: split, ei, total.
 
     Args:
-        alpha, stop_gradient: see `ei.closure.base.Equivariant`.
+        alpha, stop_gradient, move, operators: see `ei.closure.base.Equivariant`.
         keep, mc_domain, criterion: see `SplittingClosure`.
 
     >>> from ei.closure import SplittingEIClosure
@@ -78,8 +78,8 @@ class SplittingEIClosure(Equivariant, SplittingClosure):
 
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         x1, split = self.reconstruct(f, physics, y)
-        x2 = self.target(transform.apply(x1))
-        x3 = f(measure(physics, x2))
+        x2 = self.target(self.transformed(transform, x1))
+        x3 = self.reconstructed(f, physics, transform, x2, len(x1))
         ei = self.criterion(x3, x2)
         return {"split": split, "ei": ei, "total": split + self.alpha * ei, "x1": x1.detach()}
 

@@ -20,6 +20,7 @@ class Method(NamedTuple):
 METHODS = {
     "ei": Method("EIClosure", "EI"),
     "mc": Method("MCClosure", "MC"),
+    "moi": Method("MOIClosure", "MOI"),
     "split": Method("SplittingClosure", "Splitting"),
     "split_ei": Method("SplittingEIClosure", "Splitting + EI"),
     "sure": Method("SUREClosure", "SURE"),

@@ -13,7 +13,7 @@ from ei.common.parts import Built, Context, build, describe, find, missing_argum
 from ei.common.user_code import is_user_code
 from ei.datasets import DeadLeaves, EllipsePhantoms, MagnitudePhantoms, Measurements, Pairs, dataset_for, image_of
 from ei.datasets.measurements import NAMES_OF_TRUTH
-from ei.diagnosis.before_training import check_kspace
+from ei.diagnosis.before_training import check_kspace, measurement
 from ei.diagnosis.user_defined import Shape, call
 from ei.errors import InputError
 from ei.physics import MRI, Inpainting, image_shape_of, parse_noise, select_physics, with_pseudo_inverse
@@ -64,12 +64,13 @@ class Problem:
             raise InputError("data.truth is the ground truth of data.measurements: give those, too")
 
     def _check_count(self, images: str) -> None:
-        masks = self.physics.count if isinstance(self.physics, Inpainting) else 1
-        if masks not in (1, len(self.data)):
-            what = "measurements" if self.has_measurements else images
+        count = getattr(self.physics, "count", 1)
+        if count not in (1, len(self.data)):
+            data = "measurements" if self.has_measurements else images
+            what, key = ("a mask", "--mask") if isinstance(self.physics, Inpainting) else ("a scan", "physics.angles")
             raise InputError(
-                f"there is a mask for each of {masks} images, and there are {len(self.data)} {what}; give theirs with "
-                "--mask"
+                f"there is {what} for each of {count} images, and there are {len(self.data)} {data}; give theirs with "
+                f"{key}"
             )
 
     def _build_physics(self, sizes: Mapping[str, Any]) -> None:
@@ -227,8 +228,15 @@ def generated_class(channels: int) -> Any:
 def load_measurements(described: Any, physics: Any) -> tuple[Any, Shape]:
     """Measurements, and the shape (C, H, W) of the images they are of, that of ``A_dagger y``."""
     where = described if isinstance(described, str) else "data.measurements"
-    physics = select_physics(physics, [0])
-    measurements = _open(described, "data.measurements", shape=_shape_of_y(physics), parts=isinstance(physics, MRI))
+    whole, physics = physics, select_physics(physics, [0])
+    measurements = _open(
+        described,
+        "data.measurements",
+        shape=_shape_of_y(physics),
+        parts=isinstance(physics, MRI),
+        ragged=getattr(whole, "measurement_shapes", None) is not None,
+    )
+    _check_shapes(whole, measurements)
     y = measurements[0]
     if isinstance(physics, MRI):
         check_kspace(physics, y, where)
@@ -244,6 +252,20 @@ def load_measurements(described: Any, physics: Any) -> tuple[Any, Shape]:
             f"{list(again.shape[1:])} ({kinds[0]})"
         )
     return measurements, shape
+
+
+def _check_shapes(physics: Any, measurements: Any) -> None:
+    """Raise unless measurements of scans that differ have the shapes of their operators."""
+    shapes = getattr(physics, "measurement_shapes", None)
+    if shapes is None:
+        return
+    for index in range(min(len(shapes), len(measurements))):
+        actual = tuple(measurement(measurements, index).shape[-len(shapes[index]) :])
+        if actual != shapes[index]:
+            raise InputError(
+                f"measurement {index} must have shape {list(shapes[index])} (detectors, and as many views as its scan "
+                f"has angles), got {list(actual)}; give measurements and angles in the same order"
+            )
 
 
 def sizes_from_measurements(described: Any, description: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,7 +286,7 @@ def sizes_from_measurements(described: Any, description: Mapping[str, Any]) -> d
 
 
 def _open(described: Any, path: str, **arguments: Any) -> Any:
-    if isinstance(described, str) and not is_user_code(described):
+    if isinstance(described, list) or (isinstance(described, str) and not is_user_code(described)):
         return Measurements(described, **arguments)
     return build(described, DATASETS, path, Context(arguments, {}, NESTED)).object
 
