@@ -225,7 +225,7 @@ class TrainingBuilder:
         return made
 
     def _image_scale(self) -> float | None:
-        """The scale that measurements alone determine; None where the tree says it, or images do."""
+        """The image scale from measurements; None where the tree has it, or for images."""
         if not self.has_measurements or not self.is_new or get(self.tree, "reconstructor.image_scale") is not None:
             return None
         scale = find_image_scale(self.physics, self.train, self.device)

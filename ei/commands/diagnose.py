@@ -127,7 +127,7 @@ def load_operator(tree: Tree, typed: Typed, device: torch.device) -> tuple[Any, 
 
 
 def _shape_without_data(typed: Typed, physics: Any, description: Tree, has_data: bool) -> Shape | None:
-    """(C, H, W) of ``--size``, or of the operator where no data was given; None where the data says it."""
+    """(C, H, W) of ``--size``, or of the operator where no data was given; None where it follows from the data."""
     expected = (None if physics is None else image_shape_of(physics)) or ()
     size = typed.options.get("size")
     if size is None:

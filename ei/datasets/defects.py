@@ -54,8 +54,8 @@ class Defects:
 def find_defects(y: np.ndarray) -> Defects:
     """The defects of counts or line integrals ``[D, V]`` or ``[n, D, V]``, the n rows of a detector.
 
-    A feature of one to three detectors exactly on the rotation axis looks like a drifted detector. Fewer than 32 views
-    tell nothing of detectors.
+    A feature of one to three detectors exactly on the rotation axis looks like a drifted detector. With fewer than
+    32 views no defects of detectors are found.
 
     Raises:
         InputError: for another shape, or values that are not finite.

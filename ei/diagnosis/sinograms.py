@@ -106,7 +106,7 @@ def check_sinogram(physics: Projections, y: Tensor) -> SinogramReport:
     """Whether measured sinograms fit a tomography: axis, range and order of the angles, swapped axes, counts without
     the logarithm, and for a fan views or detectors in reverse. Takes seconds.
 
-    Parallel data cannot distinguish a mirrored, turned or rescaled image from the true one; the report says so.
+    Parallel data cannot distinguish a mirrored, turned or rescaled image from the true one; the report warns of it.
 
     >>> from ei.physics import Tomography
     >>> image = torch.zeros(1, 1, 32, 32)
@@ -292,7 +292,7 @@ def _check_axis(
     report.centre = centre
     if abs(centre - scan.centre) > max(AXIS, limit):
         report.reject(
-            f"The axis lies at {centre:.2f} +- {error:.2f} bins from the middle of the detector, the geometry says "
+            f"The axis lies at {centre:.2f} +- {error:.2f} bins from the middle of the detector, the geometry has "
             f"{scan.centre:g}: set centre to {centre:.2f}."
         )
 

@@ -42,8 +42,8 @@ class Tomography(Projections):
     """A parallel or fan beam: images ``[B, C, H, W]``, sinograms ``[B, C, D, V]``. `A` gives line integrals in the
     unit of the lengths, `A_adjoint` is its exact transpose, `A_dagger` filtered back-projection.
 
-    `ei.physics.scan` defines the orientation, docs/tomography.md shows it. The matrix of `A` is made at once, that of
-    `A_dagger` at its first call; where they take more than 2 GB, a warning says so before.
+    `ei.physics.scan` defines the orientation, docs/reference/conventions.md shows it. The matrix of `A` is made at
+    once, that of `A_dagger` at its first call; where they take more than 2 GB, a warning says so before.
 
     Args:
         image_shape: (H, W).
