@@ -221,12 +221,27 @@ def _check_geometry(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
         _check_by_residual(scan, y, report, is_truncated)
     else:
         _check_by_centroids(scan, y, report)
-    if report.fits and not scan.fan:
+    if not report.fits:
+        return
+    if (difference := _flat_from_curved(scan)) > 1:
+        report.findings.append(
+            f"The data do not determine whether the detector is flat or curved, and the two differ by {difference:.1f} "
+            f"detectors at its ends: the geometry says detector {scan.detector}, which the maker of the scanner knows."
+        )
+    if not scan.fan:
         report.findings.append(
             "Parallel data do not determine whether the image is mirrored (views in reverse), turned (detectors "
             "flipped) or of another size; in the unit of the lengths the attenuation reaches "
             f"{report.figures['attenuation']:.3g}."
         )
+
+
+def _flat_from_curved(scan: Scan) -> float:
+    """How far apart, in detectors, a flat and a curved detector have their outermost rays. A wrong shape moves what is
+    in the image, and the moved image explains the views as well: of simulated discs with half fan angles of 8 to 25
+    degrees and no noise, a coarse reconstruction explained up to 1.3 times more with the wrong shape."""
+    fan = np.abs(scan.positions).max() / scan.source_detector if scan.fan else 0.0
+    return float((fan - math.atan(fan)) * scan.source_detector / scan.detector_spacing)
 
 
 def _check_by_centroids(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
