@@ -118,6 +118,26 @@ def test_the_coarse_reconstruction_has_the_shape_of_the_detector() -> None:
     assert 1.5 * unexplained(scan, y) < unexplained(changed(scan, detector="flat"), y)
 
 
+@pytest.mark.parametrize("fan", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_defects_of_the_detector_are_findings(fan: bool) -> None:
+    """Each by its number; what is found of the axis is as without them."""
+    geometry = scan_arguments(fan=fan, centre=3.4)
+    physics, y = Tomography(**geometry), noisy_sinogram(geometry, 0.002)
+    saturated, level = y.clone(), float(y.max())
+    saturated[..., 40:42, :] = level
+    stuck, drifted, dark = y.clone(), y.clone(), y.clone()
+    stuck[..., 30, :] = 0.6 * level
+    drifted[..., 36, :] += 0.1 * level
+    dark[..., 20] = 0.0
+    cases = {"detectors are stuck": (saturated, "40, 41"), "1 detectors are stuck": (stuck, "30"),
+             "1 detectors have drifted": (drifted, "36"), "1 views have no beam": (dark, "20")}  # fmt: skip
+    for words, (wrong, number) in cases.items():
+        report = check_sinogram(physics, wrong)
+        (finding,) = [finding for finding in report.findings if words in finding]
+        assert not report.fits and f": {number}; " in finding and "--repair" in finding, str(report)
+        assert report.centre == pytest.approx(3.4, abs=0.3), (words, str(report))
+
+
 def test_it_takes_ct_and_rejects_other_operators() -> None:
     physics = CT(48, 60)
     y = physics.A(discs())
