@@ -17,7 +17,16 @@ from makers import write_mat
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from ei.closure import AdversarialEIClosure, EIClosure, MOIClosure, UNSUREClosure
+from ei.closure import (
+    AdversarialEIClosure,
+    EIClosure,
+    MCClosure,
+    MOIClosure,
+    SplittingClosure,
+    SplittingEIClosure,
+    SUREClosure,
+    UNSUREClosure,
+)
 from ei.common.files import load_file
 from ei.common.processes import Part, Processes, check_division, joined
 from ei.datasets import make_loader
@@ -29,7 +38,24 @@ from ei.training import Trainer
 from ei.training.parallel import NoiseOfPart
 from ei.transforms import Shift
 
-CASES = ("ei", "adversarial", "clipped", "unknown", "frozen", "scans")
+# The closures of masks that differ by image, each in measurements and, where there is another, in images.
+MASKED: dict[str, Any] = {
+    "masked split": lambda: SplittingClosure(0.7),
+    "masked split_ei": lambda: SplittingEIClosure(1.0),
+    "masked split in images": lambda: SplittingClosure(0.7, mc_domain="image"),
+    "masked sure": SUREClosure,
+    "masked sure in images": lambda: SUREClosure(mc_domain="image"),
+    "masked mc": MCClosure,
+    "masked unsure": lambda: UNSUREClosure(0.02),
+    "masked unsure in images": lambda: UNSUREClosure(0.02, mc_domain="image"),
+}
+CASES = ("ei", "adversarial", "clipped", "unknown", "frozen", "scans", *MASKED)
+
+
+def masks_that_differ() -> Tensor:
+    """``[5, 1, 16, 16]``: of the images of a batch one has five times as many pixels as the other."""
+    random = torch.rand(5, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    return (random < torch.tensor([0.9, 0.15, 0.8, 0.2, 0.5]).view(5, 1, 1, 1)).float()
 
 
 class SignalToTheLast(EIClosure):
@@ -78,6 +104,9 @@ def train(case: str, out: Path) -> None:
         closure.image_scale = 2.0
         optimizers["level"] = SGD(closure.noise_level.parameters(), lr=0.1)
         more = {"clip_norm": 1e-2}
+    if case in MASKED:
+        physics, closure = Inpainting(16, 16, mask=masks_that_differ(), noise=GaussianNoise(0.05)), MASKED[case]()
+        optimizers |= closure.optimizers(None, 1e-2)
     f: Any = Reconstructor(net, physics)
     if case == "frozen":  # networks are called without gradient, then with one
         f, closure = Unrolled(net, physics, iterations=2, cg_steps=1), EIClosure(1.0, frozen_targets=True)
