@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -122,6 +122,14 @@ class Dense:
             return self.values @ vectors
 
 
+class Matrix(Protocol):
+    """What multiplies as a matrix does."""
+
+    def multiply(self, vectors: Tensor) -> Tensor:
+        """The product with ``vectors`` ``[columns, K]``."""
+        ...
+
+
 class LinearMap:
     """A fixed matrix M and its transpose: ``M(v)`` maps ``[columns, K]`` to ``[rows, K]``, ``M.T(w)`` maps back. Both
     are differentiable any number of times and leave autocast, forward and backward.
@@ -129,7 +137,7 @@ class LinearMap:
     Never changed after construction, so instances may be shared.
     """
 
-    def __init__(self, matrix: CSR | PaddedRows | Dense, transpose: CSR | PaddedRows | Dense) -> None:
+    def __init__(self, matrix: Matrix, transpose: Matrix) -> None:
         self.matrix = matrix
         self.transpose = transpose
 
