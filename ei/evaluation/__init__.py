@@ -9,9 +9,12 @@ from typing import Any
 from ei.evaluation.classical import classical_for, harmonic_fill, least_squares, total_variation
 from ei.evaluation.loading import load
 from ei.evaluation.quality import evaluate, reconstruct_all, report, summary
+from ei.evaluation.uncertainty import Bootstrap, bootstrap
 
 __all__ = [
+    "Bootstrap",
     "Diagnosis",
+    "bootstrap",
     "check_sinogram",
     "classical_for",
     "diagnose",

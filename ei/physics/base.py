@@ -85,6 +85,16 @@ class Physics(nn.Module):
         """
         raise InputError(f"{type(self).__name__} cannot be moved by {element}: {STAY}")
 
+    def moved_entries(self, entries: Tensor, element: Any, transform: Any = None) -> Tensor:
+        """Where a part of the measurements goes when the operator is `moved`: the entries of a scan stay, those of a
+        mask move with it.
+
+        Args:
+            entries: zeros and ones of the shape of `sampling_mask`, or with a mask for every measurement.
+            element, transform: see `moved`.
+        """
+        return entries
+
     def A_dagger_of(self, y: Tensor, kept: Tensor) -> Tensor:
         """``A_dagger`` as it would be if the entries of ``y`` where ``kept`` is zero had not been measured.
 
