@@ -85,6 +85,9 @@ class Closure:
     def check(self, f: Any, physics: Any) -> None:
         """Raise `InputError` if the closure cannot be called with these, as far as is known before the first step."""
 
+    def check_transform(self, transform: Any, physics: Any, x: Tensor) -> None:
+        """Raise `InputError` if the transform cannot be used with the operator on images of the shape of ``x``."""
+
     def optimizers(self, f: Any, lr: float) -> dict[str, torch.optim.Optimizer]:
         """The optimisers of what the closure trains beside ``f.net``, by the loss they minimise.
 
@@ -173,6 +176,11 @@ class Moving(Closure):
                 "move=operator and operators=any need a reconstruction function with of(physics), the same f with "
                 f"another operator, and {type(f).__name__} has none: Reconstructor and Unrolled have"
             )
+
+    def check_transform(self, transform: Any, physics: Any, x: Tensor) -> None:
+        if self.move == "operator":
+            _number_of_elements(transform)
+            move_physics(physics, transform.sample(x)[0], transform)
 
     def target(self, x2: Tensor) -> Tensor:
         """x2 as the loss takes it."""

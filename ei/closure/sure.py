@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ei.closure.base import Equivariant, SelfSupervised
 from ei.common.checks import check_number
-from ei.common.processes import drawn
+from ei.common.processes import drawn, mean_over_batch
 from ei.errors import InputError
 from ei.physics.base import sampling_mask_for, where_sampled
 from ei.physics.noise import random_signs
@@ -186,11 +186,13 @@ def is_precise(f: Any) -> bool:
 
 
 def mean_of_sampled(physics: Any, values: Tensor) -> Tensor:
-    """The mean of ``values``, of the shape of measurements, over the sampled entries: a scalar."""
+    """The mean of ``values``, of the shape of measurements, over the sampled entries: a scalar. With several processes
+    it has the weight of the entries of this one, so that the mean over processes is the mean over all entries."""
     entries = sampling_mask_for(physics, values)
     if entries is None:
         return values.mean()
-    return where_sampled(physics, values, torch.zeros_like(values)).sum() / entries.expand_as(values).sum()
+    fraction = mean_over_batch(entries.expand_as(values).mean())
+    return where_sampled(physics, values, torch.zeros_like(values)).mean() / fraction
 
 
 def default_tau(physics: Any, y: Tensor, variance: Tensor) -> Tensor:

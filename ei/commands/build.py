@@ -205,6 +205,8 @@ class TrainingBuilder:
             closure.image_scale = f.image_scale
         if hasattr(closure, "check"):
             closure.check(f, self.physics)
+        if hasattr(closure, "check_transform"):
+            closure.check_transform(transform, self.physics, torch.zeros(1, *self.shape))
         self._use_cuda_graphs(f)
         optimizers = self._optimizers(net, closure, f)
         weights = get(self.tree, "network.weights")

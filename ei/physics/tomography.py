@@ -103,7 +103,7 @@ class Tomography(Projections):
         )
         _check_scan(scan)
         super().__init__(scan.image_shape, (scan.n_detectors, len(scan.angles)), noise)
-        self._has_warned = False
+        self._warned: set[str] = set()  # shared with the operators of some scans, and of other positions
         self._set_scans(tuple(dataclasses.replace(scan, angles=each) for each in several))
         _check_size(self.scans)
         device = device_of(device)
@@ -165,7 +165,6 @@ class Tomography(Projections):
         self._set_scans(
             tuple(dataclasses.replace(scan, angles=tuple(t + degrees for t in scan.angles)) for scan in self.scans)
         )
-        self._has_warned = True  # of the views that are missing, whatever their angles
 
     def _scan_by_scan(self, method: str, tensor: Tensor, *others: Tensor) -> Tensor:
         """A method of each scan's operator on the images or sinograms ``[k*n, ...]`` of n scans, under k transforms."""
@@ -226,8 +225,8 @@ class Tomography(Projections):
         if self.count > 1:
             return self._scan_by_scan("A_dagger", y)
         self.check_sinogram_shape(y)
-        if not self._has_warned:
-            self._has_warned = _warn_of_missing_data(self.scan, y)
+        if not self._warned:
+            self._warned.update(_warn_of_missing_data(self.scan, y))
         if self.scan.fan or is_displaced(self.scan):
             y = y * self.cached(_ray_weights, self.scan, y.device, y.dtype)
         return super().A_dagger(y)
@@ -253,12 +252,13 @@ def _ray_weights(scan: Scan, device: torch.device, dtype: torch.dtype) -> Tensor
     return torch.from_numpy(ray_weights(scan)).to(device, dtype)
 
 
-def _warn_of_missing_data(scan: Scan, y: Tensor) -> bool:
-    """Warn where sinograms ``y`` lack data; False if their values cannot be read (in `torch.func`)."""
+def _warn_of_missing_data(scan: Scan, y: Tensor) -> list[str]:
+    """Warn where sinograms ``y`` lack data, and return what was checked; nothing if their values cannot be read (in
+    `torch.func`)."""
     try:
         profile = y.detach().float().mean((0, 1, 3)).tolist()
     except RuntimeError:
-        return False
+        return []
     ends = [profile[0], profile[-1]]
     if is_displaced(scan):  # its nearer end may well end inside
         ends = ends[:1] if scan.centre > 0 else ends[1:]
@@ -280,7 +280,7 @@ def _warn_of_missing_data(scan: Scan, y: Tensor) -> bool:
         )
     for message in messages:
         warnings.warn(message, stacklevel=3)
-    return True
+    return ["views", *messages]
 
 
 def repr_of(scan: Scan, count: int = 1) -> str:
