@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ei.common.arrays import ArrayWriter
 from ei.common.complex import magnitude
 from ei.common.files import complete_folder
+from ei.common.processes import Processes
+from ei.common.unfinished import UnfinishedArray
 from ei.datasets import Measurements
 from ei.datasets.batches import in_order, shapes_of_measurements
 from ei.errors import InputError
@@ -30,8 +30,11 @@ def reconstruct_file(
     batch_size: int = 8,
     device: torch.device | str = "cpu",
     progress: bool = True,
+    call: Mapping[str, Any] | None = None,
 ) -> float:
-    """Write the reconstructions of ``measurements`` to the file ``output``, image by image (`ArrayWriter`).
+    """Write the reconstructions of ``measurements`` to the file ``output``, batch by batch. What an interrupted call
+    has written is kept beside it, and the same call continues there (`ei.common.unfinished`). Processes that have
+    joined (`ei.common.processes`) share the measurements.
 
     Args:
         f: the reconstruction function; evaluation mode is set.
@@ -40,37 +43,49 @@ def reconstruct_file(
         batch_size: measurements at a time.
         device: where f is.
         progress: show a bar.
+        call: plain values that identify the call.
 
     Returns:
-        Images a second.
+        Images a second, of all processes together.
 
     Raises:
-        InputError: if measurements cannot be read or do not fit the operator.
-        StorageError: if the file cannot be written; nothing is left of it.
+        InputError: if measurements cannot be read or do not fit the operator, or what is kept is of another call.
+        StorageError: if the file cannot be written; what was written is kept.
     """
     f.eval()
-    shapes = shapes_of_measurements(measurements, f.physics)
-    batches = None if shapes is None else in_order(shapes, batch_size)
-    loader = DataLoader(measurements, batch_size if batches is None else 1, batch_sampler=batches)
+    processes = Processes.current()
     began = time.monotonic()
-    with torch.no_grad(), contextlib.ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=len(measurements), unit="image", disable=not progress))
-        writer: ArrayWriter | None = None
-        for y in loader:
-            done = 0 if writer is None else writer.written
-            physics = select_physics(f.physics, range(done, done + len(y)))
-            x = f.of(physics)(y.to(device)).cpu().numpy()
-            if getattr(measurements, "parts", False):
-                x = x[:, 0] + 1j * x[:, 1]
-            elif not getattr(measurements, "channels", True):
-                x = x[:, 0]
-            if writer is None:
-                dtype = np.complex64 if np.iscomplexobj(x) else np.float32
-                writer = stack.enter_context(ArrayWriter(output, (len(measurements), *x.shape[1:]), dtype))
-            for image in x:
-                writer.write(image)
-            bar.update(len(x))
-    return len(measurements) / (time.monotonic() - began)
+    with torch.no_grad(), UnfinishedArray(output, len(measurements), call or {}, processes) as images:
+        before = images.written
+        if before:
+            print(f"continuing {images.unfinished}: {before} of {len(measurements)} images are there")
+        elif processes.first and not images.is_begun:  # their shape follows from the first one
+            x = _reconstruct(f, measurements, [0], device)
+            images.begin(x.shape[1:], x.dtype)
+            images.write([0], x)
+        left = images.share()
+        shapes = shapes_of_measurements(measurements, f.physics)
+        batches = in_order([None if shapes is None else shapes[index] for index in left], batch_size)
+        with tqdm(total=len(left), unit="image", disable=not (progress and processes.first)) as bar:
+            for batch in batches:
+                indices = [left[place] for place in batch]
+                images.write(indices, _reconstruct(f, measurements, indices, device))
+                bar.update(len(batch))
+        images.complete()
+    return (len(measurements) - before) / (time.monotonic() - began)
+
+
+def _reconstruct(
+    f: ReconstructionFunction, measurements: Measurements, indices: Sequence[int], device: torch.device | str
+) -> np.ndarray:
+    """The images of the measurements with these indices, as the output has them: float32 or complex64."""
+    y = torch.stack([measurements[index] for index in indices])
+    x = f.of(select_physics(f.physics, indices))(y.to(device)).cpu().numpy()
+    if getattr(measurements, "parts", False):
+        x = x[:, 0] + 1j * x[:, 1]
+    elif not getattr(measurements, "channels", True):
+        x = x[:, 0]
+    return x.astype(np.complex64 if np.iscomplexobj(x) else np.float32)
 
 
 def write_pngs(images: np.ndarray, folder: Path, names: Sequence[str]) -> None:
