@@ -100,7 +100,7 @@ def _reconstruct(typed: Typed, output: Path, device: torch.device) -> None:
     for line in report_measurements(f.physics, measurements):
         if line.startswith("warning"):
             print(line)
-    call["files of --input"] = identity_of(measurements.files)
+    call["time or size of --input"] = identity_of(measurements.files)
     rate = reconstruct_file(f, measurements, output, batch_size=rows, device=device, call=call)
     if not launched().first:
         return
