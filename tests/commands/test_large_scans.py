@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 import yaml
 from conftest import ROOT, Result, subprocess_run
 from makers import counts_of_a_small_scan
+from page_blocks import commands_of
 
 import ei
 from ei.commands import prepare
@@ -248,6 +250,23 @@ def test_wrong_stages(text: str, words: tuple[str, ...], message: str, script: S
     Path("stages.yaml").write_text(text)
     done = script("ei train", "--physics", "scan.yaml", "--measurements", "y.npy", *SMALL, "stages.yaml", *words)
     assert done.code == 2 and message in done.err and done.err.count("\n") == 1 and not Path("run").exists()
+
+
+@pytest.mark.slow
+def test_the_walk_of_the_page_works(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of docs/guides/large_scans.md as they stand there, on a small scan."""
+    counts_of_a_small_scan()
+    shutil.copytree(ROOT / "configs", "configs")
+    for line in commands_of(ROOT / "docs" / "guides" / "large_scans.md"):
+        words = shlex.split(line)
+        small = ["--epochs", "1", "--base-channels", "2", "--device", "cpu"] if words[1] == "train" else []
+        if words[0] == "torchrun":
+            done = subprocess_run(*words, cwd=Path())
+        else:
+            done = script(f"ei {words[1]}", *words[2:], *small)
+        assert done.code == 0, (line, done.err)
+    assert read_array("volume.h5").shape == (8, 24, 24) and np.load("all.npy").shape == (12, 24, 24)
+    np.testing.assert_allclose(read_array("volume.h5"), np.load("all.npy")[2:10], rtol=1e-4, atol=1e-6)
 
 
 # ---- the axis ------------------------------------------------------------------------------------------------------
