@@ -156,8 +156,8 @@ class RobustEIClosure(Equivariant, SUREClosure):
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         self.check(f, physics)
         x1 = f(y)
-        x2 = self.target(self.transformed(transform, x1))
-        x3 = self.reconstructed(f, physics, transform, x2, len(x1))
+        x2 = self.target(self.transformed(transform, x1))  # T_g x1
+        x3 = self.reconstructed(f, physics, transform, x2, len(x1))  # f(A x2)
         ei = self.criterion(x3, x2)
         sure = self.risk(f, physics, y, x1)
         return {"sure": sure, "ei": ei, "total": sure + self.alpha * ei, "x1": x1.detach()}
