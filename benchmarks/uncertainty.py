@@ -75,7 +75,7 @@ def scanner(views: int, arc: float, noise: Any = None) -> Tomography:
 
 def problems() -> dict[str, Problem]:
     """A new set of problems, by name."""
-    moved = {"alpha": 1, "stop_gradient": True, "frozen_targets": True}
+    moved: dict[str, Any] = {"alpha": 1, "stop_gradient": True, "frozen_targets": True}
     three = {"iterations": 3, "cg_steps": 5}
     filtered = {"iterations": 3, "cg_steps": 3, "filtered": True}
     noisy = {"iterations": 2, "cg_steps": 3, "last": "net"}
@@ -89,12 +89,12 @@ def problems() -> dict[str, Problem]:
         "inpainting_ei": Problem(
             mask, crops, Shift(1), EIClosure(**moved, move="operator"), 5, batch=4, lr=2e-3, f=one
         ),
-        "limited_ei": Problem(wedge, slices, FourierRotate(2), EIClosure(**moved), 13, f=filtered),
-        "ct_sup": Problem(even, slices, None, SupervisedClosure(), 13, f=three),
+        "limited_ei": Problem(wedge, slices, FourierRotate(2), EIClosure(**moved), 6, f=filtered),
+        "ct_sup": Problem(even, slices, None, SupervisedClosure(), 6, f=three),
         "noise_rei": Problem(
-            counts, slices, turn, RobustEIClosure(10, stop_gradient=True, move="operator"), 13, f=noisy
+            counts, slices, turn, RobustEIClosure(10, stop_gradient=True, move="operator"), 6, f=noisy
         ),
-        "limited_sup": Problem(wedge, slices, None, SupervisedClosure(), 13, f=filtered),
+        "limited_sup": Problem(wedge, slices, None, SupervisedClosure(), 6, f=filtered),
         "inpainting_sup": Problem(mask, crops, None, SupervisedClosure(), 5, batch=4, lr=2e-3, f=one),
     }  # fmt: skip
 

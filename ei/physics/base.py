@@ -53,6 +53,12 @@ class Physics(nn.Module):
         return None
 
     @property
+    def pixel_mask(self) -> Tensor | None:
+        """Of an operator that measures some pixels of an image by themselves, and nothing of the others: ones for
+        those, with four axes. None of all others."""
+        return None
+
+    @property
     def count(self) -> int:
         """The number of operators, one for each image (`of`); 1 where one serves all images."""
         return 1

@@ -33,6 +33,18 @@ class Split:
         kept = move_entries(self.kept, element, transform) if callable(move_entries) else self.kept
         return Split(moved, kept)
 
+    @property
+    def sampling_mask(self) -> Tensor:
+        """`Physics.sampling_mask`."""
+        mask = getattr(self.physics, "sampling_mask", None)
+        return self.kept if mask is None else mask.to(self.kept) * self.kept
+
+    @property
+    def pixel_mask(self) -> Tensor | None:
+        """`Physics.pixel_mask`."""
+        mask = getattr(self.physics, "pixel_mask", None)
+        return None if mask is None else mask * self.kept
+
     def A(self, x: Tensor) -> Tensor:
         return self._mask_for(x) * self.physics.A(x)
 
