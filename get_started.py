@@ -11,7 +11,7 @@ from ei.training import Trainer, one_cycle_schedule
 from ei.transforms import Shift
 
 torch.manual_seed(0)
-size, epochs = 64, 15
+size, epochs = 64, 13
 
 # Your data: any data set of images; Urban100 is CVDB("dataset/Urban100", "train") and "test", with size = 256.
 train, test = DeadLeaves("train", size, 200), DeadLeaves("test", size, 200)

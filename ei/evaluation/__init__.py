@@ -7,6 +7,7 @@ import importlib
 from typing import Any
 
 from ei.evaluation.classical import classical_for, harmonic_fill, least_squares, total_variation
+from ei.evaluation.figures import compare, show_images
 from ei.evaluation.loading import load
 from ei.evaluation.quality import evaluate, reconstruct_all, report, summary
 
@@ -14,6 +15,7 @@ __all__ = [
     "Diagnosis",
     "check_sinogram",
     "classical_for",
+    "compare",
     "diagnose",
     "evaluate",
     "harmonic_fill",
@@ -21,6 +23,7 @@ __all__ = [
     "load",
     "reconstruct_all",
     "report",
+    "show_images",
     "summary",
     "total_variation",
 ]
