@@ -26,7 +26,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
-exclude_patterns = ["_build", "gallery_figures", "gallery/**/*.ipynb", "gallery/**/*.py"]
+exclude_patterns = ["_build", "gallery_figures", "auto_examples/**/*.ipynb", "auto_examples/**/*.py"]
 templates_path = ["_templates"]
 myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
 myst_heading_anchors = 4
@@ -74,7 +74,7 @@ def committed_figure(block: tuple, block_vars: dict, gallery_conf: dict) -> str:
 
 sphinx_gallery_conf = {
     "examples_dirs": str(ROOT / "examples"),
-    "gallery_dirs": "gallery",
+    "gallery_dirs": "auto_examples",
     "filename_pattern": "/plot_",
     "image_scrapers": (committed_figure,),
     "reset_modules": ("matplotlib",),
