@@ -170,3 +170,8 @@ def disc_image(shape: tuple[int, int], discs: Sequence[Disc], pixel: float = 1.0
     for x0, y0, radius, value in discs:
         image += value * ((x[None] - x0) ** 2 + (y[:, None] - y0) ** 2 < radius**2)
     return torch.from_numpy(image.reshape(height, fine, width, fine).mean((1, 3)))[None, None]
+
+
+def scan_of(physics: Tomography, number: int) -> Tomography:
+    """An operator of its own for one of the scans of ``physics``."""
+    return Tomography(**{**physics.config, "angles": physics.config["angles"][number]})

@@ -5,6 +5,7 @@ from ei.closure.base import Closure
 from ei.closure.dip import DIPClosure
 from ei.closure.ei import EIClosure
 from ei.closure.mc import MCClosure
+from ei.closure.moi import MOIClosure
 from ei.closure.splitting import SplittingClosure, SplittingEIClosure
 from ei.closure.supervised import SupervisedClosure, SupervisedEIClosure
 from ei.closure.sure import RobustEIClosure, SUREClosure
@@ -16,6 +17,7 @@ __all__ = [
     "DIPClosure",
     "EIClosure",
     "MCClosure",
+    "MOIClosure",
     "RobustEIClosure",
     "SUREClosure",
     "SplittingClosure",

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ei.closure.base import SelfSupervised, measure
-from ei.common.checks import check_flag, check_number
+from ei.closure.base import Moving, SelfSupervised
+from ei.common.checks import check_number
 
 
-class AdversarialEIClosure(SelfSupervised):
+class AdversarialEIClosure(Moving, SelfSupervised):
     """EI with a least-squares GAN (paper, supplement). Keys: mc, ei, g, total (the generator's), D (the
     discriminator's).
 
@@ -22,8 +22,8 @@ class AdversarialEIClosure(SelfSupervised):
     Args:
         discriminator: maps images to scores; its optimiser is that of the loss "D" (`optimizers`).
         alpha_ei, alpha_adv: weights of the equivariance and of the adversarial loss, >= 0.
-        stop_gradient: no gradient flows through x2 in the equivariance loss; through that of the adversarial one it
-            does.
+        stop_gradient, move, operators: see `ei.closure.base.Moving`. They are of the equivariance loss: the
+            discriminator is given ``T_g x1``, with its gradient.
         lr_discriminator: its learning rate, > 0; None for that of the network.
         mc_domain, criterion: see `ei.closure.base.SelfSupervised`.
 
@@ -37,7 +37,6 @@ class AdversarialEIClosure(SelfSupervised):
     """
 
     columns = {"loss_mc": "mc", "loss_ei": "ei", "loss_g": "g", "loss_G": "total", "loss_D": "D"}
-    needs_transform = True
 
     def __init__(
         self,
@@ -49,11 +48,10 @@ class AdversarialEIClosure(SelfSupervised):
         lr_discriminator: float | None = None,
         **shared: Any,
     ) -> None:
-        super().__init__(**shared)
+        super().__init__(stop_gradient, **shared)
         self.discriminator = discriminator
         self.alpha_ei = check_number("alpha_ei", alpha_ei, least=0)
         self.alpha_adv = check_number("alpha_adv", alpha_adv, least=0)
-        self.stop_gradient = check_flag("stop_gradient", stop_gradient)
         if lr_discriminator is not None:
             lr_discriminator = check_number("lr_discriminator", lr_discriminator, above=0)
         self.lr_discriminator = lr_discriminator
@@ -66,8 +64,8 @@ class AdversarialEIClosure(SelfSupervised):
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         x1 = f(y)
         x2 = transform.apply(x1)
-        target = x2.detach() if self.stop_gradient else x2
-        x3 = f(measure(physics, target))
+        target = self.target(x2 if self.move == "image" else self.transformed(transform, x1))
+        x3 = self.reconstructed(f, physics, transform, target, len(x1))
         ei = self.criterion(x3, target)
         mc = self.consistency(physics, x1, y)
         g = _squared_distance(self.discriminator(x2), 1.0)

@@ -26,8 +26,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ei.common.checks import check_choice, check_flag, check_number
+from ei.common.processes import drawn
 from ei.errors import InputError
-from ei.physics.base import where_sampled
+from ei.physics.base import STAY, move_physics, where_sampled
 from ei.physics.noise_adapter import get_noise
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -40,6 +41,8 @@ def _mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
 
 CRITERIA: dict[str, Criterion] = {"l2": _mean_squared_error, "l1": functional.l1_loss}
 DOMAINS = ("measurement", "image")
+MOVES = ("image", "operator")
+OPERATORS = ("own", "any")
 
 
 class Closure:
@@ -81,6 +84,9 @@ class Closure:
 
     def check(self, f: Any, physics: Any) -> None:
         """Raise `InputError` if the closure cannot be called with these, as far as is known before the first step."""
+
+    def check_transform(self, transform: Any, physics: Any, x: Tensor) -> None:
+        """Raise `InputError` if the transform cannot be used with the operator on images of the shape of ``x``."""
 
     def optimizers(self, f: Any, lr: float) -> dict[str, torch.optim.Optimizer]:
         """The optimisers of what the closure trains beside ``f.net``, by the loss they minimise.
@@ -125,29 +131,121 @@ class SelfSupervised(Closure):
         return physics.A_dagger(predicted), physics.A_dagger(y)
 
 
-class Equivariant(Closure):
-    """A closure with the equivariance loss ``||f(A x2) - x2||^2``, ``x2 = T_g x1``.
+class Moving(Closure):
+    """A closure that measures and reconstructs a reconstruction once more, from another position: ``x2 = T_g x1``,
+    ``x3 = f(A x2)``.
 
     Args:
-        alpha: weight of the equivariance loss, >= 0; tied to the units of A.
         stop_gradient: no gradient flows through x2. Not the paper's. Otherwise the loss also falls by an x1 with less
             of what A loses once it is transformed. Super-resolution with `Scale` needs it (Scanvic et al., 2023), and
             short trainings on CT profit.
+        move: "image", the paper's; or "operator": the image stays, ``x2 = x1``, and the instrument moves instead,
+            ``x3 = f(A_g x2)``, both with the moved operator ``A_g = A T_g^-1`` (`ei.physics.Physics.moved`).
+        operators: of a run whose scans differ (`ei.physics.Physics.of`), x3 is measured by "own", the operator of its
+            image, or by "any", one of the run's drawn for each image (multi-operator imaging, Tachella, Chen & Davies,
+            "Unsupervised learning from incomplete measurements for inverse problems", 2022).
 
     Raises:
-        InputError: for a weight out of range.
+        InputError: for another choice, or (by `check`) an operator or an f that cannot be moved.
     """
 
     needs_transform = True
 
-    def __init__(self, alpha: float, stop_gradient: bool = False, **shared: Any) -> None:
+    def __init__(
+        self, stop_gradient: bool = False, *, move: str = "image", operators: str = "own", **shared: Any
+    ) -> None:
         super().__init__(**shared)
-        self.alpha = check_number("alpha", alpha, least=0)
         self.stop_gradient = check_flag("stop_gradient", stop_gradient)
+        self.move = check_choice("move", move, MOVES)
+        self.operators = check_choice("operators", operators, OPERATORS)
+
+    def check(self, f: Any, physics: Any) -> None:
+        super().check(f, physics)
+        if self.move == "operator" and not callable(getattr(physics, "moved", None)):
+            raise InputError(
+                f"move=operator needs an operator that can be moved, and {type(physics).__name__} has no method "
+                f"moved(element): {STAY}"
+            )
+        if self.operators == "any" and getattr(getattr(physics, "selected_from", physics), "count", 1) == 1:
+            raise InputError(
+                "several operators are needed (angles or masks for each image), and one operator serves all images of "
+                "this run: use ei without operators=any"
+            )
+        if (self.move, self.operators) != ("image", "own") and not callable(getattr(f, "of", None)):
+            raise InputError(
+                "move=operator and operators=any need a reconstruction function with of(physics), the same f with "
+                f"another operator, and {type(f).__name__} has none: Reconstructor and Unrolled have"
+            )
+
+    def check_transform(self, transform: Any, physics: Any, x: Tensor) -> None:
+        if self.move == "operator":
+            _number_of_elements(transform)
+            move_physics(physics, transform.sample(x)[0], transform)
 
     def target(self, x2: Tensor) -> Tensor:
         """x2 as the loss takes it."""
         return x2.detach() if self.stop_gradient else x2
+
+    def transformed(self, transform: Any, x1: Tensor) -> Tensor:
+        """``x2 = T_g x1``, transform-major ``[n_trans * B, ...]``; where the operator moves, x1 as often."""
+        if self.move == "image":
+            return transform.apply(x1)
+        return x1.repeat(_number_of_elements(transform), *[1] * (x1.dim() - 1))
+
+    def reconstructed(self, f: Any, physics: Any, transform: Any, x2: Tensor, batch: int) -> Tensor:
+        """``x3 = f(A x2)``; with an operator for each part of x2 where it moves or is drawn.
+
+        Args:
+            f, physics, transform: see `Closure`.
+            x2: of `transformed`.
+            batch: the number of images in x1.
+        """
+        if (self.move, self.operators) == ("image", "own"):
+            return f(measure(physics, x2))
+        self.check(f, physics)
+        operators = self._operators(physics, transform, x2, batch)
+        parts = zip(operators, x2.chunk(len(operators)), strict=True)
+        return torch.cat([f.of(other)(measure(other, part)) for other, part in parts])
+
+    def _operators(self, physics: Any, transform: Any, x2: Tensor, batch: int) -> list[Any]:
+        """The operators of x3, of equal parts of x2 in their order."""
+        if self.operators == "any":
+            every = physics.selected_from
+            # Each image draws, so that the number of processes changes nothing.
+            numbers = (drawn(torch.rand, (len(x2),)) * every.count).long().tolist()
+            operators = [every.of([number]) for number in numbers]
+        else:
+            operators = [physics] * (len(x2) // batch)
+        if self.move == "image":
+            return operators
+        elements = transform.sample(x2[:batch])
+        each = len(operators) // len(elements)
+        return [move_physics(one, elements[k // each], transform) for k, one in enumerate(operators)]
+
+
+class Equivariant(Moving):
+    """A closure with the equivariance loss ``||x3 - x2||^2``, ``x2 = T_g x1``, ``x3 = f(A x2)``.
+
+    Args:
+        alpha: weight of the equivariance loss, >= 0; tied to the units of A.
+        stop_gradient, move, operators: see `Moving`.
+
+    Raises:
+        InputError: for a weight out of range; otherwise see `Moving`.
+    """
+
+    def __init__(self, alpha: float, stop_gradient: bool = False, **shared: Any) -> None:
+        super().__init__(stop_gradient, **shared)
+        self.alpha = check_number("alpha", alpha, least=0)
+
+
+def _number_of_elements(transform: Any) -> int:
+    if not callable(getattr(transform, "sample", None)) or getattr(transform, "per_image", False):
+        raise InputError(
+            "move=operator needs a group whose elements are drawn for the whole batch (sample(x), per_image: false), "
+            f"got {type(transform).__name__}"
+        )
+    return int(transform.n_trans)
 
 
 def measure(physics: Any, x: Tensor) -> Tensor:

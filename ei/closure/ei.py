@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.closure.base import Equivariant, SelfSupervised, data_consistency_last, measure
+from ei.closure.base import Equivariant, SelfSupervised, data_consistency_last
 from ei.common.checks import check_flag
 from ei.errors import InputError
 
@@ -17,7 +17,7 @@ class EIClosure(Equivariant, SelfSupervised):
     algorithm 1); both are means over all elements and nothing is detached. Keys: mc, ei, total.
 
     Args:
-        alpha, stop_gradient: see `ei.closure.base.Equivariant`.
+        alpha, stop_gradient, move, operators: see `ei.closure.base.Equivariant`.
         frozen_targets: compute x1 without gradient: measurement consistency is logged, and only x3 is learned from.
             Not the paper's, and only for an f whose last step is data consistency (`ei.models.Unrolled`): one backward
             pass less.
@@ -41,6 +41,7 @@ class EIClosure(Equivariant, SelfSupervised):
         self.frozen_targets = check_flag("frozen_targets", frozen_targets)
 
     def check(self, f: Any, physics: Any) -> None:
+        super().check(f, physics)
         if self.frozen_targets and not data_consistency_last(f):
             raise InputError(
                 "frozen_targets needs a reconstruction whose last step is data consistency "
@@ -51,8 +52,8 @@ class EIClosure(Equivariant, SelfSupervised):
         self.check(f, physics)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_targets):
             x1 = f(y)
-        x2 = self.target(transform.apply(x1))
-        x3 = f(measure(physics, x2))
+        x2 = self.target(self.transformed(transform, x1))
+        x3 = self.reconstructed(f, physics, transform, x2, len(x1))
         ei = self.criterion(x3, x2)
         mc = self.consistency(physics, x1, y)
         return {"mc": mc, "ei": ei, "total": mc + self.alpha * ei, "x1": x1.detach()}

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ei.closure.base import Closure, Equivariant, measure, require_truth
+from ei.closure.base import Closure, Equivariant, require_truth
 
 
 class SupervisedClosure(Closure):
@@ -33,7 +33,7 @@ class SupervisedEIClosure(Equivariant):
     """``||x1 - x||^2 + alpha ||x3 - x2||^2`` with ``x2 = T_g x1``, ``x3 = f(A x2)``. Keys: sup, ei, total.
 
     Args:
-        alpha, stop_gradient: see `ei.closure.base.Equivariant`.
+        alpha, stop_gradient, move, operators: see `ei.closure.base.Equivariant`.
         criterion: see `ei.closure.base.Closure`.
 
     >>> from ei.closure import SupervisedEIClosure
@@ -46,8 +46,8 @@ class SupervisedEIClosure(Equivariant):
 
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         x1 = f(y)
-        x2 = self.target(transform.apply(x1))
-        x3 = f(measure(physics, x2))
+        x2 = self.target(self.transformed(transform, x1))
+        x3 = self.reconstructed(f, physics, transform, x2, len(x1))
         ei = self.criterion(x3, x2)
         sup = self.criterion(x1, require_truth(x, "supervised"))
         return {"sup": sup, "ei": ei, "total": sup + self.alpha * ei, "x1": x1.detach()}

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.closure.base import Equivariant, SelfSupervised, measure
+from ei.closure.base import Equivariant, SelfSupervised
 from ei.common.checks import check_number
-from ei.common.processes import drawn
+from ei.common.processes import drawn, mean_over_batch
 from ei.errors import InputError
 from ei.physics.base import sampling_mask_for, where_sampled
 from ei.physics.noise import random_signs
@@ -139,8 +139,8 @@ class RobustEIClosure(Equivariant, SUREClosure):
     SURE (`SUREClosure`) for measurement consistency. Keys: sure, ei, total.
 
     Args:
-        alpha, stop_gradient: see `ei.closure.base.Equivariant`; alpha is tied also to the fraction of entries that a
-            mask measures, as SURE is a mean over those.
+        alpha, stop_gradient, move, operators: see `ei.closure.base.Equivariant`; alpha is tied also to the fraction of
+            entries that a mask measures, as SURE is a mean over those.
         tau, mc_domain: see `SUREClosure`.
 
     Raises:
@@ -156,8 +156,8 @@ class RobustEIClosure(Equivariant, SUREClosure):
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         self.check(f, physics)
         x1 = f(y)
-        x2 = self.target(transform.apply(x1))
-        x3 = f(measure(physics, x2))
+        x2 = self.target(self.transformed(transform, x1))
+        x3 = self.reconstructed(f, physics, transform, x2, len(x1))
         ei = self.criterion(x3, x2)
         sure = self.risk(f, physics, y, x1)
         return {"sure": sure, "ei": ei, "total": sure + self.alpha * ei, "x1": x1.detach()}
@@ -186,11 +186,13 @@ def is_precise(f: Any) -> bool:
 
 
 def mean_of_sampled(physics: Any, values: Tensor) -> Tensor:
-    """The mean of ``values``, of the shape of measurements, over the sampled entries: a scalar."""
+    """The mean of ``values``, of the shape of measurements, over the sampled entries: a scalar. With several processes
+    it has the weight of the entries of this one, so that the mean over processes is the mean over all entries."""
     entries = sampling_mask_for(physics, values)
     if entries is None:
         return values.mean()
-    return where_sampled(physics, values, torch.zeros_like(values)).sum() / entries.expand_as(values).sum()
+    fraction = mean_over_batch(entries.expand_as(values).mean())
+    return where_sampled(physics, values, torch.zeros_like(values)).mean() / fraction
 
 
 def default_tau(physics: Any, y: Tensor, variance: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ei.closure.base import Equivariant
 from ei.closure.sure import SUREClosure, check_precision
 from ei.common.checks import check_number
-from ei.common.processes import drawn
+from ei.common.processes import drawn, mean_over_batch
 from ei.physics.base import where_sampled
 
 # Of the logarithm of the level; slow beside the network, which has to follow.
@@ -87,7 +87,7 @@ class UNSUREClosure(Equivariant, SUREClosure):
         unsure = residual + 2 * shared
         losses = {"unsure": unsure, "total": unsure, "sigma": sigma}
         # Minus its gradient by log sigma is the mean derivative, which has no units: the Lagrangian's / (4 noise).
-        losses["level"] = -level.log() * (shared / noise).detach()
+        losses["level"] = -level.log() * (shared / mean_over_batch(noise)).detach()
         if self.needs_transform:
             x2 = self.target(transform.apply(x1))
             x3 = f(_measure_at_level(physics, x2, sigma))

@@ -33,7 +33,7 @@ from ei.common.processes import Processes, launched
 from ei.common.seeds import derive_seed
 from ei.common.user_code import is_user_code
 from ei.datasets import ImageTree, Pairs, Tiles, make_loader, split_validation
-from ei.datasets.batches import Indexed
+from ei.datasets.batches import Divided, Indexed, shapes_of_measurements
 from ei.diagnosis.before_training import (
     find_image_scale,
     measurement,
@@ -167,7 +167,13 @@ class TrainingBuilder:
             self.train, validation = split_validation(self.train, fraction, f"the {what}")
             self.tree["data"]["validation"] = fraction
         print(f"validation set: {len(validation)} of {len(validation) + len(self.train)} {what}")
-        self.validation = DataLoader(Indexed(validation, self.has_measurements), self.batch_size)
+        items = Indexed(validation, self.has_measurements)
+        shapes = shapes_of_measurements(validation, self.physics)
+        if shapes is None:
+            self.validation = DataLoader(items, self.batch_size)
+        else:
+            batches = Divided(range(len(validation)), self.batch_size, shapes)
+            self.validation = DataLoader(items, batch_sampler=batches)
 
     # ---- parts
 
@@ -181,7 +187,12 @@ class TrainingBuilder:
         transform = self._transform()
         workers = check_number("data.workers", get(self.tree, "data.workers", 0), integer=True, least=0)
         loader = make_loader(
-            self.train, self.batch_size, workers=workers, seed=self.seed, measured=self.has_measurements
+            self.train,
+            self.batch_size,
+            workers=workers,
+            seed=self.seed,
+            measured=self.has_measurements,
+            shapes=shapes_of_measurements(self.train, self.physics),
         )
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(self.seed, "weights"))
@@ -194,6 +205,8 @@ class TrainingBuilder:
             closure.image_scale = f.image_scale
         if hasattr(closure, "check"):
             closure.check(f, self.physics)
+        if hasattr(closure, "check_transform"):
+            closure.check_transform(transform, self.physics, torch.zeros(1, *self.shape))
         self._use_cuda_graphs(f)
         optimizers = self._optimizers(net, closure, f)
         weights = get(self.tree, "network.weights")
@@ -212,7 +225,7 @@ class TrainingBuilder:
         return made
 
     def _image_scale(self) -> float | None:
-        """The scale that measurements alone determine; None where the tree says it, or images do."""
+        """The image scale from measurements; None where the tree has it, or for images."""
         if not self.has_measurements or not self.is_new or get(self.tree, "reconstructor.image_scale") is not None:
             return None
         scale = find_image_scale(self.physics, self.train, self.device)

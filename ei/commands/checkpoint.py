@@ -88,9 +88,7 @@ def tree_of_checkpoint(state: Mapping[str, Any], typed: Typed, path: str) -> Tre
         base = presets.problem(task)
         base["network"] = {"name": "UNet"}
     elif "physics" not in typed.flags:
-        raise InputError(
-            f"the checkpoint {path} does not say its task: give --task (and --ct-views or --mask), or --physics"
-        )
+        raise InputError(f"the checkpoint {path} has no task: give --task (and --ct-views or --mask), or --physics")
     if task is not None:
         base = merge(base, {"trainer": {"task": task}})
     data = {key: value for key, value in (base.get("data") or {}).items() if key not in ("measurements", "truth")}

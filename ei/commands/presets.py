@@ -20,6 +20,7 @@ class Method(NamedTuple):
 METHODS = {
     "ei": Method("EIClosure", "EI"),
     "mc": Method("MCClosure", "MC"),
+    "moi": Method("MOIClosure", "MOI"),
     "split": Method("SplittingClosure", "Splitting"),
     "split_ei": Method("SplittingEIClosure", "Splitting + EI"),
     "sure": Method("SUREClosure", "SURE"),
@@ -89,6 +90,6 @@ def method_of(tree: Mapping[str, Any]) -> str:
 
 
 def title_of(tree: Mapping[str, Any]) -> str:
-    """What tables call the method of a tree; EI where it says none, as the authors' files."""
+    """The title of a tree's method in tables; EI where it names none, as the authors' files."""
     method = method_of(tree)
     return METHODS[method].title if method in METHODS else method or "EI"

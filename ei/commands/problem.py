@@ -13,13 +13,13 @@ from ei.common.parts import Built, Context, build, describe, find, missing_argum
 from ei.common.user_code import is_user_code
 from ei.datasets import DeadLeaves, EllipsePhantoms, MagnitudePhantoms, Measurements, Pairs, dataset_for, image_of
 from ei.datasets.measurements import NAMES_OF_TRUTH
-from ei.diagnosis.before_training import check_kspace
+from ei.diagnosis.before_training import check_kspace, measurement
 from ei.diagnosis.user_defined import Shape, call
 from ei.errors import InputError
 from ei.physics import MRI, Inpainting, image_shape_of, parse_noise, select_physics, with_pseudo_inverse
 
 GENERATED: dict[int, Any] = {1: EllipsePhantoms, 2: MagnitudePhantoms, 3: DeadLeaves}
-# Arguments of operators that follow from the data where the tree does not say them.
+# Arguments of operators that follow from the data where the tree lacks them.
 SIZES = ("img_width", "img_height", "image_shape", "width", "height")
 
 
@@ -64,12 +64,13 @@ class Problem:
             raise InputError("data.truth is the ground truth of data.measurements: give those, too")
 
     def _check_count(self, images: str) -> None:
-        masks = self.physics.count if isinstance(self.physics, Inpainting) else 1
-        if masks not in (1, len(self.data)):
-            what = "measurements" if self.has_measurements else images
+        count = getattr(self.physics, "count", 1)
+        if count not in (1, len(self.data)):
+            data = "measurements" if self.has_measurements else images
+            what, key = ("a mask", "--mask") if isinstance(self.physics, Inpainting) else ("a scan", "physics.angles")
             raise InputError(
-                f"there is a mask for each of {masks} images, and there are {len(self.data)} {what}; give theirs with "
-                "--mask"
+                f"there is {what} for each of {count} images, and there are {len(self.data)} {data}; give theirs with "
+                f"{key}"
             )
 
     def _build_physics(self, sizes: Mapping[str, Any]) -> None:
@@ -107,7 +108,7 @@ def sizes_of(shape: Shape) -> dict[str, Any]:
 
 
 def with_noise_apart(tree: Mapping[str, Any]) -> Tree:
-    """A tree whose noise is its own part, also where the part ``physics`` says it."""
+    """A tree whose noise is its own part, also where it is in the part ``physics``."""
     physics = tree.get("physics")
     if not isinstance(physics, Mapping) or "noise" not in physics:
         return dict(tree)
@@ -149,7 +150,7 @@ def build_physics(description: Any, device: torch.device, sizes: Mapping[str, An
 
 def set_noise(physics: Any, description: Any) -> dict[str, Any]:
     """Give an operator the noise of a tree (a text as ``gaussian:0.1`` is one, too); a user-defined one keeps its own
-    where the tree says none. Returns the description of the noise."""
+    where the tree has none. Returns the description of the noise."""
     if description is None:
         noise, filled = Built(None, {})
     elif isinstance(description, str) and not is_user_code(description) and description not in CLASSES["noise"]:
@@ -178,7 +179,7 @@ def check_size(physics: Any, shape: tuple[int, ...]) -> None:
 
 
 def load_images(data: Mapping[str, Any], mode: str, physics: Any = None) -> Built:
-    """The training or test images of a tree. Where it says no test images, they are those of the training's data set
+    """The training or test images of a tree. Without test images in it, they are those of the training's data set
     with mode "test"; generated images get the size of an operator that is there already.
     """
     described = data.get(mode)
@@ -195,7 +196,7 @@ def load_images(data: Mapping[str, Any], mode: str, physics: Any = None) -> Buil
     if not hasattr(images, "__len__") or not hasattr(images, "__getitem__") or len(images) == 0:
         raise InputError(f"data.{mode}: {filled['name']} must give a data set with a length and items, got {images!r}")
     if isinstance(images, EllipsePhantoms | MagnitudePhantoms | DeadLeaves):
-        filled.setdefault("img_size", images.img_size)  # so that the tree repeats the run by itself
+        filled.setdefault("img_size", images.img_size)  # so that the tree alone repeats the run
     return Built(images, {key: value for key, value in filled.items() if key != "mode"})
 
 
@@ -227,8 +228,15 @@ def generated_class(channels: int) -> Any:
 def load_measurements(described: Any, physics: Any) -> tuple[Any, Shape]:
     """Measurements, and the shape (C, H, W) of the images they are of, that of ``A_dagger y``."""
     where = described if isinstance(described, str) else "data.measurements"
-    physics = select_physics(physics, [0])
-    measurements = _open(described, "data.measurements", shape=_shape_of_y(physics), parts=isinstance(physics, MRI))
+    whole, physics = physics, select_physics(physics, [0])
+    measurements = _open(
+        described,
+        "data.measurements",
+        shape=_shape_of_y(physics),
+        parts=isinstance(physics, MRI),
+        ragged=getattr(whole, "measurement_shapes", None) is not None,
+    )
+    _check_shapes(whole, measurements)
     y = measurements[0]
     if isinstance(physics, MRI):
         check_kspace(physics, y, where)
@@ -244,6 +252,20 @@ def load_measurements(described: Any, physics: Any) -> tuple[Any, Shape]:
             f"{list(again.shape[1:])} ({kinds[0]})"
         )
     return measurements, shape
+
+
+def _check_shapes(physics: Any, measurements: Any) -> None:
+    """Raise unless measurements of scans that differ have the shapes of their operators."""
+    shapes = getattr(physics, "measurement_shapes", None)
+    if shapes is None:
+        return
+    for index in range(min(len(shapes), len(measurements))):
+        actual = tuple(measurement(measurements, index).shape[-len(shapes[index]) :])
+        if actual != shapes[index]:
+            raise InputError(
+                f"measurement {index} must have shape {list(shapes[index])} (detectors, and as many views as its scan "
+                f"has angles), got {list(actual)}; give measurements and angles in the same order"
+            )
 
 
 def sizes_from_measurements(described: Any, description: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,7 +286,7 @@ def sizes_from_measurements(described: Any, description: Mapping[str, Any]) -> d
 
 
 def _open(described: Any, path: str, **arguments: Any) -> Any:
-    if isinstance(described, str) and not is_user_code(described):
+    if isinstance(described, list) or (isinstance(described, str) and not is_user_code(described)):
         return Measurements(described, **arguments)
     return build(described, DATASETS, path, Context(arguments, {}, NESTED)).object
 

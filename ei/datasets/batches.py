@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -83,6 +84,24 @@ def index_in_whole(dataset: Any, index: int) -> int:
     return index
 
 
+def shapes_of_measurements(dataset: Any, physics: Any) -> list[tuple[int, ...]] | None:
+    """The shape of each item's measurement where they differ (`Physics.measurement_shapes`), for `make_loader`; else
+    None."""
+    shapes = getattr(physics, "measurement_shapes", None)
+    return None if shapes is None else [shapes[index_in_whole(dataset, index)] for index in range(len(dataset))]
+
+
+def in_order(shapes: Sequence[Hashable], batch_size: int) -> list[list[int]]:
+    """The indices of items in their order, in batches of one shape and at most ``batch_size`` items."""
+    batches: list[list[int]] = []
+    for index, shape in enumerate(shapes):
+        if batches and len(batches[-1]) < batch_size and shapes[batches[-1][-1]] == shape:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
 def file_name_of(dataset: Any, index: int) -> str | None:
     """The name of the file that an item of a data set, of a part of it or of its tiles is from (``name_of`` of the data
     set); None without."""
@@ -120,34 +139,56 @@ class Shuffled(Sampler[int]):
 
 
 class Divided(Sampler[list[int]]):
-    """This process's part of every batch of a sampler's order; the whole batch where there is one process."""
+    """This process's part of every batch of a sampler's order; the whole batch where there is one process.
 
-    def __init__(self, sampler: Shuffled | range, batch_size: int) -> None:
+    Args:
+        sampler: the order of an epoch.
+        batch_size: of the batches.
+        shapes: what the items of a batch must share, for each item; None where any do.
+    """
+
+    def __init__(self, sampler: Shuffled | range, batch_size: int, shapes: Sequence[Hashable] | None = None) -> None:
         self.sampler = sampler
         self.batch_size = batch_size
+        self.shapes = shapes
         self.processes = Processes.current()
         self.epoch: int | None = None  # outside a training nothing is seeded
+        self._batches: list[list[int]] | None = None
 
     def part(self, number: int) -> Part:
         """Which part of the epoch's batch ``number`` (from 0) is this process's."""
-        return Part.of(min(self.batch_size, len(self.sampler) - number * self.batch_size), self.processes)
+        return Part.of(len(self._batches_of_epoch()[number]), self.processes)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+        self._batches = None
         if isinstance(self.sampler, Shuffled):
             self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return -(-len(self.sampler) // self.batch_size)
+        sizes = [len(self.sampler)] if self.shapes is None else Counter(self.shapes).values()
+        return sum(-(-size // self.batch_size) for size in sizes)
 
     def __iter__(self) -> Iterator[list[int]]:
-        order: list[int] = list(self.sampler)
-        if self.epoch is not None:
-            order = [IndexInEpoch(index, self.epoch) for index in order]
-        for number in range(len(self)):
-            batch = order[number * self.batch_size : (number + 1) * self.batch_size]
-            part = self.part(number)
+        for batch in self._batches_of_epoch():
+            if self.epoch is not None:
+                batch = [IndexInEpoch(index, self.epoch) for index in batch]
+            part = Part.of(len(batch), self.processes)
             yield batch[part.start : part.stop]
+
+    def _batches_of_epoch(self) -> list[list[int]]:
+        """The batches of the epoch: each is there as soon as the order has all its items."""
+        if self._batches is None:
+            self._batches = []
+            open_batches: dict[Hashable, list[int]] = {}
+            for index in self.sampler:
+                shape = None if self.shapes is None else self.shapes[index]
+                batch = open_batches.setdefault(shape, [])
+                batch.append(index)
+                if len(batch) == self.batch_size:
+                    self._batches.append(open_batches.pop(shape))
+            self._batches.extend(open_batches.values())
+        return self._batches
 
 
 class Batches:
@@ -185,7 +226,13 @@ class Batches:
 
 
 def make_loader(
-    dataset: Any, batch_size: int, shuffle: bool = True, workers: int = 0, seed: int = 0, measured: bool = False
+    dataset: Any,
+    batch_size: int,
+    shuffle: bool = True,
+    workers: int = 0,
+    seed: int = 0,
+    measured: bool = False,
+    shapes: Sequence[Hashable] | None = None,
 ) -> Batches:
     """Batches of a data set, with the indices of their items. Of several processes each gets its part of every batch
     (`ei.common.processes`).
@@ -198,9 +245,12 @@ def make_loader(
         seed: of the order, and of what the data set draws for an item.
         measured: the items are measurements ``[C, ...]`` (`ei.datasets.Measurements`), or pairs of a measurement and
             its image (`ei.datasets.Pairs`).
+        shapes: for each item, what the items of a batch must share, as the shape of its measurement where scans differ;
+            None where all have one.
 
     Raises:
-        InputError: if a batch is larger than the set, or cannot be divided over the processes.
+        InputError: if there are not as many shapes as items, or a batch is larger than the set or cannot be divided
+            over the processes.
 
     >>> loader = make_loader([torch.rand(1, 8, 8)] * 5, batch_size=2)
     >>> len(loader), next(iter(loader))["x"].shape
@@ -213,7 +263,9 @@ def make_loader(
         )
     check_division(batch_size, Processes.current())
     order = Shuffled(len(dataset), seed) if shuffle else range(len(dataset))
-    return Batches(Indexed(dataset, measured, seed), Divided(order, batch_size), workers)
+    if shapes is not None and len(shapes) != len(dataset):
+        raise InputError(f"there must be a shape for each of {len(dataset)} items, got {len(shapes)}")
+    return Batches(Indexed(dataset, measured, seed), Divided(order, batch_size, shapes), workers)
 
 
 def _check_dataset(dataset: Any) -> None:

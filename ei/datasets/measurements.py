@@ -36,9 +36,9 @@ class Measurements(Dataset):
     """Measurements without images; items are ``[C, ...]`` float32 (or complex64).
 
     Args:
-        path: a file of an array (`ei.common.arrays.FileArray`), or a folder of them (in the natural order of their
-            names: y_2 before y_10). Of several arrays in a file, this one must be named "y", "measurements",
-            "sinograms" or "DATA". Arrays are read piece by piece where their format allows.
+        path: a file of an array (`ei.common.arrays.FileArray`), a folder of them (in the natural order of their names:
+            y_2 before y_10), or a list of files in their order. Of several arrays in a file, this one must be named
+            "y", "measurements", "sinograms" or "DATA". Arrays are read piece by piece where their format allows.
         shape: the shape of one measurement, as the operator returns it without the batch axis; a leading axis of length
             one may be missing in the files. If None, measurements have two axes of any length, with or without a
             channel axis before them: arrays are ``[n, h, w]`` or ``[n, C, h, w]``. In a folder, an array without the
@@ -46,6 +46,7 @@ class Measurements(Dataset):
             are read, too: their real and imaginary parts are that axis.
         names: what their arrays are called in files that hold several.
         parts: complex arrays are read so without a shape, too: ``[n, h, w]`` as items ``[2, h, w]``.
+        ragged: the measurements of a folder may have different shapes (of scans that differ).
 
     Attributes:
         channels: whether the files have all axes of a measurement; without, items get a leading axis of length one.
@@ -64,14 +65,17 @@ class Measurements(Dataset):
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike | Sequence[str | os.PathLike],
         shape: Sequence[int] | None = None,
         names: Sequence[str] = NAMES,
         parts: bool = False,
+        ragged: bool = False,
     ) -> None:
-        self.path = check_path("the path of measurements", path)
         what = "image" if tuple(names) == NAMES_OF_TRUTH else "measurements"
-        self._arrays = [FileArray(file, names, what) for file in _files_at(self.path)]
+        files = _files_of(path)
+        self.path = Path(path) if isinstance(path, (str, os.PathLike)) else files[0].parent
+        self._arrays = [FileArray(file, names, what) for file in files]
+        self.ragged = ragged
         is_folder = self.path.is_dir()
         self.parts = _in_parts(self._arrays, shape, parts, is_folder)
         each = shape if shape is None or not self.parts else (1, *shape[1:])
@@ -91,7 +95,7 @@ class Measurements(Dataset):
                     wanted = f"[n, ...] of {list(shape)} each"
                     wanted += ", or complex without the axis of length 2" if _has_two_parts(shape) else ""
                 raise InputError(f"measurements in {array.path} must have shape {wanted}, got {list(array.shape)}")
-            if shape is None and array.shape[-2:] != first[-2:]:
+            if shape is None and array.shape[-2:] != first[-2:] and not self.ragged:
                 raise InputError(
                     f"measurements in {array.path} must have shape {list(first[-2:])} as those in "
                     f"{self._arrays[0].path}, got {list(array.shape[-2:])}"
@@ -169,6 +173,15 @@ class Pairs(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.measurements[index], self.images[index]
+
+
+def _files_of(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]:
+    """The files of measurements that a path or a list of paths names."""
+    if isinstance(path, (list, tuple)):
+        if not path:
+            raise InputError("the list of measurements is empty")
+        return [file for each in path for file in _files_of(each)]
+    return _files_at(check_path("the path of measurements", path))
 
 
 def _files_at(path: Path) -> list[Path]:

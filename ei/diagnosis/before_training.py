@@ -16,7 +16,7 @@ from ei.diagnosis.measurements import measurement_report
 from ei.diagnosis.sinograms import SinogramReport, check_sinogram
 from ei.diagnosis.user_defined import call
 from ei.errors import InputError
-from ei.physics import MRI, select_physics
+from ei.physics import MRI, Tomography, select_physics
 from ei.physics.projections import Projections
 
 
@@ -37,7 +37,16 @@ def report_sinograms(physics: Any, measurements: Any) -> SinogramReport | None:
     """Whether measured sinograms fit their geometry; None for other measurements."""
     if not isinstance(physics, Projections):
         return None
-    return check_sinogram(physics, torch.stack([measurement(measurements, n) for n in evenly_spaced(measurements, 16)]))
+    if not isinstance(physics, Tomography) or physics.count == 1:
+        some = [measurement(measurements, n) for n in evenly_spaced(measurements, 16)]
+        return check_sinogram(physics, torch.stack(some))
+    for n in evenly_spaced(measurements, 4):  # scans that differ are checked each by itself
+        number = index_in_whole(measurements, n)
+        report = check_sinogram(physics.of([number]), measurement(measurements, n)[None])
+        if not report.fits:
+            report.findings[0] = f"Scan {number}: {report.findings[0]}"
+            break
+    return report
 
 
 def report_truth(physics: Any, pairs: Pairs) -> list[str]:
@@ -61,10 +70,10 @@ def report_truth(physics: Any, pairs: Pairs) -> list[str]:
 
 def check_kspace(physics: MRI, y: Tensor, path: str) -> None:
     """Raise if k-space has values where the mask measures nothing, or none at all where it does: it is another's."""
-    if y.shape[-physics.mask.dim() :] != physics.mask.shape:
+    mask = physics.sampling_mask[0].cpu() != 0
+    if mask.dim() != y.dim() or any(side not in (1, has) for side, has in zip(mask.shape, y.shape, strict=True)):
         return  # the operator raises
     check_centred(torch.complex(y[0], y[1]) if not y.is_complex() else y)
-    mask = physics.mask.cpu() != 0
     filled = y != 0
     outside = int((filled & ~mask).sum())
     inside = float((filled & mask).sum() / mask.expand_as(y).sum())

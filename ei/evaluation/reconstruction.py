@@ -16,6 +16,7 @@ from ei.common.arrays import ArrayWriter
 from ei.common.complex import magnitude
 from ei.common.files import complete_folder
 from ei.datasets import Measurements
+from ei.datasets.batches import in_order, shapes_of_measurements
 from ei.errors import InputError
 from ei.models.base import ReconstructionFunction
 from ei.physics import select_physics
@@ -48,7 +49,9 @@ def reconstruct_file(
         StorageError: if the file cannot be written; nothing is left of it.
     """
     f.eval()
-    loader = DataLoader(measurements, batch_size=batch_size)
+    shapes = shapes_of_measurements(measurements, f.physics)
+    batches = None if shapes is None else in_order(shapes, batch_size)
+    loader = DataLoader(measurements, batch_size if batches is None else 1, batch_sampler=batches)
     began = time.monotonic()
     with torch.no_grad(), contextlib.ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=len(measurements), unit="image", disable=not progress))

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from ei.errors import InputError
 
 NoiseModel = Callable[..., Tensor]
+# What to do where an operator cannot be moved.
+STAY = "move the image (closure.move=image), or give the operator a method moved(element)"
 
 
 class Physics(nn.Module):
@@ -50,9 +52,38 @@ class Physics(nn.Module):
         measured together (all channels of a pixel, all detectors of a view). None: every entry is, separately."""
         return None
 
+    @property
+    def count(self) -> int:
+        """The number of operators, one for each image (`of`); 1 where one serves all images."""
+        return 1
+
     def of(self, indices: Sequence[int] | Tensor | None) -> Physics:
         """The operator of the images with these numbers in their data set: itself, where one serves all of them."""
         return self
+
+    @property
+    def measurement_shapes(self) -> list[tuple[int, ...]] | None:
+        """Of operators that differ by image the last axes of their measurements, for each image; None where all have
+        the same."""
+        return None
+
+    @property
+    def selected_from(self) -> Physics:
+        """The operator of all images, where `of` selected this one from it; else itself."""
+        return self.__dict__.get("_selected_from", self)
+
+    def moved(self, element: Any, transform: Any = None) -> Physics:
+        """The same instrument in another position: ``A.moved(g) x`` is ``A T_g^-1 x``, up to a symmetry of the
+        measurements, without interpolating an image.
+
+        Args:
+            element: g.
+            transform: the group T that g is an element of; None: the operator's own reading of g.
+
+        Raises:
+            InputError: if the instrument cannot be moved so.
+        """
+        raise InputError(f"{type(self).__name__} cannot be moved by {element}: {STAY}")
 
     def A_dagger_of(self, y: Tensor, kept: Tensor) -> Tensor:
         """``A_dagger`` as it would be if the entries of ``y`` where ``kept`` is zero had not been measured.
@@ -134,6 +165,36 @@ def select_physics(physics: Any, indices: Sequence[int] | Tensor | None) -> Any:
     """``physics.of(indices)``: the operator of the images with these numbers. An operator without ``of`` serves all."""
     of = getattr(physics, "of", None)
     return of(indices) if callable(of) else physics
+
+
+def check_indices(indices: Sequence[int] | Tensor | None, count: int, what: str) -> list[int]:
+    """The ``indices`` of images as a list.
+
+    Raises:
+        InputError: if there are none, or one is not in 0, ..., ``count`` - 1.
+    """
+    if indices is None:
+        raise InputError(
+            f"each of {count} images has {what}, so batches must carry the indices of their images; make them with "
+            "ei.datasets.make_loader"
+        )
+    rows = [int(index) for index in indices]
+    wrong = [index for index in rows if not 0 <= index < count]
+    if wrong:
+        raise InputError(f"there are operators for {count} images, indices 0 to {count - 1}, got index {wrong[0]}")
+    return rows
+
+
+def move_physics(physics: Any, element: Any, transform: Any = None) -> Any:
+    """`Physics.moved` of any physics: a user-defined one is moved by its method ``moved(element)``.
+
+    Raises:
+        InputError: for an operator without ``moved``, or one that cannot be moved so.
+    """
+    moved = getattr(physics, "moved", None)
+    if not callable(moved):
+        raise InputError(f"{type(physics).__name__} has no method moved(element): {STAY}")
+    return moved(element, transform) if isinstance(physics, Physics) else moved(element)
 
 
 def for_each_image(mask: Tensor, tensor: Tensor) -> Tensor:

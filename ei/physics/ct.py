@@ -36,6 +36,7 @@ class CT(Projections):
             FBP is zero outside the circle.
         device: where the matrices are prepared; inputs on another device work, too.
         noise: None or a noise model (see `Physics`).
+        first_angle: degrees that are added to the angles of all views.
 
     The input's dtype is kept. float64 is computed in float64, every other floating-point dtype in float32.
 
@@ -57,11 +58,14 @@ class CT(Projections):
         circle: bool = False,
         device: torch.device | str = "cpu",
         noise: NoiseModel | None = None,
+        *,
+        first_angle: float = 0.0,
     ) -> None:
         self.img_width = check_number("img_width", img_width, integer=True, least=1)
         self.radon_view = check_number("radon_view", radon_view, integer=True, least=1)
         self.uniform = check_flag("uniform", uniform)
         self.circle = check_flag("circle", circle)
+        self.first_angle = check_number("first_angle", first_angle)
         self.n_detectors = n_detectors_of(self.img_width, self.circle)
         super().__init__((self.img_width, self.img_width), (self.n_detectors, self.radon_view), noise)
         pixel_views = self.img_width**2 * self.radon_view
@@ -104,12 +108,16 @@ class CT(Projections):
             "radon_view": self.radon_view,
             "uniform": self.uniform,
             "circle": self.circle,
+            "first_angle": self.first_angle,
         }
 
     @property
     def angles(self) -> Tensor:
         """The view angles in degrees, ``[V]``, float64."""
-        return torch.from_numpy(view_degrees(self.radon_view, self.uniform))
+        return torch.from_numpy(view_degrees(self.radon_view, self.uniform, self.first_angle))
+
+    def _turn(self, degrees: float) -> None:
+        self.first_angle = (self.first_angle + degrees) % 360
 
     def projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
         return self.cached(radon_map, *self.config.values(), device, dtype)
@@ -131,20 +139,22 @@ def n_detectors_of(img_width: int, circle: bool) -> int:
     return img_width if circle else math.isqrt(2 * img_width * img_width - 1) + 1
 
 
-def view_degrees(radon_view: int, uniform: bool) -> np.ndarray:
+def view_degrees(radon_view: int, uniform: bool, first_angle: float) -> np.ndarray:
     views = np.arange(radon_view, dtype=np.float64)
-    return views * (180 / radon_view) if uniform else views
+    return (views * (180 / radon_view) if uniform else views) + first_angle
 
 
 @shared_sparse
-def radon_map(img_width: int, radon_view: int, uniform: bool, circle: bool) -> scipy.sparse.csr_array:
+def radon_map(
+    img_width: int, radon_view: int, uniform: bool, circle: bool, first_angle: float
+) -> scipy.sparse.csr_array:
     """The matrix of `CT.A`, ``[D*V, N*N]``. View angle t: the image, zero-padded to D x D, is read bilinearly at the
     grid ``(xs, ys) = (cos t * x_j + sin t * y_i, -sin t * x_j + cos t * y_i)`` and summed over the rows i."""
     n_detectors = n_detectors_of(img_width, circle)
     axis = np.arange(n_detectors) - (n_detectors - 1) / 2  # pixels from the centre
     before = _padding_before(img_width, n_detectors)
     blocks = []
-    for angle in np.deg2rad(view_degrees(radon_view, uniform)):
+    for angle in np.deg2rad(view_degrees(radon_view, uniform, first_angle)):
         cos, sin = math.cos(angle), math.sin(angle)
         x_pixel = cos * axis[None, :] + sin * axis[:, None] + (n_detectors - 1) / 2 - before
         y_pixel = -sin * axis[None, :] + cos * axis[:, None] + (n_detectors - 1) / 2 - before
@@ -162,7 +172,9 @@ def radon_map(img_width: int, radon_view: int, uniform: bool, circle: bool) -> s
 
 
 @shared_sparse
-def back_projection_map(img_width: int, radon_view: int, uniform: bool, circle: bool) -> scipy.sparse.csr_array:
+def back_projection_map(
+    img_width: int, radon_view: int, uniform: bool, circle: bool, first_angle: float
+) -> scipy.sparse.csr_array:
     """The matrix of the back-projection inside `CT.A_dagger`, ``[N*N, D*V]``. View angle t: pixel (x, y) of the D x D
     grid reads the view linearly at the detector ``((x cos t - y sin t) + 1)/2 * (D-1)``; scaled by ``pi/(2V)``."""
     n_detectors = n_detectors_of(img_width, circle)
@@ -172,7 +184,7 @@ def back_projection_map(img_width: int, radon_view: int, uniform: bool, circle: 
     if circle:
         from_centre = np.arange(img_width) - (img_width - 1) / 2
         scale[from_centre[None, :] ** 2 + from_centre[:, None] ** 2 > ((img_width - 1) / 2) ** 2] = 0
-    angles = np.deg2rad(view_degrees(radon_view, uniform)).tolist()
+    angles = np.deg2rad(view_degrees(radon_view, uniform, first_angle)).tolist()
     places = (math.cos(t) * axis[None, :] - math.sin(t) * axis[:, None] + (n_detectors - 1) / 2 for t in angles)
     return back_projection_matrix(((place, scale, 1.0) for place in places), n_detectors)
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from ei.common.checks import check_number
 from ei.common.devices import device_of
 from ei.errors import InputError
-from ei.physics.base import NoiseModel, Physics, check_shape, for_each_image
+from ei.physics.base import NoiseModel, Physics, check_indices, check_shape, for_each_image
+from ei.physics.moved import move_pixels
 from ei.physics.saved import Source, read_array, zeros_and_ones
 
 
@@ -110,18 +111,18 @@ class Inpainting(Physics):
         """The operator of the images with these indices: with their masks, in this order."""
         if self.count == 1:
             return self
-        if indices is None:
-            raise InputError(
-                f"each of {self.count} images has a mask, so batches must carry the indices of their images; make them "
-                "with ei.datasets.make_loader"
-            )
-        rows = torch.as_tensor(indices, device=self.mask.device)
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < self.count:
-            raise InputError(
-                f"there are masks for {self.count} images, indices 0 to {self.count - 1}, got index {int(rows.max())}"
-            )
+        rows = check_indices(indices, self.count, "a mask")
+        return self._with_mask(self.mask[torch.tensor(rows, device=self.mask.device)], selected_from=self)
+
+    def moved(self, element: Any, transform: Any = None) -> Inpainting:
+        """The operator with its masks moved as images are: by a shift (rows, columns), by quarter turns (their number),
+        or by an element of a ``transform`` that permutes pixels. Exact: ``A.moved(g) x = T_g A T_g^-1 x``."""
+        return self._with_mask(move_pixels(self.mask, element, transform), selected_from=self.selected_from)
+
+    def _with_mask(self, mask: Tensor, selected_from: Physics) -> Inpainting:
         other = copy.copy(self)
-        other._buffers = {**self._buffers, "mask": self.mask[rows]}
+        other._buffers = {**self._buffers, "mask": mask}
+        other.__dict__["_selected_from"] = selected_from  # not as a submodule, which the module would list
         return other
 
     def _multiply(self, tensor: Tensor, what: str) -> Tensor:

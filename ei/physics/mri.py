@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from ei.common.checks import check_number
 from ei.common.devices import device_of
 from ei.common.seeds import generator
 from ei.errors import InputError
-from ei.physics.base import NoiseModel, Physics, check_tensor
+from ei.physics.base import STAY, NoiseModel, Physics, check_indices, check_tensor, for_each_image
 from ei.physics.krylov import pinv_cg
 from ei.physics.saved import Source, read_array, zeros_and_ones
 from ei.physics.split import Split
@@ -31,8 +32,9 @@ class MRI(Physics):
     (deepinv's layout): zero where nothing is measured.
 
     Args:
-        mask: zeros and ones ``[H, W]``, or ``[W]`` for whole columns (`random_columns`, `mask_for`); axes of length one
-            are dropped. A tensor, an array or a list, or the path of one (`ei.physics.saved.read_array`).
+        mask: zeros and ones ``[H, W]``, or ``[W]`` for whole columns (`random_columns`, `mask_for`); leading axes of
+            length one are dropped. ``[n, H, W]`` or ``[n, 1, W]``: of each of n images; `of` gives the operator of
+            some of them. A tensor, an array or a list, or the path of one (`ei.physics.saved.read_array`).
         coil_maps: the sensitivities S, complex ``[K, H, W]``; a tensor, an array or a path (key "coil_maps").
         height: H, for a mask of columns without maps. None: images may then have any H, and `image_shape` is None.
         cg_steps: steps of conjugate gradients in `A_dagger`, used with maps. More put more of the noise into the image.
@@ -103,13 +105,52 @@ class MRI(Physics):
     @property
     def config(self) -> dict[str, Any]:
         """The arguments to build it again, with ``mask`` and ``coil_maps`` beside them."""
-        columns = self.mask.dim() == 1 and self.coil_maps is None and self._height is not None
+        columns = _rows_of(self.mask) is None and self.coil_maps is None and self._height is not None
         return {"cg_steps": self.cg_steps, **({"height": self._height} if columns else {})}
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
         """(2, H, W); None where columns are measured of images of any height."""
         return None if self._height is None else (2, self._height, self.mask.shape[-1])
+
+    @property
+    def count(self) -> int:
+        """The number of masks, one for each image; 1 where one mask serves all."""
+        return len(self.mask) if self.mask.dim() == 3 else 1
+
+    def of(self, indices: Sequence[int] | Tensor | None) -> MRI:
+        """The operator of the images with these indices: with their masks, in this order."""
+        if self.count == 1:
+            return self
+        rows = check_indices(indices, self.count, "a mask")
+        return self._with_mask(self.mask[torch.tensor(rows, device=self.mask.device)], selected_from=self)
+
+    def moved(self, element: Any, transform: Any = None) -> MRI:
+        """The operator whose mask is shifted along the columns of k-space: that of images multiplied by a ramp of
+        phases. It makes sense where the columns are spread evenly; a middle that is sampled densely leaves the middle.
+
+        Args:
+            element: a whole number of columns, or (rows, columns).
+            transform: a group of shifts (`ei.transforms.Shift1D`, `Shift`), or None.
+
+        Raises:
+            InputError: for another element.
+        """
+        steps = torch.as_tensor(element).reshape(-1)
+        is_shift = transform is None or type(transform).__name__ in ("Shift", "Shift1D")
+        if not is_shift or len(steps) not in (1, 2) or bool((steps != steps.round()).any()):
+            group = "" if transform is None else f" of {type(transform).__name__}"
+            raise InputError(f"MRI is moved by whole columns of its mask (Shift1D), got {element}{group}: {STAY}")
+        row, column = [0, *steps.tolist()][-2:]
+        shifted = torch.roll(self.mask, int(column), -1)
+        shifted = shifted if _rows_of(self.mask) is None else torch.roll(shifted, int(row), -2)
+        return self._with_mask(shifted, selected_from=self.selected_from)
+
+    def _with_mask(self, mask: Tensor, selected_from: Physics) -> MRI:
+        other = copy.copy(self)
+        other._buffers = {**self._buffers, "mask": mask}
+        other.__dict__["_selected_from"] = selected_from  # not as a submodule, which the module would list
+        return other
 
     def A(self, x: Tensor) -> Tensor:
         """The measured part of k-space, of every coil: ``[B, 2, H, W]`` to ``[B, 2, (K,) H, W]``."""
@@ -144,10 +185,11 @@ class MRI(Physics):
     def sampling_mask(self) -> Tensor:
         """The mask with the axes of k-space: both parts and all coils measure the same points."""
         axes = 4 if self.coil_maps is None else 5
-        return self.mask.view(*[1] * (axes - self.mask.dim()), *self.mask.shape)
+        images, sides = ((len(self.mask),), self.mask.shape[1:]) if self.mask.dim() == 3 else ((), self.mask.shape)
+        return self.mask.view(*images, *[1] * (axes - len(images) - len(sides)), *sides)
 
     def _mask(self, like: Tensor) -> Tensor:
-        return self.mask.to(like.device, like.dtype)
+        return for_each_image(self.sampling_mask, like).to(like.device, like.dtype)
 
     def _maps(self, like: Tensor) -> Tensor:
         assert self.coil_maps is not None
@@ -169,8 +211,9 @@ class MRI(Physics):
 
     def extra_repr(self) -> str:
         coils = 1 if self.coil_maps is None else len(self.coil_maps)
-        kept = f"{int(self.mask.sum())} of {self.mask.numel()} {'columns' if self.mask.dim() == 1 else 'points'}"
-        return f"{kept} measured, {coils} coil{'s' if coils > 1 else ''}, cg_steps={self.cg_steps}"
+        kept = f"{int(self.mask.sum())} of {self.mask.numel()} {'columns' if _rows_of(self.mask) is None else 'points'}"
+        masks = "" if self.count == 1 else f" by {self.count} masks"
+        return f"{kept} measured{masks}, {coils} coil{'s' if coils > 1 else ''}, cg_steps={self.cg_steps}"
 
 
 def fourier(image: Tensor, inverse: bool = False) -> Tensor:
@@ -196,30 +239,38 @@ def _to_channels(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _check_mask(source: tuple[Tensor, str]) -> Tensor:
-    """``[H, W]`` or ``[W]``, float32."""
+    """``[H, W]`` or ``[W]``, or those of n images ``[n, H or 1, W]``, float32."""
     mask, where = source
     shape = list(mask.shape)
     while mask.dim() > 2 and mask.shape[0] == 1:
         mask = mask[0]
     if mask.dim() == 2 and 1 in mask.shape:  # columns, as Robust EI's [1, 320, 1]
         mask = mask.flatten()
-    if mask.dim() not in (1, 2) or mask.numel() == 0:
-        raise InputError(f"{where} must have shape [H, W], or [W] for columns, got {shape}")
+    if mask.dim() not in (1, 2, 3) or mask.numel() == 0:
+        raise InputError(
+            f"{where} must have shape [H, W], or [W] for columns, or [n, H, W] or [n, 1, W] for n images, got {shape}"
+        )
     mask = zeros_and_ones(mask, where)
-    if not bool(mask.any()):
+    if not bool((mask if mask.dim() == 3 else mask[None]).flatten(1).any(1).all()):
         raise InputError(f"{where} measures nothing at all")
     return mask
 
 
+def _rows_of(mask: Tensor) -> int | None:
+    """H of a mask; None where it is of columns."""
+    return mask.shape[-2] if mask.dim() == 2 or (mask.dim() == 3 and mask.shape[1] > 1) else None
+
+
 def _check_height(height: int | None, mask: Tensor, maps: Tensor | None) -> int | None:
     """H of the images: of the mask, the maps or the argument; None where none has it."""
-    rows = mask.shape[0] if mask.dim() == 2 else None if maps is None else maps.shape[1]
+    of_mask = _rows_of(mask)
+    rows = of_mask if of_mask is not None or maps is None else maps.shape[1]
     if height is None:
         return rows
     height = check_number("height", height, integer=True, least=1)
     if rows not in (None, height):
         raise InputError(
-            f"height must be {rows}, that of the {'mask' if mask.dim() == 2 else 'coil maps'}, got {height}"
+            f"height must be {rows}, that of the {'coil maps' if of_mask is None else 'mask'}, got {height}"
         )
     return height
 
@@ -232,8 +283,9 @@ def _check_maps(source: tuple[Tensor, str], mask: Tensor) -> Tensor:
         maps = maps[0]
     if maps.dim() != 3 or maps.numel() == 0 or not maps.is_complex():
         raise InputError(f"{where} must be complex and have shape [K, H, W], got {maps.dtype} {shape}")
-    if maps.shape[-mask.dim() :] != mask.shape:
-        raise InputError(f"{where} must have the mask's shape {list(mask.shape)} in the last axes, got {shape}")
+    sides = (*([] if _rows_of(mask) is None else [_rows_of(mask)]), mask.shape[-1])
+    if tuple(maps.shape[-len(sides) :]) != sides:
+        raise InputError(f"{where} must have the mask's shape {list(sides)} in the last axes, got {shape}")
     if not bool(torch.isfinite(torch.view_as_real(maps.resolve_conj())).all()) or not bool((maps != 0).any()):
         raise InputError(f"{where} must be finite and not all zero")
     return maps.to(torch.promote_types(maps.dtype, torch.complex64)).resolve_conj().clone()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -13,8 +15,28 @@ from torch import Tensor
 from ei.errors import InputError
 from ei.physics.base import NoiseModel, Physics, check_shape
 from ei.physics.linear_map import Dense, LinearMap, shared
+from ei.physics.moved import degrees_of
 
 Made = TypeVar("Made")
+KEPT_MOVED = 4 * 2**30  # bytes of the matrices that one operator keeps of itself in other positions
+
+
+class Recent(OrderedDict):
+    """What was used last, of at most ``most`` bytes together; the latest in any case."""
+
+    def __init__(self, most: int = KEPT_MOVED) -> None:
+        super().__init__()
+        self.most = most
+
+    def __getitem__(self, key: Any) -> Any:
+        value = super().__getitem__(key)
+        self.move_to_end(key)
+        return value
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        while len(self) > 1 and sum(getattr(kept, "nbytes", 0) for kept in self.values()) > self.most:
+            self.popitem(last=False)
 
 
 class Projections(Physics):
@@ -35,9 +57,38 @@ class Projections(Physics):
         self.image_shape = image_shape
         self.measurement_shape = measurement_shape
         self._cache: dict[tuple, Any] = {}
+        self._moved_cache = Recent()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": {}}  # a copy finds them again, or makes them
+        # A copy finds the matrices again, or makes them.
+        return {**self.__dict__, "_cache": {}, "_moved_cache": Recent()}
+
+    def moved(self, element: Any, transform: Any = None) -> Projections:
+        """The same scanner turned by g: g is added to the angles of its views, so that ``A.moved(g) x`` is the
+        projection of ``x`` turned back, ``A T_g^-1 x``, without interpolating it.
+
+        The matrices of a position are made when they are needed. An operator keeps those of the positions used last,
+        4 GiB of them together.
+
+        Args:
+            element: g in degrees, any real number, counter-clockwise; or an element of ``transform``.
+            transform: a group of rotations (`ei.transforms.Turn`, `Rotate`, `Rotate90`), or None.
+
+        Raises:
+            InputError: for an element that is no rotation.
+        """
+        degrees = degrees_of(element, transform, type(self).__name__)
+        if degrees == 0:
+            return self
+        other = copy.copy(self)
+        other._turn(degrees)
+        other._cache = other._moved_cache = self._moved_cache
+        other.__dict__["_selected_from"] = self.selected_from
+        return other
+
+    def _turn(self, degrees: float) -> None:
+        """Add ``degrees`` to the angles of all views."""
+        raise NotImplementedError
 
     def cached(self, make: Callable[..., Made], *arguments: Any) -> Made:
         """``make(*arguments)``, kept as long as this operator: freed with the last operator of its geometry."""

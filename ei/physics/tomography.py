@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import warnings
@@ -16,7 +17,7 @@ from torch import Tensor
 from ei.common.checks import check_choice, check_number
 from ei.common.devices import device_of
 from ei.errors import InputError, MissingFileError
-from ei.physics.base import NoiseModel
+from ei.physics.base import NoiseModel, check_indices
 from ei.physics.fbp import (
     back_projection_map,
     extension_radius,
@@ -41,13 +42,14 @@ class Tomography(Projections):
     """A parallel or fan beam: images ``[B, C, H, W]``, sinograms ``[B, C, D, V]``. `A` gives line integrals in the
     unit of the lengths, `A_adjoint` is its exact transpose, `A_dagger` filtered back-projection.
 
-    `ei.physics.scan` defines the orientation, docs/tomography.md shows it. The matrix of `A` is made at once, that of
-    `A_dagger` at its first call; where they take more than 2 GB, a warning says so before.
+    `ei.physics.scan` defines the orientation, docs/reference/conventions.md shows it. The matrix of `A` is made at
+    once, that of `A_dagger` at its first call; where they take more than 2 GB, a warning says so before.
 
     Args:
         image_shape: (H, W).
         angles: of the V views in degrees, as in the sinogram; any order, any range. Or the path of a file of them:
-            ``.npy``, ``.npz`` (key "angles"), or text.
+            ``.npy``, ``.npz`` (key "angles"), or text. Of n scans that differ: ``[n, V]``, or a list of n lists of any
+            lengths or of n paths; `of` gives the operator of some of them.
         n_detectors: D.
         detector_spacing, pixel_size: in one unit of length, as the distances.
         centre: where the rotation axis falls on the detector, in bins from its middle ``(D-1)/2``.
@@ -86,9 +88,10 @@ class Tomography(Projections):
         device: torch.device | str = "cpu",
         noise: NoiseModel | None = None,
     ) -> None:
+        several = _check_angles(angles)
         scan = Scan(
             _check_sides(image_shape),
-            _check_angles(angles),
+            several[0],
             check_number("n_detectors", n_detectors, integer=True, least=1),
             check_number("detector_spacing", detector_spacing, above=0),
             check_number("pixel_size", pixel_size, above=0),
@@ -100,33 +103,91 @@ class Tomography(Projections):
         )
         _check_scan(scan)
         super().__init__(scan.image_shape, (scan.n_detectors, len(scan.angles)), noise)
-        self.scan = scan
-        self._has_warned = False
-        height, width = scan.image_shape
-        at_origin = scan.detector_spacing / scan.magnification
-        lit_detectors = min(scan.n_detectors, 2 * scan.half_diagonal / at_origin + 1)
-        # A ray passes at most so many rows or columns, and reads two pixels in each.
-        entries = len(scan.angles) * lit_detectors * max(height, width) * (1 + scan.rays_per_detector)
-        entries_back = 2.0 * height * width * len(scan.angles)
-        check_matrix_size(repr_of(scan), 16 * (entries + entries_back), 40 * entries, max(entries, entries_back))
+        self._warned: set[str] = set()  # shared with the operators of some scans, and of other positions
+        self._set_scans(tuple(dataclasses.replace(scan, angles=each) for each in several))
+        _check_size(self.scans)
         device = device_of(device)
         if not len(self.projection(device, torch.float32).matrix.values):
             raise InputError(_sees_nothing(scan))
 
+    def _set_scans(self, scans: tuple[Scan, ...]) -> None:
+        self.scans = scans
+        self.scan = scans[0]
+        self.measurement_shape = (self.scan.n_detectors, len(self.scan.angles))
+
     @property
     def config(self) -> dict[str, Any]:
         """The arguments to build it again."""
-        image_shape, angles = list(self.scan.image_shape), list(self.scan.angles)
-        return {**dataclasses.asdict(self.scan), "image_shape": image_shape, "angles": angles}
+        angles: list = [list(scan.angles) for scan in self.scans]
+        image_shape = list(self.scan.image_shape)
+        return {
+            **dataclasses.asdict(self.scan),
+            "image_shape": image_shape,
+            "angles": angles if self.count > 1 else angles[0],
+        }
 
     @property
     def angles(self) -> Tensor:
-        """The view angles in degrees, ``[V]``, float64."""
+        """The view angles in degrees, ``[V]``, float64; of the first scan, where there are several."""
         return torch.tensor(self.scan.angles, dtype=torch.float64)
 
     @property
     def n_detectors(self) -> int:
         return self.scan.n_detectors
+
+    @property
+    def count(self) -> int:
+        """The number of scans; 1 where one geometry serves all images."""
+        return len(self.scans)
+
+    @property
+    def measurement_shapes(self) -> list[tuple[int, ...]] | None:
+        shapes: list[tuple[int, ...]] = [(scan.n_detectors, len(scan.angles)) for scan in self.scans]
+        return shapes if len(set(shapes)) > 1 else None
+
+    def of(self, indices: Sequence[int] | Tensor | None) -> Tomography:
+        """The operator of the scans with these indices, in this order. Sinograms in a batch must have equal shapes."""
+        if self.count == 1:
+            return self
+        scans = tuple(self.scans[index] for index in check_indices(indices, self.count, "a scan"))
+        _check_equal_shapes(scans)
+        other = self._copy_of_scans(scans[:1] if len(set(scans)) == 1 else scans)
+        other._cache, other._moved_cache = self._cache, self._moved_cache
+        other.__dict__["_selected_from"] = self
+        return other
+
+    def _copy_of_scans(self, scans: tuple[Scan, ...]) -> Tomography:
+        other = copy.copy(self)
+        other._set_scans(scans)
+        return other
+
+    def _turn(self, degrees: float) -> None:
+        self._set_scans(
+            tuple(dataclasses.replace(scan, angles=tuple(t + degrees for t in scan.angles)) for scan in self.scans)
+        )
+
+    def _scan_by_scan(self, method: str, tensor: Tensor, *others: Tensor) -> Tensor:
+        """A method of each scan's operator on the images or sinograms ``[k*n, ...]`` of n scans, under k transforms."""
+        count = self.count
+        _check_equal_shapes(self.scans)
+        if len(tensor) % count:
+            raise InputError(
+                f"there are {count} scans, and a batch of {len(tensor)}; select the operator of its scans by "
+                "physics.of(indices)"
+            )
+        results = []
+        for number, scan in enumerate(self.scans):
+            one = self._copy_of_scans((scan,))
+            one._cache = self._cache
+            own = (other if len(other) == 1 else other[number::count] for other in others)
+            results.append(getattr(one, method)(tensor[number::count], *own))
+        return torch.stack(results, 1).flatten(0, 1)
+
+    def A(self, x: Tensor) -> Tensor:
+        return super().A(x) if self.count == 1 else self._scan_by_scan("A", x)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return super().A_adjoint(y) if self.count == 1 else self._scan_by_scan("A_adjoint", y)
 
     def projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
         return self.cached(projection_map, self.scan, device, dtype)
@@ -150,6 +211,8 @@ class Tomography(Projections):
 
     def filter(self, y: Tensor) -> Tensor:
         """`Projections.filter`, and the views weighted by the angle that they stand for (1 where it is the same)."""
+        if self.count > 1:
+            return self._scan_by_scan("filter", y)
         return super().filter(y) * self._view_weights(y)
 
     def _view_weights(self, y: Tensor) -> Tensor:
@@ -159,9 +222,11 @@ class Tomography(Projections):
         """Filtered back-projection: ``[B, C, D, V]`` to ``[B, C, H, W]``. Views are weighted by the angle that they
         stand for, rays that are measured twice by one half (`ei.physics.fbp`). At its first call it warns of views that
         are missing and of views that end inside the object."""
+        if self.count > 1:
+            return self._scan_by_scan("A_dagger", y)
         self.check_sinogram_shape(y)
-        if not self._has_warned:
-            self._has_warned = _warn_of_missing_data(self.scan, y)
+        if not self._warned:
+            self._warned.update(_warn_of_missing_data(self.scan, y))
         if self.scan.fan or is_displaced(self.scan):
             y = y * self.cached(_ray_weights, self.scan, y.device, y.dtype)
         return super().A_dagger(y)
@@ -169,11 +234,13 @@ class Tomography(Projections):
     def A_dagger_of(self, y: Tensor, kept: Tensor) -> Tensor:
         """Filtered back-projection of the views where ``kept`` ``[1 or B, 1, 1, V]`` is one: each stands for a larger
         part of the turn."""
+        if self.count > 1:
+            return self._scan_by_scan("A_dagger_of", y, kept)
         weights = self._view_weights(y)
         return self.A_dagger(kept * y) * weights.sum() / (kept * weights).sum(-1, keepdim=True)
 
     def extra_repr(self) -> str:
-        return repr_of(self.scan).removeprefix("Tomography(").removesuffix(")")
+        return repr_of(self.scan, self.count).removeprefix("Tomography(").removesuffix(")")
 
 
 def _relative_view_weights(scan: Scan, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -185,12 +252,13 @@ def _ray_weights(scan: Scan, device: torch.device, dtype: torch.dtype) -> Tensor
     return torch.from_numpy(ray_weights(scan)).to(device, dtype)
 
 
-def _warn_of_missing_data(scan: Scan, y: Tensor) -> bool:
-    """Warn where sinograms ``y`` lack data; False if their values cannot be read (in `torch.func`)."""
+def _warn_of_missing_data(scan: Scan, y: Tensor) -> list[str]:
+    """Warn where sinograms ``y`` lack data, and return what was checked; nothing if their values cannot be read (in
+    `torch.func`)."""
     try:
         profile = y.detach().float().mean((0, 1, 3)).tolist()
     except RuntimeError:
-        return False
+        return []
     ends = [profile[0], profile[-1]]
     if is_displaced(scan):  # its nearer end may well end inside
         ends = ends[:1] if scan.centre > 0 else ends[1:]
@@ -212,13 +280,42 @@ def _warn_of_missing_data(scan: Scan, y: Tensor) -> bool:
         )
     for message in messages:
         warnings.warn(message, stacklevel=3)
-    return True
+    return ["views", *messages]
 
 
-def repr_of(scan: Scan) -> str:
+def repr_of(scan: Scan, count: int = 1) -> str:
     beam = "fan" if scan.fan else "parallel"
     height, width = scan.image_shape
-    return f"Tomography({height} x {width}, {len(scan.angles)} views, {scan.n_detectors} detectors, {beam})"
+    scans = "" if count == 1 else f", the first of {count} scans"
+    return f"Tomography({height} x {width}, {len(scan.angles)} views, {scan.n_detectors} detectors, {beam}{scans})"
+
+
+def _check_size(scans: Sequence[Scan]) -> None:
+    """Warn of large matrices of all scans together before they are made; raise where they do not fit in memory."""
+    first = scans[0]
+    height, width = first.image_shape
+    at_origin = first.detector_spacing / first.magnification
+    lit_detectors = min(first.n_detectors, 2 * first.half_diagonal / at_origin + 1)
+    # A ray passes at most so many rows or columns, and reads two pixels in each.
+    entries_of_view = lit_detectors * max(height, width) * (1 + first.rays_per_detector)
+    entries_back = 2.0 * height * width
+    views = sum(len(scan.angles) for scan in set(scans))
+    most = max(len(scan.angles) for scan in scans)
+    check_matrix_size(
+        repr_of(first, len(scans)),
+        16 * views * (entries_of_view + entries_back),
+        16 * (views - most) * (entries_of_view + entries_back) + 40 * most * entries_of_view,
+        most * max(entries_of_view, entries_back),
+    )
+
+
+def _check_equal_shapes(scans: Sequence[Scan]) -> None:
+    views = sorted({len(scan.angles) for scan in scans})
+    if len(views) > 1:
+        raise InputError(
+            f"the scans of a batch must have equal shapes, got scans of {' and '.join(map(str, views))} views; "
+            "make the batches with make_loader(..., shapes=), or of one scan each"
+        )
 
 
 def _check_optional(name: str, value: float | None, **limits: Any) -> float | None:
@@ -260,18 +357,35 @@ def _check_sides(image_shape: Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def _check_angles(angles: Iterable[float] | str | os.PathLike) -> tuple[float, ...]:
+def _check_angles(angles: Iterable[float] | str | os.PathLike) -> tuple[tuple[float, ...], ...]:
+    """The angles of one scan or of several, as tuples."""
     if isinstance(angles, (str, os.PathLike)):
         return _check_angles(_read_angles(Path(angles)))
+    if isinstance(angles, (torch.Tensor, np.ndarray)):
+        rows: list = angles.tolist() if angles.ndim else [angles]
+    else:
+        rows = list(angles)
+    if rows and all(isinstance(row, (str, os.PathLike)) for row in rows):
+        rows = [_read_angles(Path(row)) for row in rows]
+    if rows and all(_is_sequence(row) for row in rows):
+        return tuple(_check_views(row, f" of scan {number}") for number, row in enumerate(rows))
+    return (_check_views(rows, ""),)
+
+
+def _is_sequence(row: Any) -> bool:
+    return isinstance(row, Iterable) and not isinstance(row, str) and getattr(row, "ndim", 1) > 0
+
+
+def _check_views(angles: Iterable[float], which: str) -> tuple[float, ...]:
     try:
-        values = np.asarray(angles.tolist() if isinstance(angles, torch.Tensor) else list(angles), dtype=np.float64)
+        values = np.asarray([float(angle) for angle in angles], dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"angles must be numbers, in degrees: {error}") from error
-    if values.ndim != 1 or not len(values):
-        raise InputError(f"angles must be a list of at least one number, in degrees, got shape {list(values.shape)}")
+        raise InputError(f"the angles{which} must be numbers, in degrees: {error}") from error
+    if not len(values):
+        raise InputError(f"the angles{which} must be a list of at least one number, in degrees, got none")
     wrong = np.flatnonzero(~np.isfinite(values))
     if len(wrong):
-        raise InputError(f"angles must be finite, got {values[wrong[0]]} for view {wrong[0]}")
+        raise InputError(f"the angles{which} must be finite, got {values[wrong[0]]} for view {wrong[0]}")
     return tuple(values.tolist())
 
 

@@ -239,7 +239,7 @@ class RunLock:
 
 
 def _lock(file: Any) -> bool:
-    """Take the lock on a file, or say that another process has it. POSIX record locks, because a forked process that
+    """Take the lock on a file; False if another process has it. POSIX record locks, because a forked process that
     loads data must not inherit it."""
     try:
         if os.name == "posix":

@@ -76,6 +76,10 @@ class Transform:
         """A few elements whose products are all that `draw` gives (zeros name the identity); None where unknown."""
         return None
 
+    def degrees(self, element: Tensor) -> float | None:
+        """The counter-clockwise rotation about the centre that an element is, in degrees; None if it is none."""
+        return None
+
     def check_count(self, most: int, what: str) -> None:
         """Raise if ``n_trans`` distinct elements cannot be drawn from ``most``."""
         if self.n_trans > most:

@@ -28,6 +28,9 @@ class Rotate(Transform):
     def inverse(self, element: Tensor) -> Tensor:
         return -element
 
+    def degrees(self, element: Tensor) -> float:
+        return float(element)
+
     @part_by_part
     def act(self, x: Tensor, element: Tensor) -> Tensor:
         # Half precision has too few bits for coordinates; the images are rotated in at least float32.

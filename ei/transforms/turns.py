@@ -18,6 +18,9 @@ class Rotate90(CyclicGroup):
     def order(self, x: Tensor) -> int:
         return 4
 
+    def degrees(self, element: Tensor) -> float:
+        return 90.0 * int(element)
+
     def act(self, x: Tensor, element: Tensor) -> Tensor:
         if x.shape[-1] != x.shape[-2] and int(element) % 2:
             raise InputError(f"quarter turns need square images, got {x.shape[-2]} x {x.shape[-1]}")

@@ -137,7 +137,7 @@ def test_ct_leaves_autocast() -> None:
 
 def test_matrices_are_made_once_and_are_small() -> None:
     first = CT(128, 50)
-    key = (128, 50, True, False, torch.device("cpu"), torch.float32)
+    key = (128, 50, True, False, 0.0, torch.device("cpu"), torch.float32)
     built = radon_map(*key), back_projection_map(*key)
     second = CT(128, 50)
     assert (radon_map(*key), back_projection_map(*key)) == built
