@@ -137,8 +137,7 @@ def of_scans(folder: Path) -> dict[str, str]:
 
 def summary(path: Path) -> Rows:
     """A row for each problem of a list: its title and page, the folder of its results and what is in it."""
-    head = ["problem", "A_dagger y", "best without learning", "MC", "EI", "supervised", "the paper's EI", "seeds of EI",
-            "minutes of EI"]  # fmt: skip
+    head = ["problem", "A_dagger y", "without learning", "MC", "EI", "supervised", "the paper's EI", "seeds", "minutes"]
     rows = []
     for entry in yaml.safe_load(path.read_text(encoding="utf-8")):
         folder = ROOT / entry["folder"]
