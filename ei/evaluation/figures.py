@@ -1,4 +1,4 @@
-"""Figures of reconstructions side by side, for notebooks and scripts: they are pyplot's, so ``plt.show()`` shows them."""
+"""Figures of reconstructions side by side, for notebooks and scripts: pyplot's, so that ``plt.show()`` shows them."""
 
 from __future__ import annotations
 
