@@ -57,11 +57,10 @@ def crops(data: Path) -> dict[str, Tensor]:
     """Crops of Urban100 in 256 x 256: four each of images 1-80, two of 81-90 and of the ten test images."""
     train, test = CVDB(data / "Urban100", "train"), CVDB(data / "Urban100", "test")
     places = [(40, 40), (150, 150), (40, 150), (150, 40)]
-    cut = (
-        lambda images, count: torch.stack(  # noqa: E731
-            [image[:, r : r + SIDE, c : c + SIDE] for image in images for r, c in places[:count]]
-        )
-    )
+
+    def cut(images: list[torch.Tensor], count: int) -> torch.Tensor:
+        return torch.stack([image[:, r : r + SIDE, c : c + SIDE] for image in images for r, c in places[:count]])
+
     return {
         "train": cut([train[n] for n in range(80)], 4),
         "validation": cut([train[n] for n in range(80, 90)], 2),
