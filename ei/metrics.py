@@ -11,6 +11,8 @@ from torch import Tensor
 from ei.common.checks import is_unit_range
 from ei.errors import InputError
 
+__all__ = ["cal_psnr", "psnr", "range_of", "ssim"]
+
 
 def cal_psnr(a: Tensor, b: Tensor) -> Tensor:
     """The paper's PSNR in dB, a 0-d tensor: ``20 log10( sqrt(H*W) * max|b| / ||b - a||_2 )``.
