@@ -95,6 +95,9 @@ def range_of(least: float, largest: float) -> float:
 
     Raises:
         InputError: if all values are the same, or they are not finite.
+
+    >>> range_of(0.0, 1.0), range_of(-10.0, 30.0)
+    (1.0, 40.0)
     """
     if is_unit_range(least, largest):
         return 1.0

@@ -30,6 +30,10 @@ class Diagnosis:
         gain: where pixels are interpolated, the share of the null space that the views show, over that of an isotropic
             filter's, to which rotations bring nothing (`ei.diagnosis.isotropic`).
         unseen: power of the unseen part of white images, by pixel and by frequency, for A alone and for the stack.
+
+    >>> diagnosis = diagnose(ei.physics.Inpainting(8, 8), ei.transforms.Shift(2), (1, 8, 8))
+    >>> diagnosis.exact, "necessary condition holds" in diagnosis.verdict
+    (True, True)
     """
 
     n: int
