@@ -25,17 +25,17 @@ size, step = (32, 4) if short else (128, 1)
 geometry = {"source_origin": 410.66, "origin_detector": 143.08, "pixel_size": 80 / size,
             "detector_spacing": 112 / size, "n_detectors": int(1.2 * size)}  # fmt: skip
 axis = np.arange(size) - (size - 1) / 2
-discs = [(0, 0, 0.42), (0.15, -0.1, 0.1), (-0.2, 0.05, 0.08), (0, 0.25, 0.05), (0.05, -0.3, 0.04)]
+discs = [(0, 0, 0.42), (0.18, -0.12, 0.14), (-0.22, 0.1, 0.1), (0.02, 0.28, 0.05)]
 disc, *holes = [np.hypot(axis[None] - x * size, axis[:, None] - y * size) < r * size for x, y, r in discs]
 plate = torch.from_numpy(0.04 * (disc & ~np.logical_or.reduce(holes)))[None, None].float()
 
 # %%
-# What the scanner records: counts of 20000 photons in the open beam, uneven flats, a dark current; the axis falls
+# What the scanner records: counts of 100000 photons in the open beam, uneven flats, a dark current; the axis falls
 # 2.3 bins beside the middle of the detector.
 rng = np.random.default_rng(0)
 scanner = Tomography((size, size), range(0, 360, step), centre=2.3, **geometry)
 y = scanner.A(plate)[0, 0].numpy()  # [detectors, views]
-beam = 2e4 * rng.uniform(0.9, 1.1, (len(y), 1))
+beam = 1e5 * rng.uniform(0.9, 1.1, (len(y), 1))
 counts, flats = rng.poisson(beam * np.exp(-y)) + 100, rng.poisson(beam, (len(y), 20)).T + 100
 darks = np.full((5, len(y)), 100)
 

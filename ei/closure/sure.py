@@ -36,7 +36,7 @@ class SUREClosure(SelfSupervised):
     estimate is unbiased up to terms of tau^2, for others to first order in the noise. It may be negative.
 
     In the domain "image" it is an estimate of ``||D (A f(y) - A x)||^2 / n``, with ``D = A_dagger``, which has to be
-    linear, and n the number of entries of an image (Eldar 2009 weighs Stein's estimate in such a way):
+    linear, and n the number of entries of an image (Eldar 2009 weighs Stein's estimate in such a way)::
 
         sure = mean |D (A f(y) - y)|^2 - mean (D v b)(D b) + 2/tau * mean (D v b)(D (A f(y + tau b) - A f(y)))
 

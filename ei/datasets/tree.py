@@ -97,6 +97,11 @@ def split_images(folder: str | os.PathLike, test: float | str | os.PathLike = 0.
     Raises:
         MissingFileError: for a folder without images or a list that is not there.
         InputError: for a list with names that are not in the folder, or a set that would be empty.
+
+    >>> for k in range(10):
+    ...     np.save(f"{k}.npy", np.zeros((8, 8), np.uint8))
+    >>> {part: len(names) for part, names in split_images(".", 0.2).items()}
+    {'train': 8, 'test': 2}
     """
     names = find_images(folder)
     if isinstance(test, str | os.PathLike):
@@ -152,6 +157,10 @@ class ImageTree(Dataset):
         MissingExtraError: for DICOM without pydicom.
         InputError: for an argument of another type, a file that cannot be read or is smaller than the crop, images that
             come out in different sizes or channels, or values whose range must be set.
+
+    >>> np.save("image.npy", np.zeros((16, 16), np.uint8))
+    >>> ImageTree(".")[0].shape
+    torch.Size([1, 16, 16])
     """
 
     data_range = 1.0  # of the images, whatever values they happen to have
