@@ -57,9 +57,10 @@ def crops(data: Path) -> dict[str, Tensor]:
     """Crops of Urban100 in 256 x 256: four each of images 1-80, two of 81-90 and of the ten test images."""
     train, test = CVDB(data / "Urban100", "train"), CVDB(data / "Urban100", "test")
     places = [(40, 40), (150, 150), (40, 150), (150, 40)]
-    cut = lambda images, count: torch.stack(  # noqa: E731
-        [image[:, r : r + SIDE, c : c + SIDE] for image in images for r, c in places[:count]]
-    )
+
+    def cut(images: list[torch.Tensor], count: int) -> torch.Tensor:
+        return torch.stack([image[:, r : r + SIDE, c : c + SIDE] for image in images for r, c in places[:count]])
+
     return {
         "train": cut([train[n] for n in range(80)], 4),
         "validation": cut([train[n] for n in range(80, 90)], 2),
@@ -73,7 +74,7 @@ def scanner(views: int, arc: float, noise: Any = None) -> Tomography:
 
 def problems() -> dict[str, Problem]:
     """A new set of problems, by name."""
-    moved = {"alpha": 1, "stop_gradient": True, "frozen_targets": True}
+    moved: dict[str, Any] = {"alpha": 1, "stop_gradient": True, "frozen_targets": True}
     three = {"iterations": 3, "cg_steps": 5}
     filtered = {"iterations": 3, "cg_steps": 3, "filtered": True}
     noisy = {"iterations": 2, "cg_steps": 3, "last": "net"}
@@ -87,12 +88,12 @@ def problems() -> dict[str, Problem]:
         "inpainting_ei": Problem(
             mask, crops, Shift(1), EIClosure(**moved, move="operator"), 5, batch=4, lr=2e-3, f=one
         ),
-        "limited_ei": Problem(wedge, slices, FourierRotate(2), EIClosure(**moved), 13, f=filtered),
-        "ct_sup": Problem(even, slices, None, SupervisedClosure(), 13, f=three),
+        "limited_ei": Problem(wedge, slices, FourierRotate(2), EIClosure(**moved), 6, f=filtered),
+        "ct_sup": Problem(even, slices, None, SupervisedClosure(), 6, f=three),
         "noise_rei": Problem(
-            counts, slices, turn, RobustEIClosure(10, stop_gradient=True, move="operator"), 13, f=noisy
+            counts, slices, turn, RobustEIClosure(10, stop_gradient=True, move="operator"), 6, f=noisy
         ),
-        "limited_sup": Problem(wedge, slices, None, SupervisedClosure(), 13, f=filtered),
+        "limited_sup": Problem(wedge, slices, None, SupervisedClosure(), 6, f=filtered),
         "inpainting_sup": Problem(mask, crops, None, SupervisedClosure(), 5, batch=4, lr=2e-3, f=one),
     }  # fmt: skip
 

@@ -4,6 +4,7 @@
     {prog} --ckp RUN/ckp_best.pth.tar --input folder/ --output x.npy --png
     {prog} --ckp RUN/ckp_best.pth.tar --physics blur.py:Blur --input y.npy --output x.npy
     {prog} --ckp RUN/ckp_best.pth.tar --input scan.h5:exchange/data --slices 100:1100 --output volume.h5
+    {prog} --ckp RUN/ckp_best.pth.tar --input y.npy --output x.npy --uncertainty 100 --calibration FILE
     {prog} --physics mri.yaml --input kspace.npy --output x.npy      no network: A_dagger, as CG-SENSE of MRI
     torchrun --nproc_per_node=4 -m ei reconstruct ...                several processes share the images
 
@@ -14,6 +15,8 @@ the input is complex k-space), appears under its name when it is complete. Until
 OUTPUT.unfinished: where the command is interrupted, or the disk is full, the same command continues there. A folder's
 files come in their natural order (y_2 before y_10), and PNG files keep their names. Warnings about the measurements are
 lines that begin with ``warning``.
+``--uncertainty`` writes the estimated error of every pixel beside the output, to ``x_std.npy``. Where the noise is
+known (of the run, or ``--noise``), SURE's estimate of the error in measurements is printed.
 """
 
 from __future__ import annotations
@@ -27,11 +30,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ei.commands import error_bars
 from ei.commands.checkpoint import carried_physics, load_function, tree_of_checkpoint
 from ei.commands.flags import path as path_type
 from ei.commands.flags import whole
 from ei.commands.problem import Problem
-from ei.commands.tree import get
+from ei.commands.tree import Tree, get
 from ei.commands.typed import Parser, Typed, add_flags, names_of, read_typed
 from ei.common.arrays import FileArray
 from ei.common.checks import check_number
@@ -40,6 +44,7 @@ from ei.common.files import hash_of, identity_of, load_file
 from ei.common.processes import joined, launched
 from ei.common.signals import leaving_on_sigterm
 from ei.diagnosis.before_training import report_measurements
+from ei.diagnosis.user_defined import Shape
 from ei.errors import InputError
 from ei.evaluation.loading import averaged, checked
 from ei.evaluation.reconstruction import has_parts, reconstruct_file, write_pngs
@@ -53,8 +58,9 @@ OF_AUTHORS = "for a checkpoint that lacks it"
 
 def parser(prog: str) -> Parser:
     made = Parser(prog=prog, description=(__doc__ or "").format(prog=prog))
-    add_flags(made, "task", "physics", "mask", "ct_views", "device", "gpu", task=OF_AUTHORS,
-              mask=OF_AUTHORS, ct_views=OF_AUTHORS)  # fmt: skip
+    add_flags(made, "task", "physics", "mask", "ct_views", "noise", "group", "device", "gpu", task=OF_AUTHORS,
+              mask=OF_AUTHORS, ct_views=OF_AUTHORS, noise="of the measurements (default: that of the run)",
+              group="of --uncertainty (default: that of the run)")  # fmt: skip
     group = made.add_argument_group("reconstruct")
     group.add_argument("--ckp", type=path_type, metavar="PATH",
                        help="the checkpoint; without it --physics alone, for A_dagger")  # fmt: skip
@@ -72,6 +78,7 @@ def parser(prog: str) -> Parser:
                        help="measurements at a time (default: 8)")  # fmt: skip
     group.add_argument("--average-over", type=names_of(AVERAGES), metavar="NAME[,NAME]",
                        help="test-time augmentation: rotate90, reflect, or both")  # fmt: skip
+    error_bars.add_options(made, calibrate=False)
     return made
 
 
@@ -92,7 +99,8 @@ def _reconstruct(typed: Typed, output: Path, device: torch.device) -> None:
     options = typed.options
     rows = check_number("--batch-size", options.get("rows", 8), integer=True, least=1)
     call = _call_of(typed)
-    f, measurements = load_run(options.get("ckp"), options["input"], typed, device)
+    f, measurements, tree, shape = load_run(options.get("ckp"), options["input"], typed, device)
+    bars = error_bars.read_options(options, tree, shape, typed.code, str(options.get("ckp")))
     if options.get("average_over"):
         if "ckp" not in options:
             raise InputError("--average-over averages a network, and there is none without --ckp; leave it out")
@@ -101,13 +109,18 @@ def _reconstruct(typed: Typed, output: Path, device: torch.device) -> None:
         if line.startswith("warning"):
             print(line)
     call["time or size of --input"] = identity_of(measurements.files)
-    rate = reconstruct_file(f, measurements, output, batch_size=rows, device=device, call=call)
+    watch = error_bars.Watch(f, bars)
+    beside = None if bars is None else error_bars.beside(output)
+    rate = reconstruct_file(
+        f, measurements, output, batch_size=rows, device=device, call=call, watch=watch, beside=beside
+    )
     if not launched().first:
         return
     images = FileArray(output, ("x",))
     names = [measurements.name_of(index) for index in range(len(measurements))]
     order = f", from {names[0]} to {names[-1]}" if measurements.path.is_dir() else ""
     print(f"{output}: {list(images.shape)} {images.dtype}{order}, {rate:.1f} images a second")
+    print("".join(f"{line}\n" for line in watch.lines(output)), end="")
     if options.get("png"):
         folder = output.with_suffix("")
         write_pngs(images[...], folder, names)
@@ -117,12 +130,17 @@ def _reconstruct(typed: Typed, output: Path, device: torch.device) -> None:
 
 def _call_of(typed: Typed) -> dict[str, Any]:
     """What identifies a call: all that its images depend on."""
-    ckp = typed.options.get("ckp")
     named = {f"--{name.replace('_', '-')}": value for name, value in typed.flags.items()}
     named |= {"--slices": typed.options.get("slices"), "--average-over": typed.options.get("average_over")}
+    named |= {"--uncertainty": typed.options.get("uncertainty"), "--calibration": _hash(typed, "calibration")}
     named |= {"trees": typed.files, "keys": typed.assignments} if typed.files or typed.assignments else {}
-    content = None if ckp is None or not Path(ckp).is_file() else hash_of(ckp)
-    return {"checkpoint": content, "--input": os.path.abspath(typed.options["input"]), **named}
+    return {"checkpoint": _hash(typed, "ckp"), "--input": os.path.abspath(typed.options["input"]), **named}
+
+
+def _hash(typed: Typed, name: str) -> str | None:
+    """A hash of the content of the file that an option names."""
+    path = typed.options.get(name)
+    return hash_of(path) if path is not None and Path(path).is_file() else None
 
 
 def _checked_output(options: Mapping[str, Any], typed: Typed) -> Path:
@@ -142,17 +160,22 @@ def _checked_output(options: Mapping[str, Any], typed: Typed) -> Path:
     return output
 
 
-def load_run(ckp: str | None, source: str, typed: Typed, device: torch.device) -> tuple[ReconstructionFunction, Any]:
-    """The reconstruction function of a checkpoint, or A_dagger without one, and the measurements."""
+def load_run(
+    ckp: str | None, source: str, typed: Typed, device: torch.device
+) -> tuple[ReconstructionFunction, Any, Tree, Shape]:
+    """The reconstruction function of a checkpoint, or A_dagger without one; the measurements; the tree of the run; and
+    (C, H, W) of the images."""
     data = {"measurements": source, "slices": typed.options.get("slices")}
     if ckp is None:
-        problem = Problem({**typed.over({}), "data": data}, device)
+        tree = typed.over({})
+        problem = Problem({**tree, "data": data}, device)
         print(f"no checkpoint: A_dagger of {problem.physics}, without a network")
-        return Reconstructor(nn.Identity(), problem.physics), problem.data
+        return Reconstructor(nn.Identity(), problem.physics), problem.data, tree, problem.shape
     state = checked(load_file(ckp, "checkpoint"), ckp)
     config = {key: value for key, value in (state.get("config") or {}).items() if key != "data"}
     tree = tree_of_checkpoint({**state, "config": config}, typed, ckp)
     carried = carried_physics(state, tree, device, ckp, typed.flags.get("mask"))
     data["bin"] = get(state.get("config") or {}, "data.bin")
     problem = Problem({**tree, "data": data}, device, carried=carried)
-    return load_function(state, ckp, tree, problem.physics, problem.shape, device), problem.data
+    f = load_function(state, ckp, tree, problem.physics, problem.shape, device)
+    return f, problem.data, tree, problem.shape

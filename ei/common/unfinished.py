@@ -33,7 +33,8 @@ class UnfinishedArray:
         path: of the file, as `ArrayWriter` has it. A TIFF file is written from the slices when all are there.
         count: n, the number of slices.
         call: plain values that identify the call.
-        processes: which write it together. The first one begins and completes it.
+
+    Processes that have joined (`ei.common.processes`) write it together. The first one begins and completes it.
 
     Raises:
         InputError: (entering) if the unfinished file is of another call, or (in `begin`) as `ArrayWriter`.
@@ -50,14 +51,13 @@ class UnfinishedArray:
         path: str | os.PathLike,
         count: int,
         call: Mapping[str, Any],
-        processes: Processes | None = None,
     ) -> None:
         self.path = check_path("the file to write", path)
         self.unfinished = self.path.with_name(self.path.name + UNFINISHED)
         self.note = self.path.with_name(self.unfinished.name + ".json")
         self.count = count
         self.call = json.loads(json.dumps(call, default=str))
-        self.processes = processes or Processes()
+        self.processes = Processes.current()
         self._file: Any = None
         self._pending: list[int] = []
         self._flushed = time.monotonic()
@@ -94,14 +94,19 @@ class UnfinishedArray:
             write_atomically(self.note, json.dumps(note, indent=1).encode())
             self._open(note)
 
-    def share(self) -> list[int]:
-        """The slices that are left for this process. All processes have to call it together."""
+    def share(self, *others: UnfinishedArray) -> list[int]:
+        """The slices that are left for this process, here or in one of the others of as many. All processes have to
+        call it together."""
+        arrays = (self, *others)
+        done = np.zeros(self.count, np.int64)
         if self.processes.first:
-            self._flush()
-        done = self._marks().astype(np.int64) if self.processes.first else np.zeros(self.count, np.int64)
+            for array in arrays:
+                array._flush()
+            done = np.min([array._marks() for array in arrays], axis=0).astype(np.int64)
         left = (self.processes.sum(torch.from_numpy(done)) == 0).nonzero().flatten().tolist()
-        if not self.is_begun:
-            self._open(self._read_note())
+        for array in arrays:
+            if not array.is_begun:
+                array._open(array._read_note())
         part = Part.of(len(left), self.processes)
         return left[part.start : part.stop] if part.weight else []
 

@@ -15,13 +15,13 @@ import torch
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ei.common.arrays import FileArray
 from ei.common.checks import check_number
 from ei.errors import InputError, MissingExtraError
 
-PICTURES = tuple(IMG_EXTENSIONS)
+# Those of torchvision's ImageFolder. torchvision is imported where it is used: that takes seconds.
+PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 ARRAYS = (".npy", ".npz")
 DICOM = (".dcm", ".dicom", ".ima")
 # Preferred in files of several arrays.

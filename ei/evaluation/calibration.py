@@ -30,6 +30,8 @@ from ei.physics.split import Split, entries_to_split
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 # Of each image at most so many pixels are kept for the quantiles of all.
 PIXELS = 4096
+# Errors below this part of the image's largest are rounding.
+EXACT = 1e-5
 # Draws of the noise that held-out measurements have.
 NOISE_DRAWS = 20
 
@@ -82,11 +84,12 @@ def _said(norms: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _ratios(error: Tensor, scale: Tensor) -> Tensor:
-    """``error / scale`` of evenly spaced pixels; without those that both say are exact."""
+    """``error / scale`` of evenly spaced pixels, without those that are exact: that is, to rounding, or where the scale
+    is zero, too."""
     step = max(1, error[0].numel() // PIXELS)
-    error, scale = (tensor.flatten(1)[:, ::step].flatten() for tensor in (error, scale))
-    known = (error > 0) | (scale > 0)
-    return error[known] / scale[known]
+    exact = EXACT * error.flatten(1).amax(1, keepdim=True).expand(-1, error[0].numel())
+    error, scale, exact = (tensor.flatten(1)[:, ::step].flatten() for tensor in (error, scale, exact))
+    return (error / scale)[error > exact]
 
 
 # ---- from measurements that f was not given -------------------------------------------------------------------------

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ei.common.complex import magnitude
@@ -21,6 +24,9 @@ from ei.errors import InputError
 from ei.models.base import ReconstructionFunction
 from ei.physics import select_physics
 
+# What watches a reconstruction: of f, its operator, y and x = f(y), it may return images, too.
+Watch = Callable[[Any, Any, Tensor, Tensor], Tensor | None]
+
 
 def reconstruct_file(
     f: ReconstructionFunction,
@@ -29,8 +35,9 @@ def reconstruct_file(
     *,
     batch_size: int = 8,
     device: torch.device | str = "cpu",
-    progress: bool = True,
     call: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
+    beside: Path | None = None,
 ) -> float:
     """Write the reconstructions of ``measurements`` to the file ``output``, batch by batch. What an interrupted call
     has written is kept beside it, and the same call continues there (`ei.common.unfinished`). Processes that have
@@ -42,8 +49,9 @@ def reconstruct_file(
         output: appears when it is complete.
         batch_size: measurements at a time.
         device: where f is.
-        progress: show a bar.
         call: plain values that identify the call.
+        watch: called with every batch as ``watch(f, physics, y, x)``, ``x = f(y)``.
+        beside: a file for the images that ``watch`` returns, of the layout of ``output`` and real.
 
     Returns:
         Images a second, of all processes together.
@@ -53,39 +61,61 @@ def reconstruct_file(
         StorageError: if the file cannot be written; what was written is kept.
     """
     f.eval()
-    processes = Processes.current()
+    is_first = Processes.current().first
     began = time.monotonic()
-    with torch.no_grad(), UnfinishedArray(output, len(measurements), call or {}, processes) as images:
-        before = images.written
+    with torch.no_grad(), contextlib.ExitStack() as stack:
+        paths = [output] if beside is None else [output, beside]
+        arrays = [stack.enter_context(UnfinishedArray(path, len(measurements), call or {})) for path in paths]
+        reconstruct = functools.partial(_reconstruct, f, measurements, device, watch)
+        before = min(array.written for array in arrays)
         if before:
-            print(f"continuing {images.unfinished}: {before} of {len(measurements)} images are there")
-        elif processes.first and not images.is_begun:  # their shape follows from the first one
-            x = _reconstruct(f, measurements, [0], device)
-            images.begin(x.shape[1:], x.dtype)
-            images.write([0], x)
-        left = images.share()
+            print(f"continuing {arrays[0].unfinished}: {before} of {len(measurements)} images are there")
+        elif is_first:  # the shapes follow from the first image
+            _begin(arrays, reconstruct([0]))
+        left = arrays[0].share(*arrays[1:])
         shapes = shapes_of_measurements(measurements, f.physics)
         batches = in_order([None if shapes is None else shapes[index] for index in left], batch_size)
-        with tqdm(total=len(left), unit="image", disable=not (progress and processes.first)) as bar:
-            for batch in batches:
-                indices = [left[place] for place in batch]
-                images.write(indices, _reconstruct(f, measurements, indices, device))
-                bar.update(len(batch))
-        images.complete()
+        for batch in tqdm(batches, unit="batch", disable=not is_first):
+            indices = [left[place] for place in batch]
+            for array, images in zip(arrays, reconstruct(indices), strict=False):
+                array.write(indices, images)
+        for array in arrays:
+            array.complete()
     return (len(measurements) - before) / (time.monotonic() - began)
 
 
+def _begin(arrays: Sequence[UnfinishedArray], firsts: Sequence[np.ndarray]) -> None:
+    """Begin arrays with their first slices, where they are not begun."""
+    for array, images in zip(arrays, firsts, strict=False):
+        if not array.is_begun:
+            array.begin(images.shape[1:], images.dtype)
+        array.write([0], images)
+
+
 def _reconstruct(
-    f: ReconstructionFunction, measurements: Measurements, indices: Sequence[int], device: torch.device | str
-) -> np.ndarray:
-    """The images of the measurements with these indices, as the output has them: float32 or complex64."""
-    y = torch.stack([measurements[index] for index in indices])
-    x = f.of(select_physics(f.physics, indices))(y.to(device)).cpu().numpy()
+    f: ReconstructionFunction,
+    measurements: Measurements,
+    device: torch.device | str,
+    watch: Watch | None,
+    indices: Sequence[int],
+) -> list[np.ndarray]:
+    """The images of the measurements with these indices, and those that ``watch`` returns, as files have them."""
+    y = torch.stack([measurements[index] for index in indices]).to(device)
+    physics = select_physics(f.physics, indices)
+    own = f.of(physics)
+    x = own(y)
+    watched = None if watch is None else watch(own, physics, y, x)
+    images = _in_layout(x, measurements)
+    images = images.astype(np.complex64 if np.iscomplexobj(images) else np.float32)
+    return [images, *([] if watched is None else [np.abs(_in_layout(watched, measurements)).astype(np.float32)])]
+
+
+def _in_layout(x: Tensor, measurements: Measurements) -> np.ndarray:
+    """Images ``[B, C, H, W]`` with the axes of the measurements' file; a real and an imaginary part as complex."""
+    images = x.cpu().numpy()
     if getattr(measurements, "parts", False):
-        x = x[:, 0] + 1j * x[:, 1]
-    elif not getattr(measurements, "channels", True):
-        x = x[:, 0]
-    return x.astype(np.complex64 if np.iscomplexobj(x) else np.float32)
+        return images[:, 0] + 1j * images[:, 1]
+    return images if getattr(measurements, "channels", True) else images[:, 0]
 
 
 def write_pngs(images: np.ndarray, folder: Path, names: Sequence[str]) -> None:

@@ -81,7 +81,7 @@ class Resampling:
         self.move = self._choose_move(None if move is None else check_choice("move", move, MOVES))
         # Equal elements follow each other, so that an operator is moved once for all its draws.
         self.order = sorted(range(self.draws), key=lambda number: self.elements[number].reshape(-1).tolist())
-        self._moved: tuple[list, Any, Any] | None = None
+        self._last: Draw | None = None
 
     def _draw_element(self, number: int) -> Tensor:
         sample = getattr(self.transform, "sample", None)
@@ -126,6 +126,19 @@ class Resampling:
         """An image that lies as in ``draw.error``, as it lies in x."""
         return image if self.move == "operator" else self._undo(image, draw.element)
 
+    def likeness(self, draw: Draw) -> Tensor | float:
+        """The weight of each pixel of a draw, as it lies in x. Where pixels are measured by themselves, one that A
+        measures is compared with draws that measure it, and one that A misses with draws that miss it, too."""
+        mask = getattr(self.physics, "pixel_mask", None)
+        if mask is None:
+            return 1.0
+        mask = mask.to(self.x.device, self.x.real.dtype)
+        if self.move == "operator":
+            of_draw = draw.physics.pixel_mask.to(mask)
+        else:
+            of_draw = self._undo(mask.expand(-1, -1, *self.x.shape[-2:]), draw.element)
+        return 1 - (mask - of_draw).abs().clamp(max=1)
+
     def __len__(self) -> int:
         return self.draws
 
@@ -135,20 +148,22 @@ class Resampling:
     def draw(self, number: int) -> Draw:
         """The draw of this number, whatever was drawn before."""
         element = self.elements[number]
+        if self._last is not None and self.noise is None and torch.equal(self._last.element, element):
+            return self._last._replace(number=number)  # without noise it is the same
         with _evaluated(self.f):
             if self.move == "operator":
                 f, physics, reference = *self._operator_at(element), self.x
             else:
                 f, physics, reference = self.f, self.physics, self.transform.apply(self.x, element[None])
             y = measure_with(self.noise, physics, reference, derive_seed(self.seed, "noise", number))
-            return Draw(number, element, physics, reference, f(y))
+            self._last = Draw(number, element, physics, reference, f(y))
+            return self._last
 
     def _operator_at(self, element: Tensor) -> tuple[Any, Any]:
-        key = element.reshape(-1).tolist()
-        if self._moved is None or self._moved[0] != key:
-            physics = move_physics(self.physics, element, self.transform)
-            self._moved = (key, self.f.of(physics), physics)
-        return self._moved[1:]
+        """f and operator, moved."""
+        same = self._last is not None and torch.equal(self._last.element, element)
+        physics = self._last.physics if same and self._last else move_physics(self.physics, element, self.transform)
+        return self.f.of(physics), physics
 
 
 def measure_with(noise: Any, physics: Any, x: Tensor, seed: int) -> Tensor:
@@ -173,7 +188,8 @@ class Bootstrap:
     Attributes:
         x: the reconstruction ``[B, C, H, W]``.
         mse: the estimated mean squared error of every image, ``[B]``.
-        std: the standard deviation of every pixel over the draws ``[B, C, H, W]``.
+        std: the standard deviation of every pixel over the draws ``[B, C, H, W]``; where pixels are measured by
+            themselves (inpainting), over the draws that measure a pixel as A does, or miss it as A does.
         bias: the mean of the draws less x, ``[B, C, H, W]``: what the draws have in common.
         rmse: the estimated root mean squared error of every pixel, of both, ``[B, C, H, W]``.
         norms: the Euclidean norm of the error of every draw, ``[draws, B]``.
@@ -194,19 +210,20 @@ class Bootstrap:
         for draw in resampling if draws is None else draws:
             norms[draw.number] = torch.linalg.vector_norm(draw.error.flatten(1), dim=1).double()
             error = back(draw, draw.error)
-            sums.add(error)
+            weight = resampling.likeness(draw)
+            sums.add(error, weight)
             if move == "image":
                 # Interpolation smooths the error, but not its square: what the error loses by it is put back.
-                smoothed += back(draw, draw.error.abs().square()) - error.abs().square()
+                smoothed += weight * (back(draw, draw.error.abs().square()) - error.abs().square())
                 interpolated += (back(draw, draw.reference) - x).abs().square().flatten(1).mean(1).double()
         count = len(norms)
         self.norms = torch.stack([norms[number] for number in sorted(norms)])
         self.interpolation = interpolated / count
         self.mse = self.norms.square().mean(0) / x[0].numel()
         squares = (sums.squares + smoothed).clamp(min=0)
-        self.std = (squares / (count - 1)).sqrt().to(x.real.dtype)
+        self.std = (squares / (sums.weight - 1).clamp(min=1)).sqrt().to(x.real.dtype)
         self.bias = sums.mean.to(x.dtype)
-        self.rmse = (squares / count + sums.mean.abs().square()).sqrt().to(x.real.dtype)
+        self.rmse = (squares / sums.weight.clamp(min=1) + sums.mean.abs().square()).sqrt().to(x.real.dtype)
 
     def psnr(self, data_range: float = 1.0) -> Tensor:
         """The PSNR in dB that the estimated error means, ``[B]``; ``data_range`` as of `ei.metrics.psnr`."""

@@ -103,6 +103,10 @@ class Inpainting(Physics):
         return self.mask if self.mask.dim() == 4 else self.mask[None, None]
 
     @property
+    def pixel_mask(self) -> Tensor:
+        return self.sampling_mask
+
+    @property
     def count(self) -> int:
         """The number of masks, one for each image; 1 where one mask serves all."""
         return len(self.sampling_mask)

@@ -63,6 +63,13 @@ class CSR:
                 return (view @ filled)[:, :count]
             return view @ vectors.contiguous()
 
+    def gather(self, vectors: Tensor) -> Tensor:
+        """`multiply` in plain operations, for graphs that are exported: slower, and as much memory as entries."""
+        rows = torch.arange(self.shape[0], dtype=torch.int32, device=vectors.device)
+        rows = rows.repeat_interleave(self.row_pointers.diff(), output_size=len(self.columns))
+        terms = self.values[:, None] * vectors.index_select(0, self.columns)
+        return vectors.new_zeros(self.shape[0], vectors.shape[1]).index_add(0, rows, terms)
+
 
 @dataclass(frozen=True)
 class PaddedRows:
@@ -159,6 +166,9 @@ class LinearMap:
         return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
 
     def __call__(self, vectors: Tensor) -> Tensor:
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            # An exported graph has neither sparse tensors nor functions of ours.
+            return (self.matrix.gather if isinstance(self.matrix, CSR) else self.matrix.multiply)(vectors)
         return _Multiply.apply(vectors, self)
 
 

@@ -17,6 +17,11 @@ class Split:
     Args:
         physics: the operator A.
         kept: m, zeros and ones ``[B, ...]`` that multiply measurements, one for each of B images (`draw_kept`).
+
+    >>> physics = Inpainting(4, 4, mask_rate=0.0)
+    >>> kept = torch.eye(4).view(1, 1, 4, 4)
+    >>> float(Split(physics, kept).A(torch.ones(1, 1, 4, 4)).sum())
+    4.0
     """
 
     noise = None
@@ -32,6 +37,18 @@ class Split:
         move_entries = getattr(self.physics, "moved_entries", None)
         kept = move_entries(self.kept, element, transform) if callable(move_entries) else self.kept
         return Split(moved, kept)
+
+    @property
+    def sampling_mask(self) -> Tensor:
+        """`Physics.sampling_mask`."""
+        mask = getattr(self.physics, "sampling_mask", None)
+        return self.kept if mask is None else mask.to(self.kept) * self.kept
+
+    @property
+    def pixel_mask(self) -> Tensor | None:
+        """`Physics.pixel_mask`."""
+        mask = getattr(self.physics, "pixel_mask", None)
+        return None if mask is None else mask * self.kept
 
     def A(self, x: Tensor) -> Tensor:
         return self._mask_for(x) * self.physics.A(x)

@@ -38,6 +38,9 @@ class RunFolder:
     Attributes:
         path: the folder, once it is there.
         continues: whether ``out`` may hold the run already.
+
+    >>> RunFolder("runs/first").out
+    'runs/first'
     """
 
     def __init__(

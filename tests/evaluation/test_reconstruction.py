@@ -48,7 +48,7 @@ def function(stop_at: int | None = None) -> Counting:
 @pytest.mark.parametrize("ending", [".npy", ".h5", ".tif"])
 def test_only_the_rest_is_computed(y: Path, ending: str, capsys: pytest.CaptureFixture) -> None:
     whole, path = y.with_name(f"whole{ending}"), y.with_name(f"x{ending}")
-    options: dict[str, Any] = {"batch_size": 3, "progress": False, "call": {"input": "y"}}
+    options: dict[str, Any] = {"batch_size": 3, "call": {"input": "y"}}
     assert reconstruct_file(function(), Measurements(y), whole, **options) > 0
     stopped = function(stop_at=5)
     with pytest.raises(KeyboardInterrupt):
@@ -66,8 +66,8 @@ def test_nothing_is_computed_where_all_is_there(y: Path, monkeypatch: pytest.Mon
     path = y.with_name("x.npy")
     monkeypatch.setattr("ei.common.unfinished.complete_file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        reconstruct_file(function(), Measurements(y), path, progress=False)
+        reconstruct_file(function(), Measurements(y), path)
     monkeypatch.undo()
     f = function()
-    reconstruct_file(f, Measurements(y), path, progress=False)
+    reconstruct_file(f, Measurements(y), path)
     assert f.images == 0 and np.load(path).shape == (9, 16, 16)
