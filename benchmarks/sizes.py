@@ -7,7 +7,8 @@ Programs are our two engines, ASTRA alone on the CPU, and deepinv (parallel beam
 own, one after the other, on one image: "build" is the time until a first A and A_dagger are there, less that of a
 second one; "peak" is the most memory that the process took, less what it had with its modules imported; times are
 medians. A CG step is a third of three, an EI step is that of a direct network with 16 channels and one rotation. What
-is not installed, does not fit in memory or takes longer than --limit is a row with a reason.
+is not installed, does not fit in memory or takes longer than --limit is a row with a reason. "load" is the number of
+processes that computed on the machine in the last minute: above the threads of this one, times mean little.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import csv
 import functools
 import importlib
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -38,7 +40,7 @@ from ei.transforms import Rotate
 PROGRAMS = ("matrix", "astra", "ASTRA alone", "deepinv")
 BEAMS = ("parallel", "fan")
 COLUMNS = ("N", "beam", "program", "build_s", "peak_MB", "A_ms", "adjoint_ms", "A_dagger_ms", "CG_step_ms",
-           "EI_step_ms", "threads", "skipped")  # fmt: skip
+           "EI_step_ms", "threads", "load", "skipped")  # fmt: skip
 CG_STEPS = 3
 
 
@@ -157,7 +159,8 @@ def measure(side: int, beam: str, program: str, repeats: int) -> dict[str, Any]:
     times = {name: statistics.median(seconds(function) for _ in range(repeats)) for name, function in functions.items()}
     row = {f"{name}_ms": f"{1e3 * value / (CG_STEPS if name == 'CG_step' else 1):.1f}" for name, value in times.items()}
     build = max(0.0, built - times["A"] - times["A_dagger"])
-    return {**row, "build_s": f"{build:.2f}", "peak_MB": f"{peak() - before:.0f}", "threads": torch.get_num_threads()}
+    return {**row, "build_s": f"{build:.2f}", "peak_MB": f"{peak() - before:.0f}", "threads": torch.get_num_threads(),
+            "load": f"{os.getloadavg()[0]:.1f}"}  # fmt: skip
 
 
 def row_of(side: int, beam: str, program: str, repeats: int, limit: float) -> dict[str, Any]:
