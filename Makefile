@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-all lint bench clean
+.PHONY: help demo test test-all lint bench docs release clean
 help:
 	@echo "make demo      train EI on generated images, print a table, write figures (minutes)"
 	@echo "make test      run the tests, but for those marked slow (minutes)"
 	@echo "make test-all  run all tests"
 	@echo "make lint      check style and types"
 	@echo "make bench     measure speed beside peers (minutes; installs deepinv and astra-toolbox)"
+	@echo "make docs      build the documentation site, docs/_build/html (minutes)"
+	@echo "make release   build wheel and source archive in dist/, and check them"
 	@echo "make clean     remove .venv and caches"
 
 demo: $(VENV)/installed-run
@@ -29,6 +31,15 @@ lint: $(VENV)/installed-dev
 bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/run.py
 
+# No network is needed once the environment is there; warnings are errors.
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
+
+release: $(VENV)/installed-release
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python >= 3.10 is needed; name another one with: make PYTHON=python3.12 ..." >&2; exit 2; }
@@ -45,4 +56,4 @@ $(VENV)/installed-%: pyproject.toml | $(BIN)/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist docs/_build docs/auto_examples docs/reference/api *.egg-info

@@ -1,4 +1,4 @@
-"""The tables of docs/runs.md: the keys of each part of a tree, from signatures and docstrings."""
+"""The tables of docs/reference/run_keys.md: the keys of each part of a tree, from signatures and docstrings."""
 
 from __future__ import annotations
 

@@ -2,18 +2,22 @@
 
     python benchmarks/pages.py            writes; --check only compares (exit code 1 where a page and its files differ)
 
-A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in one of PAGES. KIND is a problem, for a folder of
-benchmarks/reproduce.py, less its run folders; "seeds CELL", for its files CELL.csv and CELL_seed_N.csv; "trials", for
-a file of benchmarks/trials.py; "cg_steps", for one of cg_steps.py there; "scans", for a folder of benchmarks/scans.py;
-"stopping", for one of benchmarks/stopping.py; "race SECTION" and "growth", for a file of benchmarks/run.py; "steps",
-for one of benchmarks/gpu.py; or "quality DECIBELS", for the folder of the files of benchmarks/time_to_quality.py. With
-the kind "keys" PATH is a part of a tree, whose keys are listed (key_tables.py).
+A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in one of PAGES. KIND is one of
+
+    a problem, "seeds CELL"         of a folder of benchmarks/reproduce.py, less its run folders
+    "trials", "cg_steps"            of a file of benchmarks/trials.py, of benchmarks/cg_steps.py
+    "scans", "scan_by_scan", "four" of a folder of benchmarks/scans.py: all rows, PSNR by scan, the four rows of README
+    "challenge"                     of a folder of files of benchmarks/htc_challenge.py
+    "stopping"                      of a folder of benchmarks/stopping.py
+    "race SECTION", "growth"        of a file of benchmarks/run.py
+    "steps", "quality DECIBELS"     of benchmarks/gpu.py, of the folder of benchmarks/time_to_quality.py
+    "summary", "paper"              of a list of problems (benchmarks/summary.yaml), of the folder results
+    "keys"                          the keys of the part of a tree that stands in place of PATH (key_tables.py)
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import re
 import statistics
 import sys
@@ -22,6 +26,7 @@ from pathlib import Path
 
 from key_tables import keys
 from reproduce import table
+from result_tables import challenge, four, paper, scan_by_scan, scans, summary
 from speed_tables import Rows, growth, quality, race, steps
 from stopping import picked
 
@@ -29,9 +34,13 @@ from ei.evaluation.quality import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
-    ROOT / name for name in ("RESULTS.md", "README.md", "results/earlier.md", "benchmarks/README.md", "docs/runs.md")
+    *(ROOT / name for name in ("RESULTS.md", "README.md", "benchmarks/README.md", "docs/reference/run_keys.md")),
+    *sorted((ROOT / "docs" / "results").glob("*.md")),
 ]
-MEASURED: dict[str, Callable[..., Rows]] = {"race": race, "growth": growth, "quality": quality, "steps": steps}
+MEASURED: dict[str, Callable[..., Rows]] = {
+    "race": race, "growth": growth, "quality": quality, "steps": steps, "scans": scans, "scan_by_scan": scan_by_scan,
+    "four": four, "challenge": challenge, "summary": summary, "paper": paper,
+}  # fmt: skip
 PLACE = re.compile(r"(<!-- table (?P<path>\S+) (?P<kind>\S+)(?: (?P<cell>\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -40,31 +49,14 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def scans(folder: Path) -> str:
-    """Means and standard deviations over the test scans."""
-    with open(folder / "scans.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    steps = json.loads((folder / "choices.json").read_text())["training_steps"]
-    table = []
-    for name in dict.fromkeys(row["name"] for row in rows):
-        selected = [row for row in rows if row["name"] == name]
-        cells = [
-            f"{statistics.fmean(values):.{digits}f} +- {statistics.pstdev(values):.{digits}f}"
-            for key, digits in (("psnr", 2), ("ssim", 3), ("matthews", 3))
-            for values in [[float(row[key]) for row in selected]]
-        ]
-        table.append([name, *cells, str(steps.get(name, "-"))])
-    return markdown(["", "PSNR [dB]", "SSIM", "Matthews", "steps"], table)
-
-
 def trials(path: Path) -> str:
-    """A row for each trial and seed."""
+    """A row for each trial; all are of seed 0."""
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return markdown(
-        ["trial", "seed", "steps", "minutes", "usual PSNR [dB]", "averaged", "SSIM"],
+        ["trial", "steps", "minutes", "usual PSNR [dB]", "with test-time augmentation", "SSIM"],
         [
-            [row["trial"], row["seed"], row["steps"], row["minutes"], f"{float(row['psnr']):.2f}",
+            [row["trial"], row["steps"], row["minutes"], f"{float(row['psnr']):.2f}",
              f"{float(row['psnr_average']):.2f}", f"{float(row['ssim']):.3f}"]
             for row in rows
         ],
@@ -81,7 +73,7 @@ def seeds(folder: Path, cell: str) -> str:
         metrics = read_metrics(found[seed])
         means = [f"{statistics.fmean(row[name] for row in metrics):.{digits}f}" for name, digits in columns.items()]
         rows.append([str(seed), *means])
-    return markdown(["seed", "paper PSNR [dB]", "averaged", "SSIM"], rows)
+    return markdown(["seed", "paper PSNR [dB]", "with test-time augmentation", "SSIM"], rows)
 
 
 def stopping(folder: Path) -> str:
@@ -104,7 +96,7 @@ def cg_steps(path: Path) -> str:
     return markdown(["PSNR [dB] after steps", "", *numbers], table)
 
 
-WRITTEN = {"scans": scans, "trials": trials, "cg_steps": cg_steps, "stopping": stopping}
+WRITTEN = {"trials": trials, "cg_steps": cg_steps, "stopping": stopping}
 
 
 def content(place: re.Match) -> str:

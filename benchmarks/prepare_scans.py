@@ -47,19 +47,23 @@ def read_helsinki(path: Path, n: int) -> tuple[np.ndarray, np.ndarray, dict[str,
     full = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=False)["CtDataFull"]
     settings = full.parameters
     sinogram = bin_detectors(np.asarray(full.sinogram, dtype=np.float64).T, n, axis=-2).astype(np.float32)
+    return sinogram, np.asarray(settings.angles, dtype=float), geometry_of_helsinki(settings, len(sinogram), n)
+
+
+def geometry_of_helsinki(settings: Any, detectors: int, n: int) -> dict[str, Any]:
+    """The arguments of `Tomography`, but for the angles, from the parameters in a scan's file, for bins of ``n``."""
     spacing = float(settings.pixelSizePost)
     source_origin = float(settings.distanceSourceOrigin)
     source_detector = float(settings.distanceSourceDetector)
     side = 512 // n
-    geometry = {
+    return {
         "image_shape": [side, side],
-        "n_detectors": len(sinogram),
+        "n_detectors": detectors,
         "detector_spacing": spacing * n,
         "pixel_size": spacing * n * source_origin / source_detector,
         "source_origin": source_origin,
         "origin_detector": source_detector - source_origin,
     }
-    return sinogram, np.asarray(settings.angles, dtype=float), geometry
 
 
 def prepare_helsinki(source: Path, out: Path, views: int, arc: float, n: int = 4) -> dict[str, list[str]]:

@@ -19,6 +19,7 @@ import contextlib
 import json
 import math
 import platform
+import re
 import shlex
 import statistics
 import subprocess
@@ -226,6 +227,11 @@ def papers_figures(problem: str, noise: Any, rows: Sequence[Mapping[str, float]]
     return {name: f"{psnr:.2f}" for name, psnr in figures.items()} if abs(difference) < SAME_PROBLEM else {}
 
 
+def classical_title(name: str) -> str:
+    """A classical reconstruction as tables call it."""
+    return re.sub(r"^CGLS (\d+)$", r"least squares (CGLS, \1 iterations)", name)
+
+
 def table(folder: Path, problem: str) -> str:
     """The table of a problem in Markdown, from the files ``<problem>.json`` and ``<problem>_<method>.csv`` of
     `report`: mean and standard deviation over the test images."""
@@ -234,22 +240,23 @@ def table(folder: Path, problem: str) -> str:
     rows = {method: read_metrics(folder / f"{problem}_{method}.csv") for method in facts}
     first = next(iter(facts))
     papers = papers_figures(problem, content.get("noise"), rows[first])
-    lines = ["| | paper PSNR [dB] | usual PSNR [dB] | SSIM | steps | minutes | the paper, at its budget |",
-             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    head = ["", "paper PSNR [dB]", "usual PSNR [dB]", "SSIM", "steps", "minutes"]
+    table = [[*head, "the paper, at its budget"], ["---"] * 7]
 
-    def line(title: str, method: str, name: str, *rest: str) -> None:
-        lines.append("| " + " | ".join([title, *mean_and_std(rows[method], name), *rest]) + " |")
+    def line(title: str, method: str, name: str, steps: str = "-", minutes: str = "-", papers: str = "-") -> None:
+        table.append([title, *mean_and_std(rows[method], name), steps, minutes, papers])
 
-    line("A_dagger y", first, "pinv", "-", "-", papers.get("pinv", "-"))
+    line("A_dagger y", first, "pinv", papers=papers.get("pinv", "-"))
     for name in facts[first]["classical"]:
-        line(f"{name} (no learning)", first, name, "-", "-", "-")
+        line(classical_title(name), first, name)
     for method, fact in facts.items():
         title = METHODS[method].title
         minutes = "-" if math.isnan(fact["minutes"]) else f"{fact['minutes']:.0f}"
         line(title, method, "net", str(fact["steps"]), minutes, papers.get(method, "-"))
         if fact["averaged"]:
-            line(f"{title}, averaged over {' and '.join(fact['averaged'])}", method, "average", "-", "-", "-")
-    return "\n".join(lines)
+            line(f"{title}, test-time augmentation", method, "average")
+    columns = 7 if papers else 6
+    return "\n".join(f"| {' | '.join(row[:columns])} |" for row in table)
 
 
 def machine() -> str:

@@ -39,7 +39,7 @@ def picked(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
         "SURE is least": min(rows, key=lambda row: row["validation_sure"]),
         "the validation loss is least": min(rows, key=lambda row: row["validation_loss"]),
         "the last epoch": rows[-1],
-        "the true PSNR is highest, which nobody knows": max(rows, key=lambda row: row["psnr_test"]),
+        "the PSNR against ground truth is highest": max(rows, key=lambda row: row["psnr_test"]),
     }
 
 
@@ -62,7 +62,7 @@ def draw(rows: list[dict[str, float]], path: Path) -> None:
     right = left.twinx()
     for ax, name, colour in ((left, "validation_loss", "tab:gray"), (left, "validation_sure", "tab:blue")):
         ax.plot(epochs, [row[name] for row in rows], color=colour, label=name.replace("_", " "))
-    right.plot(epochs, [row["psnr_test"] for row in rows], color="tab:red", label="true PSNR of test slices")
+    right.plot(epochs, [row["psnr_test"] for row in rows], color="tab:red", label="PSNR of test slices")
     picks = picked(rows)
     left.axvline(picks["SURE is least"]["epoch"], color="tab:blue", linestyle=":")
     positive = all(row[name] > 0 for row in rows for name in ("validation_loss", "validation_sure"))

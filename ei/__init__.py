@@ -1,7 +1,12 @@
-"""Equivariant Imaging: learning to reconstruct images from measurements alone (Chen, Tachella & Davies, ICCV 2021)."""
+"""Equivariant Imaging: learning to reconstruct images from measurements alone (Chen, Tachella & Davies, ICCV 2021).
+
+The rooms (`ei.physics`, `ei.models`, ...) and `ei.load` are imported at their first use: ``import ei`` does not import
+torch.
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,10 +14,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
+ROOMS = ("closure", "datasets", "diagnosis", "evaluation", "metrics", "models", "physics", "training", "transforms")
+
 
 def __getattr__(name: str) -> Any:
-    if name == "load":  # found when it is asked for: the rooms of the house import this file first
-        from ei.evaluation.loading import load
-
-        return load
+    if name in ROOMS:
+        return importlib.import_module(f"ei.{name}")
+    if name == "load":
+        return importlib.import_module("ei.evaluation").load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *ROOMS, "load"])

@@ -11,6 +11,8 @@ from torch import Tensor
 from ei.common.checks import is_unit_range
 from ei.errors import InputError
 
+__all__ = ["cal_psnr", "psnr", "range_of", "ssim"]
+
 
 def cal_psnr(a: Tensor, b: Tensor) -> Tensor:
     """The paper's PSNR in dB, a 0-d tensor: ``20 log10( sqrt(H*W) * max|b| / ||b - a||_2 )``.
@@ -93,6 +95,9 @@ def range_of(least: float, largest: float) -> float:
 
     Raises:
         InputError: if all values are the same, or they are not finite.
+
+    >>> range_of(0.0, 1.0), range_of(-10.0, 30.0)
+    (1.0, 40.0)
     """
     if is_unit_range(least, largest):
         return 1.0

@@ -63,6 +63,13 @@ class Closure:
 
     Raises:
         InputError: for another criterion.
+
+    >>> class L1(Closure):
+    ...     def __call__(self, f, physics, transform, y, x=None):
+    ...         x1 = f(y)
+    ...         return {"total": self.criterion(physics.A(x1), y), "x1": x1.detach()}
+    >>> float(L1(criterion="l1").criterion(torch.zeros(2), torch.ones(2)))
+    1.0
     """
 
     columns: ClassVar[dict[str, str]] = {}
@@ -84,6 +91,9 @@ class Closure:
 
     def check(self, f: Any, physics: Any) -> None:
         """Raise `InputError` if the closure cannot be called with these, as far as is known before the first step."""
+
+    def check_transform(self, transform: Any, physics: Any, x: Tensor) -> None:
+        """Raise `InputError` if the transform cannot be used with the operator on images of the shape of ``x``."""
 
     def optimizers(self, f: Any, lr: float) -> dict[str, torch.optim.Optimizer]:
         """The optimisers of what the closure trains beside ``f.net``, by the loss they minimise.
@@ -158,6 +168,10 @@ class Moving(Closure):
 
     def check(self, f: Any, physics: Any) -> None:
         super().check(f, physics)
+        self.check_moves(f, physics)
+
+    def check_moves(self, f: Any, physics: Any) -> None:
+        """Raise `InputError` if the operator cannot be moved or drawn, or f has no ``of``."""
         if self.move == "operator" and not callable(getattr(physics, "moved", None)):
             raise InputError(
                 f"move=operator needs an operator that can be moved, and {type(physics).__name__} has no method "
@@ -173,6 +187,11 @@ class Moving(Closure):
                 "move=operator and operators=any need a reconstruction function with of(physics), the same f with "
                 f"another operator, and {type(f).__name__} has none: Reconstructor and Unrolled have"
             )
+
+    def check_transform(self, transform: Any, physics: Any, x: Tensor) -> None:
+        if self.move == "operator":
+            _number_of_elements(transform)
+            move_physics(physics, transform.sample(x)[0], transform)
 
     def target(self, x2: Tensor) -> Tensor:
         """x2 as the loss takes it."""
@@ -193,11 +212,15 @@ class Moving(Closure):
             batch: the number of images in x1.
         """
         if (self.move, self.operators) == ("image", "own"):
-            return f(measure(physics, x2))
-        self.check(f, physics)
+            return f(self.measure(physics, x2))
+        self.check_moves(f, physics)
         operators = self._operators(physics, transform, x2, batch)
         parts = zip(operators, x2.chunk(len(operators)), strict=True)
-        return torch.cat([f.of(other)(measure(other, part)) for other, part in parts])
+        return torch.cat([f.of(other)(self.measure(other, part)) for other, part in parts])
+
+    def measure(self, physics: Any, x: Tensor) -> Tensor:
+        """``A x`` with fresh noise (`measure`)."""
+        return measure(physics, x)
 
     def _operators(self, physics: Any, transform: Any, x2: Tensor, batch: int) -> list[Any]:
         """The operators of x3, of equal parts of x2 in their order."""

@@ -26,6 +26,9 @@ class DIPClosure(Closure):
 
     Raises:
         InputError: when it is called with other measurements than at first.
+
+    >>> DIPClosure(seed=1).columns
+    {'loss_mc': 'mc', 'loss_total': 'total'}
     """
 
     columns = {"loss_mc": "mc", "loss_total": "total"}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ei.closure.base import Equivariant, SelfSupervised, data_consistency_last
 from ei.common.checks import check_number
-from ei.common.processes import drawn
+from ei.common.processes import drawn, mean_over_batch
 from ei.common.seeds import generator
 from ei.errors import InputError
 from ei.physics.split import Split, draw_kept, entries_to_split
@@ -52,10 +52,15 @@ class SplittingClosure(SelfSupervised):
         sampled = entries_to_split(physics, y)
         x1 = reconstruct_from_part(f, physics, y, self.keep, sampled)
         predicted, data = self.to_domain(physics, physics.A(x1), y)
-        if self.mc_domain == "image" or bool((sampled > 0).all()):
+        if self.mc_domain == "image":
             return x1, self.criterion(predicted, data)
         entries = (sampled > 0).expand_as(y)
-        return x1, self.criterion(predicted[entries], y[entries])
+        fraction = entries.to(y.real.dtype).mean()
+        # With several processes the mean over the entries of this one counts by how many they are.
+        weight = fraction / mean_over_batch(fraction)
+        if fraction < 1:
+            predicted, data = predicted[entries], y[entries]
+        return x1, weight * self.criterion(predicted, data)
 
 
 class SplittingEIClosure(Equivariant, SplittingClosure):
@@ -78,8 +83,8 @@ class SplittingEIClosure(Equivariant, SplittingClosure):
 
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         x1, split = self.reconstruct(f, physics, y)
-        x2 = self.target(self.transformed(transform, x1))
-        x3 = self.reconstructed(f, physics, transform, x2, len(x1))
+        x2 = self.target(self.transformed(transform, x1))  # T_g x1
+        x3 = self.reconstructed(f, physics, transform, x2, len(x1))  # f(A x2)
         ei = self.criterion(x3, x2)
         return {"split": split, "ei": ei, "total": split + self.alpha * ei, "x1": x1.detach()}
 

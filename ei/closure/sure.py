@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ei.closure.base import Equivariant, SelfSupervised
 from ei.common.checks import check_number
-from ei.common.processes import drawn
+from ei.common.processes import drawn, mean_over_batch
 from ei.common.seeds import seeded
 from ei.errors import InputError
 from ei.physics.base import sampling_mask_for, where_sampled
@@ -36,7 +36,7 @@ class SUREClosure(SelfSupervised):
     estimate is unbiased up to terms of tau^2, for others to first order in the noise. It may be negative.
 
     In the domain "image" it is an estimate of ``||D (A f(y) - A x)||^2 / n``, with ``D = A_dagger``, which has to be
-    linear, and n the number of entries of an image (Eldar 2009 weighs Stein's estimate in such a way):
+    linear, and n the number of entries of an image (Eldar 2009 weighs Stein's estimate in such a way)::
 
         sure = mean |D (A f(y) - y)|^2 - mean (D v b)(D b) + 2/tau * mean (D v b)(D (A f(y + tau b) - A f(y)))
 
@@ -157,8 +157,8 @@ class RobustEIClosure(Equivariant, SUREClosure):
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         self.check(f, physics)
         x1 = f(y)
-        x2 = self.target(self.transformed(transform, x1))
-        x3 = self.reconstructed(f, physics, transform, x2, len(x1))
+        x2 = self.target(self.transformed(transform, x1))  # T_g x1
+        x3 = self.reconstructed(f, physics, transform, x2, len(x1))  # f(A x2)
         ei = self.criterion(x3, x2)
         sure = self.risk(f, physics, y, x1)
         return {"sure": sure, "ei": ei, "total": sure + self.alpha * ei, "x1": x1.detach()}
@@ -200,11 +200,13 @@ def is_precise(f: Any) -> bool:
 
 
 def mean_of_sampled(physics: Any, values: Tensor) -> Tensor:
-    """The mean of ``values``, of the shape of measurements, over the sampled entries: a scalar."""
+    """The mean of ``values``, of the shape of measurements, over the sampled entries: a scalar. With several processes
+    it has the weight of the entries of this one, so that the mean over processes is the mean over all entries."""
     entries = sampling_mask_for(physics, values)
     if entries is None:
         return values.mean()
-    return where_sampled(physics, values, torch.zeros_like(values)).sum() / entries.expand_as(values).sum()
+    fraction = mean_over_batch(entries.expand_as(values).mean())
+    return where_sampled(physics, values, torch.zeros_like(values)).mean() / fraction
 
 
 def default_tau(physics: Any, y: Tensor, variance: Tensor) -> Tensor:

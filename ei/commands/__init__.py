@@ -1,4 +1,4 @@
-"""The commands: what a person types. ``python -m ei COMMAND``, or ``ei COMMAND`` where the project is installed.
+"""The command line. ``python -m ei COMMAND``, or ``ei COMMAND`` where the project is installed.
 
 What a user can get wrong raises `InputError` in all of this room: one line, before anything is written.
 """

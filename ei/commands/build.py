@@ -205,6 +205,8 @@ class TrainingBuilder:
             closure.image_scale = f.image_scale
         if hasattr(closure, "check"):
             closure.check(f, self.physics)
+        if hasattr(closure, "check_transform"):
+            closure.check_transform(transform, self.physics, torch.zeros(1, *self.shape))
         self._use_cuda_graphs(f)
         optimizers = self._optimizers(net, closure, f)
         weights = get(self.tree, "network.weights")
@@ -223,7 +225,7 @@ class TrainingBuilder:
         return made
 
     def _image_scale(self) -> float | None:
-        """The scale that measurements alone determine; None where the tree says it, or images do."""
+        """The image scale from measurements; None where the tree has it, or for images."""
         if not self.has_measurements or not self.is_new or get(self.tree, "reconstructor.image_scale") is not None:
             return None
         scale = find_image_scale(self.physics, self.train, self.device)

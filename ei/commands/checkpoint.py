@@ -89,7 +89,8 @@ def tree_of_checkpoint(state: Mapping[str, Any], typed: Typed, path: str) -> Tre
         base["network"] = {"name": "UNet"}
     elif "physics" not in typed.flags:
         raise InputError(
-            f"the checkpoint {path} does not say its task: give --task (and --ct-views or --mask), or --physics"
+            f"the checkpoint {path} names no operator: give --physics (FILE.yaml or FILE.py:NAME), or, for the paper's "
+            "scripts, --task (and --ct-views or --mask)"
         )
     if task is not None:
         base = merge(base, {"trainer": {"task": task}})

@@ -39,9 +39,10 @@ from ei.datasets import image_of
 from ei.diagnosis import diagnose
 from ei.diagnosis.before_training import report_sinograms
 from ei.diagnosis.noise_level import noise_report
+from ei.diagnosis.operators import report_moves, report_operators
 from ei.diagnosis.user_defined import Shape, call, check_group
 from ei.errors import InputError
-from ei.physics import Inpainting, image_shape_of
+from ei.physics import image_shape_of, select_physics
 from ei.physics.noise_adapter import noise_with_variance
 
 FLAGS = ("task", "physics", "group", "noise", "mask", "mask_rate", "ct_views", "data", "measurements", "ei_trans",
@@ -79,15 +80,21 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
     if not callable(getattr(group, "sample", None)):
         raise InputError(f"diagnose needs a group with sample(x) and apply(x, elements): {name_of(tree, 'transform')} "
                          "has no sample")  # fmt: skip
+    tol = check_number("--tol", options.get("tol", 0.01), above=0, below=1)
     result = diagnose(
-        physics,
+        select_physics(physics, [0]),
         group,
         shape,
-        tol=check_number("--tol", options.get("tol", 0.01), above=0, below=1),
+        tol=tol,
         max_elements=check_number("--max-elements", options.get("max_elements", 64), integer=True, least=1),
         device=device,
     )
     print(result)
+    if getattr(physics, "count", 1) > 1:
+        print(f"\n{report_operators(physics, group, shape, tol, device)}")
+    moves = report_moves(physics)
+    if moves is not None:
+        print(f"\n{moves}")
     print_measurements(physics, shape, data, device)
     result.save_figure(out)
     print(f"\nfigure: {out}")
@@ -116,13 +123,11 @@ def load_operator(tree: Tree, typed: Typed, device: torch.device) -> tuple[Any, 
         set_noise(physics, tree.get("noise"))
     if is_user_code(name_of(tree, "physics")):
         call(physics, "A", torch.zeros(1, *shape), device)
-    if isinstance(physics, Inpainting) and physics.count > 1:
-        raise InputError("diagnose examines one operator, and this one has a mask for each image: give one of them")
     return physics, shape, problem
 
 
 def _shape_without_data(typed: Typed, physics: Any, description: Tree, has_data: bool) -> Shape | None:
-    """(C, H, W) of ``--size``, or of the operator where no data was given; None where the data says it."""
+    """(C, H, W) of ``--size``, or of the operator where no data was given; None where it follows from the data."""
     expected = (None if physics is None else image_shape_of(physics)) or ()
     size = typed.options.get("size")
     if size is None:
@@ -144,12 +149,14 @@ def print_measurements(physics: Any, shape: Shape, problem: Problem | None, devi
     """Print whether measured sinograms fit their geometry, and how much noise there is: in the measurements, or in
     those of the images, generated ones where there are none."""
     has_measurements = problem is not None and problem.has_measurements
+    several = getattr(physics, "count", 1) > 1
     if problem is not None and has_measurements:
         report = report_sinograms(physics, problem.data)
         print(f"\n{report}" if report is not None else "")
+    physics = select_physics(physics, [0])
     if noise_with_variance(physics) is None:  # a user-defined one may have none
         return
     data = generated_class(shape[0])("train", img_size=square_side(shape)) if problem is None else problem.data
-    some = [data[index] for index in range(min(8, len(data)))]
+    some = [data[index] for index in range(1 if several else min(8, len(data)))]
     ys = torch.stack(some) if has_measurements else physics.A(torch.cat([image_of(item) for item in some]).to(device))
     print(f"\n{noise_report(physics, ys.to(device))}")

@@ -1,4 +1,4 @@
-"""Lay out data: the paper's from what can be fetched by hand (the README says from where), and measured scans.
+"""Lay out data: the paper's (docs/project/reproduce_the_paper.md has the sources), and measured scans.
 
     {prog} ct100 --dicom CT100_dicom.zip            writes dataset/CT/CT100_128x128.mat
     {prog} urban100 --source Urban100.zip           writes dataset/Urban100/train/... and test/...

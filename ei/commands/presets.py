@@ -90,6 +90,6 @@ def method_of(tree: Mapping[str, Any]) -> str:
 
 
 def title_of(tree: Mapping[str, Any]) -> str:
-    """What tables call the method of a tree; EI where it says none, as the authors' files."""
+    """The title of a tree's method in tables; EI where it names none, as the authors' files."""
     method = method_of(tree)
     return METHODS[method].title if method in METHODS else method or "EI"

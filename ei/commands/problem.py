@@ -19,7 +19,7 @@ from ei.errors import InputError
 from ei.physics import MRI, Inpainting, image_shape_of, parse_noise, select_physics, with_pseudo_inverse
 
 GENERATED: dict[int, Any] = {1: EllipsePhantoms, 2: MagnitudePhantoms, 3: DeadLeaves}
-# Arguments of operators that follow from the data where the tree does not say them.
+# Arguments of operators that follow from the data where the tree lacks them.
 SIZES = ("img_width", "img_height", "image_shape", "width", "height")
 
 
@@ -108,7 +108,7 @@ def sizes_of(shape: Shape) -> dict[str, Any]:
 
 
 def with_noise_apart(tree: Mapping[str, Any]) -> Tree:
-    """A tree whose noise is its own part, also where the part ``physics`` says it."""
+    """A tree whose noise is its own part, also where it is in the part ``physics``."""
     physics = tree.get("physics")
     if not isinstance(physics, Mapping) or "noise" not in physics:
         return dict(tree)
@@ -150,7 +150,7 @@ def build_physics(description: Any, device: torch.device, sizes: Mapping[str, An
 
 def set_noise(physics: Any, description: Any) -> dict[str, Any]:
     """Give an operator the noise of a tree (a text as ``gaussian:0.1`` is one, too); a user-defined one keeps its own
-    where the tree says none. Returns the description of the noise."""
+    where the tree has none. Returns the description of the noise."""
     if description is None:
         noise, filled = Built(None, {})
     elif isinstance(description, str) and not is_user_code(description) and description not in CLASSES["noise"]:
@@ -179,7 +179,7 @@ def check_size(physics: Any, shape: tuple[int, ...]) -> None:
 
 
 def load_images(data: Mapping[str, Any], mode: str, physics: Any = None) -> Built:
-    """The training or test images of a tree. Where it says no test images, they are those of the training's data set
+    """The training or test images of a tree. Without test images in it, they are those of the training's data set
     with mode "test"; generated images get the size of an operator that is there already.
     """
     described = data.get(mode)
@@ -196,7 +196,7 @@ def load_images(data: Mapping[str, Any], mode: str, physics: Any = None) -> Buil
     if not hasattr(images, "__len__") or not hasattr(images, "__getitem__") or len(images) == 0:
         raise InputError(f"data.{mode}: {filled['name']} must give a data set with a length and items, got {images!r}")
     if isinstance(images, EllipsePhantoms | MagnitudePhantoms | DeadLeaves):
-        filled.setdefault("img_size", images.img_size)  # so that the tree repeats the run by itself
+        filled.setdefault("img_size", images.img_size)  # so that the tree alone repeats the run
     return Built(images, {key: value for key, value in filled.items() if key != "mode"})
 
 

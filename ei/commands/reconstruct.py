@@ -6,11 +6,12 @@
     {prog} --ckp RUN/ckp_best.pth.tar --input y.npy --output x.npy --uncertainty 100 --calibration FILE
     {prog} --physics mri.yaml --input kspace.npy --output x.npy      no network: A_dagger, as CG-SENSE of MRI
 
-Operator, mask and network come from the checkpoint; user-defined code is named again, because code is never run for
-what a file says. ``--input`` is what `ei.datasets.Measurements` reads, any number of measurements; they go through
-batch by batch. The output, ``[n, C, H, W]`` (``[n, H, W]`` where the input has no channel axis; complex where the input
-is complex k-space), appears under its name when it is complete. A folder's files come in their natural order (y_2
-before y_10), and PNG files keep their names. Warnings about the measurements are lines that begin with ``warning``.
+Operator, mask and network come from the checkpoint; user-defined code is named again, because a checkpoint never
+causes code to run. ``--input`` is any number of measurements, as `ei.datasets.Measurements` reads them; they go
+through batch by batch. The output, ``[n, C, H, W]`` (``[n, H, W]`` where the input has no channel axis; complex where
+the input is complex k-space), appears under its name when it is complete. A folder's files come in their natural order
+(y_2 before y_10), and PNG files keep their names. Warnings about the measurements are lines that begin with
+``warning``.
 ``--uncertainty`` writes the estimated error of every pixel beside the output, to ``x_std.npy``. Where the noise is
 known (of the run, or ``--noise``), SURE's estimate of the error in measurements is printed.
 """
@@ -45,7 +46,7 @@ from ei.models.averaged import GROUPS as AVERAGES
 from ei.models.base import ReconstructionFunction
 
 OUTPUTS = (".npy", ".tif", ".tiff", ".h5", ".hdf5")
-OF_AUTHORS = "of a checkpoint that does not say it"
+OF_AUTHORS = "for a checkpoint that lacks it"
 
 
 def parser(prog: str) -> Parser:

@@ -55,7 +55,7 @@ from ei.models.base import ReconstructionFunction
 from ei.models.weights import AVERAGED
 from ei.training.folder import new_run_folder
 
-OF_AUTHORS = "of a checkpoint that does not say it"
+OF_AUTHORS = "for a checkpoint that lacks it"
 FLAGS = ("task", "physics", "mask", "ct_views", "data", "measurements", "truth", "group", "device", "gpu", "out")
 
 

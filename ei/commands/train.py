@@ -119,7 +119,7 @@ def train(tree: Tree, device: torch.device, call: Mapping[str, Any], checkpoint:
 def _print_outcome(trainer: Trainer) -> None:
     if "level" in trainer.networks:
         sigma = float(trainer.networks["level"]().detach())
-        print(f"noise: sigma = {sigma:.4g} was found, too high by what is missed of the images (docs/noise.md)")
+        print(f"noise: sigma = {sigma:.4g} was found, too high by what is missed of the images (docs/guides/noise.md)")
     if trainer.finished and trainer.epoch < trainer.epochs:
         column, _ = selecting_column(trainer)
         print(f"stopped after epoch {trainer.epoch}: {column} was no better in {trainer.patience} epochs than before")

@@ -1,4 +1,4 @@
-"""The tree of a run: plain values that say of which parts it is made. Reading, merging and changing trees.
+"""The tree of a run: plain values that describe its parts. Reading, merging and changing trees.
 
     physics: {name: CT, img_width: 128, radon_view: 50}
     transform: {name: Rotate, n_trans: 5}
@@ -72,7 +72,7 @@ NESTED: Classes = {
     "random_columns": ei.physics.random_columns,
     "mask_for": ei.physics.mask_for,
 }
-# The class of a part that does not say it.
+# The class of a part without a name.
 DEFAULT_NAMES = {"network": "UNet", "reconstructor": "Reconstructor", "optimizer": "Adam", "trainer": "Trainer"}
 DATA_KEYS = ("train", "validation", "test", "measurements", "truth", "batch_size", "workers", "tile")
 # Keys of a part that are not arguments of its class, but of the run.
@@ -256,7 +256,7 @@ def check_code_is_typed(tree: Mapping[str, Any], typed: set[str], path: str) -> 
                 where = key if key != "data" else next(f"data.{k}" for k, v in part.items() if text in walk_texts(v))
                 typing = f"--physics {text}" if key == "physics" else f"{where}='{{name: {text}}}'"
                 raise InputError(
-                    f"the checkpoint {path} names user-defined code, {text}, which is not run because a file says so: "
+                    f"the checkpoint {path} names user-defined code, {text}, which is imported only if it is typed: "
                     f"give {typing}"
                 )
 

@@ -67,7 +67,7 @@ def names_of(valid: Iterable[str]) -> Callable[[str], list[str]]:
 
 @dataclass
 class Typed:
-    """What a person typed: everyday flags, the options of the command itself, trees, and ``part.key=value``."""
+    """The command line: everyday flags, the options of the command itself, trees, and ``part.key=value``."""
 
     flags: dict[str, Any]
     options: dict[str, Any]
@@ -82,7 +82,7 @@ class Typed:
         return self._flags_over(tree)
 
     def tree(self) -> Tree:
-        """The tree of a new run: over the problem of ``--task``; of a run without one, the parts that nothing says are
+        """The tree of a new run: over the problem of ``--task``; without one, missing parts are
         those of a small run."""
         task = self.flags.get("task")
         tree = {} if task is None else presets.problem(task)

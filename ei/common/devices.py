@@ -60,7 +60,7 @@ def choose_device(asked: str | None) -> torch.device:
         raise InputError(f"{device} was asked for, but torch sees no CUDA device; use --device cpu")
     if device.index is None and count > available:
         raise InputError(
-            f"each of {count} processes takes a CUDA device of its own, and torch sees {available}: start fewer, or "
+            f"each of {count} processes needs its own CUDA device, and torch sees {available}: start fewer, or "
             "give --device cpu"
         )
     device = torch.device("cuda", rank if device.index is None else device.index)

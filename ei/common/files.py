@@ -92,7 +92,7 @@ def load_file(
         raise
     except PermissionError as error:
         raise InputError(f"the {what} {path} cannot be read: permission denied") from error
-    except Exception as error:  # what zipfile and torch.load raise for foreign bytes depends on the bytes
+    except Exception as error:  # what zipfile and torch.load raise for other bytes depends on the bytes
         raise InputError(f"the {what} {path} is damaged or was not written by torch.save; get it again") from error
 
 

@@ -1,7 +1,7 @@
 """The parts of a run as plain values, ``{name: Class, argument: value}``, and the objects that they describe.
 
 A name is one of the classes that the caller passes, or ``FILE.py:NAME``. Arguments that are parts themselves are built
-first, so that parts nest. What a part does not say and its constructor takes, the context fills in.
+first, so that parts nest. The context fills in what a part lacks and its constructor takes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Classes = Mapping[str, Callable[..., Any]]
 
 @dataclass(frozen=True)
 class Context:
-    """What constructors take that a tree need not say.
+    """Arguments of constructors that a tree may leave out.
 
     Attributes:
         sizes: plain values, which become part of the description. A value that is a function is called when needed.
         objects: other objects (network, operator, device), which a tree cannot give.
         nested: the classes and functions that an argument may name.
-        trusted: whether a person wrote the description, so that the code it names may be run; not of checkpoints.
+        trusted: whether code that the description names may be run; never for checkpoints.
     """
 
     sizes: Mapping[str, Any] = field(default_factory=dict)
@@ -139,7 +139,7 @@ def _constructors(make: Callable[..., Any]) -> list[Callable[..., Any]]:
 
 
 def missing_arguments(description: Mapping[str, Any], make: Callable[..., Any], nested: Classes) -> set[str]:
-    """The required arguments that a description, or one of the parts in it, does not say."""
+    """The required arguments that a description, or one of the parts in it, lacks."""
     missing = signature_of(make).required - {*description}
     for value in description.values():
         if isinstance(value, Mapping) and value.get("name") in nested:
@@ -154,7 +154,7 @@ def build(description: Any, classes: Classes, path: str, context: Context | None
         description: ``{name: Class, argument: value}``, or a name.
         classes: what names stand for.
         path: of the part in the tree, for messages.
-        context: what the tree need not say.
+        context: arguments that the tree may leave out.
 
     Raises:
         InputError: for an unknown name or argument (with the valid ones), a missing one, or what the constructor
@@ -168,7 +168,7 @@ def build(description: Any, classes: Classes, path: str, context: Context | None
     arguments = normalized(description, path)
     name = arguments.pop("name", None)
     if is_user_code(name) and not context.trusted:
-        raise InputError(f"{path} names code, {name}, which is not run because a checkpoint says so: name it again")
+        raise InputError(f"{path} names code, {name}, which is imported only if it is typed: name it again")
     make = find(name, classes, path)
     if is_user_code(name) and not (inspect.isclass(make) or inspect.isroutine(make)):
         if arguments:
@@ -186,7 +186,7 @@ def build(description: Any, classes: Classes, path: str, context: Context | None
 
 
 def _sizes_for(arguments: Mapping[str, Any], signature: Signature, context: Context) -> dict[str, Any]:
-    """The sizes that a constructor takes and its arguments do not say."""
+    """The sizes that a constructor takes and its arguments lack."""
     sizes = {key: value for key, value in context.sizes.items() if key in signature.parameters and key not in arguments}
     return {key: value() if callable(value) else value for key, value in sizes.items()}
 

@@ -42,7 +42,7 @@ class Processes:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes of a tensor on the CPU, in place."""
+        """The sum over all processes of a tensor, in place."""
         if self.count > 1:
             dist.all_reduce(values)
         return values
@@ -110,6 +110,14 @@ def drawn(draw: Callable[[tuple[int, ...]], Tensor], shape: tuple[int, ...]) -> 
     transforms = shape[0] // (part.stop - part.start)
     whole = draw((transforms * part.size, *shape[1:]))
     return whole.view(transforms, part.size, *shape[1:])[:, part.start : part.stop].flatten(0, 1)
+
+
+def mean_over_batch(value: Tensor) -> Tensor:
+    """The mean over a whole batch of a scalar that is a mean over images, without gradient: where this process has a
+    part of a batch (`drawing_for`), all processes, which have to call this together, get the same. A closure whose
+    means are not over images, but over what each of them measures, divides by a mean over the batch."""
+    part = _PART.get()
+    return value.detach() if part is None else Processes.current().sum(part.weight * value.detach())
 
 
 def launched() -> Processes:

@@ -65,7 +65,7 @@ def leaving_on_sigterm() -> Iterator[None]:
 
 def outlive_the_step(_: int) -> None:
     """For processes that load data: a signal that reaches them too must not take the data from under the step that is
-    to be finished. They leave when they are told to by the process that trains, by a second SIGTERM, or in a while."""
+    to be finished. They end when the process that trains stops them, by a second SIGTERM, or after a while."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "alarm"):

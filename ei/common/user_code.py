@@ -30,8 +30,8 @@ def absolute(text: str) -> str:
 
 
 def import_user_code(text: str) -> Any:
-    """Run the file that ``FILE.py:NAME`` names, and give what is called NAME in it. Only for what a person typed or
-    wrote into a configuration: never for what a checkpoint says.
+    """Run the file that ``FILE.py:NAME`` names, and give what is called NAME in it. Only for text that was typed or
+    stands in a configuration: never for that of a checkpoint.
 
     Raises:
         MissingFileError: if there is no such file.

@@ -303,7 +303,11 @@ def seeded_batches(loader: Iterable, seed: int, epoch: int, first: int) -> Gener
 
 def images_of(batch: Any) -> Tensor:
     """The images of a batch, ``[B, C, H, W]``: the batch itself, the first entry of a list, or a dict's "x". A missing
-    channel axis is added."""
+    channel axis is added.
+
+    >>> images_of({"x": torch.rand(2, 3, 8, 8)}).shape
+    torch.Size([2, 3, 8, 8])
+    """
     if isinstance(batch, dict):
         if "x" not in batch:
             raise InputError(f'a batch that is a dict must have images "x" or measurements "y", got {list(batch)}')
@@ -318,7 +322,11 @@ def images_of(batch: Any) -> Tensor:
 
 def image_of(item: Any) -> Tensor:
     """The image of a data set's item (an image ``[H, W]`` or ``[C, H, W]``, or a list that begins with one) as a batch
-    ``[1, C, H, W]``."""
+    ``[1, C, H, W]``.
+
+    >>> image_of(torch.rand(16, 16)).shape
+    torch.Size([1, 1, 16, 16])
+    """
     return images_of((item[0] if isinstance(item, list | tuple) else item).unsqueeze(0))
 
 
@@ -327,6 +335,11 @@ def simulate(physics: Any, x: Tensor, indices: Sequence[int] | None, seed: int) 
 
     Raises:
         InputError: if the physics has noise and there are no indices, or if a measurement is no tensor.
+
+    >>> physics = ei.physics.Inpainting(8, 8, noise=ei.physics.GaussianNoise(0.1))
+    >>> x = torch.zeros(2, 1, 8, 8)
+    >>> torch.equal(simulate(physics, x, [4, 5], seed=0), simulate(physics, x, [4, 5], seed=0))
+    True
     """
     y = physics.A(x)
     if not isinstance(y, Tensor):  # as of deepinv's stacked operators

@@ -26,7 +26,7 @@ def line_integrals(counts: Array, flat: Any, dark: Any) -> Array:
 
     Returns:
         Of the shape and kind of ``counts``; float64 for float64, else float32. Where there are no photons (counts or
-        flat are not above dark), the largest line integral of the others is put, and a warning says how many they are.
+        flat are not above dark), the largest line integral of the others is put, and a warning counts them.
 
     Raises:
         InputError: for shapes that do not fit, values that are not finite, or no photons in most places.

@@ -31,6 +31,10 @@ class CTData(Dataset):
     Raises:
         MissingFileError: if the file is not there.
         InputError: if it cannot be read, or ``DATA`` is missing or no finite ``[n, H, W]`` array.
+
+    >>> np.save("slices.npy", np.random.rand(10, 16, 16))
+    >>> len(CTData("train", "slices.npy")), CTData("test", "slices.npy")[0].shape
+    (9, torch.Size([16, 16]))
     """
 
     def __init__(

@@ -34,6 +34,10 @@ class CVDB(ImageTree):
     Raises:
         MissingFileError: if the folder is not there or holds no images.
         InputError: if an image cannot be read, is smaller than the crop, or of a type whose range must be set.
+
+    >>> images = CVDB("dataset/Urban100", "train")  # doctest: +SKIP
+    >>> images[0].shape  # doctest: +SKIP
+    torch.Size([3, 256, 256])
     """
 
     def __init__(
@@ -86,6 +90,8 @@ def CVDB_ICCV(
     """2021's loader of ``./dataset/<dataset_name>``; batches are lists ``[images [B, 3, H, W], folder numbers [B]]``.
 
     Arguments and errors are those of `CVDB`.
+
+    >>> loader = CVDB_ICCV("Urban100", mode="train", batch_size=1)  # doctest: +SKIP
     """
     dataset = CVDB(Path("dataset") / dataset_name, mode, crop_size, resize)
     return DataLoader(_WithLabels(dataset), batch_size=batch_size, shuffle=shuffle)

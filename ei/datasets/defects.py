@@ -51,11 +51,12 @@ class Defects:
         return [f"{len(places)} {what}: {_listed(places)}" for what, places in kinds if places]
 
 
-def find_defects(y: np.ndarray) -> Defects:
-    """The defects of counts or line integrals ``[D, V]`` or ``[n, D, V]``, the n rows of a detector.
+def find_defects(y: np.ndarray, stripe: float = STRIPE) -> Defects:
+    """The defects of counts or line integrals ``[D, V]`` or ``[n, D, V]``, the n rows of a detector. Smaller stripes
+    than the part ``stripe`` of the range are none.
 
-    A feature of one to three detectors exactly on the rotation axis looks like a drifted detector. Fewer than 32 views
-    tell nothing of detectors.
+    A feature of one to three detectors exactly on the rotation axis looks like a drifted detector. With fewer than
+    32 views no defects of detectors are found.
 
     Raises:
         InputError: for another shape, or values that are not finite.
@@ -72,7 +73,7 @@ def find_defects(y: np.ndarray) -> Defects:
             continue
         constant = _constant(lit)
         stuck += [(row, int(detector)) for detector in constant]
-        stripes = _stripes(_interpolated(lit, constant), WIDEST, STRIPE)
+        stripes = _stripes(_interpolated(lit, constant), WIDEST, stripe)
         drifted += [(row, int(detector)) for detector in stripes if detector not in constant]
     return Defects(stuck, drifted, dark_views)
 

@@ -62,17 +62,28 @@ def detector_noise(flat: np.ndarray, dark: np.ndarray, n: int = 1) -> DetectorNo
     brightness = bright.reshape(len(bright), -1).mean(1)
     if brightness.min() <= 0:
         raise InputError("the flats are not brighter than the darks: check which is which")
-    steady = bright * (brightness.mean() / brightness).reshape(-1, *[1] * (bright.ndim - 1))
+    pixels, pattern = bright[0].size, bright.mean(0) / brightness.mean()
+    if pixels == 1:
+        raise InputError("one pixel does not tell its noise from the beam's drift: give exposures of two or more")
+    # What varies beside an exposure's brightness. That has the noise of the pixels, too, a part of which goes with it.
+    variance = (bright - brightness.reshape(-1, *[1] * pattern.ndim) * pattern).var(0, ddof=1)
+    of_counts = pattern - pattern**2 / pixels
+    of_readout = 1 - (2 * pattern - pattern**2) / pixels
     readout = black.var(0, ddof=1).mean()
-    excess = steady.var(0, ddof=1) - readout
-    gain = excess.mean() / brightness.mean()
-    if gain <= 0:
+    excess = variance.mean() - of_readout.mean() * readout
+    if excess <= 0:
         raise InputError(
-            f"the variance of the flats must be larger than that of the darks, got {steady.var(0, ddof=1).mean():.3g} "
+            f"the variance of the flats must be larger than that of the darks, got {variance.mean():.3g} "
             f"and {readout:.3g}: are they averaged already?"
         )
-    pixels = excess.size
-    error = excess.std() / brightness.mean() / pixels**0.5 if pixels > 1 else gain * (2 / (len(bright) - 1)) ** 0.5
+    scale = brightness.mean() * of_counts.mean()
+    gain = excess / scale
+    expected = gain * brightness.mean() * of_counts + readout * of_readout
+    # Of independent Gaussian pixels, or more where their scatter is larger, as of pixels that flicker.
+    of_flats = 2 * (expected**2).mean() / ((len(bright) - 1) * (pixels - 1))
+    scatter = (variance - expected).var(ddof=1) / pixels
+    of_darks = 2 * readout**2 / ((len(black) - 1) * pixels)
+    error = (max(of_flats, scatter) + of_darks) ** 0.5 / scale
     return DetectorNoise(
         float(gain),
         float(error),

@@ -15,6 +15,10 @@ def dataset_for(path: str) -> dict[str, str]:
     Raises:
         MissingFileError: if nothing is there, or a folder holds no images.
         InputError: for a file of another kind.
+
+    >>> np.save("images.npy", np.zeros((10, 16, 16), np.uint8))
+    >>> dataset_for("images.npy")["name"]
+    'ImageStack'
     """
     file, _ = split_name(path)
     accepted = f"give a folder of images, or one array in a file ({', '.join(SUFFIXES)})"

@@ -155,6 +155,11 @@ class Pairs(Dataset):
 
     Raises:
         InputError: if there are not as many.
+
+    >>> np.savez("scans.npz", y=np.zeros((2, 9, 4)), x=np.zeros((2, 8, 8)))
+    >>> y, x = Pairs(Measurements("scans.npz"), Measurements("scans.npz", names=["x"]))[0]
+    >>> y.shape, x.shape
+    (torch.Size([1, 9, 4]), torch.Size([1, 8, 8]))
     """
 
     def __init__(self, measurements: Measurements, images: Measurements) -> None:

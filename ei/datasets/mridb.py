@@ -26,6 +26,10 @@ class MRIData(Dataset):
     Raises:
         MissingFileError: if the file is not there.
         InputError: if it cannot be read, or holds no finite array ``[n, H, W]``.
+
+    >>> np.save("slices.npy", np.ones((10, 16, 16), np.complex64))
+    >>> MRIData("train", "slices.npy")[0].shape
+    torch.Size([2, 16, 16])
     """
 
     def __init__(self, mode: str = "train", root_dir: str | os.PathLike = "./dataset/MRI/mri_chest_256.npz") -> None:

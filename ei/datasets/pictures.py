@@ -15,13 +15,13 @@ import torch
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ei.common.arrays import FileArray
 from ei.common.checks import check_number
 from ei.errors import InputError, MissingExtraError
 
-PICTURES = tuple(IMG_EXTENSIONS)
+# Those of torchvision's ImageFolder. torchvision is imported where it is used: that takes seconds.
+PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 ARRAYS = (".npy", ".npz")
 DICOM = (".dcm", ".dicom", ".ima")
 # Preferred in files of several arrays.
@@ -73,7 +73,7 @@ def read_values(path: str | os.PathLike) -> np.ndarray:
 
 
 def read_image(path: str | os.PathLike, header: Header | None = None) -> Image.Image:
-    """A picture of 8 bits as RGB, upright as its EXIF orientation says; transparency is dropped. Its ``header`` is read
+    """A picture of 8 bits as RGB, upright by its EXIF orientation; transparency is dropped. Its ``header`` is read
     if it is not known.
 
     Raises:
@@ -182,7 +182,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(values: np.ndarray, orientation: int) -> np.ndarray:
-    """``[C, H, W]`` turned and mirrored as EXIF's number says."""
+    """``[C, H, W]`` turned and mirrored by EXIF's orientation number."""
     if orientation in (5, 6, 7, 8):
         values = values.swapaxes(-2, -1)
     if orientation in (2, 3, 6, 7):

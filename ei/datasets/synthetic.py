@@ -50,6 +50,10 @@ class DeadLeaves(_Generated):
         img_size: side in pixels, at least 8.
         n_images: train and test images together, at least 2.
         seed: another seed, another set.
+
+    >>> images = DeadLeaves("train", img_size=16, n_images=10)
+    >>> len(images), images[0].shape
+    (9, torch.Size([3, 16, 16]))
     """
 
     def paint(self, rng: np.random.Generator) -> np.ndarray:
@@ -86,6 +90,10 @@ class EllipsePhantoms(_Generated):
         img_size: side in pixels, at least 8.
         n_images: train and test images together, at least 2.
         seed: another seed, another set.
+
+    >>> images = EllipsePhantoms("test", img_size=16, n_images=10)
+    >>> len(images), images[0].shape
+    (1, torch.Size([16, 16]))
     """
 
     def paint(self, rng: np.random.Generator) -> np.ndarray:
@@ -114,7 +122,11 @@ class EllipsePhantoms(_Generated):
 
 class MagnitudePhantoms(EllipsePhantoms):
     """Ellipse phantoms (`EllipsePhantoms`) as magnitude MR images: ``[2, img_size, img_size]``, the imaginary part is
-    zero."""
+    zero.
+
+    >>> MagnitudePhantoms("train", img_size=16)[0].shape
+    torch.Size([2, 16, 16])
+    """
 
     def paint(self, rng: np.random.Generator) -> np.ndarray:
         image = super().paint(rng)

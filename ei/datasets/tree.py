@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import transforms
 
 from ei.common.checks import check_choice, check_flag, check_number
 from ei.common.files import check_path
@@ -96,6 +97,11 @@ def split_images(folder: str | os.PathLike, test: float | str | os.PathLike = 0.
     Raises:
         MissingFileError: for a folder without images or a list that is not there.
         InputError: for a list with names that are not in the folder, or a set that would be empty.
+
+    >>> for k in range(10):
+    ...     np.save(f"{k}.npy", np.zeros((8, 8), np.uint8))
+    >>> {part: len(names) for part, names in split_images(".", 0.2).items()}
+    {'train': 8, 'test': 2}
     """
     names = find_images(folder)
     if isinstance(test, str | os.PathLike):
@@ -151,6 +157,10 @@ class ImageTree(Dataset):
         MissingExtraError: for DICOM without pydicom.
         InputError: for an argument of another type, a file that cannot be read or is smaller than the crop, images that
             come out in different sizes or channels, or values whose range must be set.
+
+    >>> np.save("image.npy", np.zeros((16, 16), np.uint8))
+    >>> ImageTree(".")[0].shape
+    torch.Size([1, 16, 16])
     """
 
     data_range = 1.0  # of the images, whatever values they happen to have
@@ -170,8 +180,7 @@ class ImageTree(Dataset):
         self.folder, self.names = _select(check_path("folder", folder), mode, test_fraction, split)
         self.crop = _check_crop(crop)
         self.resize = None if resize is None else check_number("resize", resize, integer=True, least=1)
-        steps: list = [transforms.CenterCrop(self.crop)] if self.crop else []
-        self.prepare = transforms.Compose([*steps, transforms.Resize(self.resize)] if self.resize else steps)
+        self.prepare = _crop_and_resize(self.crop, self.resize)
         self.headers = [header_of(self.folder / name) for name in self.names]  # pixels are decoded later
         self._check_sizes()
         self.channels = _channels_of(self.headers, check_flag("gray", gray), self.folder)
@@ -238,11 +247,19 @@ class ImageTree(Dataset):
         path = self.folder / self.names[index]
         if header.common and self.value_range is None:
             image = read_image(path, header)
-            return transforms.functional.pil_to_tensor(self.prepare(image.convert("L") if self.gray else image))
+            values = np.array(self.prepare(image.convert("L") if self.gray else image))
+            return torch.from_numpy(values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0).copy())
         exact = read_exactly(path, header, self.value_range, self.prepare)
         if self.gray and len(exact) == 3:
             return (exact * torch.tensor(LUMA)[:, None, None]).sum(dim=0, keepdim=True)
         return exact.expand(self.channels, -1, -1)
+
+
+def _crop_and_resize(crop: tuple[int, int] | None, resize: int | None) -> Callable[[Image.Image], Image.Image]:
+    from torchvision import transforms  # takes seconds to import
+
+    steps: list = [transforms.CenterCrop(crop)] if crop else []
+    return transforms.Compose([*steps, transforms.Resize(resize)] if resize else steps)
 
 
 def _check_crop(crop: int | Sequence[int] | None) -> tuple[int, int] | None:

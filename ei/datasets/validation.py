@@ -40,6 +40,10 @@ def split_validation(dataset: Any, fraction: float, what: str) -> tuple[Portion,
 
     Raises:
         InputError: for another fraction, or if nothing is left to train with.
+
+    >>> train, validation = split_validation([torch.zeros(1, 8, 8)] * 10, 0.1, "images")
+    >>> len(train), len(validation)
+    (9, 1)
     """
     check_number("the validation fraction (--held-out)", fraction, above=0, below=1)
     each = getattr(dataset, "per_image", 1)

@@ -42,6 +42,7 @@ def coarse_fit(scan: Scan, y: np.ndarray) -> tuple[float, float]:
         centre=(scan.centre - shift) / each,
         source_origin=scan.source_origin,
         origin_detector=scan.origin_detector,
+        detector=scan.detector,
     )
     measured = torch.from_numpy(binned)[None, None].float()  # the matrix of a geometry is made in float32 first
     x = pinv_cg(physics, measured, STEPS, tol=0, orthogonal=True)

@@ -2,7 +2,7 @@
 
 An isotropic filter commutes with rotations: they bring nothing to it, and whatever it seems to gain is interpolation.
 The gain of A is the share of its null space that the views show, over the share that they show of the null space of an
-isotropic filter of A's rank. docs/own_problems.md explains how it is read.
+isotropic filter of A's rank. docs/start/will_it_work.md explains how to read it.
 """
 
 from __future__ import annotations

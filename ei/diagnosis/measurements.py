@@ -35,10 +35,13 @@ def measurement_report(physics: Any, measurements: Sequence[Tensor], indices: Se
             again = selected.A(selected.A_dagger(y))
             unexplained.append(_relative(again - y, y))
             usual.append(_relative(selected.A(selected.A_dagger(again)) - again, again))
-    values = torch.stack([y.abs() if y.is_complex() else y for y in measurements]).float()
+    values = [(y.abs() if y.is_complex() else y).float() for y in measurements]
+    shapes = sorted({tuple(y.shape) for y in measurements})
+    each = f"{list(shapes[0])} each" if len(shapes) == 1 else f"{list(shapes[0])} to {list(shapes[-1])}"
     lines = [
-        f"measurements: {list(measurements[0].shape)} each, values {float(values.min()):.3g} to "
-        f"{float(values.max()):.3g}; A A_dagger y fits y to {_median(unexplained):.1%}"
+        f"measurements: {each}, values "
+        f"{min(float(y.min()) for y in values):.3g} to {max(float(y.max()) for y in values):.3g}; A A_dagger y fits y "
+        f"to {_median(unexplained):.1%}"
     ]
     constant = [index for y, index in zip(values, indices, strict=True) if float(y.max()) == float(y.min())]
     if constant:

@@ -25,11 +25,15 @@ class Diagnosis:
         coverage: a list of (number of group elements besides the identity, share of image space seen by the stack).
         verdict: one of the four sentences of `ei.diagnosis.verdicts`, with its figures.
         elements: what each of some elements brings.
-        effective: |G_eff|, elements that only permute the measurements counted once.
+        effective: ``|G_eff|``, elements that only permute the measurements counted once.
         effective_is_bound: whether there may be more than ``effective``.
         gain: where pixels are interpolated, the share of the null space that the views show, over that of an isotropic
             filter's, to which rotations bring nothing (`ei.diagnosis.isotropic`).
         unseen: power of the unseen part of white images, by pixel and by frequency, for A alone and for the stack.
+
+    >>> diagnosis = diagnose(ei.physics.Inpainting(8, 8), ei.transforms.Shift(2), (1, 8, 8))
+    >>> diagnosis.exact, "necessary condition holds" in diagnosis.verdict
+    (True, True)
     """
 
     n: int
@@ -52,7 +56,7 @@ class Diagnosis:
 
     @property
     def ratio(self) -> float:
-        """rank(A) * |G_eff| / n."""
+        """``rank(A) * |G_eff| / n``."""
         return self.coverage[0][1] * self.effective
 
     @property

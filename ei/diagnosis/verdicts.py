@@ -135,7 +135,7 @@ class Examination:
         if gain is None:
             return (
                 f"{UNDECIDED}: the null space is {result.unseen_share:.2%} of image space, and no isotropic filter of "
-                "that rank exists, to tell what interpolation shows of it"
+                "that rank exists, with which interpolation could be compared"
             )
         if gain >= GAIN:
             return self._decide_by_classes(isotropic)

@@ -7,6 +7,7 @@ import importlib
 from typing import Any
 
 from ei.evaluation.classical import classical_for, harmonic_fill, least_squares, total_variation
+from ei.evaluation.figures import compare, show_images
 from ei.evaluation.loading import load
 from ei.evaluation.quality import evaluate, reconstruct_all, report, summary
 from ei.evaluation.uncertainty import Bootstrap, bootstrap
@@ -17,6 +18,7 @@ __all__ = [
     "bootstrap",
     "check_sinogram",
     "classical_for",
+    "compare",
     "diagnose",
     "evaluate",
     "harmonic_fill",
@@ -24,6 +26,7 @@ __all__ = [
     "load",
     "reconstruct_all",
     "report",
+    "show_images",
     "summary",
     "total_variation",
 ]

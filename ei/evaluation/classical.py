@@ -36,6 +36,9 @@ def classical_for(physics: Any, train: Tensor | None = None) -> dict[str, Recons
         train: some training images ``[n, C, H, W]``. Where measurements are noisy, the weight of the total variation
             and the steps of conjugate gradients are those with the highest PSNR on these; without them both are left
             out.
+
+    >>> list(classical_for(ei.physics.CT(img_width=16, radon_view=5)))
+    ['CGLS 50', 'TV, x >= 0']
     """
     is_ct = isinstance(physics, CT)
     reconstructions: dict[str, Reconstruction] = {}
@@ -102,6 +105,10 @@ def least_squares(physics: Any, y: Tensor, iterations: int = 50) -> Tensor:
 
     Returns:
         Images, on the device and in the dtype of ``y``.
+
+    >>> physics = ei.physics.CT(img_width=16, radon_view=5)
+    >>> least_squares(physics, physics.A(torch.ones(1, 1, 16, 16)), iterations=5).shape
+    torch.Size([1, 1, 16, 16])
     """
     with torch.no_grad():
         return pinv_cg(physics, y.to(torch.promote_types(y.dtype, torch.float64)), iterations, tol=0).to(y.dtype)
@@ -122,6 +129,10 @@ def total_variation(
 
     Returns:
         Images, on the device and in the dtype of ``y``.
+
+    >>> physics = ei.physics.CT(img_width=16, radon_view=5)
+    >>> total_variation(physics, physics.A(torch.ones(1, 1, 16, 16)), iterations=5).shape
+    torch.Size([1, 1, 16, 16])
     """
     with torch.no_grad():
         least = 0.0 if positive else -math.inf
@@ -176,6 +187,11 @@ def harmonic_fill(physics: Inpainting, y: Tensor) -> Tensor:
 
     Returns:
         Images of the shape of ``y``, on its device, in its dtype.
+
+    >>> physics = ei.physics.Inpainting(8, 8)
+    >>> x = torch.ones(1, 3, 8, 8)
+    >>> torch.allclose(harmonic_fill(physics, physics.A(x)), x)
+    True
     """
     masks = physics.sampling_mask.cpu().numpy() > 0
     images = y.detach().cpu().double().numpy()

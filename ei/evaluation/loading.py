@@ -43,6 +43,9 @@ def load(
     Raises:
         MissingFileError, InputError: for a file that cannot be used, if physics or net are needed, or for a device that
             is not there.
+
+    >>> f = load("ckp/RUN/ckp_last.pth.tar")  # doctest: +SKIP
+    >>> x = f(y)  # doctest: +SKIP
     """
     device = device_of(device)
     state = checked(load_file(path, "checkpoint"), path)

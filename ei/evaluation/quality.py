@@ -40,7 +40,13 @@ def reconstruct_all(
     f: ReconstructionFunction, physics: Any, x: Tensor, index: int = 0, seed: int = 0, y: Tensor | None = None
 ) -> dict[str, Tensor]:
     """One image ``x`` ``[1, C, H, W]``, its measurement ``y`` (by default simulated), ``pinv`` (A_dagger y) and ``net``
-    (f(y)); in evaluation mode, with the moving average of the network where its training keeps one."""
+    (f(y)); in evaluation mode, with the moving average of the network where its training keeps one.
+
+    >>> physics = ei.physics.Inpainting(16, 16)
+    >>> f = ei.models.Reconstructor(ei.models.UNet(1, 1, base_channels=2), physics)
+    >>> list(reconstruct_all(f, physics, torch.rand(1, 1, 16, 16)))
+    ['y', 'pinv', 'net', 'x']
+    """
     with evaluating(f), torch.no_grad():
         selected = select_physics(physics, [index])
         if y is None:
@@ -143,7 +149,12 @@ def mean_and_std(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
 
 
 def summary(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
-    """A table for a terminal; ``names`` maps reconstructions to their titles."""
+    """A table for a terminal; ``names`` maps reconstructions to their titles.
+
+    >>> row = {"psnr_paper_net": 30.0, "psnr_net": 31.0, "ssim_net": 0.9}
+    >>> print(summary([row, row], {"net": "EI"}).splitlines()[-1])
+    EI                 30.00 +- 0.00     31.00 +- 0.00  0.9000 +- 0.0000
+    """
     width = max(14, *(len(title) for title in names.values()))
     lines = [f"{'':{width}}  {'paper PSNR [dB]':>16}  {'usual PSNR [dB]':>16}  {'SSIM':>16}"]
     for name, title in names.items():

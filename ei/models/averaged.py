@@ -53,6 +53,9 @@ def average_over(names: Sequence[str]) -> list[Turn]:
 
     Raises:
         InputError: for no name, or one that is no exact group.
+
+    >>> len(average_over(["rotate90", "reflect"]))
+    8
     """
     if isinstance(names, str) or not names or not set(names) <= set(GROUPS):
         raise InputError(f"the groups to average over must be some of {', '.join(GROUPS)}, not {names!r}")
@@ -73,6 +76,10 @@ class GroupAverage(nn.Module):
 
     Raises:
         InputError: for another name, or (when called) for quarter turns of images that are not square.
+
+    >>> net = GroupAverage(UNet(1, 1, base_channels=2), ["rotate90"])
+    >>> net(torch.rand(1, 1, 16, 16)).shape
+    torch.Size([1, 1, 16, 16])
     """
 
     def __init__(self, net: nn.Module, names: Sequence[str]) -> None:

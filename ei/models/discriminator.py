@@ -17,6 +17,10 @@ class Discriminator(nn.Module):
 
     Args:
         input_shape: ``(C, H, W)`` of the images.
+
+    >>> D = Discriminator((3, 32, 32))
+    >>> D(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 1, 2, 2])
     """
 
     def __init__(self, input_shape: tuple[int, int, int]) -> None:

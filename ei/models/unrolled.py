@@ -52,6 +52,11 @@ class Unrolled(ReconstructionFunction):
 
     Raises:
         InputError: for an argument out of range, a physics without an adjoint, or filtered and without a filter.
+
+    >>> physics = ei.physics.CT(img_width=32, radon_view=10)
+    >>> f = Unrolled(UNet(1, 1, base_channels=2, norm="none"), physics, iterations=2)
+    >>> f(torch.rand(1, 1, 46, 10)).shape
+    torch.Size([1, 1, 32, 32])
     """
 
     def __init__(

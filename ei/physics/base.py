@@ -151,7 +151,11 @@ def where_sampled(physics: Any, y: Tensor, elsewhere: Tensor) -> Tensor:
 
 
 def image_shape_of(physics: Any) -> tuple[int, ...] | None:
-    """``physics.image_shape``, (H, W) or (C, H, W); None where an operator has none."""
+    """``physics.image_shape``, (H, W) or (C, H, W); None where an operator has none.
+
+    >>> image_shape_of(CT(img_width=16, radon_view=5))
+    (16, 16)
+    """
     shape = getattr(physics, "image_shape", None)
     if shape is None:
         return None
@@ -178,7 +182,12 @@ def check_tensor(tensor: Any, what: str) -> None:
 
 
 def select_physics(physics: Any, indices: Sequence[int] | Tensor | None) -> Any:
-    """``physics.of(indices)``: the operator of the images with these numbers. An operator without ``of`` serves all."""
+    """``physics.of(indices)``: the operator of the images with these numbers. An operator without ``of`` serves all.
+
+    >>> physics = Inpainting(8, 8)
+    >>> select_physics(physics, [3]) is physics
+    True
+    """
     of = getattr(physics, "of", None)
     return of(indices) if callable(of) else physics
 

@@ -202,12 +202,24 @@ def _times(factor: Tensor, tensor: Tensor) -> Tensor:
 
 
 def with_pseudo_inverse(physics: Any) -> Any:
-    """``physics``, if it has an ``A_dagger``; else with conjugate gradients in its place (`WithPseudoInverse`)."""
+    """``physics``, if it has an ``A_dagger``; else with conjugate gradients in its place (`WithPseudoInverse`).
+
+    >>> physics = CT(img_width=16, radon_view=5)
+    >>> with_pseudo_inverse(physics) is physics
+    True
+    """
     return physics if callable(getattr(physics, "A_dagger", None)) else WithPseudoInverse(physics)
 
 
 class WithPseudoInverse:
-    """An operator without ``A_dagger``, and `pinv_cg` of so many ``steps`` in its place; all else is the operator's."""
+    """An operator without ``A_dagger``, and `pinv_cg` of so many ``steps`` in its place; all else is the operator's.
+
+    >>> class Rows:
+    ...     image_shape = (1, 8, 8)
+    ...     A = staticmethod(lambda x: x[..., ::2, :])
+    >>> WithPseudoInverse(Rows(), steps=5).A_dagger(torch.ones(1, 1, 4, 8)).shape
+    torch.Size([1, 1, 8, 8])
+    """
 
     config = None  # a checkpoint cannot build it
 

@@ -316,7 +316,11 @@ def random_columns(width: int, acceleration: float = 4.0, seed: int = 0) -> Tens
 
 def mask_for(source: Source, width: int) -> Tensor:
     """A mask for images of ``width``: the one of ``source`` (see `MRI`), or its middle columns where it has more, which
-    measure the same field of view in larger pixels; it warns then."""
+    measure the same field of view in larger pixels; it warns then.
+
+    >>> mask_for(random_columns(64), width=64).shape
+    torch.Size([64])
+    """
     width = check_number("width", width, integer=True, least=1)
     mask, where = read_array(source, "mask")
     mask = _check_mask((mask, where))

@@ -17,6 +17,11 @@ class Split:
     Args:
         physics: the operator A.
         kept: m, zeros and ones ``[B, ...]`` that multiply measurements, one for each of B images (`draw_kept`).
+
+    >>> physics = Inpainting(4, 4, mask_rate=0.0)
+    >>> kept = torch.eye(4).view(1, 1, 4, 4)
+    >>> float(Split(physics, kept).A(torch.ones(1, 1, 4, 4)).sum())
+    4.0
     """
 
     noise = None

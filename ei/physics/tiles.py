@@ -22,6 +22,10 @@ class TiledInpainting(Inpainting):
 
     Raises:
         InputError: for another operator, a side larger than the images, or a tile without a measured pixel.
+
+    >>> whole = Inpainting(32, 64)
+    >>> TiledInpainting(whole, 32).of([1]).A(torch.ones(1, 3, 32, 32)).shape
+    torch.Size([1, 3, 32, 32])
     """
 
     def __init__(self, whole: Inpainting, side: int) -> None:

@@ -38,6 +38,9 @@ class RunFolder:
     Attributes:
         path: the folder, once it is there.
         continues: whether ``out`` may hold the run already.
+
+    >>> RunFolder("runs/first").out
+    'runs/first'
     """
 
     def __init__(
@@ -239,7 +242,7 @@ class RunLock:
 
 
 def _lock(file: Any) -> bool:
-    """Take the lock on a file, or say that another process has it. POSIX record locks, because a forked process that
+    """Take the lock on a file; False if another process has it. POSIX record locks, because a forked process that
     loads data must not inherit it."""
     try:
         if os.name == "posix":

@@ -19,6 +19,8 @@ from ei.common.files import write_atomically, writing
 from ei.errors import MissingExtraError
 
 LOG = "training_loss.csv"
+# After so many steps the first line says how long the run will take.
+FIRST_STEPS = 20
 
 
 class TrainingLog:
@@ -65,7 +67,8 @@ def check_tensorboard() -> None:
 
 
 class Progress:
-    """One tqdm bar over all epochs on a terminal; elsewhere a plain line at the end of an epoch, every few seconds."""
+    """One tqdm bar over all epochs on a terminal; elsewhere plain lines: after
+    the first steps how long all will take, then one at the end of an epoch, every few seconds."""
 
     def __init__(self, epochs: int, steps_per_epoch: int | None, first_step: int, show: bool) -> None:
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
@@ -81,6 +84,10 @@ class Progress:
     def advance(self) -> None:
         self.step += 1
         self.bar.update()
+        if self.lines and self.steps_per_epoch is not None and self.step - self.first_step == FIRST_STEPS:
+            seconds = (time.monotonic() - self.began) / FIRST_STEPS
+            steps = self.epochs * self.steps_per_epoch - self.first_step
+            print(f"{steps} steps, {seconds:.2g} s/step: about {self._interval(seconds * steps)}", flush=True)
 
     def losses(self, epoch: int, values: Mapping[str, float]) -> None:
         """Show the losses of a step on the bar."""
@@ -98,7 +105,11 @@ class Progress:
 
     def _left(self, seconds_per_step: float) -> str:
         steps = self.epochs * (self.steps_per_epoch or 0) - self.step
-        return f"  {tqdm.format_interval(max(0, round(seconds_per_step * steps)))} left"
+        return f"  {self._interval(seconds_per_step * steps)} left"
+
+    @staticmethod
+    def _interval(seconds: float) -> str:
+        return str(tqdm.format_interval(max(0, round(seconds))))
 
     def close(self) -> None:
         self.bar.close()

@@ -15,7 +15,12 @@ LearningRate = Callable[[int], float]
 
 
 def by_step(schedule: LearningRate) -> LearningRate:
-    """A schedule that is called with the optimiser step, counted from 0, instead of the epoch."""
+    """A schedule that is called with the optimiser step, counted from 0, instead of the epoch.
+
+    >>> warm_up = by_step(lambda step: min(1.0, (step + 1) / 100))
+    >>> warm_up(49)
+    0.5
+    """
 
     def factor(step: int) -> float:
         return schedule(step)
@@ -29,6 +34,10 @@ def step_schedule(milestones: Iterable[int] = ()) -> LearningRate:
 
     Raises:
         InputError: for milestones that are no list of epochs >= 0.
+
+    >>> schedule = step_schedule([2000, 3000])
+    >>> schedule(1999), schedule(2000)
+    (1.0, 0.1)
     """
     if isinstance(milestones, str) or not isinstance(milestones, Iterable):
         raise InputError(f"milestones must be a list of epochs, got {milestones!r}")
@@ -37,7 +46,12 @@ def step_schedule(milestones: Iterable[int] = ()) -> LearningRate:
 
 
 def cosine_schedule(epochs: int) -> LearningRate:
-    """The learning rate's factor ``(1 + cos(pi * epoch / epochs)) / 2``."""
+    """The learning rate's factor ``(1 + cos(pi * epoch / epochs)) / 2``.
+
+    >>> schedule = cosine_schedule(10)
+    >>> schedule(0), round(schedule(5), 3)
+    (1.0, 0.5)
+    """
     return lambda epoch: (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
@@ -47,6 +61,10 @@ def one_cycle_schedule(epochs: int, rise: float = 0.3) -> LearningRate:
 
     Raises:
         InputError: for a ``rise`` out of [0, 1].
+
+    >>> schedule = one_cycle_schedule(10)
+    >>> schedule(0), schedule(3)
+    (0.25, 1.0)
     """
     rise = check_number("rise", rise, least=0, most=1)
     top = max(1, round(rise * epochs)) if epochs > 1 else 0

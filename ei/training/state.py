@@ -64,7 +64,7 @@ def state_of(run: Run, epoch: int) -> dict[str, Any]:
 
 
 def restore(run: Run, state: Mapping[str, Any]) -> None:
-    """Put a run where a checkpoint's content says.
+    """Restore the state of a run from a checkpoint's content.
 
     Raises:
         InputError: if it is no full checkpoint of this kind of run.
@@ -151,7 +151,7 @@ def newest_checkpoint(folder: str | os.PathLike) -> tuple[Path, Any] | None:
     good: list[tuple[Path, Any]] = []
     for path in [*rolling, *kept]:
         if path in kept and good and good[-1][0] in kept:
-            break  # older ones cannot be newer than this
+            break  # previous checkpoints cannot be newer than this
         try:
             state = load_file(path, "checkpoint")
             if is_run_state(state, path):

@@ -12,7 +12,7 @@ from ei.errors import InputError
 
 
 def check_optimizers(optimizers: Mapping[str, Optimizer]) -> None:
-    """Raise unless every optimiser has something to train, of its own.
+    """Raise unless every optimiser has parameters to train that no other one has.
 
     Raises:
         InputError: if all parameters of one are frozen, or two share a parameter, whose gradients would mix.

@@ -52,7 +52,7 @@ class Tally:
             epoch, step: where the run is, counted from 0 and 1.
             losses: what this process's part of the batch gave.
             weight: the share of that part in the batch.
-            truth: the part's reconstructions and true images, and the number of images in the whole batch.
+            truth: the part's reconstructions and ground truth, and the number of images in the whole batch.
         """
         columns, values, peak, per_image = tuple(losses), [v.detach().double() for v in losses.values()], None, 0
         if truth is not None:
@@ -85,7 +85,7 @@ class Tally:
             if self.steps and values.keys() != self.sums.keys():
                 raise InputError(
                     f"step {note.step} gives {', '.join(values)}, the steps before it in epoch {note.epoch + 1} gave "
-                    f"{', '.join(self.sums)}: their means would be wrong. All batches must have true images, or none, "
+                    f"{', '.join(self.sums)}: their means would be wrong. All batches must have ground truth, or none, "
                     "and a closure must give the same losses in every step"
                 )
             for column, value in values.items():

@@ -61,7 +61,7 @@ class Trainer(Run):
         max_steps: stop after so many steps in all.
         clip_norm: the largest Euclidean norm an optimiser's gradient may have; a larger one is scaled down to it.
         average: keep an exponential moving average of the network, weights and BatchNorm statistics, of this decay a
-            step (0.99, say). It is in the checkpoints as ``state_dict_averaged``, and evaluation takes it from there.
+            step (for example 0.99). It is in the checkpoints as ``state_dict_averaged``, and evaluation uses it.
         report_psnr: log PSNR and MSE of the training batches, where they have images.
         validation: a loader of the validation set. After every epoch, in evaluation mode and under the same group
             elements every time, the closure's losses on it are logged as ``validation_<loss>`` and, where it has
@@ -75,6 +75,15 @@ class Trainer(Run):
 
     Raises:
         InputError: for an argument out of range, or optimisers that share a parameter.
+
+    >>> physics = ei.physics.Inpainting(16, 16)
+    >>> f = ei.models.Reconstructor(ei.models.UNet(1, 1, base_channels=2), physics)
+    >>> closure, adam = ei.closure.EIClosure(alpha=1), torch.optim.Adam(f.net.parameters())
+    >>> transform, more = ei.transforms.Shift(1), {"out": False, "progress": False}
+    >>> trainer = Trainer(f, physics, transform, closure, {"total": adam}, epochs=2, **more)
+    >>> log = trainer.fit(ei.datasets.make_loader([torch.rand(1, 16, 16)] * 4, batch_size=2))
+    >>> len(log), trainer.step
+    (2, 4)
     """
 
     _saved_at: tuple[int, int] | None = None

@@ -45,6 +45,14 @@ class Transform:
         element_shape: the shape of the tensor that names ONE group element; () for a number.
         dimensions: how many axes the images may have, batch and channels included.
         most: the largest ``n_trans``; None where it depends on the images.
+
+    >>> class Transpose(Transform):
+    ...     def every(self, x):
+    ...         return torch.ones(1)
+    ...     def act(self, x, element):
+    ...         return x.mT
+    >>> Transpose(n_trans=1).apply(torch.rand(2, 1, 8, 4)).shape
+    torch.Size([2, 1, 4, 8])
     """
 
     element_shape: tuple[int, ...] = ()

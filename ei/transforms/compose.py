@@ -20,6 +20,10 @@ class Compose(Transform):
     Args:
         transforms: two or more with the same ``n_trans``.
         per_image: see `Transform`; that of the parts is ignored.
+
+    >>> group = Compose(Shift(2), Rotate90(2))
+    >>> group.apply(torch.rand(3, 1, 8, 8)).shape
+    torch.Size([6, 1, 8, 8])
     """
 
     def __init__(self, *transforms: Transform, per_image: bool = False) -> None:

@@ -21,6 +21,10 @@ class FourierRotate(Rotate):
     Compared with sinc interpolation in closed form, turned slices of CT100 have 1/7 (at 3 degrees) to 1/1.4 (at 45) of
     the error that `Rotate` has. Hard edges, which are not band-limited, ring a little. A negative element is the exact
     inverse of the positive one, but for what was turned out of the image.
+
+    >>> x = torch.rand(1, 1, 8, 8)
+    >>> torch.equal(FourierRotate(1).apply(x, [90]), torch.rot90(x, 1, (-2, -1)))
+    True
     """
 
     @part_by_part

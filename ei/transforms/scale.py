@@ -25,6 +25,9 @@ class Scale(Transform):
         n_trans: the number of elements drawn at a time.
         factors: to choose from, each above 0 and at most 1.
         per_image: see `Transform`.
+
+    >>> Scale(n_trans=2).apply(torch.rand(3, 1, 8, 8)).shape
+    torch.Size([6, 1, 8, 8])
     """
 
     element_shape = (3,)

@@ -59,7 +59,11 @@ class Shift(Transform):
 
 class Shift1D(CyclicGroup):
     """Circular shifts along the last axis, of signals ``[B, C, L]`` or images ``[B, C, H, W]``. A group element is an
-    offset; `draw` draws ``[n_trans]`` distinct ones from 1, ..., L-1."""
+    offset; `draw` draws ``[n_trans]`` distinct ones from 1, ..., L-1.
+
+    >>> Shift1D(1).apply(torch.tensor([[[1, 2, 3]]]), elements=[1])
+    tensor([[[3, 1, 2]]])
+    """
 
     dimensions = (3, 4)
 

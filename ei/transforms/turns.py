@@ -11,7 +11,11 @@ from ei.transforms.base import CyclicGroup, Transform
 
 class Rotate90(CyclicGroup):
     """Rotations of square images by quarter turns, counter-clockwise. A group element is the number of turns; `draw`
-    draws ``[n_trans]`` distinct ones from 1, 2, 3."""
+    draws ``[n_trans]`` distinct ones from 1, 2, 3.
+
+    >>> Rotate90(3).apply(torch.rand(2, 1, 8, 8)).shape
+    torch.Size([6, 1, 8, 8])
+    """
 
     most = 3
 
@@ -29,7 +33,11 @@ class Rotate90(CyclicGroup):
 
 class Reflect(Transform):
     """Reflections up-down and left-right. A group element is ``(up-down, left-right)``, each 0 or 1; `draw` draws
-    ``[n_trans, 2]`` distinct ones, never (0, 0)."""
+    ``[n_trans, 2]`` distinct ones, never (0, 0).
+
+    >>> Reflect(1).apply(torch.tensor([[[[1, 2]]]]), elements=[[0, 1]])
+    tensor([[[[2, 1]]]])
+    """
 
     element_shape = (2,)
     most = 3

@@ -16,6 +16,7 @@ from ei.closure import (
     RobustEIClosure,
     SplittingEIClosure,
     SupervisedEIClosure,
+    UNSUREClosure,
 )
 from ei.errors import InputError
 from ei.models import Discriminator, Reconstructor
@@ -83,11 +84,12 @@ def _fixed(transform: Any, elements: torch.Tensor) -> Any:
     return transform
 
 
-@pytest.mark.parametrize("name", ["rei", "ei_sup", "ei_adv", "split_ei"])
+@pytest.mark.parametrize("name", ["rei", "unknown noise", "ei_sup", "ei_adv", "split_ei"])
 def test_every_equivariant_closure_moves_the_operator(name: str) -> None:
     f, physics, y, x = problem(GaussianNoise(0.1))
     closure: Any = {
         "rei": RobustEIClosure(1, move="operator"),
+        "unknown noise": UNSUREClosure(0.1, 1, move="operator"),
         "ei_sup": SupervisedEIClosure(1, move="operator"),
         "ei_adv": AdversarialEIClosure(Discriminator((1, 8, 8)), 1, 1e-8, move="operator"),
         "split_ei": SplittingEIClosure(1, move="operator"),
@@ -165,6 +167,7 @@ class Unmoved:
         (EIClosure(1, move="operator"), CT(8, 6), Rotate90(1, per_image=True), "drawn for the whole batch"),
         (EIClosure(1, move="operator"), CT(8, 6), Shift(1), "CT is moved by rotations"),
         (EIClosure(1, operators="any"), CT(8, 6), Rotate90(1), "one operator serves all images"),
+        (UNSUREClosure(0.1, 1, operators="any"), CT(8, 6), Rotate90(1), "one operator serves all images"),
         (MOIClosure(1), CT(8, 6), None, "one operator serves all images"),
     ],
 )
@@ -181,3 +184,45 @@ def test_an_f_without_of_is_rejected() -> None:
     for arguments in ({"move": "scanner"}, {"operators": "all"}):
         with pytest.raises(InputError):
             EIClosure(1, **arguments)
+
+
+class Positions:
+    """An instrument with a matrix for each position."""
+
+    def __init__(self, matrices: torch.Tensor, position: int = 0) -> None:
+        self.matrices, self.position = matrices, position
+
+    def A(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.flatten(1) @ self.matrices[self.position].T)[:, None, None]
+
+    def moved(self, element: torch.Tensor) -> Positions:
+        return Positions(self.matrices, int(element))
+
+
+class KnowsItsOperator:
+    """A linear f with weights of its own for each position: the image in the row space of the first matrix that fits
+    the measurements."""
+
+    def __init__(self, physics: Positions) -> None:
+        self.physics = physics
+
+    def of(self, physics: Positions) -> KnowsItsOperator:
+        return KnowsItsOperator(physics)
+
+    def __call__(self, y: torch.Tensor) -> torch.Tensor:
+        rows = self.physics.matrices[0]
+        inverse = rows.T @ torch.linalg.inv(self.physics.matrices[self.physics.position] @ rows.T)
+        return (y.flatten(1) @ inverse.T).view(-1, 1, 2, 2)
+
+
+def test_an_f_that_knows_its_operator_may_leave_the_null_space_empty() -> None:
+    """The failure of ``move=operator``: both losses vanish, and images lack what the first operator does not see. A
+    group that moves the images rules it out, and so does an f that commutes with the group (docs/guides/scans.md)."""
+    matrices = torch.randn(4, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    physics = Positions(matrices)
+    x = torch.randn(5, 1, 2, 2, dtype=torch.float64)
+    f = KnowsItsOperator(physics)
+    losses = EIClosure(1, move="operator")(f, physics, Rotate90(3), physics.A(x))
+    assert float(losses["total"]) < 1e-20
+    assert float((f(physics.A(x)) - x).norm() / x.norm()) > 0.3
+    assert float(EIClosure(1)(f, physics, Rotate90(3), physics.A(x))["ei"]) > 0.1

@@ -15,7 +15,7 @@ from conftest import SmallNet, fill
 from torch import Tensor, nn
 
 import ei
-from ei.closure import EIClosure, MCClosure, RobustEIClosure, SUREClosure, UNSUREClosure
+from ei.closure import EIClosure, MCClosure, RobustEIClosure, SplittingClosure, SUREClosure, UNSUREClosure
 from ei.closure.base import measure
 from ei.closure.sure import default_tau
 from ei.common.files import load_file
@@ -282,6 +282,21 @@ def test_sure_of_complex_measurements() -> None:
     assert float(sure) == pytest.approx(float(risk), rel=0.02)
 
 
+@pytest.mark.parametrize("domain", ["measurement", "image"])
+def test_sure_of_complex_images_is_exact_for_a_multiple(domain: str) -> None:
+    """f(y) = c y: its derivative along signs b is c b, and Re(conj(b) c b) = Re(c)."""
+
+    class Identity:
+        noise = GaussianNoise(0.3)
+        A = A_dagger = staticmethod(lambda x: x)
+
+    y, c = torch.randn(2, 1, 16, 16, dtype=torch.complex128, generator=generator(0)), 0.6 + 0.2j
+    sure = SUREClosure(mc_domain=domain).risk(lambda y: c * y, Identity, y, c * y)
+    variance = float(Identity.noise.variance(y).mean())
+    expected = abs(c - 1) ** 2 * y.abs().square().mean() - variance + 2 * variance * c.real
+    assert float(sure) == pytest.approx(float(expected), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("closure", "noise"),
     [
@@ -347,8 +362,11 @@ def test_what_sure_cannot_do_is_told() -> None:
 
 @pytest.mark.parametrize("domain", ["measurement", "image"])
 @pytest.mark.parametrize("noise", MODELS, ids=str)
-def test_a_part_of_a_batch_is_drawn_as_within_the_whole(noise: Noise, domain: str) -> None:
+def test_a_part_of_a_batch_is_drawn_as_within_the_whole(
+    noise: Noise, domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Noise of measurements again (2 transforms of 3 images), and SURE of the measurements, averaged by the trainer."""
+    monkeypatch.setattr(Processes, "sum", lambda self, values: torch.ones_like(values))  # all of CT is measured
     closure = SUREClosure(mc_domain=domain)
     physics = CT(8, 5, noise=noise)
     f = Reconstructor(fill(SmallNet(1)), physics)
@@ -365,6 +383,24 @@ def test_a_part_of_a_batch_is_drawn_as_within_the_whole(noise: Noise, domain: st
             assert torch.equal(physics.noise(u[:, ours].flatten(0, 1)), noisy[:, ours].flatten(0, 1))
             total = total + part.weight * closure(f, physics, None, y[ours])["sure"]
     torch.testing.assert_close(total, whole, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("closure", [SUREClosure(), SplittingClosure(0.6), SplittingClosure(0.6, criterion="l1")])
+def test_a_part_of_a_batch_counts_by_what_is_measured_in_it(closure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks of 10 % and 90 % of the pixels: the losses of two processes have the mean of one."""
+    masks = (torch.rand(2, 1, 8, 8, generator=generator(0)) < torch.tensor([0.1, 0.9]).view(2, 1, 1, 1)).float()
+    physics = Inpainting(8, 8, mask=masks, noise=GaussianNoise(0.1))
+    f, y = Reconstructor(fill(SmallNet(1)), physics), masks * torch.rand(2, 1, 8, 8, generator=generator(1))
+    torch.manual_seed(1)
+    whole = closure(f, physics, None, y)["total"]
+    monkeypatch.setattr(Processes, "sum", lambda self, values: masks.mean())
+    total = torch.zeros(())
+    for rank in range(2):
+        part, one = Part.of(2, Processes(rank, 2)), physics.of([rank])
+        torch.manual_seed(1)
+        with draws_of_part(one, part, Processes(rank, 2)):
+            total = total + part.weight * closure(f.of(one), one, None, y[rank : rank + 1])["total"]
+    torch.testing.assert_close(total, whole, rtol=1e-4, atol=1e-6)
 
 
 def train(out: Path, closure: Any, noise: Noise, epochs: int = 2) -> Trainer:

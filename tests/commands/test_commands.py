@@ -222,7 +222,7 @@ def test_code_that_a_checkpoint_names_is_never_run(script: Script, own: Path) ->
     ):
         done = script(*command)
         assert done.code == 2 and done.err.count("\n") == 1, done
-        assert "not run because a file says so" in done.err and "code/mine.py:" in done.err
+        assert "imported only if it is typed" in done.err and "code/mine.py:" in done.err
     assert (own / "ran.txt").read_text() == before
     with pytest.raises(InputError, match="does not carry its operator"):
         ei.load("run/ckp_last.pth.tar")
@@ -380,7 +380,7 @@ def test_a_damaged_checkpoint_is_one_line_and_runs_no_code(script: Script, works
     evil = {"name": "Compose", "transforms": [{"name": "/nowhere/evil.py:G"}]}
     save_file({**state, "config": {**state["config"], "transform": evil}}, "bad.pth.tar")
     done = script("ei train", "--resume", "bad.pth.tar", "--out", "other")
-    assert done.code == 2 and "not run because a file says so" in done.err
+    assert done.code == 2 and "imported only if it is typed" in done.err
     for key, wrong in {"physics": [1], "config": "text", "reconstructor": [2], "network": 3}.items():
         save_file({**state, key: wrong}, "bad.pth.tar")
         for command in (("ei test",), ("ei reconstruct", "--input", "y.npy", "--output", "x.npy")):

@@ -15,6 +15,7 @@ import torch
 import yaml
 from conftest import ROOT, Result, fill
 from makers import counts_of_a_small_scan, scan
+from page_blocks import commands_of
 from PIL import Image
 
 import ei
@@ -365,15 +366,13 @@ def test_a_measurement_that_is_not_finite_is_an_error_before_the_run(script: Scr
 
 @pytest.mark.slow
 def test_the_walk_of_the_page_works(script: Script) -> None:
-    """The commands of docs/tomography.md as they stand there, on a small scan with a shifted axis, flats, darks."""
-    text = (ROOT / "docs" / "tomography.md").read_text(encoding="utf-8")
-    walk = text[text.index("## From counts to a reconstruction") :].split("\n## ")[0]
-    lines = [line.split("  #")[0] for line in walk.splitlines() if line.startswith("    python -m ei")]
+    """The commands of docs/guides/ct_scan.md as they stand there, on a small scan with a shifted axis, flats, darks."""
+    lines = commands_of(ROOT / "docs" / "guides" / "ct_scan.md")
     assert len(lines) == 6
     counts_of_a_small_scan()
     said = []
     for line in lines:
-        name, *arguments = shlex.split(line)[3:]
+        name, *arguments = shlex.split(line)[1:]
         if name == "train":  # as short as can be
             longer = "--epochs" in arguments
             arguments = arguments[: arguments.index("--epochs")] if longer else [*arguments, "--base-channels", "2"]

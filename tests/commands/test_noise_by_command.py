@@ -88,7 +88,7 @@ def test_the_noise_of_a_checkpoint(tmp_path: Path) -> None:
     for noise, message in (
         ({"name": "CT", "img_width": 8, "radon_view": 3}, "noise.name must be a class, got 'CT'; it is one of Gauss"),
         ({"name": "PoissonNoise", "gain": -1.0}, "noise.gain must be finite and > 0"),
-        ({"name": "/nowhere/evil.py:N"}, "not run because a checkpoint says so"),
+        ({"name": "/nowhere/evil.py:N"}, "imported only if it is typed"),
     ):
         save_file({**state, "noise": noise}, tmp_path / "odd.pth.tar")
         with pytest.raises(InputError, match=message):

@@ -300,7 +300,7 @@ EDITS = {
         ("import Inpainting", "import CT"),
         ("DeadLeaves", "EllipsePhantoms"),
         ("UNet(3, 3", "UNet(1, 1"),
-        ("Shift(n_trans=3)", "Rotate(5)"),
+        ("Shift(n_trans=1)", "Rotate(5)"),
         ("import Shift", "import Rotate"),
     ],
     "a user-defined operator": [
@@ -319,7 +319,7 @@ EDITS = {
 def test_get_started(tmp_path: Path, edits: list[tuple[str, str]]) -> None:
     text = (ROOT / "get_started.py").read_text()
     assert len(text.splitlines()) <= 35
-    for old, new in [*edits, ("size, epochs = 64, 20", "size, epochs = 16, 1")]:
+    for old, new in [*edits, ("size, epochs = 64, 13", "size, epochs = 16, 1")]:
         assert old in text
         text = text.replace(old, new)
     (tmp_path / "get_started.py").write_text(text)

@@ -214,7 +214,7 @@ def test_a_part_in_one_file(script: Script, folder: Path, part: str) -> None:
     before = (folder / "parts" / "ckp_last.pth.tar").read_bytes()
     done = script(*resume)
     assert done.code == 2 and done.err.count("\n") == 1, done
-    assert f"{name}:" in done.err and "not run because a file says so" in done.err and key in done.err, done.err
+    assert f"{name}:" in done.err and "imported only if it is typed" in done.err and key in done.err, done.err
     assert (folder / "parts" / "ckp_last.pth.tar").read_bytes() == before
     done = script(*resume, typed)
     assert done.code == 0 and "continuing" in done.out, done.err
@@ -226,7 +226,7 @@ def test_a_part_in_one_file(script: Script, folder: Path, part: str) -> None:
     ckp = ("--ckp", "whole/ckp_last.pth.tar")
     if again:
         done = script("ei test", *ckp)
-        assert done.code == 2 and "not run because a file says so" in done.err and done.err.count("\n") == 1, done
+        assert done.code == 2 and "imported only if it is typed" in done.err and done.err.count("\n") == 1, done
     else:
         shutil.rmtree(folder / "code")
     done = script("ei test", *ckp, *again, "--out", "tested")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scan_makers import discs, noisy_sinogram, scan_arguments
 
+from ei.diagnosis.coarse import changed, unexplained
 from ei.errors import InputError
 from ei.evaluation import check_sinogram
 from ei.physics import CT, Inpainting, Tomography
@@ -92,6 +93,49 @@ def test_undetermined_figures_are_findings() -> None:
     short = scan_arguments(angles=np.arange(0, 20, 1.0))
     report = check_sinogram(Tomography(**short), noisy_sinogram(short))
     assert report.fits and report.centre is None and "do not determine the axis" in " ".join(report.findings)
+
+
+@pytest.mark.parametrize("detector", ["flat", "curved"])
+def test_the_shape_of_a_wide_detector_is_a_finding(detector: str) -> None:
+    """Nothing contradicts either shape. At a half fan angle of 22 degrees their outermost rays are 2 detectors apart,
+    at 8 degrees a tenth of one."""
+    wide = scan_arguments(fan=True, source_origin=60.0, origin_detector=72.0, detector=detector)
+    report = check_sinogram(Tomography(**wide), noisy_sinogram(wide))
+    assert report.fits, str(report)
+    said = [finding for finding in report.findings if "flat or curved" in finding]
+    fan = 35.5 * 1.5 / 132
+    assert (
+        f"differ by {(fan - np.arctan(fan)) * 132 / 1.5:.1f} detectors" in said[0] and f"detector {detector}" in said[0]
+    )
+    narrow = scan_arguments(fan=True, source_origin=300.0, origin_detector=72.0, detector=detector)
+    assert "curved" not in str(check_sinogram(Tomography(**narrow), noisy_sinogram(narrow)))
+
+
+def test_the_coarse_reconstruction_has_the_shape_of_the_detector() -> None:
+    """Of a strongly curved one: a flat detector of this width explains half."""
+    geometry = scan_arguments(fan=True, source_origin=40.0, origin_detector=10.0, detector="curved")
+    scan, y = Tomography(**geometry).scan, noisy_sinogram(geometry, 0.0)[0, 0].numpy()
+    assert 1.5 * unexplained(scan, y) < unexplained(changed(scan, detector="flat"), y)
+
+
+@pytest.mark.parametrize("fan", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_defects_of_the_detector_are_findings(fan: bool) -> None:
+    """Each by its number; what is found of the axis is as without them."""
+    geometry = scan_arguments(fan=fan, centre=3.4)
+    physics, y = Tomography(**geometry), noisy_sinogram(geometry, 0.002)
+    saturated, level = y.clone(), float(y.max())
+    saturated[..., 40:42, :] = level
+    stuck, drifted, dark = y.clone(), y.clone(), y.clone()
+    stuck[..., 30, :] = 0.6 * level
+    drifted[..., 36, :] += 0.1 * level
+    dark[..., 20] = 0.0
+    cases = {"detectors are stuck": (saturated, "40, 41"), "1 detectors are stuck": (stuck, "30"),
+             "1 detectors have drifted": (drifted, "36"), "1 views have no beam": (dark, "20")}  # fmt: skip
+    for words, (wrong, number) in cases.items():
+        report = check_sinogram(physics, wrong)
+        (finding,) = [finding for finding in report.findings if words in finding]
+        assert not report.fits and f": {number}; " in finding and "--repair" in finding, str(report)
+        assert report.centre == pytest.approx(3.4, abs=0.3), (words, str(report))
 
 
 def test_it_takes_ct_and_rejects_other_operators() -> None:

@@ -128,16 +128,16 @@ def test_an_argument_is_named_in_the_class_that_takes_it_alone() -> None:
     assert {place for place in places if not place.startswith("training/")} == set()
 
 
-EXAMPLES = ("ei.closure", "ei.models", "ei.common.parts", "ei.common.yaml_text", "ei.common.checks")
+EXAMPLES = ("ei.common.parts", "ei.common.yaml_text", "ei.common.checks")
 
 
 @pytest.mark.parametrize(
     "module", [name for name in MODULES if name.startswith(EXAMPLES)]
 )  # fmt: skip
 def test_the_examples_in_docstrings_run(module: str) -> None:
+    """Those of the public API run in test_docstrings.py."""
     result = doctest.testmod(importlib.import_module(module))
-    assert result.failed == 0
-    assert result.attempted > 0 or not module.startswith("ei.common")
+    assert result.failed == 0 and result.attempted > 0
 
 
 # ---- what is dropped is freed ------------------------------------------------------------------------------------

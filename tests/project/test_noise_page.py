@@ -1,4 +1,4 @@
-"""The commands of docs/noise.md."""
+"""The commands of docs/guides/noise.md and mri.md."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from conftest import ROOT, Result
 from makers import counts_of_a_small_scan, scan
+from page_blocks import commands_of
 
 Script = Callable[..., Result]
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_page_work(script: Script) -> None:
-    """As they stand in docs/noise.md, one after the other, on small data, and what some of them print."""
-    text = (ROOT / "docs" / "noise.md").read_text(encoding="utf-8")
-    lines = [line.split("  #")[0] for line in text.splitlines() if line.startswith("    python -m ei")]
+def test_the_commands_of_the_pages_work(script: Script) -> None:
+    """As they stand on the pages, one after the other, on small data, and what some of them print."""
+    lines = [line for name in ("noise", "mri") for line in commands_of(ROOT / "docs" / "guides" / f"{name}.md")]
     assert len(lines) == 14
     counts_of_a_small_scan()
     made = script("ei prepare", "sinogram", "--counts", "counts.npy", "--flat", "flat.npy", "--dark", "dark.npy",
@@ -33,7 +33,7 @@ def test_the_commands_of_the_page_work(script: Script) -> None:
     np.save("dark.npy", dark + rng.standard_normal(dark.shape))
     printed = {}
     for line in lines:
-        name, *arguments = shlex.split(line)[3:]
+        name, *arguments = shlex.split(line)[1:]
         if name == "train":  # as short as can be
             arguments += ["--base-channels", "2", "--epochs", "1", "--device", "cpu"]
             arguments += ["--max-steps", "2"] if "--task" in arguments else []

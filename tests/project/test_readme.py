@@ -1,4 +1,4 @@
-"""Every command of the README and of docs/ runs, on small data in the places where the README says data belongs."""
+"""Every command and every Python block of README and docs/ runs, on small data where they expect data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-import textwrap
 import time
 import zipfile
 from collections.abc import Callable
@@ -18,33 +17,25 @@ import scipy.io
 import torch
 from conftest import ROOT, Result, subprocess_run
 from makers import dicom
+from page_blocks import blocks_of, commands_of
 from PIL import Image
 
-from ei.closure import MCClosure
 from ei.models import Reconstructor, UNet
 from ei.physics import CT, Inpainting
-from ei.training import Trainer
-from ei.transforms import Rotate
 
-# The walks of docs/tomography.md and docs/noise.md are run as wholes by tests of their own.
-WALKS = ("tomography", "noise")
-PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page.stem not in WALKS)]
-COMMANDS = list(
-    dict.fromkeys(
-        re.split(r"\s{2,}#", line.strip())[0]
-        for page in PAGES
-        for line in page.read_text(encoding="utf-8").splitlines()
-        if re.match(r" {4}(python|bash|torchrun) ", line)
-    )
-)
-# Run by tests of their own: the paper's two trainings and its table, the examples, and what needs real scans.
-ELSEWHERE = re.compile(r"bash train_paper_bash.sh|python examples/|python benchmarks/")
+# Pages whose commands are run as wholes by tests of their own.
+WALKS = ("ct_scan", "noise", "mri")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [page for page in PAGES if not {"_build", "auto_examples"} & set(page.parts)]
+COMMANDS = list(dict.fromkeys(command for page in PAGES if page.stem not in WALKS for command in commands_of(page)))
+# Run by tests of their own: the paper's two trainings and its table.
+ELSEWHERE = re.compile(r"bash train_paper_bash.sh|python benchmarks/")
 SMALL_TRAINING = "--epochs 1 --batch-size 2 --base-channels 2 --ei-trans 1 --schedule"
 # What makes a command small, by a pattern of the command; the last flag wins, and keys come after flags.
 SMALLER = {
     r"(demo_train.py|ei train) (?!--resume)": SMALL_TRAINING,
-    r"network.base_channels": "network.base_channels=2",
-    r"--out ckp/mine$": "--out ckp/mine_again",
+    r"recipe/unrolled_wide": "network.base_channels=2",
+    r"cuda_graphs": "trainer.cuda_graphs=false",
     r"ei diagnose": "--size 16 --max-elements 2",
     r"prepare ct100": "--out prepared.mat",
     r"prepare urban100": "--out prepared",
@@ -63,7 +54,20 @@ MADE = {
 
 
 def test_there_are_commands() -> None:
-    assert len(COMMANDS) > 15 and any("demo_test_ct.py" in command for command in COMMANDS)
+    """Of README and of the guides."""
+    assert len(COMMANDS) > 20
+    assert {"python demo_test_ct.py", "ei prepare ct100 --dicom CT100_dicom.zip"} <= set(COMMANDS)
+
+
+def test_readme_is_short() -> None:
+    """At most 150 lines, and 100 characters a line outside tables and pictures."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
+    assert [line for line in lines if len(line) > 100 and not line.startswith(("|", "!["))] == []
+
+
+def test_results_are_one_screen() -> None:
+    assert len((ROOT / "RESULTS.md").read_text(encoding="utf-8").splitlines()) <= 50
 
 
 @pytest.fixture
@@ -96,6 +100,8 @@ def workspace(tmp_path: Path) -> Path:
     (folder / "my_closure.py").write_text(
         "from ei.closure import MCClosure\n\n\nclass MyClosure(MCClosure):\n    pass\n"
     )
+    (folder / "scan.yaml").write_text("name: CT\nimg_width: 16\nradon_view: 50\n")
+    np.save(folder / "masked.npy", rng.random((10, 3, 256, 256), dtype=np.float32))
     (folder / "my_operator.py").write_text(
         "class MyOperator:\n    image_shape = (1, 16, 16)\n\n    def A(self, x):\n        return x[..., ::2, :]\n"
     )
@@ -123,16 +129,12 @@ def check(command: str, workspace: Path, script: Callable[..., Result]) -> None:
     if program == "torchrun":
         done = subprocess_run(program, *arguments, cwd=workspace)
     else:
-        assert program == "python"
         name, *arguments = arguments
-        if name == "-m":
-            assert arguments[0] == "ei"
-            name, arguments = f"ei {arguments[1]}", arguments[2:]
-        done = script(name, *arguments)
+        done = script(f"ei {name}" if program == "ei" else name, *arguments)
     assert done.code == 0, done.err
     made = [path for path in workspace.rglob("*") if path.is_file() and path.stat().st_mtime_ns >= began]
     what = next((endings for pattern, endings in MADE.items() if re.search(pattern, command)), None)
-    assert what is not None, "what does it make? Say it in MADE"
+    assert what is not None, "what does it make? Add it to MADE"
     missing = [ending for ending in what if not any(file.match(ending) and file.stat().st_size > 50 for file in made)]
     assert not missing, (
         f"it made no {', '.join(missing)}, but {', '.join(str(file.relative_to(workspace)) for file in made)}"
@@ -154,39 +156,43 @@ def test_commands(workspace: Path, script: Callable[..., Result], monkeypatch: p
     assert not failed, "\n\n".join(failed)
 
 
-BLOCKS = [
-    (page.name, block)
-    for page in PAGES
-    for block in re.findall(r"(?:^ {4}.*\n|^\n)+", page.read_text(encoding="utf-8"), re.MULTILINE)
-    if re.match(r"\s*(from|import) \w", block)
-]
+WITH_PYTHON = [page for page in PAGES if blocks_of(page, "python")]
+# What makes the Python of a page small: epochs, numbers and sizes of images, an operator to diagnose.
+SMALLER_PYTHON = {
+    r"epochs=\d+": "epochs=1",
+    r'DeadLeaves\("(\w+)", 64, 200\)': r'DeadLeaves("\1", 16, 10)',
+    r"\b64, 64\b": "16, 16",
+    r"base_channels=\d+": "base_channels=2",
+    r"CT\(32, 8\), Rotate\(2\), image_shape=\(1, 32, 32\)": "CT(16, 4), Rotate(2), image_shape=(1, 16, 16)",
+}
 
 
-@pytest.mark.parametrize(("page", "block"), BLOCKS, ids=[f"{page} {n}" for n, (page, _) in enumerate(BLOCKS)])
-def test_python_blocks_run(page: str, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each with the names that its text speaks of; a class of a block is a part of a run, which is tested elsewhere."""
-    physics = CT(16, 10)
-    f = Reconstructor(UNet(1, 1, base_channels=2), physics)
-    (tmp_path / "ckp" / "RUN").mkdir(parents=True)
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=[page.stem for page in WITH_PYTHON])
+def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From top to bottom, as one program."""
     monkeypatch.chdir(tmp_path)
-    trainer = Trainer(f, physics, None, MCClosure(), {"total": torch.optim.Adam(f.net.parameters())}, epochs=1,
-                      out="ckp/RUN/run", progress=False)  # fmt: skip
-    trainer.fit([torch.rand(2, 1, 16, 16)])
-    os.rename("ckp/RUN/run/ckp_last.pth.tar", "ckp/RUN/ckp_last.pth.tar")
-    names = {"physics": physics, "transform": Rotate(2), "y": physics.A(torch.rand(1, 1, 16, 16))}
-    code = textwrap.dedent(block).replace("(1, 64, 64)", "(1, 16, 16)")
-    exec(compile(code, page, "exec"), names)
+    code = "\n".join(blocks_of(page, "python"))
+    for pattern, smaller in SMALLER_PYTHON.items():
+        code = re.sub(pattern, smaller, code)
+    exec(compile(code, page.name, "exec"), {"__name__": page.stem})
 
 
 def test_there_are_python_blocks() -> None:
-    assert {page for page, _ in BLOCKS} >= {"README.md", "architecture.md", "own_problems.md"}
+    assert {page.stem for page in WITH_PYTHON} >= {"README", "architecture", "in_15_lines", "user_defined", "noise"}
 
 
-def test_the_closure_of_the_architecture_page_learns() -> None:
-    """The example of a method that is added in one file."""
-    block = next(block for page, block in BLOCKS if page == "architecture.md")
+def test_the_two_psnrs_differ_as_the_page_says() -> None:
     names: dict = {}
-    exec(textwrap.dedent(block), names)
+    (block,) = blocks_of(ROOT / "docs" / "reference" / "conventions.md", "python")
+    exec(block, names)
+    assert float(names["difference"]) == pytest.approx(10 * np.log10(3), abs=1e-3)
+
+
+def test_the_closure_of_the_page_learns() -> None:
+    """The example of a method that is added in one file."""
+    block = next(block for block in blocks_of(ROOT / "docs/guides/user_defined.md", "python") if "Noise2In" in block)
+    names: dict = {"torch": torch}
+    exec(block, names)
     physics = CT(16, 10)
     f = Reconstructor(UNet(1, 1, base_channels=2), physics)
     losses = names["Noise2Inverse"]()(f, physics, None, physics.A(torch.rand(2, 1, 16, 16)))
@@ -194,7 +200,34 @@ def test_the_closure_of_the_architecture_page_learns() -> None:
     assert set(losses) == {"total", "x1"} and all(p.grad is not None for p in f.net.parameters())
 
 
+# Made when the site is built.
+BUILT = {"auto_examples/index", "reference/api"}
+
+
 def test_links_lead_somewhere() -> None:
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+    """Files, headings in them, and the pages of the site's contents, each once."""
+    for page in [*PAGES, ROOT / "RESULTS.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+            path, _, heading = target.partition("#")
+            found = page.parent / path if path else page
+            assert "://" in target or found.exists(), f"{page.name}: {target}"
+            assert "://" in target or not heading or heading in headings(found), f"{page.name}: {target}"
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_contents_name_every_page_once() -> None:
+    docs = ROOT / "docs"
+    named = [
+        (page.parent / re.sub(r".*<(.+)>", r"\1", entry)).resolve().relative_to(docs.resolve()).as_posix()
+        for page in PAGES
+        for block in blocks_of(page, r"{toctree}")
+        for entry in block.split("\n\n")[1].split("\n")
+        if entry
+    ]
+    pages = {page.relative_to(docs).with_suffix("").as_posix() for page in PAGES if docs in page.parents} | BUILT
+    assert sorted(named) == sorted(pages - {"index"})

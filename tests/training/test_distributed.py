@@ -17,19 +17,45 @@ from makers import write_mat
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from ei.closure import AdversarialEIClosure, EIClosure, UNSUREClosure
+from ei.closure import (
+    AdversarialEIClosure,
+    EIClosure,
+    MCClosure,
+    MOIClosure,
+    SplittingClosure,
+    SplittingEIClosure,
+    SUREClosure,
+    UNSUREClosure,
+)
 from ei.common.files import load_file
 from ei.common.processes import Part, Processes, check_division, joined
 from ei.datasets import make_loader
 from ei.datasets.batches import Divided
 from ei.errors import TrainingStoppedError
 from ei.models import Reconstructor, Unrolled
-from ei.physics import GaussianNoise, Inpainting
+from ei.physics import GaussianNoise, Inpainting, Tomography
 from ei.training import Trainer
 from ei.training.parallel import NoiseOfPart
 from ei.transforms import Shift
 
-CASES = ("ei", "adversarial", "clipped", "unknown", "frozen")
+# The closures of masks that differ by image, each in measurements and, where there is another, in images.
+MASKED: dict[str, Any] = {
+    "masked split": lambda: SplittingClosure(0.7),
+    "masked split_ei": lambda: SplittingEIClosure(1.0),
+    "masked split in images": lambda: SplittingClosure(0.7, mc_domain="image"),
+    "masked sure": SUREClosure,
+    "masked sure in images": lambda: SUREClosure(mc_domain="image"),
+    "masked mc": MCClosure,
+    "masked unsure": lambda: UNSUREClosure(0.02),
+    "masked unsure in images": lambda: UNSUREClosure(0.02, mc_domain="image"),
+}
+CASES = ("ei", "adversarial", "clipped", "unknown", "frozen", "scans", *MASKED)
+
+
+def masks_that_differ() -> Tensor:
+    """``[5, 1, 16, 16]``: of the images of a batch one has five times as many pixels as the other."""
+    random = torch.rand(5, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    return (random < torch.tensor([0.9, 0.15, 0.8, 0.2, 0.5]).view(5, 1, 1, 1)).float()
 
 
 class SignalToTheLast(EIClosure):
@@ -44,8 +70,24 @@ class SignalToTheLast(EIClosure):
         return super().__call__(*args)
 
 
+def train_scans(out: Path) -> None:
+    """Scans of two shapes, three and two of them, in batches of one shape; operators are drawn from the run's."""
+    angles = [[0, 40, 80, 120], [10, 60, 130], [20, 60, 100, 140], [0, 70, 140], [5, 45, 85, 125]]
+    physics = Tomography((16, 16), angles, 23)
+    x = torch.rand(5, 1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    sinograms = [physics.of([n]).A(x[n])[0] for n in range(5)]
+    net = fill(SmallNet(1))
+    f, closure = Unrolled(net, physics, iterations=1, cg_steps=2), MOIClosure(1.0, n_operators=2)
+    trainer = Trainer(f, physics, None, closure, {"total": SGD(net.parameters(), lr=1e-3)}, epochs=4, out=out,
+                      progress=False)  # fmt: skip
+    trainer.fit(make_loader(sinograms, batch_size=2, measured=True, shapes=physics.measurement_shapes))
+
+
 def train(case: str, out: Path) -> None:
     """5 images in batches of 2: the last batch has one, so one of two processes has none."""
+    if case == "scans":
+        train_scans(out)
+        return
     images = list(torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
     physics = Inpainting(16, 16, noise=GaussianNoise(0.05))
     net = fill(SmallNet(3))
@@ -62,6 +104,9 @@ def train(case: str, out: Path) -> None:
         closure.image_scale = 2.0
         optimizers["level"] = SGD(closure.noise_level.parameters(), lr=0.1)
         more = {"clip_norm": 1e-2}
+    if case in MASKED:
+        physics, closure = Inpainting(16, 16, mask=masks_that_differ(), noise=GaussianNoise(0.05)), MASKED[case]()
+        optimizers |= closure.optimizers(None, 1e-2)
     f: Any = Reconstructor(net, physics)
     if case == "frozen":  # networks are called without gradient, then with one
         f, closure = Unrolled(net, physics, iterations=2, cg_steps=1), EIClosure(1.0, frozen_targets=True)

@@ -682,7 +682,7 @@ def test_batches_of_pairs(tmp_path: Path) -> None:
 def test_what_only_some_batches_have_is_an_error() -> None:
     x = torch.stack(IMAGES[:2])
     trainer = make(False)
-    with pytest.raises(ValueError, match=r"step 2 gives loss_mc.*All batches must have true images, or none"):
+    with pytest.raises(ValueError, match=r"step 2 gives loss_mc.*All batches must have ground truth, or none"):
         trainer.fit([x, {"y": trainer.physics.A(x)}])
 
 

@@ -1,0 +1,106 @@
+"""Scans that differ, by command: trained, resumed, reconstructed; operators that move or are drawn; wrong input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import Result
+
+import ei
+from ei.common.files import load_file
+from ei.datasets import EllipsePhantoms
+from ei.physics import Tomography
+
+Script = Callable[..., Result]
+ANGLES = [list(range(first, first + 180, step)) for first, step in ((0, 30), (10, 36), (20, 30), (5, 36), (15, 45))]
+SMALL = ("--base-channels", 2, "network.norm=none", "--device", "cpu", "--held-out", 0.2, "-b", 2)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    physics = Tomography((16, 16), ANGLES, 23)
+    (tmp_path / "y").mkdir()
+    for n in range(len(ANGLES)):
+        y = physics.of([n]).A(EllipsePhantoms("train", 16)[n][None, None])
+        np.save(tmp_path / "y" / f"scan_{n}.npy", y[0, 0].numpy())
+    geometry = {"name": "Tomography", "image_shape": [16, 16], "n_detectors": 23}
+    (tmp_path / "geometry.yaml").write_text(yaml.safe_dump({**geometry, "angles": ANGLES}))
+    return tmp_path
+
+
+RUN = ("ei train", "--physics", "geometry.yaml", "--measurements", "y", *SMALL)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [("--method", "moi"), ("--group", "rotate90", "closure.operators=any"),
+     ("--group", "rotate90", "closure.move=operator")],
+    ids=["moi", "any", "operator"],
+)  # fmt: skip
+def test_a_run_of_scans_that_differ(script: Script, folder: Path, method: tuple[str, ...]) -> None:
+    done = script(*RUN, *method, "--epochs", 2, "--out", "whole")
+    assert done.code == 0, done
+    whole = load_file("whole/ckp_last.pth.tar")
+    # One of the five is the validation set: the others have three or four shapes, of two scans at most.
+    assert whole["step"] in (2 * 3, 2 * 4)
+
+    assert script(*RUN, *method, "--epochs", 1, "--out", "part").code == 0
+    done = script("ei train", "--resume", "part/ckp_last.pth.tar", "--epochs", 2)
+    assert done.code == 0, done
+    part = load_file("part/ckp_last.pth.tar")["state_dict"]
+    assert all(torch.equal(value, part[name]) for name, value in whole["state_dict"].items())
+
+    done = script("ei reconstruct", "--ckp", "whole/ckp_last.pth.tar", "--input", "y", "--output", "x.npy")
+    assert done.code == 0, done
+    f = ei.load("whole/ckp_last.pth.tar")
+    for n, image in enumerate(np.load("x.npy")):
+        y = torch.from_numpy(np.load(f"y/scan_{n}.npy"))[None, None]
+        with torch.no_grad():
+            expected = f.of(f.physics.of([n]))(y)
+        torch.testing.assert_close(torch.from_numpy(image).reshape(16, 16), expected[0, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_list_of_files_in_a_tree(script: Script, folder: Path) -> None:
+    (folder / "run.yaml").write_text(
+        yaml.safe_dump({"data": {"measurements": [f"y/scan_{n}.npy" for n in range(5)]}, "closure": "MOIClosure"})
+    )
+    done = script("ei train", "run.yaml", "--physics", "geometry.yaml", *SMALL, "closure.alpha=1", "--epochs", 1,
+                  "--out", "run")  # fmt: skip
+    assert done.code == 0, done
+    assert script(*RUN, "--method", "moi", "closure.alpha=1", "--epochs", 1, "--out", "same").code == 0
+    one, other = (load_file(f"{name}/ckp_last.pth.tar")["state_dict"] for name in ("run", "same"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_simulated_scans_that_differ(script: Script, folder: Path) -> None:
+    geometry = yaml.safe_load((folder / "geometry.yaml").read_text())
+    (folder / "four.yaml").write_text(yaml.safe_dump({**geometry, "angles": ANGLES[:4]}))
+    np.save(folder / "x.npy", np.stack([EllipsePhantoms("train", 16)[n].numpy() for n in range(5)]))
+    done = script("ei train", "--physics", "four.yaml", "--data", "x.npy", "--method", "moi", "--base-channels", 2,
+                  "data.train.value_range=[0, 1]",
+                  "network.norm=none", "--device", "cpu", "--epochs", 1, "--out", "run")  # fmt: skip
+    assert done.code == 0, done
+    assert load_file("run/ckp_last.pth.tar")["step"] == 2  # two scans of each of two shapes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("physics.angles=[[0, 30, 60], [0, 90]]", "--method", "moi"), "measurement 0 must have shape [23, 3]"),
+        ((f"physics.angles={ANGLES[:4]}", "--method", "moi"), "there is a scan for each of 4 images, and there are 5"),
+        (("--task", "ct", "--data", "synthetic", "--method", "moi"), "one operator serves all images"),
+        (("--group", "shift", "closure.move=operator"), "Tomography is moved by rotations, in degrees"),
+        (("--group", "rotate", "closure.move=turned"), "closure.move must be"),
+    ],
+)
+def test_wrong_input(script: Script, folder: Path, arguments: tuple[str, ...], message: str) -> None:
+    base = ("ei train", *SMALL) if "--task" in arguments else RUN
+    done = script(*base, *arguments, "--epochs", 1, "--out", "wrong")
+    assert done.code == 2, done
+    assert message in done.err, done.err
+    assert not (folder / "wrong").exists()
