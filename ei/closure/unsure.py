@@ -98,7 +98,6 @@ class UNSUREClosure(Equivariant, SUREClosure):
             losses["total"] = unsure + self.alpha * losses["ei"]
         return {**losses, "x1": x1.detach()}
 
-
     def measure(self, physics: Any, x: Tensor) -> Tensor:
         """``A x`` with fresh Gaussian noise of the current level."""
         u = physics.A(x)
