@@ -2,7 +2,7 @@
 
     python benchmarks/htc_challenge.py prepare --source FOLDER --out dataset/HTC2022/challenge_128 --side 128
         21 limited test scans and the 5 full training scans, all measurements alone: y/*.npy, geometry.yaml
-    ei train configs/htc_challenge.yaml --physics dataset/HTC2022/challenge_128/geometry.yaml \
+    ei train benchmarks/htc_challenge.yaml --physics dataset/HTC2022/challenge_128/geometry.yaml \
         --measurements dataset/HTC2022/challenge_128/y --out ckp/htc_128
     ei reconstruct --ckp ckp/htc_128/ckp_last.pth.tar --input dataset/HTC2022/challenge_128/y --output x.npy
     python benchmarks/htc_challenge.py score --source FOLDER --images x.npy --csv results/htc_challenge/ei.csv
@@ -25,6 +25,7 @@ import torch
 from prepare_scans import geometry_of_helsinki
 from skimage.filters import threshold_otsu
 
+from ei.common.drawing import new_figure
 from ei.common.files import complete_folder
 from ei.common.yaml_text import read_yaml
 from ei.datasets.scans import bin_detectors, write_geometry
@@ -117,6 +118,25 @@ def score(images: np.ndarray, source: Path) -> list[dict[str, float | str]]:
     return rows
 
 
+def draw(images: dict[str, np.ndarray], source: Path, path: Path) -> None:
+    """The first disc of each level: a row for each reconstruction, and the ground truth."""
+    names = list(files_of(source))[: 3 * len(DEGREES) : 3]
+    truth = [scipy.io.loadmat(source / "challenge" / "seg" / f"{name}.mat")["reconFullFbpSeg"] for name in names]
+    rows = {
+        **{title: list(stack.reshape(len(stack), *stack.shape[-2:])[::3]) for title, stack in images.items()},
+        "ground truth": truth,
+    }
+    figure = new_figure(figsize=(1.5 * len(DEGREES), 1.6 * len(rows)))
+    grid = figure.subplots(len(rows), len(DEGREES))
+    for row, (title, pictures) in zip(grid, rows.items(), strict=True):
+        for axes, picture, degrees in zip(row, pictures[: len(DEGREES)], DEGREES, strict=True):
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=np.quantile(picture, 0.995))
+            axes.set(xticks=[], yticks=[], title=f"{degrees} degrees" if row is grid[0] else "")
+        row[0].set_ylabel(title, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("prepare", "score"))
@@ -127,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", help="score: file.npy of ei reconstruct, or cgls")
     parser.add_argument("--data", type=Path, help="score: the folder of prepare, for cgls")
     parser.add_argument("--csv", type=Path, help="score: file to write")
+    parser.add_argument("--png", type=Path, help="score: picture to write, with least squares on --data if it is given")
     options = parser.parse_args(arguments)
     if options.action == "prepare":
         if options.out is None:
@@ -135,7 +156,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if options.images is None or (options.images == "cgls" and options.data is None):
         raise InputError("score needs --images FILE.npy, or --images cgls --data FOLDER")
-    rows = score(cgls(options.data) if options.images == "cgls" else np.load(options.images), options.source)
+    images = cgls(options.data) if options.images == "cgls" else np.load(options.images)
+    rows = score(images, options.source)
+    if options.png is not None:
+        least_squares = {} if options.data is None else {"least squares": cgls(options.data)}
+        draw({**least_squares, Path(options.images).stem: images}, options.source, options.png)
     for degrees in DEGREES:
         each = [float(row["correlation"]) for row in rows if row["degrees"] == degrees]
         print(f"{degrees} degrees: {sum(each):.2f} ({', '.join(f'{value:.3f}' for value in each)})")

@@ -7,6 +7,7 @@ A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in one of PAGES. KIN
     a problem, "seeds CELL"         of a folder of benchmarks/reproduce.py, less its run folders
     "trials", "cg_steps"            of a file of benchmarks/trials.py, of benchmarks/cg_steps.py
     "scans", "scan_by_scan", "four" of a folder of benchmarks/scans.py: all rows, PSNR by scan, the four rows of README
+    "challenge"                     of a folder of files of benchmarks/htc_challenge.py
     "stopping"                      of a folder of benchmarks/stopping.py
     "race SECTION", "growth"        of a file of benchmarks/run.py
     "steps", "quality DECIBELS"     of benchmarks/gpu.py, of the folder of benchmarks/time_to_quality.py
@@ -25,7 +26,7 @@ from pathlib import Path
 
 from key_tables import keys
 from reproduce import table
-from result_tables import four, paper, scan_by_scan, scans, summary
+from result_tables import challenge, four, paper, scan_by_scan, scans, summary
 from speed_tables import Rows, growth, quality, race, steps
 from stopping import picked
 
@@ -38,7 +39,7 @@ PAGES = [
 ]
 MEASURED: dict[str, Callable[..., Rows]] = {
     "race": race, "growth": growth, "quality": quality, "steps": steps, "scans": scans, "scan_by_scan": scan_by_scan,
-    "four": four, "summary": summary, "paper": paper,
+    "four": four, "challenge": challenge, "summary": summary, "paper": paper,
 }  # fmt: skip
 PLACE = re.compile(r"(<!-- table (?P<path>\S+) (?P<kind>\S+)(?: (?P<cell>\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 

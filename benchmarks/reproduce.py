@@ -186,7 +186,7 @@ def evaluate_cell(
     state = checked(load_file(path, "checkpoint"), path)
     typed = Typed({"task": task, **({} if data is None else {"data": data})}, {}, [], [])
     tree = tree_to_test(state, typed, str(path))
-    f, images = load_test(state, tree, str(path), None, device)
+    f, images, _ = load_test(state, tree, str(path), None, device)
     more: dict[str, Any] = {}
     if classical:
         train = load_images(tree["data"], "train", f.physics).object
@@ -240,22 +240,23 @@ def table(folder: Path, problem: str) -> str:
     rows = {method: read_metrics(folder / f"{problem}_{method}.csv") for method in facts}
     first = next(iter(facts))
     papers = papers_figures(problem, content.get("noise"), rows[first])
-    lines = ["| | paper PSNR [dB] | usual PSNR [dB] | SSIM | steps | minutes | the paper, at its budget |",
-             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    head = ["", "paper PSNR [dB]", "usual PSNR [dB]", "SSIM", "steps", "minutes"]
+    table = [[*head, "the paper, at its budget"], ["---"] * 7]
 
-    def line(title: str, method: str, name: str, *rest: str) -> None:
-        lines.append("| " + " | ".join([title, *mean_and_std(rows[method], name), *rest]) + " |")
+    def line(title: str, method: str, name: str, steps: str = "-", minutes: str = "-", papers: str = "-") -> None:
+        table.append([title, *mean_and_std(rows[method], name), steps, minutes, papers])
 
-    line("A_dagger y", first, "pinv", "-", "-", papers.get("pinv", "-"))
+    line("A_dagger y", first, "pinv", papers=papers.get("pinv", "-"))
     for name in facts[first]["classical"]:
-        line(classical_title(name), first, name, "-", "-", "-")
+        line(classical_title(name), first, name)
     for method, fact in facts.items():
         title = METHODS[method].title
         minutes = "-" if math.isnan(fact["minutes"]) else f"{fact['minutes']:.0f}"
         line(title, method, "net", str(fact["steps"]), minutes, papers.get(method, "-"))
         if fact["averaged"]:
-            line(f"{title}, averaged over {', '.join(fact['averaged'])}", method, "average", "-", "-", "-")
-    return "\n".join(lines)
+            line(f"{title}, test-time augmentation", method, "average")
+    columns = 7 if papers else 6
+    return "\n".join(f"| {' | '.join(row[:columns])} |" for row in table)
 
 
 def machine() -> str:

@@ -19,6 +19,11 @@ from ei.evaluation.quality import read_metrics
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = {"psnr": 2, "ssim": 3, "matthews": 3}
 NOT_RUN = "not run"
+CHALLENGE = {
+    "cgls": "least squares (CGLS, 40 iterations), 128 x 128",
+    "ei_128": "EI, operators of any scan, 128 x 128",
+    "ei_256": "EI, the same, continued at 256 x 256",
+}
 
 
 # ---- real scans -----------------------------------------------------------------------------------------------------
@@ -77,6 +82,19 @@ def four(folder: Path) -> Rows:
         seeds = str(len(rows)) if name in trained else "-"
         table.append([labels.get(name, classical_title(rows[0])), trained.get(name, "-"), seeds,
                       f"{mean(scores, 'psnr'):.2f}", f"{mean(scores, 'ssim'):.3f}"])  # fmt: skip
+    return table
+
+
+def challenge(folder: Path) -> Rows:
+    """Scores of the Helsinki challenge (benchmarks/htc_challenge.py): the sum of the three discs of each level."""
+    table: list[list[str]] = []
+    for stem, title in CHALLENGE.items():
+        with open(folder / f"{stem}.csv", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        levels = sorted({int(row["degrees"]) for row in rows}, reverse=True)
+        sums = [sum(float(row["correlation"]) for row in rows if int(row["degrees"]) == level) for level in levels]
+        table = table or [["", *(f"{level} degrees" for level in levels)]]
+        table.append([title, *(f"{value:.2f}" for value in sums)])
     return table
 
 

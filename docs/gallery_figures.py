@@ -1,6 +1,6 @@
 """Run the gallery's scripts in full, and write the figures that its pages show: docs/gallery_figures/NAME.png.
 
-    python docs/gallery_figures.py [NAME ...]       by default all; prints the CPU seconds of each
+python docs/gallery_figures.py [NAME ...]       by default all; prints the CPU seconds of each
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ train, test = list(digits[:n_images]), list(digits[1500 : 1500 + n_images // 5])
 class CompressedSensing:
     matrix = torch.randn(64, 256, generator=torch.Generator().manual_seed(0)) / 8
     pinv = torch.linalg.pinv(matrix)
+
     def A(self, x):
         return x.flatten(2) @ self.matrix.T
 

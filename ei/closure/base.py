@@ -168,6 +168,10 @@ class Moving(Closure):
 
     def check(self, f: Any, physics: Any) -> None:
         super().check(f, physics)
+        self.check_moves(f, physics)
+
+    def check_moves(self, f: Any, physics: Any) -> None:
+        """Raise `InputError` if the operator cannot be moved or drawn, or f has no ``of``."""
         if self.move == "operator" and not callable(getattr(physics, "moved", None)):
             raise InputError(
                 f"move=operator needs an operator that can be moved, and {type(physics).__name__} has no method "
@@ -208,11 +212,15 @@ class Moving(Closure):
             batch: the number of images in x1.
         """
         if (self.move, self.operators) == ("image", "own"):
-            return f(measure(physics, x2))
-        self.check(f, physics)
+            return f(self.measure(physics, x2))
+        self.check_moves(f, physics)
         operators = self._operators(physics, transform, x2, batch)
         parts = zip(operators, x2.chunk(len(operators)), strict=True)
-        return torch.cat([f.of(other)(measure(other, part)) for other, part in parts])
+        return torch.cat([f.of(other)(self.measure(other, part)) for other, part in parts])
+
+    def measure(self, physics: Any, x: Tensor) -> Tensor:
+        """``A x`` with fresh noise (`measure`)."""
+        return measure(physics, x)
 
     def _operators(self, physics: Any, transform: Any, x2: Tensor, batch: int) -> list[Any]:
         """The operators of x3, of equal parts of x2 in their order."""

@@ -52,8 +52,8 @@ class EIClosure(Equivariant, SelfSupervised):
         self.check(f, physics)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_targets):
             x1 = f(y)
-        x2 = self.target(self.transformed(transform, x1))
-        x3 = self.reconstructed(f, physics, transform, x2, len(x1))
+        x2 = self.target(self.transformed(transform, x1))  # T_g x1
+        x3 = self.reconstructed(f, physics, transform, x2, len(x1))  # f(A x2)
         ei = self.criterion(x3, x2)
         mc = self.consistency(physics, x1, y)
         return {"mc": mc, "ei": ei, "total": mc + self.alpha * ei, "x1": x1.detach()}

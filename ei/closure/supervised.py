@@ -46,8 +46,8 @@ class SupervisedEIClosure(Equivariant):
 
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         x1 = f(y)
-        x2 = self.target(self.transformed(transform, x1))
-        x3 = self.reconstructed(f, physics, transform, x2, len(x1))
+        x2 = self.target(self.transformed(transform, x1))  # T_g x1
+        x3 = self.reconstructed(f, physics, transform, x2, len(x1))  # f(A x2)
         ei = self.criterion(x3, x2)
         sup = self.criterion(x1, require_truth(x, "supervised"))
         return {"sup": sup, "ei": ei, "total": sup + self.alpha * ei, "x1": x1.detach()}

@@ -12,6 +12,7 @@ from torch import Tensor
 from ei.closure.base import Equivariant, SelfSupervised
 from ei.common.checks import check_number
 from ei.common.processes import drawn, mean_over_batch
+from ei.common.seeds import seeded
 from ei.errors import InputError
 from ei.physics.base import sampling_mask_for, where_sampled
 from ei.physics.noise import random_signs
@@ -156,11 +157,24 @@ class RobustEIClosure(Equivariant, SUREClosure):
     def __call__(self, f: Any, physics: Any, transform: Any, y: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
         self.check(f, physics)
         x1 = f(y)
-        x2 = self.target(self.transformed(transform, x1))
-        x3 = self.reconstructed(f, physics, transform, x2, len(x1))
+        x2 = self.target(self.transformed(transform, x1))  # T_g x1
+        x3 = self.reconstructed(f, physics, transform, x2, len(x1))  # f(A x2)
         ei = self.criterion(x3, x2)
         sure = self.risk(f, physics, y, x1)
         return {"sure": sure, "ei": ei, "total": sure + self.alpha * ei, "x1": x1.detach()}
+
+
+def error_estimate(f: Any, physics: Any, y: Tensor) -> float:
+    """SURE of a trained f: an estimate of ``||A f(y) - A x||^2 / m`` over measurements ``y`` ``[B, ...]``, in their
+    units, under signs that are the same every time. It may be negative.
+
+    Raises:
+        InputError: as `SUREClosure`.
+    """
+    closure = SUREClosure()
+    closure.check(f, physics)
+    with torch.no_grad(), seeded(0, y.device):
+        return float(closure.risk(f, physics, y, f(y)))
 
 
 def check_noise(physics: Any) -> None:

@@ -47,7 +47,7 @@ class UNSUREClosure(Equivariant, SUREClosure):
     Args:
         sigma: where the search starts, > 0; rather too low than too high.
         alpha: weight of the equivariance loss, whose fresh noise has the current level; None for none.
-        stop_gradient: see `ei.closure.base.Equivariant`.
+        stop_gradient, move, operators: see `ei.closure.base.Moving`.
         tau: the step of the finite differences; None for that of `SUREClosure` at the current level.
         mc_domain: as of `SUREClosure`; the constraint is on the covariance of residual and noise there.
 
@@ -68,8 +68,10 @@ class UNSUREClosure(Equivariant, SUREClosure):
         self.needs_transform = alpha is not None  # type: ignore[misc]
         parts = {"loss_unsure": "unsure", "loss_ei": "ei"} if self.needs_transform else {}
         self.columns = {**parts, "loss_total": "total", "sigma": "sigma"}  # type: ignore[misc]
+        self._sigma = torch.tensor(sigma)
 
     def check(self, f: Any, physics: Any) -> None:
+        self.check_moves(f, physics)
         check_precision(f)
 
     def optimizers(self, f: Any, lr: float) -> dict[str, torch.optim.Optimizer]:
@@ -89,15 +91,15 @@ class UNSUREClosure(Equivariant, SUREClosure):
         # Minus its gradient by log sigma is the mean derivative, which has no units: the Lagrangian's / (4 noise).
         losses["level"] = -level.log() * (shared / mean_over_batch(noise)).detach()
         if self.needs_transform:
-            x2 = self.target(transform.apply(x1))
-            x3 = f(_measure_at_level(physics, x2, sigma))
+            self._sigma = sigma
+            x2 = self.target(self.transformed(transform, x1))  # T_g x1
+            x3 = self.reconstructed(f, physics, transform, x2, len(x1))  # f(A x2)
             losses["ei"] = self.criterion(x3, x2)
             losses["total"] = unsure + self.alpha * losses["ei"]
         return {**losses, "x1": x1.detach()}
 
-
-def _measure_at_level(physics: Any, x: Tensor, sigma: Tensor) -> Tensor:
-    """``A x`` with fresh Gaussian noise of the current level."""
-    u = physics.A(x)
-    normal = drawn(lambda shape: torch.randn_like(u.new_empty(shape)), tuple(u.shape))
-    return u + where_sampled(physics, sigma * normal, torch.zeros_like(u))
+    def measure(self, physics: Any, x: Tensor) -> Tensor:
+        """``A x`` with fresh Gaussian noise of the current level."""
+        u = physics.A(x)
+        normal = drawn(lambda shape: torch.randn_like(u.new_empty(shape)), tuple(u.shape))
+        return u + where_sampled(physics, self._sigma * normal, torch.zeros_like(u))

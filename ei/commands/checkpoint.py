@@ -88,7 +88,10 @@ def tree_of_checkpoint(state: Mapping[str, Any], typed: Typed, path: str) -> Tre
         base = presets.problem(task)
         base["network"] = {"name": "UNet"}
     elif "physics" not in typed.flags:
-        raise InputError(f"the checkpoint {path} has no task: give --task (and --ct-views or --mask), or --physics")
+        raise InputError(
+            f"the checkpoint {path} names no operator: give --physics (FILE.yaml or FILE.py:NAME), or, for the paper's "
+            "scripts, --task (and --ct-views or --mask)"
+        )
     if task is not None:
         base = merge(base, {"trainer": {"task": task}})
     data = {key: value for key, value in (base.get("data") or {}).items() if key not in ("measurements", "truth")}

@@ -3,6 +3,7 @@
     {prog} --ckp RUN/ckp_last.pth.tar --input y.npy --output x.npy
     {prog} --ckp RUN/ckp_best.pth.tar --input folder/ --output x.npy --png
     {prog} --ckp RUN/ckp_best.pth.tar --physics blur.py:Blur --input y.npy --output x.npy
+    {prog} --ckp RUN/ckp_best.pth.tar --input y.npy --output x.npy --uncertainty 100 --calibration FILE
     {prog} --physics mri.yaml --input kspace.npy --output x.npy      no network: A_dagger, as CG-SENSE of MRI
 
 Operator, mask and network come from the checkpoint; user-defined code is named again, because a checkpoint never
@@ -11,6 +12,8 @@ through batch by batch. The output, ``[n, C, H, W]`` (``[n, H, W]`` where the in
 the input is complex k-space), appears under its name when it is complete. A folder's files come in their natural order
 (y_2 before y_10), and PNG files keep their names. Warnings about the measurements are lines that begin with
 ``warning``.
+``--uncertainty`` writes the estimated error of every pixel beside the output, to ``x_std.npy``. Where the noise is
+known (of the run, or ``--noise``), SURE's estimate of the error in measurements is printed.
 """
 
 from __future__ import annotations
@@ -22,16 +25,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from ei.commands import error_bars
 from ei.commands.checkpoint import carried_physics, load_function, tree_of_checkpoint
 from ei.commands.flags import path as path_type
 from ei.commands.flags import whole
 from ei.commands.problem import Problem
+from ei.commands.tree import Tree
 from ei.commands.typed import Parser, Typed, add_flags, names_of, read_typed
 from ei.common.arrays import FileArray
 from ei.common.checks import check_number
 from ei.common.devices import choose_device
 from ei.common.files import load_file
 from ei.diagnosis.before_training import report_measurements
+from ei.diagnosis.user_defined import Shape
 from ei.errors import InputError
 from ei.evaluation.loading import averaged, checked
 from ei.evaluation.reconstruction import has_parts, reconstruct_file, write_pngs
@@ -45,8 +51,9 @@ OF_AUTHORS = "for a checkpoint that lacks it"
 
 def parser(prog: str) -> Parser:
     made = Parser(prog=prog, description=(__doc__ or "").format(prog=prog))
-    add_flags(made, "task", "physics", "mask", "ct_views", "device", "gpu", task=OF_AUTHORS,
-              mask=OF_AUTHORS, ct_views=OF_AUTHORS)  # fmt: skip
+    add_flags(made, "task", "physics", "mask", "ct_views", "noise", "group", "device", "gpu", task=OF_AUTHORS,
+              mask=OF_AUTHORS, ct_views=OF_AUTHORS, noise="of the measurements (default: that of the run)",
+              group="of --uncertainty (default: that of the run)")  # fmt: skip
     group = made.add_argument_group("reconstruct")
     group.add_argument("--ckp", type=path_type, metavar="PATH",
                        help="the checkpoint; without it --physics alone, for A_dagger")  # fmt: skip
@@ -62,6 +69,7 @@ def parser(prog: str) -> Parser:
                        help="measurements at a time (default: 8)")  # fmt: skip
     group.add_argument("--average-over", type=names_of(AVERAGES), metavar="NAME[,NAME]",
                        help="test-time augmentation: rotate90, reflect, or both")  # fmt: skip
+    error_bars.add_options(made, calibrate=False)
     return made
 
 
@@ -71,7 +79,8 @@ def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
     device = choose_device(typed.flags.pop("device", None))
     output = _checked_output(options, typed)
     rows = check_number("--batch-size", options.get("rows", 8), integer=True, least=1)
-    f, measurements = load_run(options.get("ckp"), options["input"], typed, device)
+    f, measurements, tree, shape = load_run(options.get("ckp"), options["input"], typed, device)
+    bars = error_bars.read_options(options, tree, shape, typed.code, str(options.get("ckp")))
     if options.get("average_over"):
         if "ckp" not in options:
             raise InputError("--average-over averages a network, and there is none without --ckp; leave it out")
@@ -79,11 +88,14 @@ def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
     for line in report_measurements(f.physics, measurements):
         if line.startswith("warning"):
             print(line)
-    rate = reconstruct_file(f, measurements, output, batch_size=rows, device=device)
+    watch = error_bars.Watch(f, bars)
+    beside = None if bars is None else error_bars.beside(output)
+    rate = reconstruct_file(f, measurements, output, batch_size=rows, device=device, watch=watch, beside=beside)
     images = FileArray(output, ("x",))
     names = [measurements.name_of(index) for index in range(len(measurements))]
     order = f", from {names[0]} to {names[-1]}" if measurements.path.is_dir() else ""
     print(f"{output}: {list(images.shape)} {images.dtype}{order}, {rate:.1f} images a second")
+    print("".join(f"{line}\n" for line in watch.lines(output)), end="")
     if options.get("png"):
         folder = output.with_suffix("")
         write_pngs(images[...], folder, names)
@@ -108,16 +120,21 @@ def _checked_output(options: Mapping[str, Any], typed: Typed) -> Path:
     return output
 
 
-def load_run(ckp: str | None, source: str, typed: Typed, device: torch.device) -> tuple[ReconstructionFunction, Any]:
-    """The reconstruction function of a checkpoint, or A_dagger without one, and the measurements."""
+def load_run(
+    ckp: str | None, source: str, typed: Typed, device: torch.device
+) -> tuple[ReconstructionFunction, Any, Tree, Shape]:
+    """The reconstruction function of a checkpoint, or A_dagger without one; the measurements; the tree of the run; and
+    (C, H, W) of the images."""
     data = {"measurements": source}
     if ckp is None:
-        problem = Problem({**typed.over({}), "data": data}, device)
+        tree = typed.over({})
+        problem = Problem({**tree, "data": data}, device)
         print(f"no checkpoint: A_dagger of {problem.physics}, without a network")
-        return Reconstructor(nn.Identity(), problem.physics), problem.data
+        return Reconstructor(nn.Identity(), problem.physics), problem.data, tree, problem.shape
     state = checked(load_file(ckp, "checkpoint"), ckp)
     config = {key: value for key, value in (state.get("config") or {}).items() if key != "data"}
     tree = tree_of_checkpoint({**state, "config": config}, typed, ckp)
     carried = carried_physics(state, tree, device, ckp, typed.flags.get("mask"))
     problem = Problem({**tree, "data": data}, device, carried=carried)
-    return load_function(state, ckp, tree, problem.physics, problem.shape, device), problem.data
+    f = load_function(state, ckp, tree, problem.physics, problem.shape, device)
+    return f, problem.data, tree, problem.shape

@@ -4,6 +4,9 @@
     {prog} --ckp PATH --data PATH --sample-to-show 0 4       on other images; what to draw
     {prog} --ckp PATH --physics blur.py:Blur                 a run with a user-defined operator
     {prog} --ckp PATH --measurements y.npy --truth x.npy     on measured data with ground truth
+    {prog} --ckp PATH --uncertainty 100                      error bars, and how often the error is within them
+    {prog} --ckp PATH --uncertainty 100 --calibrate FILE [--measurements y.npy]
+                                                             what corrects them, from measurements alone
     {prog} --ckp PATH data.test='{{name: ImageTree, folder: photos, crop: 256}}'       any key of the run's tree
 
 The authors' inpainting checkpoint needs their mask: --mask mask_random0.3.pt. Prints mean and standard deviation of
@@ -14,13 +17,14 @@ is shown.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ei.closure.splitting import mean_over_parts
-from ei.commands import presets
+from ei.commands import error_bars, presets
 from ei.commands.build import split_beside
 from ei.commands.checkpoint import carried_physics, load_function, tree_of_checkpoint
 from ei.commands.flags import path as path_type
@@ -33,8 +37,9 @@ from ei.common.checks import check_number
 from ei.common.devices import choose_device
 from ei.common.drawing import show_if_screen
 from ei.common.files import load_file
-from ei.datasets import ImageTree, Pairs
+from ei.datasets import ImageTree, Measurements, Pairs
 from ei.diagnosis.before_training import report_truth
+from ei.diagnosis.user_defined import Shape
 from ei.errors import InputError, MissingFileError
 from ei.evaluation.loading import averaged, checked
 from ei.evaluation.quality import (
@@ -51,7 +56,7 @@ from ei.models.weights import AVERAGED
 from ei.training.folder import new_run_folder
 
 OF_AUTHORS = "for a checkpoint that lacks it"
-FLAGS = ("task", "physics", "mask", "ct_views", "data", "measurements", "truth", "device", "gpu", "out")
+FLAGS = ("task", "physics", "mask", "ct_views", "data", "measurements", "truth", "group", "device", "gpu", "out")
 
 
 def parser(prog: str) -> Parser:
@@ -59,7 +64,8 @@ def parser(prog: str) -> Parser:
     add_flags(
         made, *FLAGS, mask=f"the mask, {OF_AUTHORS}", ct_views=OF_AUTHORS,
         data="the test images (default: those of the run, or of the task)",
-        measurements="measured data instead of simulated ones; needs --truth",
+        measurements="measured data instead of simulated ones; needs --truth (not for --calibrate)",
+        group="of --uncertainty (default: that of the run)",
         out="folder for metrics.csv and figures (default: evaluations/<time>_<name>_<task>)",
     )  # fmt: skip
     group = made.add_argument_group("test")
@@ -75,6 +81,7 @@ def parser(prog: str) -> Parser:
     group.add_argument("--draws", type=whole, metavar="N",
                        help="of a splitting run: average over N random parts, too (default: 8)")  # fmt: skip
     group.add_argument("--network-compact", type=whole, metavar="N", help=f"levels of the network, {OF_AUTHORS} (4)")
+    error_bars.add_options(made, calibrate=True)
     return made
 
 
@@ -86,7 +93,11 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
     ckp = _checkpoint_path(options.get("ckp"), typed.flags.get("task"))
     state = checked(load_file(ckp, "checkpoint"), ckp)
     tree = tree_to_test(state, typed, ckp)
-    f, images = load_test(state, tree, ckp, typed.flags.get("mask"), device)
+    f, images, shape = load_test(state, tree, ckp, typed.flags.get("mask"), device, "calibrate" in options)
+    bars = error_bars.read_options(options, tree, shape, typed.code, ckp)
+    if bars is not None and isinstance(images, Measurements):  # without ground truth there is nothing to test
+        error_bars.calibrate(f, error_bars.given_measurements(f, images), bars, Path(options["calibrate"]))
+        return
     task = get(tree, "trainer.task")
     samples = _samples(options.get("sample_to_show"), task, images)
     name = options.get("model_name") or presets.title_of(tree)
@@ -105,6 +116,11 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
         x, y = image_and_measurement(images, sample, device)
         comparison(f, f.physics, x, figure, name, sample, y)
         show_if_screen(figure)
+    if bars is not None:
+        if "calibrate" in options:
+            found = error_bars.calibrate(f, error_bars.measurements_of(f, images), bars, Path(options["calibrate"]))
+            bars = replace(bars, calibration=found)
+        error_bars.report_error_bars(f, images, bars, folder, samples)
     peak = f"usual PSNR and SSIM: peak {data_range:g}"
     print(f"paper PSNR: one norm over the channels, peak max|x|; {peak}. Files: {folder}")
 
@@ -152,14 +168,20 @@ def tree_to_test(state: Mapping[str, Any], typed: Typed, path: str) -> Tree:
 
 
 def load_test(
-    state: Mapping[str, Any], tree: Tree, path: str, mask: str | None, device: torch.device
-) -> tuple[ReconstructionFunction, Any]:
-    """The reconstruction function of a checkpoint, with the operator of the run, and the test images; or pairs of
-    measurements and ground truth.
+    state: Mapping[str, Any],
+    tree: Tree,
+    path: str,
+    mask: str | None,
+    device: torch.device,
+    without_truth: bool = False,
+) -> tuple[ReconstructionFunction, Any, Shape]:
+    """The reconstruction function of a checkpoint, with the operator of the run; the test images, or pairs of
+    measurements and ground truth, or (where ``without_truth`` is true) measurements alone; and (C, H, W) of the images.
     """
     data = {key: value for key, value in (tree.get("data") or {}).items() if key != "validation"}
     has_measurements = data.get("measurements") is not None
-    if has_measurements != (data.get("truth") is not None):
+    has_truth = data.get("truth") is not None
+    if has_measurements != has_truth and not (has_measurements and without_truth):
         raise InputError("--measurements are compared with their --truth: give both, or images with --data")
     if not has_measurements and data.get("train") is None and data.get("test") is None:
         raise InputError("the run was trained from measurements alone: give images to test on with --data")
@@ -173,7 +195,7 @@ def load_test(
             "note: the checkpoint carries no mask; a random one of rate 0.3 is used, which is not the one it was "
             "trained with: give the authors' with --mask mask_random0.3.pt"
         )
-    return f, problem.data
+    return f, problem.data, problem.shape
 
 
 def _samples(asked: list[int] | None, task: str | None, images: Any) -> list[int]:

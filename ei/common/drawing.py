@@ -138,6 +138,44 @@ def image_grid(
     return figure
 
 
+def error_maps(rows: Sequence[Mapping[str, Tensor]], path: Path) -> None:
+    """Draw images ``[C, H, W]`` and their errors side by side, each with a colour bar in its own units. The first of a
+    row is an image, the others are errors, which share a scale up to their 99.5th percentile."""
+    n_columns = max(len(row) for row in rows)
+    figure = new_figure(figsize=(3.6 * n_columns, 3.2 * len(rows)))
+    axes = figure.subplots(len(rows), n_columns, squeeze=False)
+    for of_row, row in zip(axes, rows, strict=True):
+        arrays = {title: _picture(image.detach()) for title, image in row.items()}
+        errors = [array.ravel() for array, _ in list(arrays.values())[1:]]
+        most = float(np.quantile(np.concatenate(errors), 0.995)) if errors else 1.0
+        for k, (ax, (title, (array, remark))) in enumerate(zip(of_row, arrays.items(), strict=False)):
+            options: Any = {"cmap": "magma", "vmin": 0, "vmax": most or 1.0} if k else {"cmap": "gray"}
+            shown = array if array.ndim == 2 else array.clip(0, 1)
+            drawn = ax.imshow(shown, **options)
+            if array.ndim == 2:
+                figure.colorbar(drawn, ax=ax, shrink=0.8)
+            ax.set_title(title + remark)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    figure.savefig(path, dpi=120)
+
+
+def coverage_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draw how often errors are within their bars against how often they should be: every column of ``rows`` against
+    their "level", in per cent."""
+    figure = new_figure(figsize=(4.6, 4.4))
+    ax = figure.subplots()
+    levels = [100 * row["level"] for row in rows]
+    ax.plot(levels, levels, color="black", linewidth=1, label="as it should be")
+    for name in rows[0]:
+        if name != "level":
+            ax.plot(levels, [100 * row[name] for row in rows], marker=".", label=name.replace("_", ", "))
+    ax.set(xlabel="nominal [%]", ylabel="within the error bars [%]", ylim=(-2, 102))
+    ax.grid(alpha=0.3)
+    ax.legend()
+    figure.savefig(path, dpi=120)
+
+
 def show_if_screen(path: Path) -> None:
     """Open a window with the figure at ``path`` if there is a screen and an interactive terminal."""
     has_screen = sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")

@@ -10,8 +10,8 @@ def keep_freed_memory() -> bool:
     """Ask the C library to keep freed memory for the next step instead of giving it back to the system.
 
     Every step of a training frees and takes the same large blocks; by default glibc returns each to the system, which
-    then hands out fresh pages, zeroed, one fault at a time (6 % of a step, see benchmarks/README.md). The process keeps
-    its peak memory until it ends, so this is for training processes only, before they begin.
+    then hands out fresh pages, zeroed, one fault at a time. The process keeps its peak memory until it ends, so this is
+    for training processes only, before they begin.
 
     Returns:
         Whether it had an effect: only glibc has this setting, elsewhere nothing is done.

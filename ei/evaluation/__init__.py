@@ -10,9 +10,12 @@ from ei.evaluation.classical import classical_for, harmonic_fill, least_squares,
 from ei.evaluation.figures import compare, show_images
 from ei.evaluation.loading import load
 from ei.evaluation.quality import evaluate, reconstruct_all, report, summary
+from ei.evaluation.uncertainty import Bootstrap, bootstrap
 
 __all__ = [
+    "Bootstrap",
     "Diagnosis",
+    "bootstrap",
     "check_sinogram",
     "classical_for",
     "compare",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -30,6 +32,8 @@ def reconstruct_file(
     batch_size: int = 8,
     device: torch.device | str = "cpu",
     progress: bool = True,
+    watch: Callable[[Any, Any, Tensor, Tensor], Tensor | None] | None = None,
+    beside: Path | None = None,
 ) -> float:
     """Write the reconstructions of ``measurements`` to the file ``output``, image by image (`ArrayWriter`).
 
@@ -40,6 +44,8 @@ def reconstruct_file(
         batch_size: measurements at a time.
         device: where f is.
         progress: show a bar.
+        watch: called with every batch as ``watch(f, physics, y, x)``, ``x = f(y)``.
+        beside: a file for the images that ``watch`` returns, of the layout of ``output`` and real.
 
     Returns:
         Images a second.
@@ -55,22 +61,34 @@ def reconstruct_file(
     began = time.monotonic()
     with torch.no_grad(), contextlib.ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=len(measurements), unit="image", disable=not progress))
-        writer: ArrayWriter | None = None
+        writers: dict[Path, ArrayWriter] = {}
+        done = 0
         for y in loader:
-            done = 0 if writer is None else writer.written
             physics = select_physics(f.physics, range(done, done + len(y)))
-            x = f.of(physics)(y.to(device)).cpu().numpy()
-            if getattr(measurements, "parts", False):
-                x = x[:, 0] + 1j * x[:, 1]
-            elif not getattr(measurements, "channels", True):
-                x = x[:, 0]
-            if writer is None:
-                dtype = np.complex64 if np.iscomplexobj(x) else np.float32
-                writer = stack.enter_context(ArrayWriter(output, (len(measurements), *x.shape[1:]), dtype))
-            for image in x:
-                writer.write(image)
+            own, y = f.of(physics), y.to(device)
+            x = own(y)
+            watched = None if watch is None else watch(own, physics, y, x)
+            outputs = {output: _in_layout(x, measurements)}
+            if beside is not None and watched is not None:
+                outputs[beside] = np.abs(_in_layout(watched, measurements))
+            for path, images in outputs.items():
+                if path not in writers:
+                    dtype = np.complex64 if np.iscomplexobj(images) else np.float32
+                    shape = (len(measurements), *images.shape[1:])
+                    writers[path] = stack.enter_context(ArrayWriter(path, shape, dtype))
+                for image in images:
+                    writers[path].write(image)
+            done += len(x)
             bar.update(len(x))
     return len(measurements) / (time.monotonic() - began)
+
+
+def _in_layout(x: Tensor, measurements: Measurements) -> np.ndarray:
+    """Images ``[B, C, H, W]`` with the axes of the measurements' file; a real and an imaginary part as complex."""
+    images = x.cpu().numpy()
+    if getattr(measurements, "parts", False):
+        return images[:, 0] + 1j * images[:, 1]
+    return images if getattr(measurements, "channels", True) else images[:, 0]
 
 
 def write_pngs(images: np.ndarray, folder: Path, names: Sequence[str]) -> None:

@@ -53,6 +53,12 @@ class Physics(nn.Module):
         return None
 
     @property
+    def pixel_mask(self) -> Tensor | None:
+        """Of an operator that measures some pixels of an image by themselves, and nothing of the others: ones for
+        those, with four axes. None of all others."""
+        return None
+
+    @property
     def count(self) -> int:
         """The number of operators, one for each image (`of`); 1 where one serves all images."""
         return 1
@@ -84,6 +90,16 @@ class Physics(nn.Module):
             InputError: if the instrument cannot be moved so.
         """
         raise InputError(f"{type(self).__name__} cannot be moved by {element}: {STAY}")
+
+    def moved_entries(self, entries: Tensor, element: Any, transform: Any = None) -> Tensor:
+        """Where a part of the measurements goes when the operator is `moved`: the entries of a scan stay, those of a
+        mask move with it.
+
+        Args:
+            entries: zeros and ones of the shape of `sampling_mask`, or with a mask for every measurement.
+            element, transform: see `moved`.
+        """
+        return entries
 
     def A_dagger_of(self, y: Tensor, kept: Tensor) -> Tensor:
         """``A_dagger`` as it would be if the entries of ``y`` where ``kept`` is zero had not been measured.

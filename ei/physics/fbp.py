@@ -22,6 +22,7 @@ import scipy.sparse
 import torch
 
 from ei.physics.linear_map import Dense, LinearMap, shared, shared_sparse
+from ei.physics.matrix_free import view_by_view
 from ei.physics.projections import back_projection_matrix, ramp_filter, ramp_kernel
 from ei.physics.scan import Scan, directions
 
@@ -41,6 +42,14 @@ def back_projection_map(scan: Scan) -> scipy.sparse.csr_array:
     "Principles of computerized tomographic imaging", sections 3.4.1 and 3.4.2)."""
     before, after = margins(scan)
     return back_projection_matrix(_pixels_in_views(scan, before), before + scan.n_detectors + after)
+
+
+@shared
+def back_projection_by_views(scan: Scan, device: torch.device, dtype: torch.dtype) -> LinearMap:
+    """`back_projection_map` without its matrix."""
+    before, after = margins(scan)
+    detectors = before + scan.n_detectors + after
+    return view_by_view(lambda: _pixels_in_views(scan, before), detectors, len(scan.angles), scan.image_shape)
 
 
 def _pixels_in_views(scan: Scan, before: int) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:

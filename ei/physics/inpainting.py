@@ -103,6 +103,10 @@ class Inpainting(Physics):
         return self.mask if self.mask.dim() == 4 else self.mask[None, None]
 
     @property
+    def pixel_mask(self) -> Tensor:
+        return self.sampling_mask
+
+    @property
     def count(self) -> int:
         """The number of masks, one for each image; 1 where one mask serves all."""
         return len(self.sampling_mask)
@@ -117,7 +121,10 @@ class Inpainting(Physics):
     def moved(self, element: Any, transform: Any = None) -> Inpainting:
         """The operator with its masks moved as images are: by a shift (rows, columns), by quarter turns (their number),
         or by an element of a ``transform`` that permutes pixels. Exact: ``A.moved(g) x = T_g A T_g^-1 x``."""
-        return self._with_mask(move_pixels(self.mask, element, transform), selected_from=self.selected_from)
+        return self._with_mask(self.moved_entries(self.mask, element, transform), selected_from=self.selected_from)
+
+    def moved_entries(self, entries: Tensor, element: Any, transform: Any = None) -> Tensor:
+        return move_pixels(entries, element, transform)
 
     def _with_mask(self, mask: Tensor, selected_from: Physics) -> Inpainting:
         other = copy.copy(self)

@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -62,6 +62,13 @@ class CSR:
                 filled[:, :count] = vectors
                 return (view @ filled)[:, :count]
             return view @ vectors.contiguous()
+
+    def gather(self, vectors: Tensor) -> Tensor:
+        """`multiply` in plain operations, for graphs that are exported: slower, and as much memory as entries."""
+        rows = torch.arange(self.shape[0], dtype=torch.int32, device=vectors.device)
+        rows = rows.repeat_interleave(self.row_pointers.diff(), output_size=len(self.columns))
+        terms = self.values[:, None] * vectors.index_select(0, self.columns)
+        return vectors.new_zeros(self.shape[0], vectors.shape[1]).index_add(0, rows, terms)
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,14 @@ class Dense:
             return self.values @ vectors
 
 
+class Matrix(Protocol):
+    """What multiplies as a matrix does."""
+
+    def multiply(self, vectors: Tensor) -> Tensor:
+        """The product with ``vectors`` ``[columns, K]``."""
+        ...
+
+
 class LinearMap:
     """A fixed matrix M and its transpose: ``M(v)`` maps ``[columns, K]`` to ``[rows, K]``, ``M.T(w)`` maps back. Both
     are differentiable any number of times and leave autocast, forward and backward.
@@ -129,7 +144,7 @@ class LinearMap:
     Never changed after construction, so instances may be shared.
     """
 
-    def __init__(self, matrix: CSR | PaddedRows | Dense, transpose: CSR | PaddedRows | Dense) -> None:
+    def __init__(self, matrix: Matrix, transpose: Matrix) -> None:
         self.matrix = matrix
         self.transpose = transpose
 
@@ -151,6 +166,9 @@ class LinearMap:
         return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
 
     def __call__(self, vectors: Tensor) -> Tensor:
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            # An exported graph has neither sparse tensors nor functions of ours.
+            return (self.matrix.gather if isinstance(self.matrix, CSR) else self.matrix.multiply)(vectors)
         return _Multiply.apply(vectors, self)
 
 

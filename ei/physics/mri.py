@@ -136,15 +136,18 @@ class MRI(Physics):
         Raises:
             InputError: for another element.
         """
+        moved = self.moved_entries(self.mask, element, transform)
+        return self._with_mask(moved, selected_from=self.selected_from)
+
+    def moved_entries(self, entries: Tensor, element: Any, transform: Any = None) -> Tensor:
         steps = torch.as_tensor(element).reshape(-1)
         is_shift = transform is None or type(transform).__name__ in ("Shift", "Shift1D")
         if not is_shift or len(steps) not in (1, 2) or bool((steps != steps.round()).any()):
             group = "" if transform is None else f" of {type(transform).__name__}"
             raise InputError(f"MRI is moved by whole columns of its mask (Shift1D), got {element}{group}: {STAY}")
         row, column = [0, *steps.tolist()][-2:]
-        shifted = torch.roll(self.mask, int(column), -1)
-        shifted = shifted if _rows_of(self.mask) is None else torch.roll(shifted, int(row), -2)
-        return self._with_mask(shifted, selected_from=self.selected_from)
+        shifted = torch.roll(entries, int(column), -1)
+        return shifted if _rows_of(self.mask) is None else torch.roll(shifted, int(row), -2)
 
     def _with_mask(self, mask: Tensor, selected_from: Physics) -> MRI:
         other = copy.copy(self)

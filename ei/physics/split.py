@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.physics.base import for_each_image, image_shape_of, sampling_mask_for
+from ei.physics.base import for_each_image, image_shape_of, move_physics, sampling_mask_for
 from ei.physics.krylov import adjoint_of, filter_of, pinv_cg
 
 
@@ -30,6 +30,25 @@ class Split:
         self.physics = physics
         self.kept = kept
         self.image_shape = image_shape_of(physics)
+
+    def moved(self, element: Any, transform: Any = None) -> Split:
+        """The same part of the moved operator (`Physics.moved`)."""
+        moved = move_physics(self.physics, element, transform)
+        move_entries = getattr(self.physics, "moved_entries", None)
+        kept = move_entries(self.kept, element, transform) if callable(move_entries) else self.kept
+        return Split(moved, kept)
+
+    @property
+    def sampling_mask(self) -> Tensor:
+        """`Physics.sampling_mask`."""
+        mask = getattr(self.physics, "sampling_mask", None)
+        return self.kept if mask is None else mask.to(self.kept) * self.kept
+
+    @property
+    def pixel_mask(self) -> Tensor | None:
+        """`Physics.pixel_mask`."""
+        mask = getattr(self.physics, "pixel_mask", None)
+        return None if mask is None else mask * self.kept
 
     def A(self, x: Tensor) -> Tensor:
         return self._mask_for(x) * self.physics.A(x)

@@ -19,6 +19,7 @@ from ei.common.devices import device_of
 from ei.errors import InputError, MissingFileError
 from ei.physics.base import NoiseModel, check_indices
 from ei.physics.fbp import (
+    back_projection_by_views,
     back_projection_map,
     extension_radius,
     filter_map,
@@ -30,6 +31,7 @@ from ei.physics.fbp import (
     view_weights,
 )
 from ei.physics.linear_map import LinearMap, check_matrix_size
+from ei.physics.matrix_free import ENGINES, astra_map, choose_engine, free_memory
 from ei.physics.projections import Projections
 from ei.physics.saved import read_array
 from ei.physics.scan import Scan, projection_map
@@ -56,6 +58,9 @@ class Tomography(Projections):
         source_origin, origin_detector: distances of a fan's source and detector from the axis; without them the beam is
             parallel.
         detector: of a fan, "flat", or "curved": an arc about the source with equal angles between its bins.
+        engine: "matrix"; "astra" for projections without matrices (`ei.physics.matrix_free`), which large scans need;
+            or "auto": matrices while they need less than a quarter of the free memory. The two agree to rounding for
+            parallel beams, and to the difference between interpolation and lengths in pixels for fans.
         object_radius: nothing lies farther from the axis, in the unit of the lengths. Where the detector sees less,
             `A_dagger` continues the views up to there before it filters them. None: where it sees less than the image
             to both sides, they are continued up to the image's half side; else they end at the detector.
@@ -85,6 +90,7 @@ class Tomography(Projections):
         origin_detector: float | None = None,
         detector: str = "flat",
         object_radius: float | None = None,
+        engine: str = "auto",
         device: torch.device | str = "cpu",
         noise: NoiseModel | None = None,
     ) -> None:
@@ -105,9 +111,21 @@ class Tomography(Projections):
         super().__init__(scan.image_shape, (scan.n_detectors, len(scan.angles)), noise)
         self._warned: set[str] = set()  # shared with the operators of some scans, and of other positions
         self._set_scans(tuple(dataclasses.replace(scan, angles=each) for each in several))
-        _check_size(self.scans)
+        self._asked_engine = engine
+        kept, needed, entries = _matrix_sizes(self.scans)
+        self.engine = choose_engine(check_choice("engine", engine, ENGINES), scan, needed)
         device = device_of(device)
-        if not len(self.projection(device, torch.float32).matrix.values):
+        sees = bool(np.any(np.abs(scan.distances(scan.positions)) < scan.half_diagonal + scan.pixel_size))
+        if self.engine == "matrix":
+            check_matrix_size(repr_of(scan, self.count), kept, needed, entries)
+            sees = bool(len(self.projection(device, torch.float32).matrix.values))  # type: ignore[attr-defined]
+        elif engine == "auto":
+            warnings.warn(
+                f"{repr_of(scan, self.count)} is computed by ASTRA: matrices would need {needed / 1e9:.1f} GB of "
+                f"{free_memory() / 1e9:.1f} GB that are free, ASTRA needs those of a few images",
+                stacklevel=2,
+            )
+        if not sees:
             raise InputError(_sees_nothing(scan))
 
     def _set_scans(self, scans: tuple[Scan, ...]) -> None:
@@ -124,6 +142,7 @@ class Tomography(Projections):
             **dataclasses.asdict(self.scan),
             "image_shape": image_shape,
             "angles": angles if self.count > 1 else angles[0],
+            "engine": self._asked_engine,
         }
 
     @property
@@ -190,10 +209,11 @@ class Tomography(Projections):
         return super().A_adjoint(y) if self.count == 1 else self._scan_by_scan("A_adjoint", y)
 
     def projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
-        return self.cached(projection_map, self.scan, device, dtype)
+        return self.cached(projection_map if self.engine == "matrix" else astra_map, self.scan, device, dtype)
 
     def back_projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
-        return self.cached(back_projection_map, self.scan, device, dtype)
+        make = back_projection_map if self.engine == "matrix" else back_projection_by_views
+        return self.cached(make, self.scan, device, dtype)
 
     def filter_map(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
         return self.cached(filter_map, self.scan, device, dtype)
@@ -290,8 +310,9 @@ def repr_of(scan: Scan, count: int = 1) -> str:
     return f"Tomography({height} x {width}, {len(scan.angles)} views, {scan.n_detectors} detectors, {beam}{scans})"
 
 
-def _check_size(scans: Sequence[Scan]) -> None:
-    """Warn of large matrices of all scans together before they are made; raise where they do not fit in memory."""
+def _matrix_sizes(scans: Sequence[Scan]) -> tuple[float, float, float]:
+    """Of the matrices of all scans together the bytes kept, the bytes needed while they are made, and the entries of
+    the largest one."""
     first = scans[0]
     height, width = first.image_shape
     at_origin = first.detector_spacing / first.magnification
@@ -301,8 +322,7 @@ def _check_size(scans: Sequence[Scan]) -> None:
     entries_back = 2.0 * height * width
     views = sum(len(scan.angles) for scan in set(scans))
     most = max(len(scan.angles) for scan in scans)
-    check_matrix_size(
-        repr_of(first, len(scans)),
+    return (
         16 * views * (entries_of_view + entries_back),
         16 * (views - most) * (entries_of_view + entries_back) + 40 * most * entries_of_view,
         most * max(entries_of_view, entries_back),

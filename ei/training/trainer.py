@@ -79,7 +79,8 @@ class Trainer(Run):
     >>> physics = ei.physics.Inpainting(16, 16)
     >>> f = ei.models.Reconstructor(ei.models.UNet(1, 1, base_channels=2), physics)
     >>> closure, adam = ei.closure.EIClosure(alpha=1), torch.optim.Adam(f.net.parameters())
-    >>> trainer = Trainer(f, physics, ei.transforms.Shift(1), closure, {"total": adam}, epochs=2, out=False, progress=False)
+    >>> transform, more = ei.transforms.Shift(1), {"out": False, "progress": False}
+    >>> trainer = Trainer(f, physics, transform, closure, {"total": adam}, epochs=2, **more)
     >>> log = trainer.fit(ei.datasets.make_loader([torch.rand(1, 16, 16)] * 4, batch_size=2))
     >>> len(log), trainer.step
     (2, 4)

@@ -84,6 +84,17 @@ class Transform:
         """A few elements whose products are all that `draw` gives (zeros name the identity); None where unknown."""
         return None
 
+    def undo(self, x: Tensor, element: Tensor) -> Tensor:
+        """The images ``x`` under the inverse of ONE group element; same shape and dtype.
+
+        Raises:
+            InputError: of a transform without a method ``inverse(element)``.
+        """
+        inverse = getattr(self, "inverse", None)
+        if not callable(inverse):
+            raise InputError(f"{type(self).__name__} has no inverse: choose a group (rotations, shifts, reflections)")
+        return self.act(x, inverse(element))
+
     def degrees(self, element: Tensor) -> float | None:
         """The counter-clockwise rotation about the centre that an element is, in degrees; None if it is none."""
         return None

@@ -58,6 +58,16 @@ class Compose(Transform):
         return rows if len(rows) == len(parts) else None
 
     def act(self, x: Tensor, element: Tensor) -> Tensor:
-        for transform, part in zip(self.transforms, element.split(self._sizes), strict=True):
-            x = transform.act(x, part.reshape(transform.element_shape))
+        for transform, part in self._parts(element):
+            x = transform.act(x, part)
         return x
+
+    def undo(self, x: Tensor, element: Tensor) -> Tensor:
+        for transform, part in reversed(self._parts(element)):
+            x = transform.undo(x, part)
+        return x
+
+    def _parts(self, element: Tensor) -> list[tuple[Transform, Tensor]]:
+        """Each transform with its element, in the order in which they act."""
+        parts = zip(self.transforms, element.split(self._sizes), strict=True)
+        return [(transform, part.reshape(transform.element_shape)) for transform, part in parts]

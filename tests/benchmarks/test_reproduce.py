@@ -43,9 +43,11 @@ def test_the_table_is_made_and_continued(tmp_path: Path) -> None:
     assert first.code == 0, first.err
     out = tmp_path / "table"
     text = (out / "ct.md").read_text()
-    assert all(f"| {name}" in text for name in ("A_dagger y", "CGLS 50", "TV, x >= 0", "MC"))
+    assert all(
+        f"| {name}" in text for name in ("A_dagger y", "least squares (CGLS, 50 iterations)", "TV, x >= 0", "MC")
+    )
     assert "harmonic fill" in (out / "inpainting.md").read_text() and "budget `smoke`" in text
-    assert "| MC, averaged over rotate90 |" in text and "--epochs 2" in text and "30.83" not in text
+    assert "| MC, test-time augmentation |" in text and "--epochs 2" in text and "30.83" not in text
     assert json.loads((out / "ct.json").read_text())["noise"] is None
     with open(out / "ct_mc.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 10

@@ -16,6 +16,7 @@ from ei.closure import (
     RobustEIClosure,
     SplittingEIClosure,
     SupervisedEIClosure,
+    UNSUREClosure,
 )
 from ei.errors import InputError
 from ei.models import Discriminator, Reconstructor
@@ -83,11 +84,12 @@ def _fixed(transform: Any, elements: torch.Tensor) -> Any:
     return transform
 
 
-@pytest.mark.parametrize("name", ["rei", "ei_sup", "ei_adv", "split_ei"])
+@pytest.mark.parametrize("name", ["rei", "unknown noise", "ei_sup", "ei_adv", "split_ei"])
 def test_every_equivariant_closure_moves_the_operator(name: str) -> None:
     f, physics, y, x = problem(GaussianNoise(0.1))
     closure: Any = {
         "rei": RobustEIClosure(1, move="operator"),
+        "unknown noise": UNSUREClosure(0.1, 1, move="operator"),
         "ei_sup": SupervisedEIClosure(1, move="operator"),
         "ei_adv": AdversarialEIClosure(Discriminator((1, 8, 8)), 1, 1e-8, move="operator"),
         "split_ei": SplittingEIClosure(1, move="operator"),
@@ -165,6 +167,7 @@ class Unmoved:
         (EIClosure(1, move="operator"), CT(8, 6), Rotate90(1, per_image=True), "drawn for the whole batch"),
         (EIClosure(1, move="operator"), CT(8, 6), Shift(1), "CT is moved by rotations"),
         (EIClosure(1, operators="any"), CT(8, 6), Rotate90(1), "one operator serves all images"),
+        (UNSUREClosure(0.1, 1, operators="any"), CT(8, 6), Rotate90(1), "one operator serves all images"),
         (MOIClosure(1), CT(8, 6), None, "one operator serves all images"),
     ],
 )

@@ -189,6 +189,14 @@ def test_the_mean_over_parts_fits_all_data_where_f_ends_with_them() -> None:
         assert error < 1e-6 if last == "data" else error > 0.01
 
 
+def test_the_mean_over_parts_fits_the_data_of_the_operator_that_is_given() -> None:
+    """And not that of f, which may have been trained with another mask."""
+    physics, other = (Inpainting(8, 8, seed=seed) for seed in (0, 1))
+    y = torch.rand(2, 1, 8, 8) * physics.mask
+    f = Unrolled(fill(SmallNet(1)), other, iterations=1, last="data")
+    assert float((physics.A(mean_over_parts(f, physics, y, 0.6, 3)) - y).detach().abs().max()) < 1e-6
+
+
 def test_each_image_has_its_mask() -> None:
     masks = masks_for(4)
     physics = Inpainting(8, 8, mask=masks)

@@ -282,6 +282,21 @@ def test_sure_of_complex_measurements() -> None:
     assert float(sure) == pytest.approx(float(risk), rel=0.02)
 
 
+@pytest.mark.parametrize("domain", ["measurement", "image"])
+def test_sure_of_complex_images_is_exact_for_a_multiple(domain: str) -> None:
+    """f(y) = c y: its derivative along signs b is c b, and Re(conj(b) c b) = Re(c)."""
+
+    class Identity:
+        noise = GaussianNoise(0.3)
+        A = A_dagger = staticmethod(lambda x: x)
+
+    y, c = torch.randn(2, 1, 16, 16, dtype=torch.complex128, generator=generator(0)), 0.6 + 0.2j
+    sure = SUREClosure(mc_domain=domain).risk(lambda y: c * y, Identity, y, c * y)
+    variance = float(Identity.noise.variance(y).mean())
+    expected = abs(c - 1) ** 2 * y.abs().square().mean() - variance + 2 * variance * c.real
+    assert float(sure) == pytest.approx(float(expected), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("closure", "noise"),
     [

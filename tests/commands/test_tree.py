@@ -256,7 +256,7 @@ def test_the_tree_of_a_task_is_a_tree_file() -> None:
 def test_a_method_is_a_closure_of_the_tree(method: str) -> None:
     tree = tree_of("--task", "ct", "--method", method, "--noise", "gaussian:0.1")
     assert tree["closure"]["name"] == presets.METHODS[method].closure and presets.method_of(tree) == method
-    assert ("alpha" in tree["closure"]) == (method in ("ei", "rei", "ei_sup", "split_ei"))
+    assert ("alpha" in tree["closure"]) == (method in ("ei", "moi", "rei", "ei_sup", "split_ei"))
     assert tree["closure"].get("alpha", 100) == 100
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ei.errors import InputError
 from ei.physics import Tomography
-from ei.physics.fbp import detector_share, extension_radius, is_displaced, margins, ray_weights
+from ei.physics.fbp import detector_share, extension_radius, is_displaced, margins, misses_views, ray_weights
 
 N = 96
 FAN = {"source_origin": 400.0, "origin_detector": 200.0, "detector_spacing": 1.5}
@@ -213,3 +213,11 @@ def test_the_adjoint_of_a_curved_detector_is_exact() -> None:
 def test_wrong_detectors_and_radii(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Tomography((8, 8), [0.0, 60.0, 120.0], 12, **changes)
+
+
+def test_a_short_scan_misses_views_if_the_inscribed_circle_does() -> None:
+    """At 60 from the source rays pass at 8 from the axis in all directions after 180 + 2 * asin(8 / 60) = 195 degrees,
+    at 6 after 191."""
+    fan = {"image_shape": (16, 16), "n_detectors": 40, "source_origin": 60.0, "origin_detector": 30.0}
+    missed = [misses_views(Tomography(angles=range(span), **fan).scan) for span in (191, 193, 197, 210)]
+    assert missed == [True, True, False, False]

@@ -91,6 +91,19 @@ def test_weighted_steps_on_data_that_no_image_explains() -> None:
             assert float((gradient - inverse[10]).norm() / inverse[10].norm()) < (0.01 if size < 1e5 else 1)
 
 
+@pytest.mark.parametrize("scale", [1e-28, 1e28])
+def test_the_scale_of_a_weight_changes_nothing(scale: float) -> None:
+    """Nor when steps end: the bound on rounding noise scales with the weight, too."""
+    physics = CT(16, 10)
+    x, rest = images(1, 1, 16, 16, dtype=torch.float64), images(1, 1, 23, 10, seed=1, dtype=torch.float64)
+    y = physics.A(x) + rest  # no image explains all of it
+    found = [
+        pinv_cg(physics, y, 40, tol=0, orthogonal=True, weight=lambda v, c=c: c * physics.filter(v))
+        for c in (1.0, scale)
+    ]
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("orthogonal", [False, True])
 def test_nothing_blows_up_where_conjugate_gradients_have_converged(orthogonal: bool) -> None:
     """Residuals of rounding noise, or of data that no image explains: more steps change neither value nor gradient."""

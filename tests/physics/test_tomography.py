@@ -225,7 +225,7 @@ def make(**changes: Any) -> Tomography:
         (lambda: make(angles=[]), ["angles"]),
         (lambda: make(angles=[0.0, math.nan]), ["angles", "view 1"]),
         (lambda: make(angles=["a"]), ["angles"]),
-        (lambda: make(angles=[[0.0, 1.0]]), ["angles", "[1, 2]"]),
+        (lambda: make(angles=[[[0.0, 1.0]]]), ["angles of scan 0"]),
         (lambda: make(source_origin=100.0), ["both", "origin_detector"]),
         (lambda: make(origin_detector=100.0), ["both", "source_origin"]),
         (lambda: make(source_origin=5.0, origin_detector=1.0), ["source", "inside", "5"]),
@@ -238,7 +238,7 @@ def make(**changes: Any) -> Tomography:
         (lambda: make(n_detectors=2.5), ["n_detectors", "2.5"]),
         (lambda: make(image_shape=(8,)), ["image_shape"]),
         (lambda: make(image_shape=(8, 0)), ["image_shape", "0"]),
-        (lambda: Tomography((40_000, 40_000), range(5000), 60_000), ["GB"]),
+        (lambda: Tomography((40_000, 40_000), range(5000), 60_000, engine="matrix"), ["GB"]),
     ],
 )
 def test_wrong_geometry_is_one_line(wrong: Any, said: list[str]) -> None:

@@ -16,7 +16,8 @@ import ei
 
 @pytest.mark.parametrize("code", ["import ei, ei.commands", "import runpy; runpy.run_module('ei', alter_sys=True)"])
 def test_neither_the_package_nor_its_help_imports_torch(code: str, tmp_path: Path) -> None:
-    check = f"import sys, atexit\natexit.register(lambda: print('torch' in sys.modules))\nsys.argv = ['ei', '--help']\n{code}"
+    at_exit = "import sys, atexit\natexit.register(lambda: print('torch' in sys.modules))"
+    check = f"{at_exit}\nsys.argv = ['ei', '--help']\n{code}"
     done = subprocess_run(sys.executable, "-c", check, cwd=tmp_path)
     assert (done.code, done.err) == (0, "") and done.out.splitlines()[-1] == "False"
 

@@ -15,11 +15,13 @@ import torch
 from conftest import Result
 
 import ei
+from ei.closure import MCClosure, SUREClosure
 from ei.common.files import load_file
+from ei.common.seeds import derive_seed, seed_all
 from ei.datasets import Measurements, make_loader, split_validation
 from ei.metrics import cal_psnr
 from ei.models import Reconstructor, UNet
-from ei.physics import CT
+from ei.physics import CT, GaussianNoise, Inpainting
 from ei.training import Trainer
 from ei.transforms import Shift
 
@@ -108,6 +110,21 @@ class Size:
             self.drawn.append(float(transform.apply(y).flatten()[:5].sum()))
         x1 = f(y)
         return {"total": y.max() + 0 * x1.sum(), "x1": x1.detach()}
+
+
+def test_sure_of_the_validation_set_is_of_measurements() -> None:
+    """Where the closure has none and the noise is known: a mean over what the mask measures, not over the image."""
+    physics = Inpainting(8, 8, mask_rate=0.5, noise=GaussianNoise(0.1))
+    ys = list(physics.mask[0] * torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    f = Reconstructor(UNet(1, 1, base_channels=2), physics)
+    trainer = Trainer(f, physics, None, MCClosure(), {"total": torch.optim.SGD(f.net.parameters(), lr=0.0)}, epochs=1,
+                      out=False, progress=False, report_psnr=False,
+                      validation=make_loader(ys, 3, shuffle=False, measured=True))  # fmt: skip
+    (row,) = trainer.fit(make_loader(ys, 3, measured=True))
+    seed_all(derive_seed(trainer.seed, "held out", 0))
+    with torch.no_grad():
+        expected = SUREClosure()(f.eval(), physics, None, torch.stack(ys))["total"]
+    assert row["validation_sure"] == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_validation_batches_are_weighted_by_their_images_and_their_elements_stay() -> None:

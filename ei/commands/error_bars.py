@@ -1,0 +1,267 @@
+"""Error bars for ``ei test`` and ``ei reconstruct``: their options, the group of a run, what is printed and drawn."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ei.closure.sure import error_estimate, is_precise
+from ei.commands.flags import path as path_type
+from ei.commands.flags import whole
+from ei.commands.tree import CLASSES, NESTED, Tree, check_code_is_typed
+from ei.commands.typed import Parser
+from ei.common.checks import check_number
+from ei.common.complex import magnitude
+from ei.common.drawing import coverage_curves, error_maps
+from ei.common.parts import Context, build, normalized
+from ei.common.seeds import derive_seed
+from ei.datasets import simulate
+from ei.diagnosis.user_defined import Shape, check_group
+from ei.errors import InputError
+from ei.evaluation.calibration import (
+    LEVELS,
+    Calibration,
+    Scores,
+    coverage,
+    held_out_scores,
+    joined,
+    remarks,
+    table,
+    true_scores,
+)
+from ei.evaluation.quality import image_and_measurement
+from ei.evaluation.uncertainty import Bootstrap, Resampling, noise_for
+from ei.physics import select_physics
+from ei.physics.noise_adapter import noise_with_variance
+
+# SURE is estimated from about so many measurements: one reconstruction more of each.
+SURE_MEASUREMENTS = 64
+# So many images are drawn with their errors.
+DRAWN = 4
+
+
+@dataclass(frozen=True)
+class ErrorBars:
+    """How error bars are found.
+
+    Attributes:
+        transform: the group.
+        draws: how many.
+        calibration: what corrects them, or None.
+        progress: show a bar.
+    """
+
+    transform: Any
+    draws: int
+    calibration: Calibration | None = None
+    progress: bool = True
+
+    @property
+    def factor(self) -> float:
+        return 1.0 if self.calibration is None else self.calibration.factor
+
+    def bootstrap(self, f: Any, physics: Any, y: Tensor) -> Bootstrap:
+        """`ei.evaluation.bootstrap`, the same for an image alone and in a batch, with a bar."""
+        resampling = Resampling(f, physics, self.transform, y, self.draws, noise_for(physics), 0, None)
+        return Bootstrap(resampling, tqdm(resampling, unit="draw", leave=False, disable=not self.progress))
+
+    def pixels(self, f: Any, physics: Any, y: Tensor) -> Tensor:
+        """The error of every pixel, in the image's units, ``[B, C, H, W]``."""
+        return self.factor * self.bootstrap(f, physics, y).rmse
+
+
+def add_options(parser: Parser, calibrate: bool) -> None:
+    group = parser.add_argument_group("error bars")
+    group.add_argument("--uncertainty", type=whole, metavar="N", help="estimate errors by a bootstrap of N draws (100)")
+    group.add_argument("--calibration", type=path_type, metavar="FILE", help="correct them by a file of --calibrate")
+    if calibrate:
+        group.add_argument("--calibrate", type=path_type, metavar="FILE",
+                           help="find the correction from a tenth of each measurement that f is not given")  # fmt: skip
+
+
+def read_options(options: Mapping[str, Any], tree: Tree, shape: Shape, code: set[str], path: str) -> ErrorBars | None:
+    """What the options ask for; None where they do not.
+
+    Args:
+        options: those of the command.
+        tree: of the checkpoint ``path`` with what was typed over it: it names the group.
+        shape: (C, H, W) of the images.
+        code: the user-defined code that was typed.
+    """
+    if "uncertainty" not in options:
+        for name in ("calibration", "calibrate"):
+            if name in options:
+                raise InputError(f"--{name} needs error bars: give --uncertainty 100, too")
+        return None
+    draws = check_number("--uncertainty", options["uncertainty"], integer=True, least=2)
+    calibration = None if "calibration" not in options else Calibration.load(options["calibration"])
+    if tree.get("transform") is None:
+        raise InputError("--uncertainty needs a group, and the run has none: give --group")
+    check_code_is_typed({"transform": tree["transform"]}, code, path)
+    description = normalized(tree["transform"], "transform")
+    transform = build(description, CLASSES["transform"], "transform", Context({}, {}, NESTED)).object
+    check_group(transform, shape, str(description["name"]))
+    if draws < 20:
+        print(f"warning: {draws} draws are too few for the 95 % quantile, which needs 20; the 99 % one needs 100")
+    return ErrorBars(transform, draws, calibration)
+
+
+# ---- ei test --------------------------------------------------------------------------------------------------------
+
+
+def measured(f: Any, physics: Any, images: Any, index: int, device: torch.device) -> tuple[Any, Any, Tensor, Tensor]:
+    """f and operator of a test image, its measurement as `ei.evaluation.reconstruct_all` has it, and the image."""
+    x, y = image_and_measurement(images, index, device)
+    selected = select_physics(physics, [index])
+    if y is None:
+        y = simulate(selected, x, [index], derive_seed(0, "test"))
+    return (f if selected is physics else f.of(selected)), selected, y, x
+
+
+def report_error_bars(f: Any, images: Any, bars: ErrorBars, folder: Path, samples: list[int]) -> None:
+    """Print the coverage of error bars on test images, and write ``errors.csv``, ``coverage.csv``, ``coverage.png`` and
+    for each sample ``sample_<i>_errors.png`` into the folder."""
+    device = next(f.parameters()).device
+    parts: list[Scores] = []
+    for index in range(len(images)):
+        own, physics, y, x = measured(f, f.physics, images, index, device)
+        result = bars.bootstrap(own, physics, y)
+        parts.append(true_scores(result, x))
+        if index in samples:
+            error_maps([_maps(result, bars.factor, x)], folder / f"sample_{index}_errors.png")
+    scores = joined(parts)
+    rows = coverage(scores, bars.calibration)
+    print(f"\nerror bars of {bars.draws} draws: how often the error is within them, over {len(images)} images")
+    print(f"{table(rows)}\n{remarks(scores)}")
+    _write_csv(folder / "coverage.csv", rows)
+    _write_csv(folder / "errors.csv", [
+        {"index": index, "estimated": float(predicted), "true": float(norm)}
+        for index, (predicted, norm) in enumerate(zip(scores.predicted, scores.norms, strict=True))
+    ])  # fmt: skip
+    coverage_curves(rows, folder / "coverage.png")
+    print(f"figures of error bars: {folder} (coverage.png, sample_*_errors.png)")
+
+
+def _maps(result: Bootstrap, factor: float, x: Tensor) -> dict[str, Tensor]:
+    return {
+        "x": magnitude(result.x[0]),
+        "estimated error": factor * _of_channels(result.rmse[0]),
+        "true error": _of_channels((result.x - x)[0].abs()),
+    }
+
+
+def _of_channels(error: Tensor) -> Tensor:
+    """The root mean square over channels, ``[1, H, W]``; of a real and an imaginary part, of both."""
+    power = error.square().sum(0, keepdim=True)
+    return (power if len(error) == 2 else power / len(error)).sqrt()
+
+
+def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def calibrate(f: Any, measurements: Any, bars: ErrorBars, path: Path) -> Calibration:
+    """Find the correction of error bars from measurements alone, print it, and write it to a file.
+
+    Args:
+        measurements: yields f, operator and measurement ``[1, ...]`` of each image.
+    """
+    parts = [
+        held_out_scores(own, physics, bars.transform, y, bars.draws, seed=index, noise=noise_for(physics))
+        for index, (own, physics, y) in enumerate(tqdm(list(measurements), unit="measurement", desc="calibration"))
+    ]
+    scores = joined(parts)
+    calibration = Calibration.of(scores, "held-out measurements")
+    calibration.save(path)
+    print(f"\ncalibration from a tenth of each of {len(parts)} measurements, which f was not given")
+    print(f"{table(coverage(scores))}\n{remarks(scores)}")
+    needed = [p for p in LEVELS if len(parts) < p / (1 - p) - 1e-9]
+    if needed:
+        levels = ", ".join(f"{100 * p:g}" for p in needed)
+        print(f"warning: {len(parts)} measurements are too few for {levels} %: there the largest factor is taken")
+    print(f"{path}: errors are {calibration.factor:.2f} times as large as the bootstrap's")
+    return calibration
+
+
+def measurements_of(f: Any, images: Any) -> Iterator[tuple[Any, Any, Tensor]]:
+    """f, operator and measurement of each test image."""
+    device = next(f.parameters()).device
+    for index in range(len(images)):
+        yield measured(f, f.physics, images, index, device)[:3]
+
+
+def given_measurements(f: Any, measurements: Any) -> Iterator[tuple[Any, Any, Tensor]]:
+    """The same of measurements without ground truth."""
+    device = next(f.parameters()).device
+    for index in range(len(measurements)):
+        item = measurements[index]
+        y = (item[0] if isinstance(item, list | tuple) else item)[None].to(device)
+        physics = select_physics(f.physics, [index])
+        yield (f if physics is f.physics else f.of(physics)), physics, y
+
+
+# ---- ei reconstruct -------------------------------------------------------------------------------------------------
+
+
+def beside(output: Path) -> Path:
+    """The file of error bars beside that of the images."""
+    return output.with_name(f"{output.stem}_std{output.suffix}")
+
+
+class Watch:
+    """Watches `ei.evaluation.reconstruction.reconstruct_file`: finds error bars of every batch, and SURE's estimate of
+    the first measurements where the noise is known.
+
+    Args:
+        f: the reconstruction function.
+        bars: how error bars are found; None for none.
+    """
+
+    def __init__(self, f: Any, bars: ErrorBars | None) -> None:
+        self.bars = bars
+        self.has_sure = noise_with_variance(f.physics) is not None and is_precise(f)
+        self.risks: list[tuple[float, int]] = []
+        self.drawn: list[dict[str, Tensor]] = []
+        self.power = 0.0
+        self.pixels = 0
+
+    def __call__(self, f: Any, physics: Any, y: Tensor, x: Tensor) -> Tensor | None:
+        if self.has_sure and sum(count for _, count in self.risks) < SURE_MEASUREMENTS:
+            self.risks.append((error_estimate(f, physics, y), len(y)))
+        if self.bars is None:
+            return None
+        errors = self.bars.pixels(f, physics, y)
+        self.power += float(errors.double().square().sum())
+        self.pixels += errors.numel()
+        for image, error in zip(x, errors, strict=True):
+            if len(self.drawn) < DRAWN:
+                self.drawn.append({"x": magnitude(image), "estimated error": _of_channels(error)})
+        return errors
+
+    def lines(self, output: Path) -> list[str]:
+        """What is printed in the end; draws the figure of error bars beside the output."""
+        lines = []
+        if self.risks:
+            count = sum(number for _, number in self.risks)
+            risk = sum(value * number for value, number in self.risks) / count
+            lines.append(f"SURE: ||A f(y) - A x||^2 / m is estimated as {risk:.3g}, from {count} measurements")
+        if self.bars is not None:
+            figure = beside(output).with_suffix(".png")
+            error_maps(self.drawn, figure)
+            calibrated = "not calibrated" if self.bars.calibration is None else f"times {self.bars.factor:.3g}"
+            mean = (self.power / self.pixels) ** 0.5
+            lines.append(
+                f"{beside(output)}: root mean squared error of every pixel by {self.bars.draws} draws, {calibrated}; "
+                f"{mean:.3g} over all. {figure}: {len(self.drawn)} of them"
+            )
+        return lines

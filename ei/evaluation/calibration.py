@@ -1,0 +1,334 @@
+"""Are the error bars right? Coverage of the bootstrap's estimates, and what corrects them.
+
+A bootstrap of a network is optimistic where the network errs in the same way on every draw. Ground truth shows by how
+much; so do measurements that f was not given (`held_out_scores`), by what of the error they see. The correction is
+conformal: at each level the factor that would have covered that part of the calibration images.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ei.common.checks import check_number
+from ei.common.files import write_atomically
+from ei.common.seeds import derive_seed, generator
+from ei.errors import InputError, MissingFileError
+from ei.evaluation.uncertainty import Bootstrap, Resampling, Sums, measure_with
+from ei.physics.krylov import adjoint_of
+from ei.physics.split import Split, entries_to_split
+
+LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
+# Of each image at most so many pixels are kept for the quantiles of all.
+PIXELS = 4096
+# Errors below this part of the image's largest are rounding.
+EXACT = 1e-5
+# Draws of the noise that held-out measurements have.
+NOISE_DRAWS = 20
+
+
+@dataclass
+class Scores:
+    """Errors beside what a bootstrap said of them, of n images.
+
+    Attributes:
+        norms: the Euclidean norm of each image's error, ``[n]``.
+        predicted: the root mean squared norm of the bootstrap's errors, ``[n]``.
+        quantiles: of the norm of the bootstrap's errors at `LEVELS`, ``[n, 5]``.
+        pixels: the error of pixels in units of the bootstrap's `Bootstrap.rmse` there, of all images together.
+    """
+
+    norms: Tensor
+    predicted: Tensor
+    quantiles: Tensor
+    pixels: Tensor
+
+    @property
+    def factors(self) -> Tensor:
+        """The mean squared error of each image over the estimated one, ``[n]``."""
+        return (self.norms / self.predicted).square()
+
+    @property
+    def correlation(self) -> float:
+        """Of estimated and true mean squared error over the images; NaN for fewer than three."""
+        if len(self.norms) < 3:
+            return math.nan
+        return statistics.correlation(self.norms.square().tolist(), self.predicted.square().tolist())
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """The scores of all images together."""
+    return Scores(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Scores)})
+
+
+def true_scores(result: Bootstrap, truth: Tensor) -> Scores:
+    """The errors of the reconstructions of a bootstrap against the ground truth ``[B, C, H, W]``."""
+    error = result.x - truth
+    norms = torch.linalg.vector_norm(error.flatten(1), dim=1).double()
+    return Scores(norms, *_said(result.norms), _ratios(error.abs().double(), result.rmse.double()))
+
+
+def _said(norms: Tensor) -> tuple[Tensor, Tensor]:
+    """Root mean square and quantiles of the norms of draws ``[draws, B]``."""
+    levels = torch.tensor(LEVELS, dtype=norms.dtype, device=norms.device)
+    return norms.square().mean(0).sqrt(), torch.quantile(norms, levels, dim=0).T
+
+
+def _ratios(error: Tensor, scale: Tensor) -> Tensor:
+    """``error / scale`` of evenly spaced pixels, without those that are exact: that is, to rounding, or where the scale
+    is zero, too."""
+    step = max(1, error[0].numel() // PIXELS)
+    exact = EXACT * error.flatten(1).amax(1, keepdim=True).expand(-1, error[0].numel())
+    error, scale, exact = (tensor.flatten(1)[:, ::step].flatten() for tensor in (error, scale, exact))
+    return (error / scale)[error > exact]
+
+
+# ---- from measurements that f was not given -------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def held_out_scores(
+    f: Any, physics: Any, transform: Any, y: Tensor, draws: int = 100, seed: int = 0, keep: float = 0.9, **how: Any
+) -> Scores:
+    """The scores of f without ground truth: it is given a part of the measurements, and errors are compared by what the
+    rest sees of them.
+
+    The rest sees of the error of ``x = f_m(m y)`` the residual ``r = (1 - m)(A x - y)``; its norm is ``<r, F r>^(1/2)``
+    with F the ``filter`` of A where it has one: the norm of an image is that of its filtered views, and raw projections
+    weigh low frequencies. Pixels are compared in ``A^T F r``, by the shape of their distribution: its width is that of
+    the norms. The errors of the draws are seen in the same way, by the rest of the operator of the draw: what lies
+    between the views of A is compared with what lies between the views of ``A_g``. What the noise of the held-out
+    measurements adds is taken off.
+
+    Args:
+        f, physics, transform, y, draws: see `ei.evaluation.bootstrap`; f has ``of(physics)``.
+        seed: of draws and of the parts.
+        keep: the part of the entries (views, pixels) that f is given, in (0, 1); of each image others, drawn.
+        how: ``noise``, a noise model or None for none; ``move`` of the bootstrap; ``rounds``: over how many divisions
+            of each measurement the scores are averaged (3).
+
+    Raises:
+        InputError: for an f without ``of``; measurements that cannot be divided; otherwise see `bootstrap`.
+    """
+    if not callable(getattr(f, "of", None)):
+        raise InputError(
+            f"held-out measurements need a reconstruction function with of(physics), and {type(f).__name__} has none"
+        )
+    keep = check_number("keep", keep, above=0, below=1)
+    rounds = check_number("rounds", how.get("rounds", 3), integer=True, least=1)
+    entries = entries_to_split(physics, y)
+    parts = []
+    for k in range(rounds):
+        own = derive_seed(seed, "held out", k)
+        part = Split(physics, draw_part(entries, len(y), keep, own))
+        resampling = Resampling(
+            f.of(part), part, transform, part.kept * y, draws, how.get("noise"), own, how.get("move")
+        )
+        parts.append(_scores_of_part(resampling, part, y))
+    true, predicted = (torch.stack([p[k] for p in parts]).square().mean(0).sqrt() for k in (0, 1))
+    if not bool((true > 0).any()):
+        raise InputError("the held-out measurements are nothing but noise: they do not show how far off f is")
+    pixels = torch.cat([p[3] for p in parts])
+    width = (true / predicted).square().mean().sqrt() / pixels.square().mean().sqrt()
+    return Scores(true, predicted, torch.stack([p[2] for p in parts]).mean(0), pixels * width)
+
+
+def _scores_of_part(resampling: Resampling, part: Split, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Norms, root mean squares and quantiles of the draws' norms, and ratios of pixels, as the rest sees errors that
+    ``part`` of the measurements leaves."""
+    residual = _unseen(part, part.physics.A(resampling.x) - y)
+    of_noise, noise_pixels = _noise_power(resampling, part)
+    norms: dict[int, Tensor] = {}
+    sums = Sums()
+    for draw in resampling:
+        seen = _unseen(draw.physics, draw.physics.physics.A(draw.error))
+        norms[draw.number] = _power(draw.physics.physics, seen).sqrt()
+        image = resampling.back(draw, _image(draw.physics.physics, seen))
+        sums.add(image.abs().square(), resampling.back(draw, _is_seen(draw.physics, y)).clamp(min=0))
+    predicted, quantiles = _said(torch.stack([norms[number] for number in sorted(norms)]))
+    true = (_power(part.physics, residual) - of_noise).clamp(min=0).sqrt()
+    shown = _is_seen(part, y) * (sums.weight > 0)
+    # With noise, a pixel is compared with both that and the error.
+    scale = (sums.mean * (true / predicted).square().mean() + noise_pixels).sqrt()
+    return true, predicted, quantiles, _ratios(shown * _image(part.physics, residual).abs().double(), shown * scale)
+
+
+def _unseen(part: Split, measured: Tensor) -> Tensor:
+    """What of measurements ``part`` leaves out."""
+    return (1 - part.kept) * (entries_to_split(part.physics, measured) > 0) * measured
+
+
+def _filtered(physics: Any, y: Tensor) -> Tensor:
+    apply_filter = getattr(physics, "filter", None)
+    return apply_filter(y) if callable(apply_filter) else y
+
+
+def _power(physics: Any, y: Tensor) -> Tensor:
+    """``<y, F y>``, ``[B]``."""
+    return (y.conj() * _filtered(physics, y)).real.flatten(1).double().sum(1).clamp(min=0)
+
+
+def _image(physics: Any, y: Tensor) -> Tensor:
+    """``A^T F y``."""
+    return adjoint_of(physics)(_filtered(physics, y))
+
+
+def _is_seen(part: Split, y: Tensor) -> Tensor:
+    """Ones for the pixels of which the rest sees something."""
+    return (_image(part.physics, _unseen(part, torch.ones_like(y))).abs() > 0).double()
+
+
+def _noise_power(resampling: Resampling, part: Split) -> tuple[Tensor, Tensor]:
+    """The mean of `_power` that noise has in the rest, and the mean squared part that it has in `_image`."""
+    x, noise = resampling.x, resampling.noise
+    power, pixels = torch.zeros(len(x), dtype=torch.float64, device=x.device), torch.zeros_like(x.real).double()
+    if noise is None:
+        return power, pixels
+    clean = part.physics.A(x)
+    for number in range(NOISE_DRAWS):
+        noisy = measure_with(noise, part.physics, x, derive_seed(resampling.seed, "held-out noise", number))
+        rest = _unseen(part, noisy - clean)
+        power += _power(part.physics, rest) / NOISE_DRAWS
+        pixels += _image(part.physics, rest).abs().square() / NOISE_DRAWS
+    return power, pixels
+
+
+def draw_part(entries: Tensor, images: int, keep: float, seed: int) -> Tensor:
+    """Zeros and ones ``[images, ...]``: a part ``keep`` of the ``entries`` (`entries_to_split`), drawn for each image,
+    at least one of them left out.
+
+    Raises:
+        InputError: for fewer than two entries.
+    """
+    uniform = torch.rand(images, *entries.shape[1:], generator=generator(seed, "held out")).to(entries)
+    order = torch.where(entries > 0, uniform, math.inf).flatten(1)
+    counts = (entries > 0).expand_as(uniform).flatten(1).sum(1)
+    if int(counts.min()) < 2:
+        raise InputError("measurements of fewer than two views (or pixels) cannot be divided to calibrate by a part")
+    left_out = ((1 - keep) * counts).round().long().clamp(min=1)
+    largest = order.sort(1).values.gather(1, (counts - left_out - 1)[:, None])
+    return (order <= largest).to(entries.dtype).view_as(uniform)
+
+
+# ---- the correction -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Factors that correct a bootstrap's estimates.
+
+    Attributes:
+        factor: of the root mean squared error, and of maps of pixels.
+        norm: at each of `LEVELS`, of the quantile of the error's norm.
+        pixels: at each of `LEVELS`, of the Gaussian interval of a pixel.
+        images: how many images they were found from.
+        source: "ground truth" or "held-out measurements".
+    """
+
+    factor: float
+    norm: Mapping[float, float]
+    pixels: Mapping[float, float]
+    images: int
+    source: str
+
+    @classmethod
+    def of(cls, scores: Scores, source: str) -> Calibration:
+        """The conformal correction by the scores of some images: at the level p the factor that covers
+        ``ceil((n + 1) p)`` of n; all of them where n is too small for p."""
+        norm = {p: conformal(scores.norms / scores.quantiles[:, k], p) for k, p in enumerate(LEVELS)}
+        pixels = {p: float(_quantile(scores.pixels, p)) / gaussian_bound(p) for p in LEVELS}
+        return cls(float(scores.factors.mean().sqrt()), norm, pixels, len(scores.norms), source)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write a small JSON file."""
+        write_atomically(path, (json.dumps(asdict(self), indent=2) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Calibration:
+        """Read what `save` wrote.
+
+        Raises:
+            MissingFileError, InputError: if there is no file, or it is none of `save`.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            levels = {
+                name: {p: check_number(name, values[name][str(p)], above=0) for p in LEVELS}
+                for name in ("norm", "pixels")
+            }
+            factor = check_number("factor", values["factor"], above=0)
+            return cls(factor, **levels, images=int(values["images"]), source=str(values["source"]))
+        except FileNotFoundError as error:
+            raise MissingFileError(f"there is no calibration {path}: make one with ei test --calibrate") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is no calibration of ei test --calibrate: {error}") from error
+
+
+def conformal(ratios: Tensor, p: float) -> float:
+    """The ``ceil((n + 1) p)``-th smallest of n ratios; the largest where n is too small for p."""
+    rank = min(len(ratios), math.ceil((len(ratios) + 1) * p - 1e-9))
+    return float(ratios.sort().values[rank - 1])
+
+
+def _quantile(values: Tensor, p: float) -> Tensor:
+    """Of any number of values (`torch.quantile` takes 16 million)."""
+    return values.kthvalue(max(1, min(len(values), math.ceil(len(values) * p)))).values
+
+
+def gaussian_bound(p: float) -> float:
+    """z with ``P(|N| <= z) = p``."""
+    return statistics.NormalDist().inv_cdf((1 + p) / 2)
+
+
+def coverage(scores: Scores, calibration: Calibration | None = None) -> list[dict[str, float]]:
+    """Nominal and empirical coverage: a row for each of `LEVELS` with the share of images whose error's norm is below
+    the bootstrap's quantile (``norm``), and the share of pixels whose error is within the Gaussian interval
+    (``pixels``). With a calibration also the two after it (``norm_calibrated``, ``pixels_calibrated``)."""
+    rows = []
+    for k, p in enumerate(LEVELS):
+        ratios = scores.norms / scores.quantiles[:, k]
+        bound = gaussian_bound(p)
+        row = {"level": p, "norm": _share(ratios, 1.0), "pixels": _share(scores.pixels, bound)}
+        if calibration is not None:
+            row["norm_calibrated"] = _share(ratios, calibration.norm[p])
+            row["pixels_calibrated"] = _share(scores.pixels, bound * calibration.pixels[p])
+        rows.append(row)
+    return rows
+
+
+def _share(ratios: Tensor, bound: float) -> float:
+    return float((ratios <= bound * (1 + 1e-9)).double().mean())
+
+
+TITLES = {
+    "level": "nominal", "norm": "error norm", "pixels": "pixels",
+    "norm_calibrated": "norm, calibrated", "pixels_calibrated": "pixels, calibrated",
+}  # fmt: skip
+
+
+def table(rows: Sequence[Mapping[str, float]]) -> str:
+    """`coverage` as text, in per cent."""
+    lines = ["  ".join(f"{TITLES[name]:>18}" for name in rows[0])]
+    lines += ["  ".join(f"{100 * value:>17.0f}%" for value in row.values()) for row in rows]
+    return "\n".join(lines)
+
+
+def remarks(scores: Scores) -> str:
+    """The factor and the correlation, in a line."""
+    factors = scores.factors
+    low, high = (float(torch.quantile(factors, p)) for p in (0.1, 0.9))
+    correlation = scores.correlation
+    alike = "" if math.isnan(correlation) else f"; over {len(factors)} images the two correlate by {correlation:.2f}"
+    return (
+        f"true mean squared error / estimated: {float(factors.mean()):.2f} (10th to 90th percentile {low:.2f} to "
+        f"{high:.2f}){alike}"
+    )
