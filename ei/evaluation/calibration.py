@@ -104,10 +104,10 @@ def held_out_scores(
 
     The rest sees of the error of ``x = f_m(m y)`` the residual ``r = (1 - m)(A x - y)``; its norm is ``<r, F r>^(1/2)``
     with F the ``filter`` of A where it has one: the norm of an image is that of its filtered views, and raw projections
-    weigh low frequencies. Pixels are compared in ``A^T F r``, by the shape of their distribution: its width is that of
-    the norms. The errors of the draws are seen in the same way, by the rest of the operator of the draw: what lies
-    between the views of A is compared with what lies between the views of ``A_g``. What the noise of the held-out
-    measurements adds is taken off.
+    weigh low frequencies. Pixels are compared where they are left out, if they are measured by themselves; else in
+    ``A^T F r``, by the shape of their distribution: its width is that of the norms. The errors of the draws are seen in
+    the same way, by the rest of the operator of the draw: what lies between the views of A is compared with what lies
+    between the views of ``A_g``. What the noise of the held-out measurements adds is taken off.
 
     Args:
         f, physics, transform, y, draws: see `ei.evaluation.bootstrap`; f has ``of(physics)``.
@@ -138,8 +138,9 @@ def held_out_scores(
     if not bool((true > 0).any()):
         raise InputError("the held-out measurements are nothing but noise: they do not show how far off f is")
     pixels = torch.cat([p[3] for p in parts])
-    width = (true / predicted).square().mean().sqrt() / pixels.square().mean().sqrt()
-    return Scores(true, predicted, torch.stack([p[2] for p in parts]).mean(0), pixels * width)
+    if getattr(physics, "pixel_mask", None) is None:
+        pixels = pixels * ((true / predicted).square().mean() / pixels.square().mean()).sqrt()
+    return Scores(true, predicted, torch.stack([p[2] for p in parts]).mean(0), pixels)
 
 
 def _scores_of_part(resampling: Resampling, part: Split, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -152,14 +153,19 @@ def _scores_of_part(resampling: Resampling, part: Split, y: Tensor) -> tuple[Ten
     for draw in resampling:
         seen = _unseen(draw.physics, draw.physics.physics.A(draw.error))
         norms[draw.number] = _power(draw.physics.physics, seen).sqrt()
-        image = resampling.back(draw, _image(draw.physics.physics, seen))
-        sums.add(image.abs().square(), resampling.back(draw, _is_seen(draw.physics, y)).clamp(min=0))
+        if part.pixel_mask is None:
+            image = resampling.back(draw, _image(draw.physics.physics, seen))
+            sums.add(image.abs().square(), resampling.back(draw, _is_seen(draw.physics, y)).clamp(min=0))
+        else:
+            sums.add(resampling.back(draw, draw.error).abs().square(), resampling.likeness(draw))
     predicted, quantiles = _said(torch.stack([norms[number] for number in sorted(norms)]))
     true = (_power(part.physics, residual) - of_noise).clamp(min=0).sqrt()
     shown = _is_seen(part, y) * (sums.weight > 0)
     # With noise, a pixel is compared with both that and the error.
-    scale = (sums.mean * (true / predicted).square().mean() + noise_pixels).sqrt()
-    return true, predicted, quantiles, _ratios(shown * _image(part.physics, residual).abs().double(), shown * scale)
+    factor = (true / predicted).square().mean()
+    scale = (sums.mean * factor + noise_pixels).sqrt()
+    ratios = _ratios(shown * _image(part.physics, residual).abs().double(), shown * scale)
+    return true, predicted, quantiles, ratios * factor.sqrt()
 
 
 def _unseen(part: Split, measured: Tensor) -> Tensor:
@@ -243,9 +249,17 @@ class Calibration:
     @classmethod
     def of(cls, scores: Scores, source: str) -> Calibration:
         """The conformal correction by the scores of some images: at the level p the factor that covers
-        ``ceil((n + 1) p)`` of n; all of them where n is too small for p."""
+        ``ceil((n + 1) p)`` of n; all of them where n is too small for p.
+
+        Raises:
+            InputError: where there are errors and the bootstrap has none.
+        """
         norm = {p: conformal(scores.norms / scores.quantiles[:, k], p) for k, p in enumerate(LEVELS)}
         pixels = {p: float(_quantile(scores.pixels, p)) / gaussian_bound(p) for p in LEVELS}
+        if not all(math.isfinite(factor) for factor in (*norm.values(), *pixels.values())):
+            raise InputError(
+                "the draws show no error where there is one, so that no factor corrects it: take more draws"
+            )
         return cls(float(scores.factors.mean().sqrt()), norm, pixels, len(scores.norms), source)
 
     def save(self, path: str | os.PathLike) -> None:
