@@ -92,14 +92,14 @@ def scanner(views: int, arc: float) -> Tomography:
 def problems() -> dict[str, Problem]:
     """A new set of problems, by name."""
     moved: dict[str, Any] = {"alpha": 1, "stop_gradient": True, "frozen_targets": True}
-    three = {"iterations": 3, "cg_steps": 5}
-    filtered = {"iterations": 3, "cg_steps": 3, "filtered": True}
+    three: dict[str, Any] = {"iterations": 3, "cg_steps": 5}
+    filtered: dict[str, Any] = {"iterations": 3, "cg_steps": 3, "filtered": True}
     even, wedge = scanner(25, 180), scanner(30, 120)
     mask = Inpainting(SIDE, SIDE, mask_rate=0.3)
-    one = {"iterations": 1, "cg_steps": 1}
+    one: dict[str, Any] = {"iterations": 1, "cg_steps": 1}
     turn = Turn(2, step=7.2)
     ei, sup = EIClosure(**moved, move="operator"), SupervisedClosure()
-    any_angle = {"positions": Turn(1)}
+    any_angle: dict[str, Any] = {"positions": Turn(1)}
     ct, limited, inpainting = "CT, 25 views", "CT, 30 views over 120 degrees", "inpainting, 30 % of the pixels missing"
     return {
         "ct_ei": Problem(even, slices, f"{ct}: EI", turn, ei, 13, f=three, max_steps=297, **any_angle),
