@@ -65,7 +65,8 @@ class ErrorBars:
 
     @property
     def factor(self) -> float:
-        return 1.0 if self.calibration is None else self.calibration.factor
+        """Of maps of pixels."""
+        return 1.0 if self.calibration is None else self.calibration.map_factor
 
     def bootstrap(self, f: Any, physics: Any, y: Tensor) -> Bootstrap:
         """`ei.evaluation.bootstrap`, the same for an image alone and in a batch, with a bar."""
@@ -205,7 +206,10 @@ def write_calibration(scores: Scores, source: str, path: Path) -> Calibration:
     if needed:
         levels = ", ".join(f"{100 * p:g}" for p in needed)
         print(f"warning: {count} images are too few for {levels} %: there the largest factor is taken")
-    print(f"{path}: errors are {calibration.factor:.2f} times as large as the bootstrap's, by {source}")
+    print(
+        f"{path}: errors of images are {calibration.factor:.2f} times as large as the bootstrap's, those of pixels "
+        f"{calibration.map_factor:.2f} times, by {source}"
+    )
     return calibration
 
 
