@@ -181,6 +181,14 @@ def measure_with(noise: Any, physics: Any, x: Tensor, seed: int) -> Tensor:
 class Bootstrap:
     """What a bootstrap found out about ``x = f(y)``; see `bootstrap`.
 
+    >>> import torch
+    >>> from ei.physics import Inpainting
+    >>> from ei.transforms import Shift
+    >>> physics = Inpainting(8, 8)
+    >>> result = ei.evaluation.bootstrap(physics.A_dagger, physics, Shift(1), torch.ones(2, 1, 8, 8), draws=20)
+    >>> result.psnr().shape, result.draws.shape
+    (torch.Size([2]), torch.Size([20, 2, 1, 8, 8]))
+
     Args:
         resampling: makes the draws.
         draws: the draws of ``resampling`` in any order, as from a progress bar around it.
