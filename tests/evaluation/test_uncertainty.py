@@ -275,3 +275,15 @@ def test_a_part_of_an_operator_moves_with_it() -> None:
     part = (images(2, 1, 8, 8, number=1) > 0.5).double()
     moved = Split(MASK, part).moved(torch.tensor([1, 2]), Shift(1))
     torch.testing.assert_close(moved.A(x), torch.roll(part * MASK.mask, (1, 2), (-2, -1)) * x)
+
+
+def test_draws_of_turned_images_are_turned_back() -> None:
+    f = small_f(MASK).eval()
+    resampling = Resampling(f, MASK, Rotate90(1), MASK.A(images(2, 1, 8, 8).float()), 6, None, 0, "image")
+    with torch.no_grad():
+        expected = torch.stack([
+            torch.rot90(f(MASK.A(torch.rot90(resampling.x, turns, (-2, -1)))), -turns, (-2, -1))
+            for turns in map(int, resampling.elements)
+        ])  # fmt: skip
+    assert {1, 3} <= set(map(int, resampling.elements))
+    torch.testing.assert_close(Bootstrap(resampling).draws, expected, rtol=1e-4, atol=1e-5)
