@@ -180,7 +180,7 @@ def _draw(problem: Problem, f: Any, group: Any, x: Tensor, draws: int, factor: f
     result = bootstrap(f, problem.physics, group, problem.physics.A(x), draws, generator=generator(0))
     gray = lambda error: error.square().mean(0, keepdim=True).sqrt()  # noqa: E731
     error_maps([
-        {"x": image, "estimated, calibrated": factor * gray(rmse), "true error": gray(image - truth)}
+        {"x": image, "estimated, times the factor": factor * gray(rmse), "true error": gray(image - truth)}
         for image, rmse, truth in zip(result.x, result.rmse, x, strict=True)
     ], path)  # fmt: skip
 
@@ -230,9 +230,7 @@ def tables() -> str:
             "pixels_calibrated",
             "pixels_by_truth",
         )
-        lines += [
-            f"| {' | '.join(per_cent(row, 'level', *columns))} |" for row in read(RESULTS / f"{name}_coverage.csv")
-        ]
+        lines += [f"| {' | '.join(per_cent(row, *columns))} |" for row in read(RESULTS / f"{name}_coverage.csv")]
         lines += ["", f"![{problem.title}](../../results/uncertainty/{name}.png)", ""]
         parts.append("\n".join(lines))
     return "\n".join(parts)

@@ -233,7 +233,7 @@ class Calibration:
     """Factors that correct a bootstrap's estimates.
 
     Attributes:
-        factor: of the root mean squared error, and of maps of pixels.
+        factor: of the root mean squared error of images.
         norm: at each of `LEVELS`, of the quantile of the error's norm.
         pixels: at each of `LEVELS`, of the Gaussian interval of a pixel.
         images: how many images they were found from.
@@ -245,6 +245,11 @@ class Calibration:
     pixels: Mapping[float, float]
     images: int
     source: str
+
+    @property
+    def map_factor(self) -> float:
+        """Of maps of pixels: that of the 90 % interval, since the tails of errors are heavier than a Gaussian's."""
+        return self.pixels[0.9]
 
     @classmethod
     def of(cls, scores: Scores, source: str) -> Calibration:

@@ -73,12 +73,18 @@ def test_coverage_is_printed_and_drawn(script: Script, run: Inpainting) -> None:
 def test_a_calibration_is_found_and_applied(script: Script, run: Inpainting) -> None:
     found = script("ei test", *CKP, "--measurements", "y.npy", "--uncertainty", 20, "--calibrate", "c.json")
     assert found.code == 0, found.err
-    assert "4 measurements are too few for 90, 95, 99 %" in found.out
-    factor = json.loads(Path("c.json").read_text())["factor"]
+    assert "4 images are too few for 90, 95, 99 %" in found.out
+    factor = json.loads(Path("c.json").read_text())["pixels"]["0.9"]
     pairs = ("ei test", *CKP, "--measurements", "y.npy", "--truth", "x.npy", "--uncertainty", 20)
     done = script(*pairs, "--calibrate", "again.json", "--out", "out")
     assert done.code == 0 and "norm, calibrated" in done.out, done.err
-    assert json.loads(Path("again.json").read_text())["factor"] == pytest.approx(factor)
+    assert json.loads(Path("again.json").read_text())["pixels"]["0.9"] == pytest.approx(factor, rel=0.3)
+    done = script(*pairs, "--calibrate", "truth.json", "--calibrate-by", "truth", "--out", "out")
+    truth = json.loads(Path("truth.json").read_text())
+    assert done.code == 0 and truth["source"] == "ground truth" and "norm, calibrated" not in done.out, done.err
+    errors = list(csv.DictReader(Path("out/errors.csv").read_text().splitlines()))
+    ratios = [(float(row["true"]) / float(row["estimated"])) ** 2 for row in errors]
+    assert truth["factor"] == pytest.approx((sum(ratios) / len(ratios)) ** 0.5, rel=1e-3)
     reconstruct = ("ei reconstruct", *CKP, "--input", "y.npy", "--uncertainty", 20)
     assert script(*reconstruct, "--output", "a.npy").code == 0
     done = script(*reconstruct, "--output", "b.npy", "--calibration", "c.json", "-b", 3)
@@ -125,6 +131,7 @@ def test_sure_is_the_error_in_measurements() -> None:
     [
         ("ei test", ["--calibrate", "c.json"], "--calibrate needs error bars: give --uncertainty 100, too"),
         ("ei reconstruct", ["--calibration", "c.json"], "--calibration needs error bars"),
+        ("ei test", ["--uncertainty", "9", "--calibrate", "c.json", "--calibrate-by", "truth"], "needs the --truth"),
         ("ei reconstruct", ["--uncertainty", "1"], "--uncertainty must be a whole number >= 2, got 1"),
         ("ei reconstruct", ["--uncertainty", "9", "--calibration", "c.json"], "there is no calibration c.json"),
         ("ei reconstruct", ["--uncertainty", "9", "--group", "scale"], "Scale has no inverse"),
