@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,26 @@ def test_nothing_is_computed_where_all_is_there(y: Path, monkeypatch: pytest.Mon
     f = function()
     reconstruct_file(f, Measurements(y), path)
     assert f.images == 0 and np.load(path).shape == (9, 16, 16)
+
+
+def test_what_watches_has_a_file_that_is_continued_too(y: Path) -> None:
+    """An image counts as there when both files have it."""
+
+    def watch(f: Any, physics: Any, y: Tensor, x: Tensor) -> Tensor:
+        return -2 * x.abs()
+
+    paths = [y.with_name(name) for name in ("x.npy", "x_std.npy")]
+    options: dict[str, Any] = {"batch_size": 3, "watch": watch, "beside": paths[1]}
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct_file(function(stop_at=5), Measurements(y), paths[0], **options)
+    assert not any(path.exists() for path in paths)
+    with open(y.with_name("x_std.npy.unfinished"), "r+b") as file:
+        file.seek(-6, os.SEEK_END)
+        assert file.read(1) == b"\1"  # of the fourth image
+        file.seek(-6, os.SEEK_END)
+        file.write(b"\0")
+    rest = function()
+    reconstruct_file(rest, Measurements(y), paths[0], **options)
+    x, errors = (np.load(path) for path in paths)
+    assert rest.images == 6 and (x != 0).any((1, 2)).all()
+    np.testing.assert_allclose(errors, 2 * np.abs(x), rtol=1e-5)
