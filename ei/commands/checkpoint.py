@@ -34,7 +34,7 @@ from ei.physics import Inpainting
 from ei.training.state import CARRIED
 
 # What a run that is continued may not change.
-FIXED = ("network", "reconstructor.name", "closure.name", "data.validation", "data.tile", "data.truth")
+FIXED = ("network", "reconstructor.name", "closure.name", "data.validation", "data.tile", "data.truth", "data.bin")
 
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -94,7 +94,8 @@ def tree_of_checkpoint(state: Mapping[str, Any], typed: Typed, path: str) -> Tre
         )
     if task is not None:
         base = merge(base, {"trainer": {"task": task}})
-    data = {key: value for key, value in (base.get("data") or {}).items() if key not in ("measurements", "truth")}
+    of_files = ("measurements", "truth", "slices")
+    data = {key: value for key, value in (base.get("data") or {}).items() if key not in of_files}
     tree = with_noise_apart(typed.over({**base, "data": data}))
     used = {key: tree.get(key) for key in ("physics", "noise", "network", "reconstructor", "data")}
     check_code_is_typed(used, typed.code, path)

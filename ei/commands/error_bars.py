@@ -275,7 +275,7 @@ class Watch:
             count = sum(number for _, number in self.risks)
             risk = sum(value * number for value, number in self.risks) / count
             lines.append(f"SURE: ||A f(y) - A x||^2 / m is estimated as {risk:.3g}, from {count} measurements")
-        if self.bars is not None:
+        if self.bars is not None and self.pixels:  # of a call that was continued, for the images that were left
             figure = beside(output).with_suffix(".png")
             error_maps(self.drawn, figure)
             calibrated = "not calibrated" if self.bars.calibration is None else f"times {self.bars.factor:.3g}"

@@ -9,16 +9,20 @@
     {prog} noise --flat flat.npy --dark dark.npy    gain and read-out noise of a detector, as --noise takes them
 
 ct100 and urban100 take a folder or a ZIP file. CT100 needs the extra ``dicom``. Its recipe is reconstructed: it gives
-the paper's FBP figures, not the authors' bytes. Where the rotation axis falls on the detector is found and written.
+the paper's FBP figures, not the authors' bytes. Where the rotation axis falls on the detector is found in several rows;
+the median of theirs is written, one value for all, and their spread is printed.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from ei.commands.flags import path, real, whole
 from ei.commands.typed import Parser
@@ -31,6 +35,10 @@ from ei.datasets.scans import prepare_scan, read_scan, sinograms_and_defects
 from ei.diagnosis import check_sinogram
 from ei.errors import InputError
 from ei.physics import Tomography
+from ei.physics.matrix_free import has_astra
+
+ROWS = 9  # in which the axis is looked for
+APART = 1.0  # bins: with axes farther apart one value for all blurs
 
 
 def parser(prog: str) -> Parser:
@@ -86,18 +94,37 @@ def _sinogram(options: Mapping[str, Any]) -> None:
         raise InputError(f"there must be an angle for each of {len(counts)} views, got {len(angles)}")
     out = Path(options["out"])
     out.parent.mkdir(parents=True, exist_ok=True)
-    side = y.shape[-2]
     sinograms = torch.from_numpy(y)[:, None]
     centre = options.get("centre")
     if centre is None:
-        report = check_sinogram(Tomography((side, side), angles, side), sinograms)
-        try:
-            centre = report.require_centre()
-        except InputError as error:
-            raise InputError(f"{error} Give it with --centre") from error
+        centre = _axis_of_rows(sinograms, angles)
     geometry = prepare_scan(out, y, angles.tolist(), check_number("--centre", centre))
     print(f"{out}: y {list(y.shape)}, angles [{len(angles)}]; {out.with_suffix('.yaml')}: the geometry")
     print(check_sinogram(Tomography(**geometry, angles=angles), sinograms))
+
+
+def _axis_of_rows(sinograms: Tensor, angles: np.ndarray) -> float:
+    """The median of where the axis falls in up to `ROWS` rows of the detector; prints their spread.
+
+    Raises:
+        InputError: if it is found in none.
+    """
+    side = sinograms.shape[-2]
+    rows = np.unique(np.linspace(0, len(sinograms) - 1, min(ROWS, len(sinograms))).round().astype(int)).tolist()
+    # Without ASTRA a matrix is made, and not used.
+    scanner = Tomography((side, side), angles, side, engine="astra" if has_astra() else "auto")
+    reports = [check_sinogram(scanner, sinograms[row][None]) for row in rows]
+    found = [report.centre for report in reports if report.centre is not None]
+    if not found:
+        try:
+            return check_sinogram(scanner, sinograms).require_centre()
+        except InputError as error:
+            raise InputError(f"{error} Give it with --centre") from error
+    spread = f"{min(found):.2f} to {max(found):.2f}"
+    print(f"axis: {statistics.median(found):.2f} bins from the middle, the median of {len(found)} rows ({spread})")
+    if max(found) - min(found) > APART:
+        print("warning: the axis differs between rows: is the detector tilted? Prepare parts of it, each by itself")
+    return statistics.median(found)
 
 
 def _noise(options: Mapping[str, Any]) -> None:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ei.commands.tree import CLASSES, DATASETS, NESTED, SYNTHETIC, Tree
+from ei.common.checks import check_number
 from ei.common.parts import Built, Context, build, describe, find, missing_arguments, normalized, signature_of
 from ei.common.user_code import is_user_code
 from ei.datasets import DeadLeaves, EllipsePhantoms, MagnitudePhantoms, Measurements, Pairs, dataset_for, image_of
 from ei.datasets.measurements import NAMES_OF_TRUTH
+from ei.datasets.scans import binned_geometry
 from ei.diagnosis.before_training import check_kspace, measurement
 from ei.diagnosis.user_defined import Shape, call
 from ei.errors import InputError
@@ -21,6 +23,8 @@ from ei.physics import MRI, Inpainting, image_shape_of, parse_noise, select_phys
 GENERATED: dict[int, Any] = {1: EllipsePhantoms, 2: MagnitudePhantoms, 3: DeadLeaves}
 # Arguments of operators that follow from the data where the tree lacks them.
 SIZES = ("img_width", "img_height", "image_shape", "width", "height")
+# Keys of data that say which measurements of the files, and how they are read.
+SELECTION = ("slices", "bin")
 
 
 class Problem:
@@ -62,6 +66,9 @@ class Problem:
             raise InputError(f"data.{mode} and data.measurements exclude each other: give one of them")
         if data.get("truth") is not None and not self.has_measurements:
             raise InputError("data.truth is the ground truth of data.measurements: give those, too")
+        for key in SELECTION:
+            if data.get(key) is not None and not self.has_measurements and mode == "train":
+                raise InputError(f"data.{key} is for data.measurements: give those, too")
 
     def _check_count(self, images: str) -> None:
         count = getattr(self.physics, "count", 1)
@@ -74,7 +81,12 @@ class Problem:
             )
 
     def _build_physics(self, sizes: Mapping[str, Any]) -> None:
-        if self.physics is None:
+        if self.physics is not None:
+            return
+        bins = check_number("data.bin", self.tree["data"].get("bin") or 1, integer=True, least=1)
+        if self.has_measurements and bins > 1:  # the tree keeps the geometry of the files
+            self.physics = build_physics(binned(self.tree["physics"], bins), self.device, sizes).object
+        else:
             self.physics, self.tree["physics"] = build_physics(self.tree["physics"], self.device, sizes)
 
     def _load_images(self, data: Tree, mode: str) -> None:
@@ -89,13 +101,15 @@ class Problem:
         described = data["measurements"]
         if self.physics is None:
             self._build_physics(sizes_from_measurements(described, normalized(self.tree["physics"], "physics")))
-        self.data, self.shape = load_measurements(described, self.physics)
+        chosen = {key: data[key] for key in SELECTION if data.get(key) is not None}
+        self.data, self.shape = load_measurements(described, self.physics, chosen)
         if data.get("truth") is not None:
             truth = data["truth"]
             if isinstance(truth, str) and not is_user_code(truth):
-                self.data = Pairs(self.data, Measurements(truth, self.shape, NAMES_OF_TRUTH))
+                images = Measurements(truth, self.shape, NAMES_OF_TRUTH, slices=data.get("slices"))
+                self.data = Pairs(self.data, images)
             else:
-                self.data = Pairs(self.data, _open(truth, "data.truth"))
+                self.data = Pairs(self.data, _open(truth, "data.truth", {}))
 
 
 # ---- operators and noise --------------------------------------------------------------------------------------------
@@ -146,6 +160,17 @@ def build_physics(description: Any, device: torch.device, sizes: Mapping[str, An
     if inverted is not physics:
         print(f"note: {name} has no A_dagger: {inverted.steps} steps of conjugate gradients stand in for it")
     return Built(inverted, filled)
+
+
+def binned(description: Any, bins: int) -> dict[str, Any]:
+    """The description of an operator whose measurements are means of so many neighbouring detectors."""
+    described = normalized(description, "physics")
+    if described.get("name") != "Tomography":
+        raise InputError(f"data.bin averages the detectors of Tomography, got {described.get('name')}; leave it out")
+    try:
+        return binned_geometry(described, bins)
+    except InputError as error:
+        raise InputError(f"physics.{error} (data.bin is {bins})") from error
 
 
 def set_noise(physics: Any, description: Any) -> dict[str, Any]:
@@ -225,13 +250,15 @@ def generated_class(channels: int) -> Any:
     return GENERATED[channels]
 
 
-def load_measurements(described: Any, physics: Any) -> tuple[Any, Shape]:
-    """Measurements, and the shape (C, H, W) of the images they are of, that of ``A_dagger y``."""
+def load_measurements(described: Any, physics: Any, chosen: Mapping[str, Any]) -> tuple[Any, Shape]:
+    """Measurements, those that are ``chosen`` (`SELECTION`), and the shape (C, H, W) of the images they are of, that of
+    ``A_dagger y``."""
     where = described if isinstance(described, str) else "data.measurements"
     whole, physics = physics, select_physics(physics, [0])
     measurements = _open(
         described,
         "data.measurements",
+        chosen,
         shape=_shape_of_y(physics),
         parts=isinstance(physics, MRI),
         ragged=getattr(whole, "measurement_shapes", None) is not None,
@@ -275,7 +302,7 @@ def sizes_from_measurements(described: Any, description: Mapping[str, Any]) -> d
         raise InputError(
             f"the size of the images does not follow from measurements of {description['name']}: give its arguments"
         )
-    y = _open(described, "data.measurements", shape=None, parts=make is MRI)[0]
+    y = _open(described, "data.measurements", {}, shape=None, parts=make is MRI)[0]
     if y.is_complex():
         raise InputError(f"data.measurements are complex, and those of {description['name']} are real")
     arguments = {key: value for key, value in description.items() if key != "name"}
@@ -285,10 +312,16 @@ def sizes_from_measurements(described: Any, description: Mapping[str, Any]) -> d
         raise InputError(f"physics: {error}") from error
 
 
-def _open(described: Any, path: str, **arguments: Any) -> Any:
+def _open(described: Any, path: str, chosen: Mapping[str, Any], **arguments: Any) -> Any:
     if isinstance(described, list) or (isinstance(described, str) and not is_user_code(described)):
-        return Measurements(described, **arguments)
-    return build(described, DATASETS, path, Context(arguments, {}, NESTED)).object
+        return Measurements(described, **arguments, **chosen)
+    measurements, filled = build(described, DATASETS, path, Context({**arguments, **chosen}, {}, NESTED))
+    for key in chosen:
+        if key not in filled:
+            raise InputError(
+                f"data.{key} is for measurements in files, and {filled['name']} takes no {key}; leave it out"
+            )
+    return measurements
 
 
 def _shape_of_y(physics: Any) -> tuple[int, ...] | None:

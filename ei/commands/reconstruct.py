@@ -3,21 +3,26 @@
     {prog} --ckp RUN/ckp_last.pth.tar --input y.npy --output x.npy
     {prog} --ckp RUN/ckp_best.pth.tar --input folder/ --output x.npy --png
     {prog} --ckp RUN/ckp_best.pth.tar --physics blur.py:Blur --input y.npy --output x.npy
+    {prog} --ckp RUN/ckp_best.pth.tar --input scan.h5:exchange/data --slices 100:1100 --output volume.h5
     {prog} --ckp RUN/ckp_best.pth.tar --input y.npy --output x.npy --uncertainty 100 --calibration FILE
     {prog} --physics mri.yaml --input kspace.npy --output x.npy      no network: A_dagger, as CG-SENSE of MRI
+    torchrun --nproc_per_node=4 -m ei reconstruct ...                several processes share the images
 
 Operator, mask and network come from the checkpoint; user-defined code is named again, because a checkpoint never
 causes code to run. ``--input`` is any number of measurements, as `ei.datasets.Measurements` reads them; they go
 through batch by batch. The output, ``[n, C, H, W]`` (``[n, H, W]`` where the input has no channel axis; complex where
-the input is complex k-space), appears under its name when it is complete. A folder's files come in their natural order
-(y_2 before y_10), and PNG files keep their names. Warnings about the measurements are lines that begin with
-``warning``.
+the input is complex k-space), appears under its name when it is complete. Until then the images are beside it, in
+OUTPUT.unfinished: where the command is interrupted, or the disk is full, the same command continues there. A folder's
+files come in their natural order (y_2 before y_10), and PNG files keep their names. Warnings about the measurements are
+lines that begin with ``warning``.
 ``--uncertainty`` writes the estimated error of every pixel beside the output, to ``x_std.npy``. Where the noise is
 known (of the run, or ``--noise``), SURE's estimate of the error in measurements is printed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,12 +35,14 @@ from ei.commands.checkpoint import carried_physics, load_function, tree_of_check
 from ei.commands.flags import path as path_type
 from ei.commands.flags import whole
 from ei.commands.problem import Problem
-from ei.commands.tree import Tree
+from ei.commands.tree import Tree, get
 from ei.commands.typed import Parser, Typed, add_flags, names_of, read_typed
 from ei.common.arrays import FileArray
 from ei.common.checks import check_number
 from ei.common.devices import choose_device
-from ei.common.files import load_file
+from ei.common.files import hash_of, identity_of, load_file
+from ei.common.processes import joined, launched
+from ei.common.signals import leaving_on_sigterm
 from ei.diagnosis.before_training import report_measurements
 from ei.diagnosis.user_defined import Shape
 from ei.errors import InputError
@@ -58,6 +65,8 @@ def parser(prog: str) -> Parser:
     group.add_argument("--ckp", type=path_type, metavar="PATH",
                        help="the checkpoint; without it --physics alone, for A_dagger")  # fmt: skip
     group.add_argument("--input", type=path_type, metavar="PATH", help="the measurements: a file or a folder (needed)")
+    group.add_argument("--slices", type=path_type, metavar="A:B[:S]",
+                       help="of --input, from A up to but without B, every S-th (default: all)")  # fmt: skip
     group.add_argument(
         "--output",
         type=path_type,
@@ -78,7 +87,18 @@ def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
     options = typed.options
     device = choose_device(typed.flags.pop("device", None))
     output = _checked_output(options, typed)
+    with contextlib.ExitStack() as stack:
+        if not launched().first:
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        stack.enter_context(joined(device))
+        stack.enter_context(leaving_on_sigterm())
+        _reconstruct(typed, output, device)
+
+
+def _reconstruct(typed: Typed, output: Path, device: torch.device) -> None:
+    options = typed.options
     rows = check_number("--batch-size", options.get("rows", 8), integer=True, least=1)
+    call = _call_of(typed)
     f, measurements, tree, shape = load_run(options.get("ckp"), options["input"], typed, device)
     bars = error_bars.read_options(options, tree, shape, typed.code, str(options.get("ckp")))
     if options.get("average_over"):
@@ -88,9 +108,14 @@ def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
     for line in report_measurements(f.physics, measurements):
         if line.startswith("warning"):
             print(line)
+    call["time or size of --input"] = identity_of(measurements.files)
     watch = error_bars.Watch(f, bars)
     beside = None if bars is None else error_bars.beside(output)
-    rate = reconstruct_file(f, measurements, output, batch_size=rows, device=device, watch=watch, beside=beside)
+    rate = reconstruct_file(
+        f, measurements, output, batch_size=rows, device=device, call=call, watch=watch, beside=beside
+    )
+    if not launched().first:
+        return
     images = FileArray(output, ("x",))
     names = [measurements.name_of(index) for index in range(len(measurements))]
     order = f", from {names[0]} to {names[-1]}" if measurements.path.is_dir() else ""
@@ -101,6 +126,21 @@ def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
         write_pngs(images[...], folder, names)
         scaled = " of magnitudes, each divided by its own brightest" if has_parts(images[:1]) else ""
         print(f"{folder}: {len(images)} PNG files{scaled}")
+
+
+def _call_of(typed: Typed) -> dict[str, Any]:
+    """What identifies a call: all that its images depend on."""
+    named = {f"--{name.replace('_', '-')}": value for name, value in typed.flags.items()}
+    named |= {"--slices": typed.options.get("slices"), "--average-over": typed.options.get("average_over")}
+    named |= {"--uncertainty": typed.options.get("uncertainty"), "--calibration": _hash(typed, "calibration")}
+    named |= {"trees": typed.files, "keys": typed.assignments} if typed.files or typed.assignments else {}
+    return {"checkpoint": _hash(typed, "ckp"), "--input": os.path.abspath(typed.options["input"]), **named}
+
+
+def _hash(typed: Typed, name: str) -> str | None:
+    """A hash of the content of the file that an option names."""
+    path = typed.options.get(name)
+    return hash_of(path) if path is not None and Path(path).is_file() else None
 
 
 def _checked_output(options: Mapping[str, Any], typed: Typed) -> Path:
@@ -125,7 +165,7 @@ def load_run(
 ) -> tuple[ReconstructionFunction, Any, Tree, Shape]:
     """The reconstruction function of a checkpoint, or A_dagger without one; the measurements; the tree of the run; and
     (C, H, W) of the images."""
-    data = {"measurements": source}
+    data = {"measurements": source, "slices": typed.options.get("slices")}
     if ckp is None:
         tree = typed.over({})
         problem = Problem({**tree, "data": data}, device)
@@ -135,6 +175,7 @@ def load_run(
     config = {key: value for key, value in (state.get("config") or {}).items() if key != "data"}
     tree = tree_of_checkpoint({**state, "config": config}, typed, ckp)
     carried = carried_physics(state, tree, device, ckp, typed.flags.get("mask"))
+    data["bin"] = get(state.get("config") or {}, "data.bin")
     problem = Problem({**tree, "data": data}, device, carried=carried)
     f = load_function(state, ckp, tree, problem.physics, problem.shape, device)
     return f, problem.data, tree, problem.shape

@@ -10,6 +10,8 @@
     {prog} RUN/config.yaml --out AGAIN                    the same run again
     {prog} --resume RUN/ckp_last.pth.tar                  continue a run in its folder
     {prog} --task ct --out RUN --resume auto              begin a run, or continue it where it stopped
+    {prog} SCAN.yaml configs/recipe/coarse_to_fine.yaml --out RUN --resume auto
+                                                          stages: trainings one after the other, in RUN/stage_1, ...
     torchrun --nproc_per_node=4 -m ei train --task ct -b 8     several processes (GPUs), one run
 
 The last tree wins; flags come after trees, and part.key=value after flags. Every run has a folder with config.yaml,
@@ -20,8 +22,10 @@ paper's, of training batches in training mode: not comparable with test tables.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +37,10 @@ from ei.commands.tree import Tree, check_code_is_typed, get, merge
 from ei.commands.typed import Parser, Typed, add_flags, read_typed
 from ei.common.devices import choose_device
 from ei.common.memory import keep_freed_memory
-from ei.common.processes import joined, launched
+from ei.common.processes import Processes, joined, launched
 from ei.errors import InputError
 from ei.training import Trainer
-from ei.training.folder import check_run_folder
+from ei.training.folder import LAST, check_run_folder
 from ei.training.state import is_run_state, load_to_resume, newest_checkpoint
 from ei.training.validation import selecting_column
 
@@ -52,10 +56,38 @@ def main(arguments: Sequence[str], prog: str = "ei train") -> None:
     with contextlib.ExitStack() as stack:
         if not launched().first:
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        tree, checkpoint = tree_of_run(typed, call)
-        device = choose_device(get(tree, "trainer.device"))
-        stack.enter_context(joined(device))
-        train(tree, device, call, checkpoint)
+        device: torch.device | None = None
+        for run, folders in runs_of(typed, call):
+            tree, checkpoint = tree_of_run(run, folders)
+            if device is None:
+                device = choose_device(get(tree, "trainer.device"))
+                stack.enter_context(joined(device))
+            is_finished = train(tree, device, folders, checkpoint)
+            Processes.current().sum(torch.zeros(1))  # the next stage begins when the first process has saved this one
+            if not is_finished:
+                break
+
+
+def runs_of(typed: Typed, call: Mapping[str, Any]) -> Iterator[tuple[Typed, Mapping[str, Any]]]:
+    """The runs of a command, as their own command lines: one, or those of its stages. Each stage begins with the last
+    weights of the one before it. With ``--resume auto`` the first one is the last that has a checkpoint."""
+    if not typed.stages:
+        yield typed, call
+        return
+    if call["out"] is None:
+        raise InputError("a training in stages needs --out, the folder of their run folders stage_1, stage_2, ..")
+    if call["resume"] not in (None, "auto"):
+        raise InputError("a training in stages continues with --resume auto")
+    folders = [Path(call["out"]).absolute() / f"stage_{number}" for number in range(1, len(typed.stages) + 1)]
+    begun = [number for number, folder in enumerate(folders) if call["resume"] and (folder / LAST).exists()]
+    for number in range(max(begun, default=0), len(folders)):
+        weights = [f"network.weights={json.dumps(str(folders[number - 1] / LAST))}"] if number else []
+        files = [*typed.files, typed.stages[number]]
+        print(f"stage {number + 1} of {len(folders)}")
+        stage = dataclasses.replace(
+            typed, flags=dict(typed.flags), files=files, assignments=[*typed.assignments, *weights]
+        )
+        yield stage, {**call, "out": str(folders[number])}
 
 
 class Checkpoint(NamedTuple):
@@ -96,8 +128,9 @@ def checkpoint_to_resume(call: Mapping[str, Any]) -> tuple[str | None, Mapping[s
     return (None, None) if found is None else (str(found[0]), found[1])
 
 
-def train(tree: Tree, device: torch.device, call: Mapping[str, Any], checkpoint: Checkpoint | None) -> None:
-    """Train, or continue, the run that a tree describes."""
+def train(tree: Tree, device: torch.device, call: Mapping[str, Any], checkpoint: Checkpoint | None) -> bool:
+    """Train, or continue, the run that a tree describes. Returns whether it is finished: ``max_steps`` may have ended
+    it before."""
     out, continues, carried = call["out"], False, None
     begins = call["resume"] == "auto" and checkpoint is None
     if checkpoint is not None:
@@ -109,11 +142,12 @@ def train(tree: Tree, device: torch.device, call: Mapping[str, Any], checkpoint:
     trainer, loader = build_training(tree, device, out, None if checkpoint is None else checkpoint.state, carried)
     trainer.run_folder.continues = continues or begins
     if checkpoint is not None and _is_finished(trainer, checkpoint.path, is_auto=call["resume"] == "auto"):
-        return
+        return True
     if device.type == "cpu":
         keep_freed_memory()
     trainer.fit(loader)
     _print_outcome(trainer)
+    return trainer.finished
 
 
 def _print_outcome(trainer: Trainer) -> None:

@@ -11,7 +11,8 @@
     trainer: {epochs: 5000}
 
 A name is a class of the part's room or ``FILE.py:NAME``. Trees are merged by key, the last one wins, and a part with
-another name replaces the whole part. ``config.yaml``, the checkpoints, ``configs/`` and the presets are such trees.
+another name replaces the whole part. ``config.yaml``, the checkpoints, ``configs/`` and the presets are such trees. A
+file may also have ``stages: [{..}, {..}]``: changes to the tree, for trainings one after the other.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ NESTED: Classes = {
 }
 # The class of a part without a name.
 DEFAULT_NAMES = {"network": "UNet", "reconstructor": "Reconstructor", "optimizer": "Adam", "trainer": "Trainer"}
-DATA_KEYS = ("train", "validation", "test", "measurements", "truth", "batch_size", "workers", "tile")
+DATA_KEYS = (
+    "train", "validation", "test", "measurements", "truth", "slices", "bin", "batch_size", "workers", "tile",
+)  # fmt: skip
 # Keys of a part that are not arguments of its class, but of the run.
 RUN_KEYS = {"trainer": ("device", "tensorboard", "cuda_graphs"), "network": ("weights",)}
 # What changes where and how a run is computed, but not what: it is in config.yaml and not in checkpoints.
@@ -87,17 +90,35 @@ MACHINE_KEYS = (
 PATH_KEYS = {"measurements", "truth", "train", "test", "path", "root", "root_dir", "folder", "split", "weights"}
 FILES = (".pt", ".pth", ".tar", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".txt", ".csv", ".png", ".bmp", ".tif", ".tiff")
 SYNTHETIC = "synthetic"
+STAGES = "stages"
 
 
 def read_tree(path: str) -> Tree:
-    """The tree in a YAML file, with absolute paths (those in the file are relative to its folder)."""
+    """The tree in a YAML file, with absolute paths (those in the file are relative to its folder), and its stages,
+    where it has some."""
     content = read_yaml(path)
     content.pop("versions", None)  # those that a run was made with
+    folder = Path(path).resolve().parent
     try:
+        stages = _check_stages(content.pop("stages", None))
         check_keys(content)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    return with_absolute_paths(content, Path(path).resolve().parent)
+    tree = with_absolute_paths(content, folder)
+    return tree if stages is None else {**tree, STAGES: [with_absolute_paths(stage, folder) for stage in stages]}
+
+
+def _check_stages(stages: Any) -> list[Tree] | None:
+    if stages is None:
+        return None
+    if not isinstance(stages, list) or not stages or not all(isinstance(stage, Mapping) for stage in stages):
+        raise InputError(f"stages must be a list of trees, [{{data: {{bin: 4}}}}, {{}}], got {stages!r:.60}")
+    for number, stage in enumerate(stages, 1):
+        try:
+            check_keys(stage)
+        except InputError as error:
+            raise InputError(f"stage {number}: {error}") from error
+    return [dict(stage) for stage in stages]
 
 
 def read_physics(path: str) -> Tree:

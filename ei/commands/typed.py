@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from ei.commands import presets
@@ -12,6 +12,7 @@ from ei.commands.flags import BY_NAME, FLAGS, apply_flags
 from ei.commands.tree import (
     CLASSES,
     DEFAULT_NAMES,
+    STAGES,
     Tree,
     assign,
     is_assignment,
@@ -67,12 +68,14 @@ def names_of(valid: Iterable[str]) -> Callable[[str], list[str]]:
 
 @dataclass
 class Typed:
-    """The command line: everyday flags, the options of the command itself, trees, and ``part.key=value``."""
+    """The command line: everyday flags, the options of the command itself, trees, ``part.key=value``, and the stages of
+    the last tree that has some."""
 
     flags: dict[str, Any]
     options: dict[str, Any]
     files: list[Tree]
     assignments: list[str]
+    stages: list[Tree] = field(default_factory=list)
 
     def over(self, base: Mapping[str, Any]) -> Tree:
         """``base`` with all that was typed laid over it."""
@@ -119,7 +122,9 @@ def read_typed(parser: Parser, words: Sequence[str]) -> Typed:
     device = device_of_flags(values.pop("device", None), values.pop("gpu", None))
     flags = {name: value for name, value in values.items() if name in BY_NAME}
     options = {name: value for name, value in values.items() if name not in BY_NAME}
-    typed = Typed(flags, options, [read_tree(path) for path in paths], assignments)
+    files = [read_tree(path) for path in paths]
+    stages = [found for found in (tree.pop(STAGES, []) for tree in files) if found]
+    typed = Typed(flags, options, files, assignments, stages[-1] if stages else [])
     if device is not None:
         typed.flags["device"] = device
     return typed

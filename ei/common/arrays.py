@@ -296,6 +296,24 @@ def read_array(path: str | os.PathLike, names: Sequence[str] = (), what: str = "
     return values.squeeze() if array.path.suffix.lower() == ".mat" else values
 
 
+def lay_out(path: Path, suffix: str, shape: Sequence[int], dtype: Any) -> int:
+    """Make a file of an array whose values are still to be written, and return where in it they begin, in NumPy's
+    order: HDF5 with the array "x" for the endings ".h5" and ".hdf5", else NumPy's format."""
+    if suffix.lower() not in HDF5:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": tuple(shape)}
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            return file.tell()
+    h5py = _import_h5py(path)
+    contiguous = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    contiguous.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    contiguous.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    contiguous.set_obj_track_times(False)  # equal arrays are equal files
+    with h5py.File(path, "w") as file:
+        kind, space = h5py.h5t.py_create(np.dtype(dtype), logical=True), h5py.h5s.create_simple(tuple(shape))
+        return h5py.h5d.create(file.id, b"x", kind, space, contiguous).get_offset()
+
+
 class ArrayWriter:
     """Writes an array slice by slice, with the memory of one. It appears under its name when it is complete; if
     anything is raised before, nothing is left of it.
@@ -369,21 +387,14 @@ class ArrayWriter:
         if suffix in TIFF:
             size = int(np.prod(self.shape)) * self.dtype.itemsize
             return importlib.import_module("tifffile").TiffWriter(self._temporary, bigtiff=size > 2**31)
-        if suffix != ".npy":
-            file = _import_h5py(self.path).File(self._temporary, "w")
-            file.create_dataset("x", self.shape, self.dtype)
-            return file
-        file = self._temporary.open("wb")
-        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
-        np.lib.format.write_array_header_1_0(file, header)
+        offset = lay_out(self._temporary, suffix, self.shape, self.dtype)
+        file = self._temporary.open("r+b")
+        file.seek(offset)
         return file
 
     def _append(self, values: np.ndarray) -> None:
-        suffix = self.path.suffix.lower()
-        if suffix == ".npy":
+        if self.path.suffix.lower() not in TIFF:
             self._file.write(values.tobytes())
-        elif suffix not in TIFF:
-            self._file["x"][self.written] = values
         else:
             is_rgb = values.ndim == 3 and len(values) == 3
             page = np.moveaxis(values, 0, -1) if is_rgb else values.reshape(values.shape[-2:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import pickle
@@ -11,7 +12,7 @@ import shutil
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ei.common.numpy_in_files import numbers_of_numpy, plain
 from ei.errors import InputError, MissingFileError, StorageError
 
 TEMPORARY = ".tmp"
+CONTINUE = "Files written before are whole; make room, then continue with --resume auto"
 
 
 def natural_order(name: str) -> tuple[list[str | int], str]:
@@ -157,6 +159,24 @@ def complete_file(temporary: Path, path: Path, previous: Path | None = None) -> 
     _flush_folder(path.parent)
 
 
+def identity_of(paths: Iterable[Path]) -> str:
+    """A hash of the names, sizes and times of files: another one means that a file was replaced or changed."""
+    digest = hashlib.sha256()
+    for path in paths:
+        status = path.stat()
+        digest.update(f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
+
+
+def hash_of(path: str | os.PathLike) -> str:
+    """A hash of the content of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 @contextlib.contextmanager
 def complete_folder(path: Path) -> Iterator[Path]:
     """A folder to fill that becomes ``path`` when it is complete; if anything is raised, nothing is left of it.
@@ -198,15 +218,13 @@ def _flush_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn an error of the file system in a ``with`` block into a `StorageError` about ``path``."""
+def writing(path: Path, advice: str = CONTINUE) -> Iterator[None]:
+    """Turn an error of the file system in a ``with`` block into a `StorageError` about ``path``, which ends with an
+    advice."""
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"{path} could not be written: {error.strerror or error}. Files written before are whole; make room, then "
-            "continue with --resume auto"
-        ) from error
+        raise StorageError(f"{path} could not be written: {error.strerror or error}. {advice}") from error
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -29,7 +29,8 @@ def run_script(name: str, main: Callable[[], None]) -> NoReturn:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(128 + error.signal)
     except RunError as error:
-        print(f"{name}: training stopped: {error}", file=sys.stderr)
+        what = "training stopped" if "train" in name else "stopped"
+        print(f"{name}: {what}: {error}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:  # who read the output has enough of it, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

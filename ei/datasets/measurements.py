@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ei.common.arrays import SUFFIXES, FileArray, split_name
+from ei.common.checks import check_number
 from ei.common.files import check_path, natural_order
+from ei.datasets.scans import bin_detectors
 from ei.errors import InputError, MissingFileError
 
 # Preferred in files of several arrays: measurements, and images that are their ground truth.
@@ -47,20 +50,27 @@ class Measurements(Dataset):
         names: what their arrays are called in files that hold several.
         parts: complex arrays are read so without a shape, too: ``[n, h, w]`` as items ``[2, h, w]``.
         ragged: the measurements of a folder may have different shapes (of scans that differ).
+        slices: which of them, "A:B" or "A:B:S": from A up to but without B, every S-th. None: all.
+        bin: items are means of so many neighbouring detectors, the last axis but one (`ei.datasets.scans`); ``shape``
+            is that of the files.
 
     Attributes:
         channels: whether the files have all axes of a measurement; without, items get a leading axis of length one.
+        slices: the places of the items in the whole stack.
+        files: that hold them.
         parts: whether they are complex and items are their real and imaginary parts.
 
     Raises:
         MissingFileError: if there is no such file, or no such files in the folder.
         MissingExtraError: for HDF5 without h5py.
-        InputError: for a file that cannot be read, arrays of another shape, or (when an item is taken) values that are
-            not finite.
+        InputError: for a file that cannot be read, arrays of another shape, slices outside the stack, or (when an item
+            is taken) values that are not finite.
 
     >>> np.save("/tmp/y.npy", np.zeros((5, 9, 4)))
     >>> len(Measurements("/tmp/y.npy")), Measurements("/tmp/y.npy")[0].shape
     (5, torch.Size([1, 9, 4]))
+    >>> len(Measurements("/tmp/y.npy", slices="1:5:2"))
+    2
     """
 
     def __init__(
@@ -70,6 +80,8 @@ class Measurements(Dataset):
         names: Sequence[str] = NAMES,
         parts: bool = False,
         ragged: bool = False,
+        slices: str | None = None,
+        bin: int = 1,
     ) -> None:
         what = "image" if tuple(names) == NAMES_OF_TRUTH else "measurements"
         files = _files_of(path)
@@ -84,6 +96,8 @@ class Measurements(Dataset):
         self._layouts = [layout for layout in layouts if layout is not None]
         self.channels = self._layouts[0].has_channels
         self._ends = list(accumulate(layout.rows for layout in self._layouts))
+        self.slices = slices_of(slices, self._ends[-1], f"of {self.path}")
+        self.bin = check_number("bin", bin, integer=True, least=1)
 
     def _check_shapes(self, layouts: Sequence[_Layout | None], shape: Sequence[int] | None) -> None:
         """Raise for arrays that do not hold measurements, or not of one shape."""
@@ -108,8 +122,12 @@ class Measurements(Dataset):
         if len(kinds) > 1:
             raise InputError(f"the files in {self.path} differ in their channels")
 
+    @property
+    def files(self) -> list[Path]:
+        return [array.path for array in self._arrays]
+
     def __len__(self) -> int:
-        return self._ends[-1]
+        return len(self.slices)
 
     def __getitem__(self, index: int) -> Tensor:
         file, row = self._place(index)
@@ -117,23 +135,30 @@ class Measurements(Dataset):
         values = array[... if len(array.shape) == self._layouts[file].axes else row]
         item = torch.from_numpy(np.array(values, dtype=np.complex64 if array.dtype.kind == "c" else np.float32))
         if not bool(torch.isfinite(torch.view_as_real(item) if item.is_complex() else item).all()):
-            raise InputError(f"measurement {index} of {self.path} has values that are not finite; correct or remove it")
+            number = self.slices[index]
+            raise InputError(
+                f"measurement {number} of {self.path} has values that are not finite; correct or remove it"
+            )
         item = item if self.channels else item.unsqueeze(0)
+        if self.bin > 1:
+            item = torch.from_numpy(bin_detectors(item.numpy(), self.bin, -2))
         return torch.cat([item.real, item.imag]) if self.parts else item
 
     def _place(self, index: int) -> tuple[int, int]:
         """In which file a measurement is, and its number there."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        file = bisect_right(self._ends, index)
-        return file, index - (self._ends[file - 1] if file else 0)
+        number = self.slices[index]
+        file = bisect_right(self._ends, number)
+        return file, number - (self._ends[file - 1] if file else 0)
 
     def name_of(self, index: int) -> str:
         """The name of a measurement, and of what is made of it: in a folder, the name of its file without the ending
-        (with it, where another file has the same), and its number in the file, if there are several; else its number.
+        (with it, where another file has the same), and its number in the file, if there are several; else its number in
+        the stack.
         """
         if not self.path.is_dir():
-            return f"{index:05d}"
+            return f"{self.slices[index]:05d}"
         file, row = self._place(index)
         path = self._arrays[file].path
         is_unique = sum(array.path.stem == path.stem for array in self._arrays) == 1
@@ -198,6 +223,35 @@ def _files_at(path: Path) -> list[Path]:
     if not files:
         raise MissingFileError(f"there are no measurements in {path}: no file ends in {', '.join(_IN_FOLDERS)}")
     return sorted(files, key=lambda file: natural_order(file.name))
+
+
+def slices_of(text: Any, count: int, what: str) -> range:
+    """The places in a stack of ``count`` measurements that "A:B" or "A:B:S" selects; all of them for None.
+
+    Args:
+        text: the selection; an empty A is the first one, an empty B the end.
+        count: the size of the stack.
+        what: the stack is of, for messages ("of y.npy").
+
+    Raises:
+        InputError: for another text, or one that selects nothing or what is not there.
+
+    >>> slices_of("1:8:3", 10, "of y.npy")
+    range(1, 8, 3)
+    """
+    if text is None:
+        return range(count)
+    found = re.fullmatch(r"(\d*):(\d*)(?::(\d+))?", text.strip()) if isinstance(text, str) else None
+    if found is None:
+        raise InputError(f"slices must be A:B or A:B:S, whole numbers, got {text!r}")
+    defaults = zip(found.groups(), (0, count, 1), strict=True)
+    start, stop, step = (int(number) if number else default for number, default in defaults)
+    if not start < stop <= count or step == 0:
+        raise InputError(
+            f"slices {text} are outside the stack of {count} measurements {what}: give A:B or A:B:S with "
+            f"0 <= A < B <= {count} and S >= 1"
+        )
+    return range(start, stop, step)
 
 
 def _has_two_parts(shape: Sequence[int] | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ def read_scan(
         else:
             raise InputError(f"{file} holds no {name} (image_key {number}): give a file of it")
     degrees = np.atleast_1d(read_array(file if angles is None else angles, NAMES["angles"], "angles"))
+    if degrees.ndim != 1:
+        raise InputError(f"the angles must be a list of numbers, in degrees, got shape {list(degrees.shape)}")
     return arrays[0], arrays[1], arrays[2], degrees if key is None or len(degrees) != len(key) else degrees[key == 0]
 
 
@@ -86,6 +88,30 @@ def bin_detectors(y: np.ndarray, n: int, axis: int) -> np.ndarray:
     first = (detectors - bins * n) // 2
     kept = y[(slice(None),) * axis + (slice(first, first + bins * n),)]
     return kept.reshape(*y.shape[:axis], bins, n, *y.shape[axis + 1 :]).mean(axis + 1)
+
+
+def binned_geometry(geometry: Mapping[str, Any], n: int) -> dict[str, Any]:
+    """The arguments of `Tomography` for sinograms after `bin_detectors`: the same object in the same unit of length, in
+    pixels and bins n times as large. Of sides that n does not divide, the last pixel lies half outside.
+
+    >>> geometry = {"image_shape": [64, 64], "n_detectors": 91, "centre": 2.5}
+    >>> binned_geometry(geometry, 2)["n_detectors"], binned_geometry(geometry, 2)["centre"]
+    (45, 1.5)
+    """
+    sides, detectors = geometry.get("image_shape"), geometry.get("n_detectors")
+    if not isinstance(sides, list | tuple) or detectors is None:
+        return dict(geometry)  # Tomography says what is missing
+    detectors = check_number("n_detectors", detectors, integer=True, least=n)
+    # The middle moves by half a detector where the rest cannot be cut off evenly.
+    shift = detectors % n % 2 / 2
+    return {
+        **geometry,
+        "image_shape": [-(-check_number("image_shape", side, integer=True, least=1) // n) for side in sides],
+        "n_detectors": detectors // n,
+        "detector_spacing": n * check_number("detector_spacing", geometry.get("detector_spacing", 1.0)),
+        "pixel_size": n * check_number("pixel_size", geometry.get("pixel_size", 1.0)),
+        "centre": (check_number("centre", geometry.get("centre", 0.0)) + shift) / n,
+    }
 
 
 def sinograms_of_counts(counts: np.ndarray, flat: np.ndarray, dark: np.ndarray, n: int = 1) -> np.ndarray:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ei.common.arrays import ArrayWriter
 from ei.common.complex import magnitude
 from ei.common.files import complete_folder
+from ei.common.processes import Processes
+from ei.common.unfinished import UnfinishedArray
 from ei.datasets import Measurements
 from ei.datasets.batches import in_order, shapes_of_measurements
 from ei.errors import InputError
 from ei.models.base import ReconstructionFunction
 from ei.physics import select_physics
+
+# What watches a reconstruction: of f, its operator, y and x = f(y), it may return images, too.
+Watch = Callable[[Any, Any, Tensor, Tensor], Tensor | None]
 
 
 def reconstruct_file(
@@ -31,11 +35,13 @@ def reconstruct_file(
     *,
     batch_size: int = 8,
     device: torch.device | str = "cpu",
-    progress: bool = True,
-    watch: Callable[[Any, Any, Tensor, Tensor], Tensor | None] | None = None,
+    call: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
     beside: Path | None = None,
 ) -> float:
-    """Write the reconstructions of ``measurements`` to the file ``output``, image by image (`ArrayWriter`).
+    """Write the reconstructions of ``measurements`` to the file ``output``, batch by batch. What an interrupted call
+    has written is kept beside it, and the same call continues there (`ei.common.unfinished`). Processes that have
+    joined (`ei.common.processes`) share the measurements.
 
     Args:
         f: the reconstruction function; evaluation mode is set.
@@ -43,44 +49,65 @@ def reconstruct_file(
         output: appears when it is complete.
         batch_size: measurements at a time.
         device: where f is.
-        progress: show a bar.
+        call: plain values that identify the call.
         watch: called with every batch as ``watch(f, physics, y, x)``, ``x = f(y)``.
         beside: a file for the images that ``watch`` returns, of the layout of ``output`` and real.
 
     Returns:
-        Images a second.
+        Images a second, of all processes together.
 
     Raises:
-        InputError: if measurements cannot be read or do not fit the operator.
-        StorageError: if the file cannot be written; nothing is left of it.
+        InputError: if measurements cannot be read or do not fit the operator, or what is kept is of another call.
+        StorageError: if the file cannot be written; what was written is kept.
     """
     f.eval()
-    shapes = shapes_of_measurements(measurements, f.physics)
-    batches = None if shapes is None else in_order(shapes, batch_size)
-    loader = DataLoader(measurements, batch_size if batches is None else 1, batch_sampler=batches)
+    is_first = Processes.current().first
     began = time.monotonic()
     with torch.no_grad(), contextlib.ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=len(measurements), unit="image", disable=not progress))
-        writers: dict[Path, ArrayWriter] = {}
-        done = 0
-        for y in loader:
-            physics = select_physics(f.physics, range(done, done + len(y)))
-            own, y = f.of(physics), y.to(device)
-            x = own(y)
-            watched = None if watch is None else watch(own, physics, y, x)
-            outputs = {output: _in_layout(x, measurements)}
-            if beside is not None and watched is not None:
-                outputs[beside] = np.abs(_in_layout(watched, measurements))
-            for path, images in outputs.items():
-                if path not in writers:
-                    dtype = np.complex64 if np.iscomplexobj(images) else np.float32
-                    shape = (len(measurements), *images.shape[1:])
-                    writers[path] = stack.enter_context(ArrayWriter(path, shape, dtype))
-                for image in images:
-                    writers[path].write(image)
-            done += len(x)
-            bar.update(len(x))
-    return len(measurements) / (time.monotonic() - began)
+        paths = [output] if beside is None else [output, beside]
+        arrays = [stack.enter_context(UnfinishedArray(path, len(measurements), call or {})) for path in paths]
+        reconstruct = functools.partial(_reconstruct, f, measurements, device, watch)
+        before = min(array.written for array in arrays)
+        if before:
+            print(f"continuing {arrays[0].unfinished}: {before} of {len(measurements)} images are there")
+        elif is_first:  # the shapes follow from the first image
+            _begin(arrays, reconstruct([0]))
+        left = arrays[0].share(*arrays[1:])
+        shapes = shapes_of_measurements(measurements, f.physics)
+        batches = in_order([None if shapes is None else shapes[index] for index in left], batch_size)
+        for batch in tqdm(batches, unit="batch", disable=not is_first):
+            indices = [left[place] for place in batch]
+            for array, images in zip(arrays, reconstruct(indices), strict=False):
+                array.write(indices, images)
+        for array in arrays:
+            array.complete()
+    return (len(measurements) - before) / (time.monotonic() - began)
+
+
+def _begin(arrays: Sequence[UnfinishedArray], firsts: Sequence[np.ndarray]) -> None:
+    """Begin arrays with their first slices, where they are not begun."""
+    for array, images in zip(arrays, firsts, strict=False):
+        if not array.is_begun:
+            array.begin(images.shape[1:], images.dtype)
+        array.write([0], images)
+
+
+def _reconstruct(
+    f: ReconstructionFunction,
+    measurements: Measurements,
+    device: torch.device | str,
+    watch: Watch | None,
+    indices: Sequence[int],
+) -> list[np.ndarray]:
+    """The images of the measurements with these indices, and those that ``watch`` returns, as files have them."""
+    y = torch.stack([measurements[index] for index in indices]).to(device)
+    physics = select_physics(f.physics, indices)
+    own = f.of(physics)
+    x = own(y)
+    watched = None if watch is None else watch(own, physics, y, x)
+    images = _in_layout(x, measurements)
+    images = images.astype(np.complex64 if np.iscomplexobj(images) else np.float32)
+    return [images, *([] if watched is None else [np.abs(_in_layout(watched, measurements)).astype(np.float32)])]
 
 
 def _in_layout(x: Tensor, measurements: Measurements) -> np.ndarray:

@@ -36,6 +36,8 @@ RECIPES = {
     "unrolled_noise": ["ct_noise_rei", "ct_noise_mc", "ct_noise_sup"],
     "unrolled_wide": ["ct_ei", "ct_sup", "limited_angle_ei"],
 }
+# Tried on measurements, in test_large_scans.py.
+OF_MEASUREMENTS = {"coarse_to_fine"}
 # A cell of each problem, a method with two networks, a budget, two recipes: in `make test`, too.
 FAST = {"ct_ei", "inpainting_split", "mri_rei", "ct_noise_sure", "ct_ei + short", "ct_noise_rei + direct_noise",
         "mri_sup + unrolled_mri"}  # fmt: skip
@@ -49,7 +51,7 @@ def cases() -> dict[str, list[Any]]:
     """The words of ``ei train``, by case."""
     words: dict[str, list[Any]] = {cell: [CONFIGS / f"{cell}.yaml"] for cell in names_in()}
     over = {budget: ("budget", ["ct_ei"]) for budget in names_in("budget")}
-    over |= {recipe: ("recipe", RECIPES[recipe]) for recipe in names_in("recipe")}
+    over |= {recipe: ("recipe", RECIPES[recipe]) for recipe in names_in("recipe") if recipe not in OF_MEASUREMENTS}
     for name, (folder, cells) in over.items():
         words |= {f"{cell} + {name}": [CONFIGS / f"{cell}.yaml", CONFIGS / folder / f"{name}.yaml"] for cell in cells}
     physics = {f"physics {name}": ["--physics", CONFIGS / "physics" / f"{name}.yaml"] for name in names_in("physics")}

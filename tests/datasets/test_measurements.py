@@ -140,3 +140,55 @@ def test_complex_files(tmp_path: Path) -> None:
     np.save(tmp_path / "r.npy", k.real)
     with pytest.raises(InputError, match="some are real"):
         Measurements(tmp_path)
+
+
+def test_slices_of_a_stack(tmp_path: Path) -> None:
+    array = np.arange(10 * 4 * 3, dtype=np.float32).reshape(10, 4, 3)
+    array[2, 0, 0] = np.nan
+    np.save(tmp_path / "y.npy", array)
+    some = Measurements(tmp_path / "y.npy", slices="1:8:3")
+    assert len(some) == 3 and some.slices == range(1, 8, 3) and some.files == [tmp_path / "y.npy"]
+    for index, number in enumerate((1, 4, 7)):
+        np.testing.assert_array_equal(some[index][0], array[number])
+    assert [some.name_of(index) for index in range(3)] == ["00001", "00004", "00007"]
+    with pytest.raises(IndexError):
+        some[3]
+    with pytest.raises(InputError, match=r"measurement 2 of .* finite"):  # its number in the stack
+        Measurements(tmp_path / "y.npy", slices="1:3")[1]
+    assert list(Measurements(tmp_path / "y.npy", slices="7:").slices) == [7, 8, 9]
+    assert list(Measurements(tmp_path / "y.npy", slices=":2").slices) == [0, 1]
+    assert len(Measurements(tmp_path / "y.npy")) == 10
+
+
+def test_slices_of_several_files(tmp_path: Path) -> None:
+    for name in ("a_2", "a_10"):
+        np.save(tmp_path / f"{name}.npy", np.full((3, 4, 3), float(name[2:])))
+    some = Measurements(tmp_path, slices="2:6:2")
+    assert [float(item.mean()) for item in (some[0], some[1])] == [2, 10]
+    assert [some.name_of(index) for index in range(2)] == ["a_2_00002", "a_10_00001"]
+
+
+@pytest.mark.parametrize("text", ["3:11", "5:5", "10:", "0:5:0", "5", "a:b", "-3:", 3, "0:1:2:3", ""])
+def test_slices_outside_the_stack(tmp_path: Path, text: str) -> None:
+    np.save(tmp_path / "y.npy", np.zeros((10, 4, 3)))
+    with pytest.raises(InputError, match=r"stack of 10 measurements of .*y.npy|slices must be A:B or A:B:S") as found:
+        Measurements(tmp_path / "y.npy", slices=text)
+    assert "\n" not in str(found.value)
+
+
+def test_slices_of_an_array_in_hdf5(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    array = np.random.default_rng(0).random((6, 4, 3)).astype(np.float32)
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["exchange/data"] = array
+        file["exchange/data_white"] = array[:1]
+    some = Measurements(f"{tmp_path / 'scan.h5'}:exchange/data", slices="2:6:3")
+    np.testing.assert_array_equal(some[1][0], array[5])
+
+
+def test_bins_of_detectors(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).random((2, 7, 3)).astype(np.float32)
+    np.save(tmp_path / "y.npy", array)
+    item = Measurements(tmp_path / "y.npy", bin=3)[1]
+    assert item.shape == (1, 2, 3) and item.dtype == torch.float32
+    np.testing.assert_allclose(item[0], array[1, :6].reshape(2, 3, 3).mean(1), rtol=1e-6)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from makers import disc_sinogram
 
-from ei.datasets.scans import bin_detectors, read_scan, sinograms_of_counts
+from ei.datasets.scans import bin_detectors, binned_geometry, read_scan, sinograms_of_counts
 from ei.errors import InputError
+from ei.physics import Tomography
 
 
 def test_bins_cut_the_rest_at_both_ends() -> None:
@@ -109,3 +111,30 @@ def test_a_scan_in_tiff_files(tmp_path: Path) -> None:
     np.save(tmp_path / "dark.npy", arrays["dark"])
     np.savetxt(tmp_path / "angles.txt", arrays["angles"])
     check_scan(read_scan(*(str(tmp_path / name) for name in ("projections", "flat.tif", "dark.npy", "angles.txt"))))
+
+
+@pytest.mark.parametrize(("detectors", "n"), [(96, 4), (97, 4), (95, 2), (98, 3)])
+@pytest.mark.parametrize("fan", [{}, {"source_origin": 150.0, "origin_detector": 60.0}])
+def test_the_geometry_follows_the_bins(detectors: int, n: int, fan: dict) -> None:
+    """Means of lines through discs, in closed form, are the lines of the binned geometry; a shift of a quarter of a
+    bin is not."""
+    geometry = {"image_shape": [64, 61], "n_detectors": detectors, "centre": 2.5, "detector_spacing": 0.9,
+                "pixel_size": 0.8, **fan}  # fmt: skip
+    angles, discs = range(0, 180, 20), [(5.0, -8.0, 9.0, 1.0), (-9.0, 4.0, 6.0, 0.5)]
+    y = disc_sinogram(Tomography(**geometry, angles=angles), discs).numpy()
+    found = binned_geometry(geometry, n)
+    assert found["image_shape"] == [-(-64 // n), -(-61 // n)] and found["n_detectors"] == detectors // n
+    assert found["pixel_size"] == pytest.approx(0.8 * n) and {key: found[key] for key in fan} == fan
+    binned = bin_detectors(y, n, -2)
+
+    def misfit(shift: float) -> float:
+        moved = Tomography(**{**found, "centre": found["centre"] + shift}, angles=angles)
+        return float(np.linalg.norm(disc_sinogram(moved, discs).numpy() - binned) / np.linalg.norm(binned))
+
+    assert misfit(0) < 0.6 * min(misfit(0.25), misfit(-0.25))
+
+
+def test_a_geometry_that_cannot_be_binned() -> None:
+    with pytest.raises(InputError, match="n_detectors must"):
+        binned_geometry({"image_shape": [8, 8], "n_detectors": 3}, 4)
+    assert binned_geometry({"angles": [0.0]}, 4) == {"angles": [0.0]}

@@ -24,7 +24,7 @@ from ei.models import Reconstructor, UNet
 from ei.physics import CT, Inpainting
 
 # Pages whose commands are run as wholes by tests of their own.
-WALKS = ("ct_scan", "noise", "mri")
+WALKS = ("ct_scan", "large_scans", "noise", "mri")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if not {"_build", "auto_examples"} & set(page.parts)]
 COMMANDS = list(dict.fromkeys(command for page in PAGES if page.stem not in WALKS for command in commands_of(page)))

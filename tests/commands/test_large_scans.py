@@ -1,0 +1,292 @@
+"""Stacks of measurements by command: slices, bins, stages, an axis for all rows, interrupted reconstructions."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT, Result, subprocess_run
+from makers import counts_of_a_small_scan
+from page_blocks import commands_of
+
+import ei
+from ei.commands import prepare
+from ei.commands import train as train_command
+from ei.common.arrays import read_array
+from ei.common.files import load_file
+from ei.common.unfinished import UnfinishedArray
+from ei.datasets import EllipsePhantoms
+from ei.datasets.scans import bin_detectors
+from ei.physics import Tomography
+
+Script = Callable[..., Result]
+GEOMETRY = {"image_shape": [32, 32], "n_detectors": 48, "centre": 0.5, "angles": list(range(0, 180, 20))}
+SMALL = ("--group", "rotate90", "--method", "mc", "--base-channels", 2, "--epochs", 1, "--device", "cpu",
+         "network.norm=none")  # fmt: skip
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    """y.npy [12, 48, 9] and its geometry."""
+    x = torch.stack([EllipsePhantoms("train", 32, n_images=20)[n] for n in range(12)])[:, None]
+    np.save(tmp_path / "y.npy", Tomography(**GEOMETRY).A(x)[:, 0].numpy())
+    (tmp_path / "scan.yaml").write_text(yaml.safe_dump({"name": "Tomography", **GEOMETRY}))
+    return tmp_path
+
+
+def train(script: Script, *more: Any, out: str = "run") -> Result:
+    done = script("ei train", "--physics", "scan.yaml", "--measurements", "y.npy", *SMALL, "--out", out, *more)
+    assert done.code == 0, done.err
+    return done
+
+
+# ---- slices --------------------------------------------------------------------------------------------------------
+
+
+def test_train_on_some_slices_and_reconstruct_others(script: Script, scan: Path) -> None:
+    done = train(script, "data.slices=0:12:3", "data.validation=0.25")
+    assert "validation set: 1 of 4 measurements" in done.out
+    state = load_file("run/ckp_last.pth.tar")
+    assert state["config"]["data"]["slices"] == "0:12:3"
+    words = ("--ckp", "run/ckp_last.pth.tar", "--input", "y.npy", "--slices", "4:9:2", "--output", "x.npy")
+    done = script("ei reconstruct", *words, "--png")
+    assert done.code == 0, done.err
+    f = ei.load("run/ckp_last.pth.tar")
+    with torch.no_grad():
+        expected = f(torch.from_numpy(np.load("y.npy")[4:9:2])[:, None])[:, 0]
+    np.testing.assert_allclose(np.load("x.npy"), expected.numpy(), atol=1e-5)
+    assert sorted(path.name for path in Path("x").iterdir()) == ["00004.png", "00006.png", "00008.png"]
+
+
+def test_slices_with_their_truth(script: Script, scan: Path) -> None:
+    x = torch.stack([EllipsePhantoms("train", 32, n_images=20)[n] for n in range(12)])
+    np.save("x_true.npy", x.numpy())
+    done = train(script, "--truth", "x_true.npy", "data.slices=2:12:2")
+    assert "A x of the ground truth fits y to 0.0%" in done.out
+    assert load_file("run/ckp_last.pth.tar")["step"] == 2  # of 4 pairs, the fifth is validated
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--measurements", "y.npy", "data.slices=3:13"), "outside the stack of 12 measurements"),
+        (("--measurements", "y.npy", "data.slices=[1, 2]"), "slices must be A:B"),
+        (("--data", "synthetic", "data.slices=0:5"), "data.slices is for data.measurements"),
+        (("--measurements", "y.npy", "data.bin=60"), "physics.n_detectors must"),
+        (("--measurements", "y.npy", "data.bin=two"), "data.bin must"),
+    ],
+)
+def test_wrong_slices_are_an_error_of_one_line(
+    words: tuple[str, ...], message: str, script: Script, scan: Path
+) -> None:
+    done = script("ei train", "--physics", "scan.yaml", *SMALL, *words, "--out", "run")
+    assert done.code == 2 and message in done.err and done.err.count("\n") == 1 and not Path("run").exists()
+
+
+def test_bins_are_of_tomography(script: Script, scan: Path) -> None:
+    done = script("ei train", "--task", "ct", "--measurements", "y.npy", "physics.radon_view=9", "physics.img_width=33",
+                  "data.bin=2", "--out", "run")  # fmt: skip
+    assert done.code == 2 and "data.bin averages the detectors of Tomography, got CT" in done.err
+
+
+# ---- interrupted reconstructions -----------------------------------------------------------------------------------
+
+
+WORDS = ("--physics", "scan.yaml", "--input", "y.npy", "-b", 2, "--device", "cpu")
+
+
+def reconstruct(script: Script, *more: Any, output: str = "x.npy") -> Result:
+    return script("ei reconstruct", *WORDS, "--output", output, *more)
+
+
+@pytest.mark.parametrize("output", ["x.npy", "x.h5"])
+def test_an_interrupted_reconstruction_goes_on(
+    script: Script, scan: Path, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = output.replace("x", "whole")
+    assert reconstruct(script, output=whole).code == 0
+    written = UnfinishedArray.write
+
+    def stopped(array: UnfinishedArray, indices: Any, values: Any) -> None:
+        if 6 in indices:
+            signal.raise_signal(signal.SIGTERM)
+        written(array, indices, values)
+
+    monkeypatch.setattr(UnfinishedArray, "write", stopped)
+    done = reconstruct(script, output=output)
+    assert done.code == 128 + signal.SIGTERM and "5 of 12 images are kept in" in done.err and not Path(output).exists()
+    monkeypatch.setattr(UnfinishedArray, "write", written)
+    for changed in (("--slices", "0:6"), ("physics.centre=1",)):
+        done = reconstruct(script, *changed, output=output)
+        assert done.code == 2 and "choose another" in done.err and done.err.count("\n") == 1, done
+    Path("y.npy").touch()
+    assert "another time or size of --input" in reconstruct(script, output=output).err
+
+
+def test_the_rest_of_an_interrupted_reconstruction(script: Script, scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reconstruct(script, output="whole.npy").code == 0
+    written = UnfinishedArray.write
+    places: list[int] = []
+
+    def noted(array: UnfinishedArray, indices: Any, values: Any) -> None:
+        if 6 in indices and len(places) < 6:
+            raise KeyboardInterrupt
+        places.extend(indices)
+        written(array, indices, values)
+
+    monkeypatch.setattr(UnfinishedArray, "write", noted)
+    assert reconstruct(script).code == 130
+    places += [-1] * 6
+    done = reconstruct(script)
+    assert done.code == 0 and "5 of 12 images are there" in done.out
+    assert places == [0, 1, 2, 3, 4, *[-1] * 6, *range(5, 12)]
+    assert Path("x.npy").read_bytes() == Path("whole.npy").read_bytes()
+    assert not list(Path().glob("*.unfinished*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["x.npy", "x.h5"])
+def test_two_processes_share_the_slices(scan: Path, output: str) -> None:
+    """And continue what one has begun."""
+    assert subprocess_run("python", "-m", "ei", "reconstruct", *WORDS, "--output", "alone.npy", cwd=scan).code == 0
+    torchrun = ("torchrun", "--standalone", "--nproc_per_node=2", "-m", "ei", "reconstruct", *WORDS)
+    done = subprocess_run(*torchrun, "--output", output, cwd=scan)
+    assert done.code == 0 and done.out.count("images a second") == 1, done.err
+    found = read_array(scan / output)
+    np.testing.assert_allclose(found, np.load(scan / "alone.npy"), rtol=1e-5, atol=1e-6)
+    assert not list(scan.glob("*.unfinished*"))
+
+
+# ---- bins and stages -----------------------------------------------------------------------------------------------
+
+
+def test_training_in_bins(script: Script, scan: Path) -> None:
+    train(script, "data.bin=2")
+    f = ei.load("run/ckp_last.pth.tar")
+    assert f.physics.image_shape == (16, 16) and f.physics.scan.pixel_size == 2 and f.physics.scan.centre == 0.25
+    tree = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert tree["physics"]["n_detectors"] == 48 and tree["data"]["bin"] == 2  # the same run again is the same
+    assert script("ei train", "run/config.yaml", "--out", "again").code == 0
+    again = load_file("again/ckp_last.pth.tar")["state_dict"]
+    assert all(torch.equal(value, again[name]) for name, value in f.net.state_dict().items())
+    done = script("ei train", "--resume", "run/ckp_last.pth.tar", "--epochs", 2, "--physics", "scan.yaml")
+    assert done.code == 0, done.err
+    done = script("ei train", "--resume", "run/ckp_last.pth.tar", "--epochs", 3, "data.bin=4")
+    assert done.code == 2 and "data.bin 4 contradicts" in done.err
+    # Measurements as they are: the checkpoint knows its bins.
+    assert script("ei reconstruct", "--ckp", "run/ckp_last.pth.tar", "--input", "y.npy", "--output", "x.npy").code == 0
+    f = ei.load("run/ckp_last.pth.tar")
+    binned = torch.from_numpy(bin_detectors(np.load("y.npy"), 2, -2))[:, None]
+    with torch.no_grad():
+        np.testing.assert_allclose(np.load("x.npy"), f(binned)[:, 0].numpy(), atol=1e-5)
+
+
+def stages(*words: Any) -> tuple[Any, ...]:
+    return ("--physics", "scan.yaml", "--measurements", "y.npy", *SMALL, ROOT / "configs" / "recipe" /
+            "coarse_to_fine.yaml", "--out", "run", *words)  # fmt: skip
+
+
+def test_coarse_to_fine(script: Script, scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[dict] = []
+    build = train_command.build_training
+
+    def noted(tree: Any, *arguments: Any) -> Any:
+        trainer, loader = build(tree, *arguments)
+        begun.append({name: value.clone() for name, value in trainer.f.net.state_dict().items()})
+        return trainer, loader
+
+    monkeypatch.setattr(train_command, "build_training", noted)
+    done = script("ei train", *stages())
+    assert done.code == 0, done.err
+    assert "stage 3 of 3" in done.out and len(begun) == 3
+    states = [load_file(f"run/stage_{number}/ckp_last.pth.tar") for number in (1, 2, 3)]
+    assert [state["physics"]["image_shape"] for state in states] == [[8, 8], [16, 16], [32, 32]]
+    assert [state["physics"]["n_detectors"] for state in states] == [12, 24, 48]
+    for before, weights in zip(states, begun[1:], strict=False):
+        assert all(torch.equal(value, before["state_dict"][name]) for name, value in weights.items())
+    assert not torch.equal(*(next(iter(weights.values())) for weights in begun[1:]))
+    # Where all is done, nothing is left to do; and a run that is there is not overwritten.
+    done = script("ei train", *stages("--resume", "auto"))
+    assert done.code == 0 and "nothing is left to do" in done.out and "stage 1" not in done.out
+    done = script("ei train", *stages())
+    assert done.code == 2 and "already holds a run" in done.err
+
+
+def test_stages_continue_in_the_right_one(script: Script, scan: Path) -> None:
+    whole = script("ei train", *stages("--epochs", 2))
+    assert whole.code == 0, whole.err
+    shutil.move("run", "whole")
+    done = script("ei train", *stages("--epochs", 2, "--max-steps", 3))
+    assert done.code == 0 and "stage 2" not in done.out  # its first stage is not finished
+    shutil.copytree("whole/stage_1", "other")
+    done = script("ei train", *stages("--epochs", 2, "--resume", "auto"))
+    assert done.code == 0 and "stage 1 of 3" in done.out, done.err
+    shutil.rmtree("run/stage_3")
+    done = script("ei train", *stages("--epochs", 2, "--resume", "auto"))
+    assert done.code == 0 and "stage 1" not in done.out and "stage 3 of 3" in done.out
+    expected, found = (load_file(f"{run}/stage_3/ckp_last.pth.tar")["state_dict"] for run in ("whole", "run"))
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "message"),
+    [
+        ("stages: [{data: {bin: 4}}, {}]", (), "needs --out"),
+        ("stages: [{data: {bin: 4}}, {}]", ("--out", "run", "--resume", "a.pth.tar"), "--resume auto"),
+        ("stages: {data: {bin: 4}}", ("--out", "run"), "stages must be a list of trees"),
+        ("stages: [{data: {bins: 4}}]", ("--out", "run"), "stage 1: data.bins is unknown"),
+        ("stages: []", ("--out", "run"), "stages must be a list of trees"),
+    ],
+)
+def test_wrong_stages(text: str, words: tuple[str, ...], message: str, script: Script, scan: Path) -> None:
+    Path("stages.yaml").write_text(text)
+    done = script("ei train", "--physics", "scan.yaml", "--measurements", "y.npy", *SMALL, "stages.yaml", *words)
+    assert done.code == 2 and message in done.err and done.err.count("\n") == 1 and not Path("run").exists()
+
+
+@pytest.mark.slow
+def test_the_walk_of_the_page_works(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of docs/guides/large_scans.md as they stand there, on a small scan."""
+    counts_of_a_small_scan()
+    shutil.copytree(ROOT / "configs", "configs")
+    for line in commands_of(ROOT / "docs" / "guides" / "large_scans.md"):
+        words = shlex.split(line)
+        small = ["--epochs", "1", "--base-channels", "2", "--device", "cpu"] if words[1] == "train" else []
+        if words[0] == "torchrun":
+            done = subprocess_run(*words, cwd=Path())
+        else:
+            done = script(f"ei {words[1]}", *words[2:], *small)
+        assert done.code == 0, (line, done.err)
+    assert read_array("volume.h5").shape == (8, 24, 24) and np.load("all.npy").shape == (12, 24, 24)
+    np.testing.assert_allclose(read_array("volume.h5"), np.load("all.npy")[2:10], rtol=1e-4, atol=1e-6)
+
+
+# ---- the axis ------------------------------------------------------------------------------------------------------
+
+
+def test_the_axis_is_the_median_of_several_rows(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts_of_a_small_scan(5)
+    found = iter([1.0, 7.0, 1.4, None, 1.5])
+    check = prepare.check_sinogram
+
+    def reported(physics: Any, y: Any) -> Any:
+        report = check(physics, y)
+        if len(y) == 1:
+            report.centre = next(found)
+        return report
+
+    monkeypatch.setattr(prepare, "check_sinogram", reported)
+    done = script("ei prepare", "sinogram", "--counts", "counts.npy", "--flat", "flat.npy", "--dark", "dark.npy",
+                  "--angles", "angles.txt", "--out", "y.npz")  # fmt: skip
+    assert done.code == 0, done.err
+    assert "axis: 1.45 bins from the middle, the median of 4 rows (1.00 to 7.00)" in done.out
+    assert "warning: the axis differs between rows" in done.out
+    assert yaml.safe_load(Path("y.yaml").read_text())["centre"] == 1.45

@@ -1,0 +1,97 @@
+"""Measurements to files of images: what is interrupted goes on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SmallNet, fill
+from torch import Tensor
+
+from ei.datasets import Measurements
+from ei.evaluation.reconstruction import reconstruct_file
+from ei.models import Reconstructor
+from ei.physics import CT
+
+
+class Counting(Reconstructor):
+    """Counts the measurements that it reconstructs, and may stop before one."""
+
+    images = 0
+    stop_at: int | None = None
+
+    def of(self, physics: Any) -> Counting:
+        return self
+
+    def forward(self, y: Tensor) -> Tensor:
+        if self.stop_at is not None and self.images + len(y) > self.stop_at:
+            raise KeyboardInterrupt
+        self.images += len(y)
+        return super().forward(y)
+
+
+@pytest.fixture
+def y(tmp_path: Path) -> Path:
+    np.save(tmp_path / "y.npy", CT(16, 5).A(torch.rand(9, 1, 16, 16)).numpy()[:, 0])
+    return tmp_path / "y.npy"
+
+
+def function(stop_at: int | None = None) -> Counting:
+    f = Counting(fill(SmallNet(1)), CT(16, 5))
+    f.stop_at = stop_at
+    return f
+
+
+@pytest.mark.parametrize("ending", [".npy", ".h5", ".tif"])
+def test_only_the_rest_is_computed(y: Path, ending: str, capsys: pytest.CaptureFixture) -> None:
+    whole, path = y.with_name(f"whole{ending}"), y.with_name(f"x{ending}")
+    options: dict[str, Any] = {"batch_size": 3, "call": {"input": "y"}}
+    assert reconstruct_file(function(), Measurements(y), whole, **options) > 0
+    stopped = function(stop_at=5)
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct_file(stopped, Measurements(y), path, **options)
+    assert stopped.images == 4 and not path.exists()
+    rest = function()
+    capsys.readouterr()
+    reconstruct_file(rest, Measurements(y), path, **options)
+    assert "4 of 9 images are there" in capsys.readouterr().out
+    assert rest.images == 5 and path.read_bytes() == whole.read_bytes()
+    assert sorted(file.name for file in y.parent.iterdir()) == sorted([y.name, whole.name, path.name])
+
+
+def test_nothing_is_computed_where_all_is_there(y: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = y.with_name("x.npy")
+    monkeypatch.setattr("ei.common.unfinished.complete_file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct_file(function(), Measurements(y), path)
+    monkeypatch.undo()
+    f = function()
+    reconstruct_file(f, Measurements(y), path)
+    assert f.images == 0 and np.load(path).shape == (9, 16, 16)
+
+
+def test_what_watches_has_a_file_that_is_continued_too(y: Path) -> None:
+    """An image counts as there when both files have it."""
+
+    def watch(f: Any, physics: Any, y: Tensor, x: Tensor) -> Tensor:
+        return -2 * x.abs()
+
+    paths = [y.with_name(name) for name in ("x.npy", "x_std.npy")]
+    options: dict[str, Any] = {"batch_size": 3, "watch": watch, "beside": paths[1]}
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct_file(function(stop_at=5), Measurements(y), paths[0], **options)
+    assert not any(path.exists() for path in paths)
+    with open(y.with_name("x_std.npy.unfinished"), "r+b") as file:
+        file.seek(-6, os.SEEK_END)
+        assert file.read(1) == b"\1"  # of the fourth image
+        file.seek(-6, os.SEEK_END)
+        file.write(b"\0")
+    rest = function()
+    reconstruct_file(rest, Measurements(y), paths[0], **options)
+    x, errors = (np.load(path) for path in paths)
+    assert rest.images == 6 and (x != 0).any((1, 2)).all()
+    np.testing.assert_allclose(errors, 2 * np.abs(x), rtol=1e-5)
