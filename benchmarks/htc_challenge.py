@@ -2,7 +2,7 @@
 
     python benchmarks/htc_challenge.py prepare --source FOLDER --out dataset/HTC2022/challenge_128 --side 128
         21 limited test scans and the 5 full training scans, all measurements alone: y/*.npy, geometry.yaml
-    ei train configs/htc_challenge.yaml --physics dataset/HTC2022/challenge_128/geometry.yaml \
+    ei train benchmarks/htc_challenge.yaml --physics dataset/HTC2022/challenge_128/geometry.yaml \
         --measurements dataset/HTC2022/challenge_128/y --out ckp/htc_128
     ei reconstruct --ckp ckp/htc_128/ckp_last.pth.tar --input dataset/HTC2022/challenge_128/y --output x.npy
     python benchmarks/htc_challenge.py score --source FOLDER --images x.npy --csv results/htc_challenge/ei.csv

@@ -1,14 +1,19 @@
 """Error bars beside true errors: trainings of minutes, the bootstrap of their networks, calibration from measurements.
 
-    python benchmarks/uncertainty.py train --data FOLDER --runs RUNS [PROBLEM ...]        a few CPU minutes a network
+    python benchmarks/uncertainty.py train [PROBLEM ...] --data FOLDER --runs RUNS      a few CPU minutes a network
+    python benchmarks/uncertainty.py measure [PROBLEM ...] --data FOLDER --runs RUNS    results/uncertainty/*.csv, *.png
+    python benchmarks/uncertainty.py page                                               docs/results/uncertainty.md
 
-FOLDER holds ``CT100_128x128.mat`` and ``Urban100/``.
+FOLDER holds ``CT100_128x128.mat`` and ``Urban100/``. A network is trained on the first images of a set, calibrated by
+measurements of the next, and tested on the last.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import csv
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +22,23 @@ import torch
 from scipy.io import loadmat
 from torch import Tensor
 
-from ei.closure import EIClosure, RobustEIClosure, SupervisedClosure
+from ei.closure import EIClosure, SupervisedClosure
+from ei.common.drawing import error_maps
+from ei.common.files import load_file
+from ei.common.seeds import generator
 from ei.datasets import CVDB, make_loader
+from ei.evaluation.calibration import Calibration, Scores, coverage, held_out_scores, joined, true_scores
+from ei.evaluation.uncertainty import bootstrap
 from ei.models import UNet, Unrolled
-from ei.physics import GaussianNoise, Inpainting, Tomography
+from ei.physics import Inpainting, Tomography
 from ei.training import Trainer, cosine_schedule
 from ei.transforms import FourierRotate, Shift, Turn
 
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results" / "uncertainty"
+PAGE = ROOT / "docs" / "results" / "uncertainty.md"
 SIDE = 64
+BATCH = 10
 
 
 @dataclass
@@ -33,12 +47,15 @@ class Problem:
 
     physics: Any
     images: Callable[[Path], dict[str, Tensor]]  # training, validation and test images [n, C, H, W]
+    title: str
     group: Any  # of the training
     closure: Any
     epochs: int
     batch: int = 2
     lr: float = 1e-3
     f: dict[str, Any] = field(default_factory=dict)
+    positions: Any = None  # the group of the bootstrap; None for that of the training
+    max_steps: int | None = None
 
     def network(self) -> Unrolled:
         torch.manual_seed(0)
@@ -58,7 +75,7 @@ def crops(data: Path) -> dict[str, Tensor]:
     train, test = CVDB(data / "Urban100", "train"), CVDB(data / "Urban100", "test")
     places = [(40, 40), (150, 150), (40, 150), (150, 40)]
 
-    def cut(images: list[torch.Tensor], count: int) -> torch.Tensor:
+    def cut(images: list[Tensor], count: int) -> Tensor:
         return torch.stack([image[:, r : r + SIDE, c : c + SIDE] for image in images for r, c in places[:count]])
 
     return {
@@ -68,34 +85,30 @@ def crops(data: Path) -> dict[str, Tensor]:
     }
 
 
-def scanner(views: int, arc: float, noise: Any = None) -> Tomography:
-    return Tomography((SIDE, SIDE), [arc / views * v for v in range(views)], 91, noise=noise)
+def scanner(views: int, arc: float) -> Tomography:
+    return Tomography((SIDE, SIDE), [arc / views * v for v in range(views)], 91)
 
 
 def problems() -> dict[str, Problem]:
     """A new set of problems, by name."""
     moved: dict[str, Any] = {"alpha": 1, "stop_gradient": True, "frozen_targets": True}
-    three = {"iterations": 3, "cg_steps": 5}
-    filtered = {"iterations": 3, "cg_steps": 3, "filtered": True}
-    noisy = {"iterations": 2, "cg_steps": 3, "last": "net"}
+    three: dict[str, Any] = {"iterations": 3, "cg_steps": 5}
+    filtered: dict[str, Any] = {"iterations": 3, "cg_steps": 3, "filtered": True}
     even, wedge = scanner(25, 180), scanner(30, 120)
-    counts = scanner(25, 180, GaussianNoise(0.5))
     mask = Inpainting(SIDE, SIDE, mask_rate=0.3)
-    one = {"iterations": 1, "cg_steps": 1}
+    one: dict[str, Any] = {"iterations": 1, "cg_steps": 1}
     turn = Turn(2, step=7.2)
+    ei, sup = EIClosure(**moved, move="operator"), SupervisedClosure()
+    any_angle: dict[str, Any] = {"positions": Turn(1)}
+    ct, limited, inpainting = "CT, 25 views", "CT, 30 views over 120 degrees", "inpainting, 30 % of the pixels missing"
     return {
-        "ct_ei": Problem(even, slices, turn, EIClosure(**moved, move="operator"), 13, f=three),
-        "inpainting_ei": Problem(
-            mask, crops, Shift(1), EIClosure(**moved, move="operator"), 5, batch=4, lr=2e-3, f=one
+        "ct_ei": Problem(even, slices, f"{ct}: EI", turn, ei, 13, f=three, max_steps=297, **any_angle),
+        "inpainting_ei": Problem(mask, crops, f"{inpainting}: EI", Shift(1), ei, 3, batch=4, lr=2e-3, f=one),
+        "limited_ei": Problem(
+            wedge, slices, f"{limited}: EI", FourierRotate(2), EIClosure(**moved), 3, f=filtered, **any_angle
         ),
-        "limited_ei": Problem(wedge, slices, FourierRotate(2), EIClosure(**moved), 6, f=filtered),
-        "ct_sup": Problem(even, slices, None, SupervisedClosure(), 6, f=three),
-        "noise_rei": Problem(
-            counts, slices, turn, RobustEIClosure(10, stop_gradient=True, move="operator"), 6, f=noisy
-        ),
-        "limited_sup": Problem(wedge, slices, None, SupervisedClosure(), 6, f=filtered),
-        "inpainting_sup": Problem(mask, crops, None, SupervisedClosure(), 5, batch=4, lr=2e-3, f=one),
-    }  # fmt: skip
+        "ct_sup": Problem(even, slices, f"{ct}: supervised", None, sup, 6, f=three, **any_angle),
+    }
 
 
 def train(name: str, data: Path, runs: Path) -> None:
@@ -106,19 +119,147 @@ def train(name: str, data: Path, runs: Path) -> None:
     trainer = Trainer(
         f, problem.physics, problem.group, problem.closure, {"total": optimizer}, epochs=problem.epochs,
         schedule=cosine_schedule(problem.epochs), clip_norm=0.01, out=runs / name, ckp_interval=1000, progress=False,
+        max_steps=problem.max_steps,
     )  # fmt: skip
     trainer.fit(make_loader(problem.images(data)["train"], batch_size=problem.batch))
 
 
+# ---- figures --------------------------------------------------------------------------------------------------------
+
+
+def measure(name: str, data: Path, runs: Path, draws: int) -> None:
+    """Measure the coverage of one network's error bars, before and after calibration, and write its files."""
+    torch.set_num_threads(1)
+    problem = problems()[name]
+    f = problem.network()
+    f.net.load_state_dict(load_file(runs / name / "ckp_last.pth.tar")["state_dict"])
+    f.eval()
+    group = problem.positions or problem.group
+    sets = problem.images(data)
+    began = time.process_time()
+    tested = joined([_scores(problem, f, group, x, draws) for x in sets["test"].split(BATCH)])
+    seconds = (time.process_time() - began) / len(sets["test"])
+    seen = joined([_scores(problem, f, group, x, draws) for x in sets["validation"].split(BATCH)])
+    held_out = joined([
+        held_out_scores(f, problem.physics, group, problem.physics.A(x), draws, seed=k)
+        for k, x in enumerate(sets["validation"].split(BATCH))
+    ])  # fmt: skip
+    by_measurements = coverage(tested, Calibration.of(held_out, "held-out measurements"))
+    by_truth = coverage(tested, Calibration.of(seen, "ground truth"))
+    rows = [
+        {**row, "norm_by_truth": other["norm_calibrated"], "pixels_by_truth": other["pixels_calibrated"]}
+        for row, other in zip(by_measurements, by_truth, strict=True)
+    ]
+    write(RESULTS / f"{name}_coverage.csv", rows)
+    write(RESULTS / f"{name}_factors.csv", [
+        _factors("test images, ground truth", tested, seconds),
+        _factors("validation images, ground truth", seen),
+        _factors("validation images, held-out measurements", held_out),
+    ])  # fmt: skip
+    write(RESULTS / f"{name}_images.csv", [
+        {"index": n, "estimated": float(a), "true": float(b)}
+        for n, (a, b) in enumerate(zip(tested.predicted, tested.norms, strict=True))
+    ])  # fmt: skip
+    _draw(problem, f, group, sets["test"][:2], draws, Calibration.of(held_out, "").factor, RESULTS / f"{name}.png")
+
+
+def _scores(problem: Problem, f: Any, group: Any, x: Tensor, draws: int) -> Scores:
+    y = problem.physics.A(x)
+    return true_scores(bootstrap(f, problem.physics, group, y, draws, generator=generator(0)), x)
+
+
+def _factors(source: str, scores: Scores, seconds: float = 0.0) -> dict[str, Any]:
+    low, high = (float(torch.quantile(scores.factors, p)) for p in (0.1, 0.9))
+    return {
+        "source": source, "images": len(scores.norms), "factor": float(scores.factors.mean()), "low": low, "high": high,
+        "correlation": scores.correlation, "cpu_seconds_an_image": seconds,
+    }  # fmt: skip
+
+
+def _draw(problem: Problem, f: Any, group: Any, x: Tensor, draws: int, factor: float, path: Path) -> None:
+    result = bootstrap(f, problem.physics, group, problem.physics.A(x), draws, generator=generator(0))
+    gray = lambda error: error.square().mean(0, keepdim=True).sqrt()  # noqa: E731
+    error_maps([
+        {"x": image, "estimated, times the factor": factor * gray(rmse), "true error": gray(image - truth)}
+        for image, rmse, truth in zip(result.x, result.rmse, x, strict=True)
+    ], path)  # fmt: skip
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def per_cent(row: Mapping[str, str], *names: str) -> Iterable[str]:
+    return (f"{100 * float(row[name]):.0f}" for name in names)
+
+
+def tables() -> str:
+    """The tables and pictures of the page, of every problem that was measured."""
+    parts = []
+    for name, problem in problems().items():
+        if not (RESULTS / f"{name}_coverage.csv").exists():
+            continue
+        lines = [f"## {problem.title}", ""]
+        lines += ["| true mean squared error / estimated, by | images | mean | 10th to 90th percentile | correlation |"]
+        lines += ["|---|---|---|---|---|"]
+        for row in read(RESULTS / f"{name}_factors.csv"):
+            figures = [f"{float(row[key]):.2f}" for key in ("factor", "low", "high", "correlation")]
+            lines.append(
+                f"| {row['source']} | {row['images']} | {figures[0]} | {figures[1]} to {figures[2]} | {figures[3]} |"
+            )
+        seconds = float(read(RESULTS / f"{name}_factors.csv")[0]["cpu_seconds_an_image"])
+        lines += ["", f"One image took {seconds:.1f} CPU seconds.", ""]
+        lines += ["| nominal [%] | norm | calibrated by measurements | by ground truth | pixels | calibrated by "
+                  "measurements | by ground truth |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+        columns = (
+            "level",
+            "norm",
+            "norm_calibrated",
+            "norm_by_truth",
+            "pixels",
+            "pixels_calibrated",
+            "pixels_by_truth",
+        )
+        lines += [f"| {' | '.join(per_cent(row, *columns))} |" for row in read(RESULTS / f"{name}_coverage.csv")]
+        lines += ["", f"![{problem.title}](../../results/uncertainty/{name}.png)", ""]
+        parts.append("\n".join(lines))
+    return "\n".join(parts)
+
+
+MARKER = "<!-- below: python benchmarks/uncertainty.py page -->"
+
+
+def write_page() -> None:
+    """Write the tables below the marker of the page."""
+    text = PAGE.read_text(encoding="utf-8").split(MARKER)[0]
+    PAGE.write_text(f"{text}{MARKER}\n\n{tables()}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["train"])
+    parser.add_argument("what", choices=["train", "measure", "page"])
     parser.add_argument("problems", nargs="*", default=list(problems()))
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--runs", type=Path)
+    parser.add_argument("--draws", type=int, default=100)
     options = parser.parse_args()
+    if options.what == "page":
+        write_page()
+        return
     for name in options.problems:
-        if not list((options.runs / name).glob("ckp_last.pth.tar")):
+        if options.what == "measure":
+            measure(name, options.data, options.runs, options.draws)
+        elif not list((options.runs / name).glob("ckp_last.pth.tar")):
             train(name, options.data, options.runs)
 
 

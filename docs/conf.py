@@ -64,8 +64,11 @@ def committed_figure(block: tuple, block_vars: dict, gallery_conf: dict) -> str:
 
     name = Path(block_vars["src_file"]).stem
     committed = DOCS / "gallery_figures" / f"{name}.png"
-    if not plt.get_fignums() or not committed.is_file():
-        return matplotlib_scraper(block, block_vars, gallery_conf)
+    if not plt.get_fignums():
+        return ""
+    if not committed.is_file():
+        remark = "*Of the short run, which shows that the script runs; run it for the figure of the full one.*"
+        return f"\n{remark}\n\n{matplotlib_scraper(block, block_vars, gallery_conf)}"
     plt.close("all")
     path = next(block_vars["image_path_iterator"])
     shutil.copyfile(committed, path)

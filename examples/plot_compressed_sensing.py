@@ -24,14 +24,13 @@ epochs, n_images = (1, 16) if short else (6, 1500)
 try:
     from sklearn.datasets import load_digits
 
-    digits = torch.from_numpy(load_digits().images).float()[:, None] / 16
-    digits = nn.functional.interpolate(digits, size=(16, 16), mode="bilinear", align_corners=False)
+    digits = torch.tensor(load_digits().images[:, None] / 16).float()
+    digits = nn.functional.interpolate(digits, size=(16, 16), mode="bilinear")
 except ImportError:  # pip install 'equivariant-imaging[examples]'
     digits = torch.stack(list(EllipsePhantoms("train", 16, 2000)))[:, None]
 train, test = list(digits[:n_images]), list(digits[1500 : 1500 + n_images // 5])
 
 
-# %%
 # The operator: a Gaussian matrix and its pseudo-inverse.
 class CompressedSensing:
     matrix = torch.randn(64, 256, generator=torch.Generator().manual_seed(0)) / 8

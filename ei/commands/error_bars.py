@@ -65,7 +65,8 @@ class ErrorBars:
 
     @property
     def factor(self) -> float:
-        return 1.0 if self.calibration is None else self.calibration.factor
+        """Of maps of pixels."""
+        return 1.0 if self.calibration is None else self.calibration.map_factor
 
     def bootstrap(self, f: Any, physics: Any, y: Tensor) -> Bootstrap:
         """`ei.evaluation.bootstrap`, the same for an image alone and in a batch, with a bar."""
@@ -84,6 +85,8 @@ def add_options(parser: Parser, calibrate: bool) -> None:
     if calibrate:
         group.add_argument("--calibrate", type=path_type, metavar="FILE",
                            help="find the correction from a tenth of each measurement that f is not given")  # fmt: skip
+        group.add_argument("--calibrate-by", choices=["measurements", "truth"],
+                           help="truth: find it from the ground truth of the test images instead")  # fmt: skip
 
 
 def read_options(options: Mapping[str, Any], tree: Tree, shape: Shape, code: set[str], path: str) -> ErrorBars | None:
@@ -96,10 +99,12 @@ def read_options(options: Mapping[str, Any], tree: Tree, shape: Shape, code: set
         code: the user-defined code that was typed.
     """
     if "uncertainty" not in options:
-        for name in ("calibration", "calibrate"):
+        for name in ("calibration", "calibrate", "calibrate_by"):
             if name in options:
-                raise InputError(f"--{name} needs error bars: give --uncertainty 100, too")
+                raise InputError(f"--{name.replace('_', '-')} needs error bars: give --uncertainty 100, too")
         return None
+    if options.get("calibrate_by") and "calibrate" not in options:
+        raise InputError("--calibrate-by needs the file to write: give --calibrate FILE, too")
     draws = check_number("--uncertainty", options["uncertainty"], integer=True, least=2)
     calibration = None if "calibration" not in options else Calibration.load(options["calibration"])
     if tree.get("transform") is None:
@@ -125,7 +130,7 @@ def measured(f: Any, physics: Any, images: Any, index: int, device: torch.device
     return (f if selected is physics else f.of(selected)), selected, y, x
 
 
-def report_error_bars(f: Any, images: Any, bars: ErrorBars, folder: Path, samples: list[int]) -> None:
+def report_error_bars(f: Any, images: Any, bars: ErrorBars, folder: Path, samples: list[int]) -> Scores:
     """Print the coverage of error bars on test images, and write ``errors.csv``, ``coverage.csv``, ``coverage.png`` and
     for each sample ``sample_<i>_errors.png`` into the folder."""
     device = next(f.parameters()).device
@@ -147,6 +152,7 @@ def report_error_bars(f: Any, images: Any, bars: ErrorBars, folder: Path, sample
     ])  # fmt: skip
     coverage_curves(rows, folder / "coverage.png")
     print(f"figures of error bars: {folder} (coverage.png, sample_*_errors.png)")
+    return scores
 
 
 def _maps(result: Bootstrap, factor: float, x: Tensor) -> dict[str, Tensor]:
@@ -181,15 +187,29 @@ def calibrate(f: Any, measurements: Any, bars: ErrorBars, path: Path) -> Calibra
         for index, (own, physics, y) in enumerate(tqdm(list(measurements), unit="measurement", desc="calibration"))
     ]
     scores = joined(parts)
-    calibration = Calibration.of(scores, "held-out measurements")
-    calibration.save(path)
     print(f"\ncalibration from a tenth of each of {len(parts)} measurements, which f was not given")
     print(f"{table(coverage(scores))}\n{remarks(scores)}")
-    needed = [p for p in LEVELS if len(parts) < p / (1 - p) - 1e-9]
+    if getattr(f.physics, "pixel_mask", None) is None:
+        print(
+            "note: this shows the error at measurements that could have been made. Between evenly spaced views it is "
+            "too small a factor: use --calibrate-by truth where there are images"
+        )
+    return write_calibration(scores, "held-out measurements", path)
+
+
+def write_calibration(scores: Scores, source: str, path: Path) -> Calibration:
+    """Write the correction that follows from the scores of some images to a file, and print it."""
+    calibration = Calibration.of(scores, source)
+    calibration.save(path)
+    count = len(scores.norms)
+    needed = [p for p in LEVELS if count < p / (1 - p) - 1e-9]
     if needed:
         levels = ", ".join(f"{100 * p:g}" for p in needed)
-        print(f"warning: {len(parts)} measurements are too few for {levels} %: there the largest factor is taken")
-    print(f"{path}: errors are {calibration.factor:.2f} times as large as the bootstrap's")
+        print(f"warning: {count} images are too few for {levels} %: there the largest factor is taken")
+    print(
+        f"{path}: errors of images are {calibration.factor:.2f} times as large as the bootstrap's, those of pixels "
+        f"{calibration.map_factor:.2f} times, by {source}"
+    )
     return calibration
 
 

@@ -96,6 +96,8 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
     f, images, shape = load_test(state, tree, ckp, typed.flags.get("mask"), device, "calibrate" in options)
     bars = error_bars.read_options(options, tree, shape, typed.code, ckp)
     if bars is not None and isinstance(images, Measurements):  # without ground truth there is nothing to test
+        if options.get("calibrate_by") == "truth":
+            raise InputError("--calibrate-by truth needs the --truth of the --measurements")
         error_bars.calibrate(f, error_bars.given_measurements(f, images), bars, Path(options["calibrate"]))
         return
     task = get(tree, "trainer.task")
@@ -117,12 +119,23 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
         comparison(f, f.physics, x, figure, name, sample, y)
         show_if_screen(figure)
     if bars is not None:
-        if "calibrate" in options:
-            found = error_bars.calibrate(f, error_bars.measurements_of(f, images), bars, Path(options["calibrate"]))
-            bars = replace(bars, calibration=found)
-        error_bars.report_error_bars(f, images, bars, folder, samples)
+        _error_bars(f, images, bars, options, folder, samples)
     peak = f"usual PSNR and SSIM: peak {data_range:g}"
     print(f"paper PSNR: one norm over the channels, peak max|x|; {peak}. Files: {folder}")
+
+
+def _error_bars(
+    f: ReconstructionFunction, images: Any, bars: error_bars.ErrorBars, options: Mapping[str, Any], folder: Path,
+    samples: list[int],
+) -> None:  # fmt: skip
+    """The coverage of error bars, and their calibration by measurements (before it) or by ground truth (of it)."""
+    path, by_truth = options.get("calibrate"), options.get("calibrate_by") == "truth"
+    if path is not None and not by_truth:
+        found = error_bars.calibrate(f, error_bars.measurements_of(f, images), bars, Path(path))
+        bars = replace(bars, calibration=found)
+    scores = error_bars.report_error_bars(f, images, bars, folder, samples)
+    if path is not None and by_truth:
+        error_bars.write_calibration(scores, "ground truth", Path(path))
 
 
 def _checkpoint_path(ckp: str | None, task: str | None) -> str:

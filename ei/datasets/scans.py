@@ -53,6 +53,8 @@ def read_scan(
         else:
             raise InputError(f"{file} holds no {name} (image_key {number}): give a file of it")
     degrees = np.atleast_1d(read_array(file if angles is None else angles, NAMES["angles"], "angles"))
+    if degrees.ndim != 1:
+        raise InputError(f"the angles must be a list of numbers, in degrees, got shape {list(degrees.shape)}")
     return arrays[0], arrays[1], arrays[2], degrees if key is None or len(degrees) != len(key) else degrees[key == 0]
 
 

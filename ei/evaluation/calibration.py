@@ -23,7 +23,7 @@ from ei.common.checks import check_number
 from ei.common.files import write_atomically
 from ei.common.seeds import derive_seed, generator
 from ei.errors import InputError, MissingFileError
-from ei.evaluation.uncertainty import Bootstrap, Draw, Resampling, Sums, measure_with
+from ei.evaluation.uncertainty import Bootstrap, Resampling, Sums, measure_with
 from ei.physics.krylov import adjoint_of
 from ei.physics.split import Split, entries_to_split
 
@@ -102,8 +102,10 @@ def held_out_scores(
     """The scores of f without ground truth: it is given a part of the measurements, and errors are compared by what the
     rest sees of them.
 
-    The error of ``x = f_m(m y)`` seen by the rest is ``D (1 - m)(A x - y)``, an image; D is the adjoint of A, of
-    filtered views where A has a ``filter`` (raw projections weigh low frequencies). The errors of the draws are seen in
+    The rest sees of the error of ``x = f_m(m y)`` the residual ``r = (1 - m)(A x - y)``; its norm is ``<r, F r>^(1/2)``
+    with F the ``filter`` of A where it has one: the norm of an image is that of its filtered views, and raw projections
+    weigh low frequencies. Pixels are compared where they are left out, if they are measured by themselves; else in
+    ``A^T F r``, by the shape of their distribution: its width is that of the norms. The errors of the draws are seen in
     the same way, by the rest of the operator of the draw: what lies between the views of A is compared with what lies
     between the views of ``A_g``. What the noise of the held-out measurements adds is taken off.
 
@@ -111,7 +113,8 @@ def held_out_scores(
         f, physics, transform, y, draws: see `ei.evaluation.bootstrap`; f has ``of(physics)``.
         seed: of draws and of the parts.
         keep: the part of the entries (views, pixels) that f is given, in (0, 1); of each image others, drawn.
-        how: ``noise``, a noise model or None for none; ``move`` of the bootstrap.
+        how: ``noise``, a noise model or None for none; ``move`` of the bootstrap; ``rounds``: over how many divisions
+            of each measurement the scores are averaged (3).
 
     Raises:
         InputError: for an f without ``of``; measurements that cannot be divided; otherwise see `bootstrap`.
@@ -120,31 +123,89 @@ def held_out_scores(
         raise InputError(
             f"held-out measurements need a reconstruction function with of(physics), and {type(f).__name__} has none"
         )
-    noise = how.get("noise")
-    kept = draw_part(entries_to_split(physics, y), len(y), check_number("keep", keep, above=0, below=1), seed)
-    part = Split(physics, kept)
-    resampling = Resampling(f.of(part), part, transform, kept * y, draws, noise, seed, how.get("move"))
-    seen = _Seen(part, y)
-    error = seen.image(part, physics.A(resampling.x) - y)
-    of_noise = seen.noise_power(resampling.x, noise, seed)
+    keep = check_number("keep", keep, above=0, below=1)
+    rounds = check_number("rounds", how.get("rounds", 3), integer=True, least=1)
+    entries = entries_to_split(physics, y)
+    parts = []
+    for k in range(rounds):
+        own = derive_seed(seed, "held out", k)
+        part = Split(physics, draw_part(entries, len(y), keep, own))
+        resampling = Resampling(
+            f.of(part), part, transform, part.kept * y, draws, how.get("noise"), own, how.get("move")
+        )
+        parts.append(_scores_of_part(resampling, part, y))
+    true, predicted = (torch.stack([p[k] for p in parts]).square().mean(0).sqrt() for k in (0, 1))
+    if not bool((true > 0).any()):
+        raise InputError("the held-out measurements are nothing but noise: they do not show how far off f is")
+    pixels = torch.cat([p[3] for p in parts])
+    if getattr(physics, "pixel_mask", None) is None:
+        pixels = pixels * ((true / predicted).square().mean() / pixels.square().mean()).sqrt()
+    return Scores(true, predicted, torch.stack([p[2] for p in parts]).mean(0), pixels)
+
+
+def _scores_of_part(resampling: Resampling, part: Split, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Norms, root mean squares and quantiles of the draws' norms, and ratios of pixels, as the rest sees errors that
+    ``part`` of the measurements leaves."""
+    residual = _unseen(part, part.physics.A(resampling.x) - y)
+    of_noise, noise_pixels = _noise_power(resampling, part)
     norms: dict[int, Tensor] = {}
     sums = Sums()
     for draw in resampling:
-        image, weight = _seen_of_draw(seen, draw)
-        norms[draw.number] = torch.linalg.vector_norm(image.flatten(1), dim=1).double()
-        weight = resampling.back(draw, weight).clamp(min=0)
-        sums.add(resampling.back(draw, image).abs().square(), weight)
+        seen = _unseen(draw.physics, draw.physics.physics.A(draw.error))
+        norms[draw.number] = _power(draw.physics.physics, seen).sqrt()
+        if part.pixel_mask is None:
+            image = resampling.back(draw, _image(draw.physics.physics, seen))
+            sums.add(image.abs().square(), resampling.back(draw, _is_seen(draw.physics, y)).clamp(min=0))
+        else:
+            sums.add(resampling.back(draw, draw.error).abs().square(), resampling.likeness(draw))
     predicted, quantiles = _said(torch.stack([norms[number] for number in sorted(norms)]))
-    power = torch.linalg.vector_norm(error.flatten(1), dim=1).double().square()
-    squared = power - of_noise.flatten(1).sum(1)
-    if bool((squared <= 0).all()):
-        raise InputError("the held-out measurements are nothing but noise: they do not show how far off f is")
-    true = squared.clamp(min=0).sqrt()
-    factor = ((true / predicted).square().mean()).clamp(min=1e-12)
-    # With noise, a pixel is compared with both that and the error, and the ratio is brought back to the error alone.
-    scale = (sums.mean + of_noise / factor).sqrt()
-    shown = seen.weight(part) * (sums.weight > 0)
-    return Scores(true, predicted, quantiles, _ratios(shown * error.abs().double(), shown * scale))
+    true = (_power(part.physics, residual) - of_noise).clamp(min=0).sqrt()
+    shown = _is_seen(part, y) * (sums.weight > 0)
+    # With noise, a pixel is compared with both that and the error.
+    factor = (true / predicted).square().mean()
+    scale = (sums.mean * factor + noise_pixels).sqrt()
+    ratios = _ratios(shown * _image(part.physics, residual).abs().double(), shown * scale)
+    return true, predicted, quantiles, ratios * factor.sqrt()
+
+
+def _unseen(part: Split, measured: Tensor) -> Tensor:
+    """What of measurements ``part`` leaves out."""
+    return (1 - part.kept) * (entries_to_split(part.physics, measured) > 0) * measured
+
+
+def _filtered(physics: Any, y: Tensor) -> Tensor:
+    apply_filter = getattr(physics, "filter", None)
+    return apply_filter(y) if callable(apply_filter) else y
+
+
+def _power(physics: Any, y: Tensor) -> Tensor:
+    """``<y, F y>``, ``[B]``."""
+    return (y.conj() * _filtered(physics, y)).real.flatten(1).double().sum(1).clamp(min=0)
+
+
+def _image(physics: Any, y: Tensor) -> Tensor:
+    """``A^T F y``."""
+    return adjoint_of(physics)(_filtered(physics, y))
+
+
+def _is_seen(part: Split, y: Tensor) -> Tensor:
+    """Ones for the pixels of which the rest sees something."""
+    return (_image(part.physics, _unseen(part, torch.ones_like(y))).abs() > 0).double()
+
+
+def _noise_power(resampling: Resampling, part: Split) -> tuple[Tensor, Tensor]:
+    """The mean of `_power` that noise has in the rest, and the mean squared part that it has in `_image`."""
+    x, noise = resampling.x, resampling.noise
+    power, pixels = torch.zeros(len(x), dtype=torch.float64, device=x.device), torch.zeros_like(x.real).double()
+    if noise is None:
+        return power, pixels
+    clean = part.physics.A(x)
+    for number in range(NOISE_DRAWS):
+        noisy = measure_with(noise, part.physics, x, derive_seed(resampling.seed, "held-out noise", number))
+        rest = _unseen(part, noisy - clean)
+        power += _power(part.physics, rest) / NOISE_DRAWS
+        pixels += _image(part.physics, rest).abs().square() / NOISE_DRAWS
+    return power, pixels
 
 
 def draw_part(entries: Tensor, images: int, keep: float, seed: int) -> Tensor:
@@ -164,43 +225,6 @@ def draw_part(entries: Tensor, images: int, keep: float, seed: int) -> Tensor:
     return (order <= largest).to(entries.dtype).view_as(uniform)
 
 
-def _seen_of_draw(seen: _Seen, draw: Draw) -> tuple[Tensor, Tensor]:
-    return seen.image(draw.physics, draw.physics.physics.A(draw.error)), seen.weight(draw.physics)
-
-
-class _Seen:
-    """What the rest of the measurements sees of an image.
-
-    Args:
-        part: the operator of what f is given.
-        y: all measurements.
-    """
-
-    def __init__(self, part: Split, y: Tensor) -> None:
-        self.part, self.y = part, y
-
-    def image(self, part: Split, measured: Tensor) -> Tensor:
-        """``D (1 - m) measured``."""
-        rest = (1 - part.kept) * (entries_to_split(part.physics, self.y) > 0) * measured
-        apply_filter = getattr(part.physics, "filter", None)
-        return adjoint_of(part.physics)(apply_filter(rest) if callable(apply_filter) else rest)
-
-    def weight(self, part: Split) -> Tensor:
-        """Ones for the pixels of which the rest sees something."""
-        return (self.image(part, torch.ones_like(self.y)).abs() > 0).double()
-
-    def noise_power(self, x: Tensor, noise: Any, seed: int) -> Tensor:
-        """The mean squared part that noise has in `image`, of every pixel."""
-        power = torch.zeros_like(x.real, dtype=torch.float64)
-        if noise is None:
-            return power
-        clean = self.part.physics.A(x)
-        for number in range(NOISE_DRAWS):
-            noisy = measure_with(noise, self.part.physics, x, derive_seed(seed, "held-out noise", number))
-            power += self.image(self.part, noisy - clean).abs().square() / NOISE_DRAWS
-        return power
-
-
 # ---- the correction -------------------------------------------------------------------------------------------------
 
 
@@ -209,7 +233,7 @@ class Calibration:
     """Factors that correct a bootstrap's estimates.
 
     Attributes:
-        factor: of the root mean squared error, and of maps of pixels.
+        factor: of the root mean squared error of images.
         norm: at each of `LEVELS`, of the quantile of the error's norm.
         pixels: at each of `LEVELS`, of the Gaussian interval of a pixel.
         images: how many images they were found from.
@@ -222,12 +246,25 @@ class Calibration:
     images: int
     source: str
 
+    @property
+    def map_factor(self) -> float:
+        """Of maps of pixels: that of the 90 % interval, since the tails of errors are heavier than a Gaussian's."""
+        return self.pixels[0.9]
+
     @classmethod
     def of(cls, scores: Scores, source: str) -> Calibration:
         """The conformal correction by the scores of some images: at the level p the factor that covers
-        ``ceil((n + 1) p)`` of n; all of them where n is too small for p."""
+        ``ceil((n + 1) p)`` of n; all of them where n is too small for p.
+
+        Raises:
+            InputError: where there are errors and the bootstrap has none.
+        """
         norm = {p: conformal(scores.norms / scores.quantiles[:, k], p) for k, p in enumerate(LEVELS)}
         pixels = {p: float(_quantile(scores.pixels, p)) / gaussian_bound(p) for p in LEVELS}
+        if not all(math.isfinite(factor) for factor in (*norm.values(), *pixels.values())):
+            raise InputError(
+                "the draws show no error where there is one, so that no factor corrects it: take more draws"
+            )
         return cls(float(scores.factors.mean().sqrt()), norm, pixels, len(scores.norms), source)
 
     def save(self, path: str | os.PathLike) -> None:

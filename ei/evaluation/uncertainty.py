@@ -181,6 +181,14 @@ def measure_with(noise: Any, physics: Any, x: Tensor, seed: int) -> Tensor:
 class Bootstrap:
     """What a bootstrap found out about ``x = f(y)``; see `bootstrap`.
 
+    >>> import torch
+    >>> from ei.physics import Inpainting
+    >>> from ei.transforms import Shift
+    >>> physics = Inpainting(8, 8)
+    >>> result = ei.evaluation.bootstrap(physics.A_dagger, physics, Shift(1), torch.ones(2, 1, 8, 8), draws=20)
+    >>> result.psnr().shape, result.draws.shape
+    (torch.Size([2]), torch.Size([20, 2, 1, 8, 8]))
+
     Args:
         resampling: makes the draws.
         draws: the draws of ``resampling`` in any order, as from a progress bar around it.
@@ -196,6 +204,11 @@ class Bootstrap:
         interpolation: the mean of ``|T_g^-1 T_g x - x|^2`` of every image, ``[B]``: zero where the operator moves and
             for groups that move pixels. It is not in the other figures.
         move: "image" or "operator".
+
+    >>> physics = ei.physics.Inpainting(16, 16)
+    >>> f = ei.models.Reconstructor(ei.models.UNet(1, 1, base_channels=4), physics)
+    >>> bootstrap(f, physics, ei.transforms.Shift(1), physics.A(torch.rand(2, 1, 16, 16)), draws=2).mse.shape
+    torch.Size([2])
     """
 
     def __init__(self, resampling: Resampling, draws: Iterable[Draw] | None = None) -> None:

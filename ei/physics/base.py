@@ -206,7 +206,7 @@ def check_indices(indices: Sequence[int] | Tensor | None, count: int, what: str)
     rows = [int(index) for index in indices]
     wrong = [index for index in rows if not 0 <= index < count]
     if wrong:
-        raise InputError(f"there are operators for {count} images, indices 0 to {count - 1}, got index {wrong[0]}")
+        raise InputError(f"there is {what} for each of {count} images, indices 0 to {count - 1}, got index {wrong[0]}")
     return rows
 
 

@@ -400,7 +400,7 @@ def _check_views(angles: Iterable[float], which: str) -> tuple[float, ...]:
     try:
         values = np.asarray([float(angle) for angle in angles], dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"the angles{which} must be numbers, in degrees: {error}") from error
+        raise InputError(f"the angles{which} must be a list of numbers, in degrees: {error}") from error
     if not len(values):
         raise InputError(f"the angles{which} must be a list of at least one number, in degrees, got none")
     wrong = np.flatnonzero(~np.isfinite(values))

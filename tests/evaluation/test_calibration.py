@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_held_out_pixels_show_the_factor(sigma: float, move: str) -> None:
     contrast = 1 / 12
     expected = contrast / (0.63 * (contrast + sigma**2))
     assert float(scores.factors.mean()) == pytest.approx(expected, rel=0.12)
-    assert len(scores.norms) == 6 and len(scores.pixels) < 6 * 0.08 * 48**2  # those of which something is held out
+    assert len(scores.norms) == 6 and len(scores.pixels) < 3 * 6 * 0.08 * 48**2  # those of which something is held out
 
 
 class Neighbours(HalfWhereMissing):
@@ -81,6 +82,8 @@ def test_pixels_are_compared_with_draws_that_miss_them() -> None:
         assert float(missing.square().mean()) == pytest.approx(0.55 * float(result.mse.mean()) / 0.3, rel=0.4)
         scores = true_scores(result, truth)
         assert len(scores.pixels) == pytest.approx(8 * 0.3 * 48**2, rel=0.01)
+        held_out = held_out_scores(f, physics, Shift(1), y, 40, 0, move=move)
+        assert float(held_out.pixels.median()) == pytest.approx(float(scores.pixels.median()), rel=0.25)
         half = Scores(
             *(getattr(scores, name)[:4] for name in ("norms", "predicted", "quantiles")), scores.pixels[:2765]
         )
@@ -153,8 +156,8 @@ def test_a_calibration_covers_other_images_as_it_says(tmp_path: Path) -> None:
 
 
 def test_conformal_ranks() -> None:
-    ratios = torch.tensor([9.0, 1, 8, 2, 7, 3, 6, 4, 5])
-    assert [conformal(ratios, p) for p in (0.5, 0.8, 0.9, 0.95)] == [5, 8, 9, 9]
+    ratios = torch.tensor([9.0, 1, 8, 2, 7, 3, 6, 4, 5, 10])
+    assert [conformal(ratios, p) for p in (0.5, 0.8, 0.9, 0.95)] == [6, 9, 10, 10]
 
 
 @pytest.mark.parametrize("change", [{"factor": -1}, {"factor": "x"}, {"norm": {"0.5": 1}}, {"pixels": None}, None, 3])
@@ -171,6 +174,10 @@ def test_files_that_are_no_calibration(tmp_path: Path, change: Any) -> None:
 
 
 def test_what_cannot_be_calibrated() -> None:
+    scores = scores_of(5)
+    scores.pixels[:50] = math.inf
+    with pytest.raises(InputError, match="take more draws"):
+        Calibration.of(scores, "ground truth")
     physics = Inpainting(16, 16, noise=GaussianNoise(0.5))
     with pytest.raises(InputError, match="a reconstruction function with of"):
         held_out_scores(physics.A_dagger, physics, Shift(1), torch.rand(1, 1, 16, 16), 5)

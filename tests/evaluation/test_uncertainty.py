@@ -146,9 +146,15 @@ def test_the_order_of_draws_changes_nothing(physics: Any, transform: Any, move: 
     assert [element.tolist() for element in fewer.elements] == [one.tolist() for one in resampling.elements[:5]]
     draws = sorted_.draws
     assert draws.shape == (12, 3, 1, 8, 8)
-    torch.testing.assert_close(draws.mean(0), sorted_.x + sorted_.bias, rtol=1e-5, atol=1e-6)
+    # Each draw weighs as much as it is like A in a pixel: always, but for pixels that are measured by themselves.
+    likeness = [torch.as_tensor(resampling.likeness(resampling.draw(n))).expand_as(draws[n]) for n in range(12)]
+    weights = torch.stack(likeness).double()
+    errors = draws - sorted_.x
+    mean = (weights * errors).sum(0) / weights.sum(0).clamp(min=1e-300)
+    torch.testing.assert_close(sorted_.bias.double(), mean, rtol=1e-4, atol=1e-6)
     if move != "image" or not isinstance(transform, Rotate):
-        torch.testing.assert_close(draws.std(0), sorted_.std, rtol=1e-3, atol=1e-6)
+        squares = (weights * (errors - mean).square()).sum(0) / (weights.sum(0) - 1).clamp(min=1)
+        torch.testing.assert_close(sorted_.std.double(), squares.sqrt(), rtol=1e-3, atol=1e-6)
 
 
 def test_the_operator_moves_where_it_can() -> None:
@@ -275,3 +281,15 @@ def test_a_part_of_an_operator_moves_with_it() -> None:
     part = (images(2, 1, 8, 8, number=1) > 0.5).double()
     moved = Split(MASK, part).moved(torch.tensor([1, 2]), Shift(1))
     torch.testing.assert_close(moved.A(x), torch.roll(part * MASK.mask, (1, 2), (-2, -1)) * x)
+
+
+def test_draws_of_turned_images_are_turned_back() -> None:
+    f = small_f(MASK).eval()
+    resampling = Resampling(f, MASK, Rotate90(1), MASK.A(images(2, 1, 8, 8).float()), 6, None, 0, "image")
+    with torch.no_grad():
+        expected = torch.stack([
+            torch.rot90(f(MASK.A(torch.rot90(resampling.x, turns, (-2, -1)))), -turns, (-2, -1))
+            for turns in map(int, resampling.elements)
+        ])  # fmt: skip
+    assert {1, 3} <= set(map(int, resampling.elements))
+    torch.testing.assert_close(Bootstrap(resampling).draws, expected, rtol=1e-4, atol=1e-5)

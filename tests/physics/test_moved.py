@@ -258,7 +258,7 @@ def test_ragged_scans_need_batches_of_one_shape(tmp_path: Any) -> None:
     for call in (lambda: physics.A(images(2, 1, 9, 8)), lambda: physics.of([0, 1])):
         with pytest.raises(InputError, match="the scans of a batch must have equal shapes, got scans of 3 and 4 views"):
             call()
-    with pytest.raises(InputError, match="indices 0 to 1, got index 2"):
+    with pytest.raises(InputError, match="there is a scan for each of 2 images, indices 0 to 1, got index 2"):
         physics.of([2])
     with pytest.raises(InputError, match="batches must carry the indices"):
         physics.of(None)

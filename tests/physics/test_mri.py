@@ -251,7 +251,7 @@ def test_masks_and_maps_from_files(tmp_path: Path) -> None:
         (lambda: MRI(torch.full((4,), float("nan"))), ["mask", "zeros", "ones"]),
         (lambda: MRI(torch.zeros(4, 5)), ["mask", "nothing"]),
         (lambda: MRI(torch.zeros(0)), ["[H, W]", "[0]"]),
-        (lambda: MRI(torch.ones(2, 4, 5)), ["[H, W]", "[W]", "[2, 4, 5]"]),
+        (lambda: MRI(torch.ones(2, 2, 4, 5)), ["[H, W]", "[W]", "[n, H, W]", "[2, 2, 4, 5]"]),
         (lambda: MRI(torch.ones(4, 5), random_maps(3, 5, 4)), ["coil maps", "[3, 5, 4]", "[4, 5]"]),
         (lambda: MRI(torch.ones(5), random_maps(3, 5, 4)), ["coil maps", "[3, 5, 4]", "[5]"]),
         (lambda: MRI(torch.ones(4, 5), torch.ones(3, 4, 5)), ["coil maps", "complex", "[K, H, W]"]),

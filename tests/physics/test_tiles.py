@@ -44,7 +44,7 @@ def test_a_tile_of_measurements_is_the_measurement_of_a_tile(masks: str, side: i
     pairs = Tiles(list(zip(measured, images, strict=True)), side)
     assert all(torch.equal(*both) for k in numbers for both in zip(pairs[k], (ys[k], xs[k]), strict=True))
     if masks != "one":
-        with pytest.raises(InputError, match="masks for"):
+        with pytest.raises(InputError, match="there is a mask for each of"):
             tiled.of([3 * len(tile_places((9, 11), side))])
 
 

@@ -1,0 +1,146 @@
+"""Error bars by command: ``ei test --uncertainty``, ``--calibrate``, ``ei reconstruct --uncertainty``; SURE."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Result
+from torch.optim import Adam
+
+import ei
+from ei.closure import EIClosure
+from ei.closure.sure import error_estimate
+from ei.datasets import EllipsePhantoms, make_loader
+from ei.evaluation import bootstrap
+from ei.models import UNet, Unrolled
+from ei.physics import GaussianNoise, Inpainting
+from ei.training import Trainer
+from ei.transforms import Shift
+
+Script = Callable[..., Result]
+CKP = ("--ckp", "run/ckp_last.pth.tar")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Inpainting:
+    """A run folder, measurements with noise, and test images."""
+    monkeypatch.chdir(tmp_path)
+    physics = Inpainting(16, 16, noise=GaussianNoise(0.05))
+    f = Unrolled(UNet(1, 1, base_channels=2, norm="none"), physics, iterations=1, cg_steps=1)
+    config = {
+        "transform": {"name": "Shift", "n_trans": 1}, "closure": {"name": "EIClosure", "alpha": 1},
+        "physics": {"name": "Inpainting", **physics.config}, "noise": {"name": "GaussianNoise", "sigma": 0.05},
+        "trainer": {"task": "inpainting"},
+    }  # fmt: skip
+    images = EllipsePhantoms("train", 16, 8)
+    trainer = Trainer(f, physics, Shift(1), EIClosure(1), {"total": Adam(f.net.parameters())}, epochs=1, out="run",
+                      config=config, progress=False)  # fmt: skip
+    trainer.fit(make_loader(images, batch_size=2))
+    x = torch.stack([images[n] for n in range(4)]).view(4, 1, 16, 16)
+    np.save("x.npy", x.numpy())
+    np.save("y.npy", physics(x)[:, 0].numpy())
+    return physics
+
+
+def test_coverage_is_printed_and_drawn(script: Script, run: Inpainting) -> None:
+    measured = ("ei test", *CKP, "--measurements", "y.npy", "--truth", "x.npy", "--uncertainty", 20)
+    done = script(*measured, "--sample-to-show", 0, 2, "--out", "out")
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("error bars of 20 draws"))
+    assert [line.split()[0] for line in lines[start + 2 : start + 7]] == ["50%", "80%", "90%", "95%", "99%"]
+    assert "true mean squared error / estimated" in done.out
+    names = {path.name for path in Path("out").iterdir()}
+    assert {"coverage.csv", "coverage.png", "errors.csv", "sample_0_errors.png", "sample_2_errors.png"} <= names
+    rows = list(csv.DictReader(Path("out/coverage.csv").read_text().splitlines()))
+    f, x = ei.load(CKP[1]), torch.from_numpy(np.load("x.npy"))
+    y = torch.from_numpy(np.load("y.npy"))[:, None]
+    assert list(rows[0]) == ["level", "norm", "pixels"]
+    errors = list(csv.DictReader(Path("out/errors.csv").read_text().splitlines()))
+    with torch.no_grad():
+        true = (f(y) - x).flatten(1).norm(dim=1)
+    assert [float(row["true"]) for row in errors] == pytest.approx(true.tolist(), rel=1e-3)
+    assert script("ei test", *CKP, "--measurements", "y.npy", "--truth", "x.npy", "--out", "plain").code == 0
+    assert not (Path("plain") / "coverage.csv").exists()
+
+
+def test_a_calibration_is_found_and_applied(script: Script, run: Inpainting) -> None:
+    found = script("ei test", *CKP, "--measurements", "y.npy", "--uncertainty", 20, "--calibrate", "c.json")
+    assert found.code == 0, found.err
+    assert "4 images are too few for 90, 95, 99 %" in found.out
+    factor = json.loads(Path("c.json").read_text())["pixels"]["0.9"]
+    pairs = ("ei test", *CKP, "--measurements", "y.npy", "--truth", "x.npy", "--uncertainty", 20)
+    done = script(*pairs, "--calibrate", "again.json", "--out", "out")
+    assert done.code == 0 and "norm, calibrated" in done.out, done.err
+    assert json.loads(Path("again.json").read_text())["pixels"]["0.9"] == pytest.approx(factor, rel=0.3)
+    done = script(*pairs, "--calibrate", "truth.json", "--calibrate-by", "truth", "--out", "out")
+    truth = json.loads(Path("truth.json").read_text())
+    assert done.code == 0 and truth["source"] == "ground truth" and "norm, calibrated" not in done.out, done.err
+    errors = list(csv.DictReader(Path("out/errors.csv").read_text().splitlines()))
+    ratios = [(float(row["true"]) / float(row["estimated"])) ** 2 for row in errors]
+    assert truth["factor"] == pytest.approx((sum(ratios) / len(ratios)) ** 0.5, rel=1e-3)
+    reconstruct = ("ei reconstruct", *CKP, "--input", "y.npy", "--uncertainty", 20)
+    assert script(*reconstruct, "--output", "a.npy").code == 0
+    done = script(*reconstruct, "--output", "b.npy", "--calibration", "c.json", "-b", 3)
+    assert done.code == 0 and f"times {factor:.3g}" in done.out, done.err
+    plain, calibrated = np.load("a_std.npy"), np.load("b_std.npy")
+    assert plain.shape == np.load("a.npy").shape == (4, 16, 16)
+    np.testing.assert_allclose(calibrated, factor * plain, rtol=1e-3, atol=1e-7)
+    f, y = ei.load(CKP[1]), torch.from_numpy(np.load("y.npy"))[:, None]
+    result = bootstrap(f, f.physics, Shift(1), y, 400, generator=torch.Generator().manual_seed(5))
+    assert float(np.sqrt((plain**2).mean())) == pytest.approx(float(result.rmse.square().mean().sqrt()), rel=0.3)
+
+
+def test_error_bars_beside_images(script: Script, run: Inpainting) -> None:
+    done = script("ei reconstruct", *CKP, "--input", "y.npy", "--output", "x.tif", "--uncertainty", 5)
+    assert done.code == 0, done.err
+    assert "5 draws are too few for the 95 % quantile" in done.out
+    assert Path("x_std.tif").exists() and Path("x_std.png").exists()
+    assert "not calibrated" in done.out
+    np.testing.assert_array_equal(np.load("x.npy").shape, (4, 1, 16, 16))
+
+
+def test_sure_is_printed_where_the_noise_is_known(script: Script, run: Inpainting) -> None:
+    done = script("ei reconstruct", *CKP, "--input", "y.npy", "--output", "o.npy")
+    assert done.code == 0, done.err
+    f, y = ei.load(CKP[1]), torch.from_numpy(np.load("y.npy"))[:, None]
+    expected = error_estimate(f, f.physics, y)
+    assert f"SURE: ||A f(y) - A x||^2 / m is estimated as {expected:.3g}, from 4 measurements" in done.out
+    louder = script("ei reconstruct", *CKP, "--input", "y.npy", "--output", "o.npy", "--noise", "gaussian:0.2")
+    f.physics.noise = GaussianNoise(0.2)
+    assert f"estimated as {error_estimate(f, f.physics, y):.3g}, from" in louder.out
+    assert not Path("o_std.npy").exists()
+
+
+def test_sure_is_the_error_in_measurements() -> None:
+    """f keeps what is measured: the error is that of the noise, sigma^2."""
+    physics = Inpainting(64, 64, noise=GaussianNoise(0.1))
+    y = physics(torch.rand(8, 1, 64, 64))
+    assert error_estimate(lambda y: y, physics, y) == pytest.approx(0.01, rel=0.05)
+    assert error_estimate(lambda y: 0 * y + 0.5, physics, y) == pytest.approx(1 / 12, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("ei test", ["--calibrate", "c.json"], "--calibrate needs error bars: give --uncertainty 100, too"),
+        ("ei reconstruct", ["--calibration", "c.json"], "--calibration needs error bars"),
+        ("ei test", ["--uncertainty", "9", "--calibrate", "c.json", "--calibrate-by", "truth"], "needs the --truth"),
+        ("ei reconstruct", ["--uncertainty", "1"], "--uncertainty must be a whole number >= 2, got 1"),
+        ("ei reconstruct", ["--uncertainty", "9", "--calibration", "c.json"], "there is no calibration c.json"),
+        ("ei reconstruct", ["--uncertainty", "9", "--group", "scale"], "Scale has no inverse"),
+        ("ei test", ["--uncertainty", "9"], "give both, or images with --data"),
+    ],
+)
+def test_bad_options(script: Script, run: Inpainting, command: str, arguments: list[str], message: str) -> None:
+    data = ["--measurements", "y.npy"] if command == "ei test" else ["--input", "y.npy", "--output", "o.npy"]
+    done = script(command, *CKP, *data, *arguments)
+    assert done.code == 2 and message in done.err, done.err
+    assert done.err.strip().splitlines()[-1].startswith(f"{command}: error:")
+    assert not Path("o_std.npy").exists()
