@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -119,11 +116,3 @@ def test_range_of_true_images(least: float, largest: float, expected: float) -> 
 def test_a_range_that_there_is_not(least: float, largest: float) -> None:
     with pytest.raises(ValueError, match="data_range"):
         range_of(least, largest)
-
-
-def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The examples in the docstrings of metrics, evaluation and diagnosis."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("ei.metrics", "ei.evaluation.quality", "ei.diagnosis.diagnose", "ei.diagnosis.sinograms"):
-        result = doctest.testmod(importlib.import_module(name))
-        assert result.attempted > 0 and result.failed == 0, name
