@@ -296,7 +296,10 @@ def _check_by_residual(scan: Scan, y: np.ndarray, report: SinogramReport, is_tru
                 f"The axis of the geometry, {scan.centre:g} bins, is wrong, others explain {ratio:.2g} times more, but "
                 "these data do not determine which: measure it."
             )
-        _check_axis(scan, report, centre, error, error if ratio > BETTER else math.inf, is_determined)
+        # Where the geometry explains the data to their noise, another axis must be three errors away.
+        is_noise = scan.fan and unexplained(scan, y) <= AS_NOISE * report.figures["noise"]
+        limit = (3 if is_noise else 1) * error if ratio > BETTER else math.inf
+        _check_axis(scan, report, centre, error, limit, is_determined)
 
 
 def _is_explained_by_larger_image(scan: Scan, y: np.ndarray, report: SinogramReport, limit: float) -> bool:
