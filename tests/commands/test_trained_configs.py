@@ -1,8 +1,8 @@
 """Every file of ``configs/`` trains as it did before a run was a tree.
 
 reference/configs.json holds the figures of that code (commit 9ddc847), for the same words: the sum of the weights after
-three steps, and the sums of the losses. On the machine that they were made on, the weights were equal bit for bit; on
-other processors of the same kind three steps have differed by 7e-4 in a loss.
+three steps, and the sums of the losses. On the machine that they were made on, the weights were equal bit for bit. On
+another processor of the same kind three steps of that code differed from them by 6e-3 in a loss and 2e-4 in the sum.
 """
 
 from __future__ import annotations
@@ -78,5 +78,5 @@ def test_it_trains_as_before(script: Script, tmp_path: Path, monkeypatch: pytest
     networks = [weights for key, weights in state.items() if key.startswith("state_dict")]
     total = sum(float(value.double().abs().sum()) for weights in networks for value in weights.values())
     figures = FIGURES["cases"][case]
-    assert total == pytest.approx(figures["abs_sum"], rel=1e-4)
-    assert state["sums"] == pytest.approx(figures["sums"], rel=5e-3)
+    assert total == pytest.approx(figures["abs_sum"], rel=1e-3)
+    assert state["sums"] == pytest.approx(figures["sums"], rel=2e-2)
