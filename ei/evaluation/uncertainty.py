@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ei.closure.base import MOVES
 from ei.common.checks import check_choice, check_number
 from ei.common.seeds import derive_seed, generator, seeded
 from ei.errors import InputError
@@ -24,8 +25,6 @@ from ei.physics.base import move_physics, where_sampled
 from ei.physics.noise import Noise
 from ei.physics.noise_adapter import SeededNoise, get_noise
 from ei.transforms.base import Transform
-
-MOVES = ("image", "operator")
 
 
 class Draw(NamedTuple):

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ei.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11
 
 NoiseModel = Callable[..., Tensor]
 # What to do where an operator cannot be moved.
@@ -77,6 +80,13 @@ class Physics(nn.Module):
     def selected_from(self) -> Physics:
         """The operator of all images, where `of` selected this one from it; else itself."""
         return self.__dict__.get("_selected_from", self)
+
+    def copied(self, selected_from: Physics, **buffers: Tensor) -> Self:
+        """A shallow copy with other ``buffers``, whose operator of all images (`selected_from`) is this one."""
+        other = copy.copy(self)
+        other._buffers = {**self._buffers, **buffers}
+        other.__dict__["_selected_from"] = selected_from  # not as a submodule, which the module would list
+        return other
 
     def moved(self, element: Any, transform: Any = None) -> Physics:
         """The same instrument in another position: ``A.moved(g) x`` is ``A T_g^-1 x``, up to a symmetry of the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,21 +115,15 @@ class Inpainting(Physics):
         if self.count == 1:
             return self
         rows = check_indices(indices, self.count, "a mask")
-        return self._with_mask(self.mask[torch.tensor(rows, device=self.mask.device)], selected_from=self)
+        return self.copied(self, mask=self.mask[torch.tensor(rows, device=self.mask.device)])
 
     def moved(self, element: Any, transform: Any = None) -> Inpainting:
         """The operator with its masks moved as images are: by a shift (rows, columns), by quarter turns (their number),
         or by an element of a ``transform`` that permutes pixels. Exact: ``A.moved(g) x = T_g A T_g^-1 x``."""
-        return self._with_mask(self.moved_entries(self.mask, element, transform), selected_from=self.selected_from)
+        return self.copied(self.selected_from, mask=self.moved_entries(self.mask, element, transform))
 
     def moved_entries(self, entries: Tensor, element: Any, transform: Any = None) -> Tensor:
         return move_pixels(entries, element, transform)
-
-    def _with_mask(self, mask: Tensor, selected_from: Physics) -> Inpainting:
-        other = copy.copy(self)
-        other._buffers = {**self._buffers, "mask": mask}
-        other.__dict__["_selected_from"] = selected_from  # not as a submodule, which the module would list
-        return other
 
     def _multiply(self, tensor: Tensor, what: str) -> Tensor:
         check_shape(tensor, self.image_shape, what)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -123,7 +122,7 @@ class MRI(Physics):
         if self.count == 1:
             return self
         rows = check_indices(indices, self.count, "a mask")
-        return self._with_mask(self.mask[torch.tensor(rows, device=self.mask.device)], selected_from=self)
+        return self.copied(self, mask=self.mask[torch.tensor(rows, device=self.mask.device)])
 
     def moved(self, element: Any, transform: Any = None) -> MRI:
         """The operator whose mask is shifted along the columns of k-space: that of images multiplied by a ramp of
@@ -137,7 +136,7 @@ class MRI(Physics):
             InputError: for another element.
         """
         moved = self.moved_entries(self.mask, element, transform)
-        return self._with_mask(moved, selected_from=self.selected_from)
+        return self.copied(self.selected_from, mask=moved)
 
     def moved_entries(self, entries: Tensor, element: Any, transform: Any = None) -> Tensor:
         steps = torch.as_tensor(element).reshape(-1)
@@ -148,12 +147,6 @@ class MRI(Physics):
         row, column = [0, *steps.tolist()][-2:]
         shifted = torch.roll(entries, int(column), -1)
         return shifted if _rows_of(self.mask) is None else torch.roll(shifted, int(row), -2)
-
-    def _with_mask(self, mask: Tensor, selected_from: Physics) -> MRI:
-        other = copy.copy(self)
-        other._buffers = {**self._buffers, "mask": mask}
-        other.__dict__["_selected_from"] = selected_from  # not as a submodule, which the module would list
-        return other
 
     def A(self, x: Tensor) -> Tensor:
         """The measured part of k-space, of every coil: ``[B, 2, H, W]`` to ``[B, 2, (K,) H, W]``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -80,10 +79,9 @@ class Projections(Physics):
         degrees = degrees_of(element, transform, type(self).__name__)
         if degrees == 0:
             return self
-        other = copy.copy(self)
+        other = self.copied(self.selected_from)
         other._turn(degrees)
         other._cache = other._moved_cache = self._moved_cache
-        other.__dict__["_selected_from"] = self.selected_from
         return other
 
     def _turn(self, degrees: float) -> None:

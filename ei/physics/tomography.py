@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 import warnings
@@ -170,14 +169,13 @@ class Tomography(Projections):
             return self
         scans = tuple(self.scans[index] for index in check_indices(indices, self.count, "a scan"))
         _check_equal_shapes(scans)
-        other = self._copy_of_scans(scans[:1] if len(set(scans)) == 1 else scans)
-        other._cache, other._moved_cache = self._cache, self._moved_cache
-        other.__dict__["_selected_from"] = self
-        return other
+        return self._copy_of_scans(scans[:1] if len(set(scans)) == 1 else scans)
 
     def _copy_of_scans(self, scans: tuple[Scan, ...]) -> Tomography:
-        other = copy.copy(self)
+        """The operator of some of the scans, which shares the matrices of this one."""
+        other = self.copied(self)
         other._set_scans(scans)
+        other._cache, other._moved_cache = self._cache, self._moved_cache
         return other
 
     def _turn(self, degrees: float) -> None:
@@ -197,7 +195,6 @@ class Tomography(Projections):
         results = []
         for number, scan in enumerate(self.scans):
             one = self._copy_of_scans((scan,))
-            one._cache = self._cache
             own = (other if len(other) == 1 else other[number::count] for other in others)
             results.append(getattr(one, method)(tensor[number::count], *own))
         return torch.stack(results, 1).flatten(0, 1)
