@@ -14,10 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from ei.datasets import EllipsePhantoms
 from ei.models import UNet
+from ei.physics import CT
 
 # The tests' problems are tiny: more threads would mostly wait for each other.
 torch.set_num_threads(1)
@@ -138,3 +142,25 @@ def subprocess_run(*command: object, cwd: Path, timeout: float = 600) -> Result:
         [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout
     )
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name, mode, size in (("a/1.png", "RGB", (40, 50)), ("a/2.jpg", "RGB", (60, 44)), ("b/c/3.png", "L", (48, 48)),
+                             ("4.tif", "L", (41, 41)), ("5.png", "RGB", (40, 40))):  # fmt: skip
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (*size[::-1], *([3] if mode == "RGB" else [])), dtype=np.uint8)).save(path)
+    (tmp_path / "images" / "readme.txt").write_text("not an image")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    x = torch.stack([EllipsePhantoms("train", 16, n_images=20)[i] for i in range(12)])
+    np.save(tmp_path / "x.npy", x.numpy())
+    np.save(tmp_path / "y.npy", CT(16, 5).A(x[:, None])[:, 0].numpy())
+    np.save(tmp_path / "other.npy", x.flip(0).numpy())
+    scipy.io.savemat(tmp_path / "x.mat", {"DATA": np.concatenate([np.zeros((108, 16, 16), np.float32), x.numpy()])})
+    return tmp_path

@@ -20,9 +20,20 @@ from torch.optim import Adam
 from torch.utils.data import DataLoader
 
 from ei.closure import AdversarialEIClosure, EIClosure
+from ei.common.seeds import generator
 from ei.datasets import make_loader
-from ei.models import Reconstructor
-from ei.physics import MRI, Inpainting, Tomography
+from ei.models import Reconstructor, UNet
+from ei.physics import (
+    MRI,
+    GaussianNoise,
+    Inpainting,
+    Noise,
+    PoissonGaussianNoise,
+    PoissonNoise,
+    Tomography,
+    TransmissionNoise,
+    pinv_cg,
+)
 from ei.training import Trainer
 from ei.transforms import Shift
 
@@ -175,3 +186,78 @@ def disc_image(shape: tuple[int, int], discs: Sequence[Disc], pixel: float = 1.0
 def scan_of(physics: Tomography, number: int) -> Tomography:
     """An operator of its own for one of the scans of ``physics``."""
     return Tomography(**{**physics.config, "angles": physics.config["angles"][number]})
+
+
+def images(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def matrix_of(physics: Any, *shape: int) -> Tensor:
+    """A as a dense matrix ``[measurements, pixels]``, column by column."""
+    units = torch.eye(torch.Size(shape).numel(), dtype=torch.float64).view(-1, *shape)
+    return physics.A(units).flatten(1).T
+
+
+def plain_cg(matrix: Tensor, y: Tensor, steps: int, weight: Tensor | None = None) -> Tensor:
+    """The textbook's conjugate gradients on the normal equations of one image."""
+    weighted = matrix if weight is None else weight @ matrix
+    normal, r = matrix.T @ weighted, weighted.T @ y
+    x, d = torch.zeros_like(r), r
+    for _ in range(steps):
+        step = (r @ r) / (d @ normal @ d)
+        x, before, r = x + step * d, r, r - step * normal @ d
+        d = r + (r @ r) / (before @ before) * d
+    return x
+
+
+class RandomMatrix:
+    """``y = M x``; its adjoint is left to autograd."""
+
+    image_shape = (1, 4, 5)
+
+    def __init__(self, rows: int, dtype: torch.dtype = torch.float64) -> None:
+        self.matrix = torch.randn(rows, 20, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+    def A(self, x: Tensor) -> Tensor:
+        return x.flatten(1).to(self.matrix.dtype) @ self.matrix.T
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        return pinv_cg(self, y, steps=60, tol=1e-12)
+
+
+GEOMETRIES = [
+    # N, V, uniform, circle. D - N is odd for 2, 5, 16 and even for 24: both ways of padding.
+    (1, 1, True, False),
+    (1, 2, True, True),
+    (2, 3, True, False),
+    (5, 4, True, False),
+    (5, 7, False, True),
+    (16, 10, True, False),
+    (17, 9, True, True),
+    (24, 1, True, False),
+    (33, 20, False, False),
+]
+
+
+MODELS = [
+    GaussianNoise(0.1),
+    PoissonNoise(0.05),
+    PoissonGaussianNoise(0.05, 0.1),
+    TransmissionNoise(1e5, 30, 0.0064),
+]
+
+
+def columns(width: int) -> Tensor:
+    return (torch.arange(width) % 3 != 1).float()
+
+
+def train(out: Path, closure: Any, noise: Noise, epochs: int = 2) -> Trainer:
+    physics = Inpainting(16, 16, noise=noise)
+    torch.manual_seed(0)
+    net = UNet(1, 1, base_channels=2)
+    optimizers = {"total": torch.optim.Adam(net.parameters(), lr=1e-3)}
+    images = list(torch.rand(4, 1, 16, 16, generator=generator(1)))
+    f = Reconstructor(net, physics)
+    trainer = Trainer(f, physics, Shift(1), closure, optimizers, epochs=epochs, out=out, progress=False)
+    trainer.fit(make_loader(images, batch_size=2))
+    return trainer

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SmallNet, fill
+from makers import MODELS, columns, train
 from torch import Tensor, nn
 
 import ei
@@ -41,17 +42,6 @@ from ei.training import Trainer
 from ei.training.parallel import draws_of_part
 from ei.training.validation import log_columns
 from ei.transforms import Shift
-
-MODELS = [
-    GaussianNoise(0.1),
-    PoissonNoise(0.05),
-    PoissonGaussianNoise(0.05, 0.1),
-    TransmissionNoise(1e5, 30, 0.0064),
-]
-
-
-def columns(width: int) -> Tensor:
-    return (torch.arange(width) % 3 != 1).float()
 
 
 @pytest.mark.parametrize("noise", MODELS, ids=str)
@@ -401,18 +391,6 @@ def test_a_part_of_a_batch_counts_by_what_is_measured_in_it(closure: Any, monkey
         with draws_of_part(one, part, Processes(rank, 2)):
             total = total + part.weight * closure(f.of(one), one, None, y[rank : rank + 1])["total"]
     torch.testing.assert_close(total, whole, rtol=1e-4, atol=1e-6)
-
-
-def train(out: Path, closure: Any, noise: Noise, epochs: int = 2) -> Trainer:
-    physics = Inpainting(16, 16, noise=noise)
-    torch.manual_seed(0)
-    net = UNet(1, 1, base_channels=2)
-    optimizers = {"total": torch.optim.Adam(net.parameters(), lr=1e-3)}
-    images = list(torch.rand(4, 1, 16, 16, generator=generator(1)))
-    f = Reconstructor(net, physics)
-    trainer = Trainer(f, physics, Shift(1), closure, optimizers, epochs=epochs, out=out, progress=False)
-    trainer.fit(make_loader(images, batch_size=2))
-    return trainer
 
 
 @pytest.mark.parametrize(

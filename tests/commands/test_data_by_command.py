@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scipy.io
 import torch
 import yaml
 from conftest import ROOT, Result, fill
@@ -23,7 +22,6 @@ from ei.closure import MCClosure
 from ei.common.complex import magnitude
 from ei.common.files import load_file
 from ei.datasets import (
-    EllipsePhantoms,
     MRIData,
     make_loader,
 )
@@ -49,16 +47,6 @@ WEIGHTS = fill(small()).state_dict()
 def write_images(folder: Path, height: int = 16, width: int = 24) -> None:
     images = np.random.default_rng(0).random((20, height, width)).astype(np.float32)
     np.savez(folder / "images.npz", images=images)
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Path:
-    x = torch.stack([EllipsePhantoms("train", 16, n_images=20)[i] for i in range(12)])
-    np.save(tmp_path / "x.npy", x.numpy())
-    np.save(tmp_path / "y.npy", CT(16, 5).A(x[:, None])[:, 0].numpy())
-    np.save(tmp_path / "other.npy", x.flip(0).numpy())
-    scipy.io.savemat(tmp_path / "x.mat", {"DATA": np.concatenate([np.zeros((108, 16, 16), np.float32), x.numpy()])})
-    return tmp_path
 
 
 def test_the_commands_take_a_bare_state_dict(script: Any, tmp_path: Path) -> None:

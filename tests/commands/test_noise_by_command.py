@@ -5,29 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import Result
+from makers import train
 from PIL import Image
 
 import ei
 from ei.closure import SUREClosure
 from ei.commands.presets import METHODS, closure_for, problem
 from ei.common.files import load_file, save_file
-from ei.common.seeds import generator
-from ei.datasets import make_loader
 from ei.errors import InputError
-from ei.models import Reconstructor, UNet
 from ei.physics import (
     GaussianNoise,
-    Inpainting,
-    Noise,
 )
-from ei.training import Trainer
-from ei.transforms import Shift
 
 Script = Callable[..., Result]
 
@@ -65,18 +58,6 @@ def test_noise_unknown_by_commands(script: Script) -> None:
     told = script(*images, "noise=gaussian:0.5", "--base-channels", 2, "--ei-trans", 1, "--epochs", 1, "--max-steps", 1,
                   "--device", "cpu", "--out", "told")  # fmt: skip
     assert told.code == 0 and ei.load("told/ckp_last.pth.tar").physics.noise.sigma == 0.5, told.err
-
-
-def train(out: Path, closure: Any, noise: Noise, epochs: int = 2) -> Trainer:
-    physics = Inpainting(16, 16, noise=noise)
-    torch.manual_seed(0)
-    net = UNet(1, 1, base_channels=2)
-    optimizers = {"total": torch.optim.Adam(net.parameters(), lr=1e-3)}
-    images = list(torch.rand(4, 1, 16, 16, generator=generator(1)))
-    f = Reconstructor(net, physics)
-    trainer = Trainer(f, physics, Shift(1), closure, optimizers, epochs=epochs, out=out, progress=False)
-    trainer.fit(make_loader(images, batch_size=2))
-    return trainer
 
 
 def test_the_noise_of_a_checkpoint(tmp_path: Path) -> None:

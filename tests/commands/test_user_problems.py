@@ -12,19 +12,15 @@ import pytest
 import scipy.io
 import torch
 from conftest import ROOT, Result, subprocess_run
-from makers import dicom
+from makers import RandomMatrix, dicom
 from PIL import Image
-from torch import Tensor
 
 import ei
 from ei.common.files import load_file
 from ei.datasets import make_loader, split_images, split_validation
 from ei.datasets.paper_data import imresize_matrix
-from ei.errors import InputError
-from ei.evaluation.classical import least_squares
 from ei.evaluation.quality import read_metrics
-from ei.physics import CT, Inpainting, pinv_cg
-from ei.physics.krylov import adjoint_of
+from ei.physics import CT, Inpainting
 
 # ---------------------------------------------------------------------------------------------------- measurements
 
@@ -129,18 +125,6 @@ def test_wrong_commands(runs: Path, case: str, script: Callable[..., Result], mo
 # ---------------------------------------------------------------------------------------------------------- images
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for name, mode, size in (("a/1.png", "RGB", (40, 50)), ("a/2.jpg", "RGB", (60, 44)), ("b/c/3.png", "L", (48, 48)),
-                             ("4.tif", "L", (41, 41)), ("5.png", "RGB", (40, 40))):  # fmt: skip
-        path = tmp_path / "images" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (*size[::-1], *([3] if mode == "RGB" else [])), dtype=np.uint8)).save(path)
-    (tmp_path / "images" / "readme.txt").write_text("not an image")
-    return tmp_path / "images"
-
-
 @pytest.mark.slow
 def test_training_and_testing_on_a_folder_of_images(tree: Path) -> None:
     own = ["--data", tree, "data.train.crop=40", "data.train.resize=16", "data.train.test_fraction=0.4"]
@@ -176,32 +160,6 @@ def test_a_folder_of_training_images_alone(
 # ------------------------------------------------------------------------------------------------------- operators
 
 
-class RandomMatrix:
-    """``y = M x``; its adjoint is left to autograd."""
-
-    image_shape = (1, 4, 5)
-
-    def __init__(self, rows: int, dtype: torch.dtype = torch.float64) -> None:
-        self.matrix = torch.randn(rows, 20, dtype=dtype, generator=torch.Generator().manual_seed(0))
-
-    def A(self, x: Tensor) -> Tensor:
-        return x.flatten(1).to(self.matrix.dtype) @ self.matrix.T
-
-    def A_dagger(self, y: Tensor) -> Tensor:
-        return pinv_cg(self, y, steps=60, tol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-@pytest.mark.parametrize("rows", [8, 30])
-def test_adjoint_by_autograd(rows: int, dtype: torch.dtype) -> None:
-    physics = RandomMatrix(rows, dtype)
-    x, y = torch.randn(3, 1, 4, 5, dtype=torch.float64), torch.randn(3, rows, dtype=dtype)
-    back = adjoint_of(physics)(y)
-    assert back.shape == x.shape and not back.is_complex()
-    left, right = torch.sum(physics.A(x).conj() * y).real, torch.sum(x * back)
-    assert abs(float(left - right)) < 1e-10 * float(physics.A(x).norm() * y.norm())
-
-
 @pytest.mark.parametrize("rows", [8, 30])
 def test_conjugate_gradients_reach_the_pseudo_inverse(rows: int) -> None:
     """The solution of least norm, or of least squares; an image that is zero stays zero beside others."""
@@ -210,31 +168,6 @@ def test_conjugate_gradients_reach_the_pseudo_inverse(rows: int) -> None:
     y[1] = 0
     expected = (y @ torch.linalg.pinv(physics.matrix).T).view(3, 1, 4, 5)
     torch.testing.assert_close(physics.A_dagger(y), expected, rtol=0, atol=1e-8)
-
-
-def test_conjugate_gradients_are_differentiable() -> None:
-    physics = RandomMatrix(8)
-    y = torch.randn(2, 8, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda y: pinv_cg(physics, y, steps=3), (y,))
-    ct, sinogram = CT(8, 5), torch.rand(2, 1, 12, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda y: pinv_cg(ct, y, steps=2), (sinogram,))
-
-
-def test_conjugate_gradients_on_ct_and_wrong_input() -> None:
-    physics = CT(16, 40)
-    x = torch.rand(1, 1, 16, 16, dtype=torch.float64)
-    y = physics.A(x)
-    # The two differ in rounding, which ten steps amplify, more or less from processor to processor.
-    torch.testing.assert_close(pinv_cg(physics, y, steps=10, tol=0), least_squares(physics, y, 10), rtol=0, atol=1e-6)
-    with pytest.raises(InputError, match="steps"):
-        pinv_cg(physics, physics.A(x), steps=0)
-
-    class Bare:
-        def A(self, x: Tensor) -> Tensor:
-            return x
-
-    with pytest.raises(InputError, match="image_shape"):
-        pinv_cg(Bare(), x)
 
 
 def test_a_deepinv_physics_works_as_it_is() -> None:

@@ -39,18 +39,6 @@ def test_files_of_another_kind_are_not_left_out_in_silence(tmp_path: Path) -> No
         assert find_images(tmp_path) == ["a.png", "b.png"]
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for name, mode, size in (("a/1.png", "RGB", (40, 50)), ("a/2.jpg", "RGB", (60, 44)), ("b/c/3.png", "L", (48, 48)),
-                             ("4.tif", "L", (41, 41)), ("5.png", "RGB", (40, 40))):  # fmt: skip
-        path = tmp_path / "images" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (*size[::-1], *([3] if mode == "RGB" else [])), dtype=np.uint8)).save(path)
-    (tmp_path / "images" / "readme.txt").write_text("not an image")
-    return tmp_path / "images"
-
-
 def test_a_folder_tree(tree: Path) -> None:
     images = ImageTree(tree, "all", crop=40, resize=16)
     assert len(images) == 5 and images.names == sorted(images.names)

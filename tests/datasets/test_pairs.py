@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import scipy.io
 import torch
 
 from ei.closure import EIClosure, SupervisedClosure
 from ei.datasets import (
-    EllipsePhantoms,
     Measurements,
     Pairs,
     make_loader,
@@ -20,16 +17,6 @@ from ei.models import Reconstructor, UNet
 from ei.physics import CT
 from ei.training import Trainer
 from ei.transforms import Rotate90
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Path:
-    x = torch.stack([EllipsePhantoms("train", 16, n_images=20)[i] for i in range(12)])
-    np.save(tmp_path / "x.npy", x.numpy())
-    np.save(tmp_path / "y.npy", CT(16, 5).A(x[:, None])[:, 0].numpy())
-    np.save(tmp_path / "other.npy", x.flip(0).numpy())
-    scipy.io.savemat(tmp_path / "x.mat", {"DATA": np.concatenate([np.zeros((108, 16, 16), np.float32), x.numpy()])})
-    return tmp_path
 
 
 @pytest.mark.parametrize("closure", [SupervisedClosure(), EIClosure(1.0)], ids=["sup", "ei"])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, SmallNet, fill, subprocess_run
+from makers import images, matrix_of, plain_cg
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -21,10 +22,6 @@ from ei.transforms import Reflect, Rotate90
 def small_net(channels: int = 1, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
     torch.manual_seed(seed)
     return SmallNet(channels).to(dtype)
-
-
-def images(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 class FourierRows:
@@ -51,24 +48,6 @@ class Weighted:
 class WeightedWithAdjoint(Weighted):
     def A_adjoint(self, y: Tensor) -> Tensor:
         return y * self.weights.to(y.dtype)
-
-
-def matrix_of(physics: Any, *shape: int) -> Tensor:
-    """A as a dense matrix ``[measurements, pixels]``, column by column."""
-    units = torch.eye(torch.Size(shape).numel(), dtype=torch.float64).view(-1, *shape)
-    return physics.A(units).flatten(1).T
-
-
-def plain_cg(matrix: Tensor, y: Tensor, steps: int, weight: Tensor | None = None) -> Tensor:
-    """The textbook's conjugate gradients on the normal equations of one image."""
-    weighted = matrix if weight is None else weight @ matrix
-    normal, r = matrix.T @ weighted, weighted.T @ y
-    x, d = torch.zeros_like(r), r
-    for _ in range(steps):
-        step = (r @ r) / (d @ normal @ d)
-        x, before, r = x + step * d, r, r - step * normal @ d
-        d = r + (r @ r) / (before @ before) * d
-    return x
 
 
 # --------------------------------------------------------------------------------------------------------------- values

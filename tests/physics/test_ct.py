@@ -9,24 +9,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, reference, relative, subprocess_run
+from makers import GEOMETRIES
 from torch.nn import functional
 
 from ei.errors import InputError
 from ei.physics import CT
 from ei.physics.ct import back_projection_map, radon_map
-
-GEOMETRIES = [
-    # N, V, uniform, circle. D - N is odd for 2, 5, 16 and even for 24: both ways of padding.
-    (1, 1, True, False),
-    (1, 2, True, True),
-    (2, 3, True, False),
-    (5, 4, True, False),
-    (5, 7, False, True),
-    (16, 10, True, False),
-    (17, 9, True, True),
-    (24, 1, True, False),
-    (33, 20, False, False),
-]
 
 
 def radon_by_definition(x: torch.Tensor, degrees: torch.Tensor, circle: bool) -> torch.Tensor:

@@ -9,23 +9,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import relative
+from makers import GEOMETRIES
 
 from ei.errors import InputError
 from ei.physics import CT, MRI, GaussianNoise, Inpainting, Tomography
-
-GEOMETRIES = [
-    # N, V, uniform, circle. D - N is odd for 2, 5, 16 and even for 24: both ways of padding.
-    (1, 1, True, False),
-    (1, 2, True, True),
-    (2, 3, True, False),
-    (5, 4, True, False),
-    (5, 7, False, True),
-    (16, 10, True, False),
-    (17, 9, True, True),
-    (24, 1, True, False),
-    (33, 20, False, False),
-]
-
 
 PHYSICS = [*(CT(*geometry) for geometry in GEOMETRIES), Inpainting(5, 8, mask_rate=0.4), Inpainting(1, 3, mask_rate=0)]
 

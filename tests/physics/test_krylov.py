@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import SmallNet, fill
+from makers import RandomMatrix, images, matrix_of, plain_cg
 from torch import Tensor
 
 from ei.errors import InputError
@@ -14,28 +15,6 @@ from ei.evaluation.classical import least_squares
 from ei.models import Unrolled
 from ei.physics import CT, Tomography, pinv_cg
 from ei.physics.krylov import _orthogonal_to, adjoint_of
-
-
-def images(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
-def matrix_of(physics: Any, *shape: int) -> Tensor:
-    """A as a dense matrix ``[measurements, pixels]``, column by column."""
-    units = torch.eye(torch.Size(shape).numel(), dtype=torch.float64).view(-1, *shape)
-    return physics.A(units).flatten(1).T
-
-
-def plain_cg(matrix: Tensor, y: Tensor, steps: int, weight: Tensor | None = None) -> Tensor:
-    """The textbook's conjugate gradients on the normal equations of one image."""
-    weighted = matrix if weight is None else weight @ matrix
-    normal, r = matrix.T @ weighted, weighted.T @ y
-    x, d = torch.zeros_like(r), r
-    for _ in range(steps):
-        step = (r @ r) / (d @ normal @ d)
-        x, before, r = x + step * d, r, r - step * normal @ d
-        d = r + (r @ r) / (before @ before) * d
-    return x
 
 
 def test_weighted_steps_come_to_the_pseudo_inverse_and_sooner() -> None:
@@ -171,21 +150,6 @@ def test_float32_follows_exact_arithmetic() -> None:
     matrix = matrix_of(physics, 1, 32, 32)
     in_double = torch.stack([plain_cg(matrix, one, 10) for one in y.detach().flatten(1)])
     torch.testing.assert_close(exact[0].flatten(1), in_double, rtol=0, atol=1e-6)
-
-
-class RandomMatrix:
-    """``y = M x``; its adjoint is left to autograd."""
-
-    image_shape = (1, 4, 5)
-
-    def __init__(self, rows: int, dtype: torch.dtype = torch.float64) -> None:
-        self.matrix = torch.randn(rows, 20, dtype=dtype, generator=torch.Generator().manual_seed(0))
-
-    def A(self, x: Tensor) -> Tensor:
-        return x.flatten(1).to(self.matrix.dtype) @ self.matrix.T
-
-    def A_dagger(self, y: Tensor) -> Tensor:
-        return pinv_cg(self, y, steps=60, tol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])

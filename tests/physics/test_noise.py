@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from makers import MODELS, columns
 from torch import Tensor
 
 from ei.closure import RobustEIClosure, SUREClosure
@@ -24,13 +25,6 @@ from ei.physics import (
     TransmissionNoise,
     parse_noise,
 )
-
-MODELS = [
-    GaussianNoise(0.1),
-    PoissonNoise(0.05),
-    PoissonGaussianNoise(0.05, 0.1),
-    TransmissionNoise(1e5, 30, 0.0064),
-]
 
 
 @pytest.mark.parametrize("noise", [*MODELS, TransmissionNoise(1e3), GaussianNoise(0), PoissonGaussianNoise(2, 0)])
@@ -141,10 +135,6 @@ def test_bad_input_is_one_line(call: Any, words: list[str]) -> None:
     with pytest.raises(InputError) as error:
         call()
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
-
-
-def columns(width: int) -> Tensor:
-    return (torch.arange(width) % 3 != 1).float()
 
 
 @pytest.mark.parametrize(
