@@ -28,6 +28,7 @@ from torch.nn import functional
 from ei.common.checks import check_choice, check_flag, check_number
 from ei.common.processes import drawn
 from ei.errors import InputError
+from ei.models.base import require_of
 from ei.physics.base import STAY, move_physics, where_sampled
 from ei.physics.noise_adapter import get_noise
 
@@ -182,11 +183,8 @@ class Moving(Closure):
                 "several operators are needed (angles or masks for each image), and one operator serves all images of "
                 "this run: use ei without operators=any"
             )
-        if (self.move, self.operators) != ("image", "own") and not callable(getattr(f, "of", None)):
-            raise InputError(
-                "move=operator and operators=any need a reconstruction function with of(physics), the same f with "
-                f"another operator, and {type(f).__name__} has none: Reconstructor and Unrolled have"
-            )
+        if (self.move, self.operators) != ("image", "own"):
+            require_of(f, "move=operator and operators=any need")
 
     def check_transform(self, transform: Any, physics: Any, x: Tensor) -> None:
         if self.move == "operator":

@@ -14,7 +14,7 @@ from ei.closure.base import Equivariant, SelfSupervised, data_consistency_last
 from ei.common.checks import check_number
 from ei.common.processes import drawn, mean_over_batch
 from ei.common.seeds import generator
-from ei.errors import InputError
+from ei.models.base import require_of
 from ei.physics.split import Split, draw_kept, entries_to_split
 
 
@@ -110,11 +110,7 @@ def reconstruct_from_part(
     Raises:
         InputError: if f has no ``of``.
     """
-    if not callable(getattr(f, "of", None)):
-        raise InputError(
-            f"splitting reconstructs with a part of the operator, and {type(f).__name__} has no of(physics), the same "
-            "f with another operator: Reconstructor and Unrolled have"
-        )
+    require_of(f, "splitting needs")
     sampled = entries_to_split(physics, y) if sampled is None else sampled
     uniform = drawn(lambda shape: torch.rand(shape, generator=random), (len(y), *sampled.shape[1:]))
     kept = draw_kept(sampled, uniform.to(sampled), keep)

@@ -38,7 +38,7 @@ from ei.evaluation.calibration import (
 )
 from ei.evaluation.quality import image_and_measurement
 from ei.evaluation.uncertainty import Bootstrap, Resampling, noise_for
-from ei.physics import select_physics
+from ei.models.base import select_function
 from ei.physics.noise_adapter import noise_with_variance
 
 # SURE is estimated from about so many measurements: one reconstruction more of each.
@@ -124,10 +124,10 @@ def read_options(options: Mapping[str, Any], tree: Tree, shape: Shape, code: set
 def measured(f: Any, physics: Any, images: Any, index: int, device: torch.device) -> tuple[Any, Any, Tensor, Tensor]:
     """f and operator of a test image, its measurement as `ei.evaluation.reconstruct_all` has it, and the image."""
     x, y = image_and_measurement(images, index, device)
-    selected = select_physics(physics, [index])
+    own, selected = select_function(f, physics, [index])
     if y is None:
         y = simulate(selected, x, [index], derive_seed(0, "test"))
-    return (f if selected is physics else f.of(selected)), selected, y, x
+    return own, selected, y, x
 
 
 def report_error_bars(f: Any, images: Any, bars: ErrorBars, folder: Path, samples: list[int]) -> Scores:
@@ -226,8 +226,7 @@ def given_measurements(f: Any, measurements: Any) -> Iterator[tuple[Any, Any, Te
     for index in range(len(measurements)):
         item = measurements[index]
         y = (item[0] if isinstance(item, list | tuple) else item)[None].to(device)
-        physics = select_physics(f.physics, [index])
-        yield (f if physics is f.physics else f.of(physics)), physics, y
+        yield (*select_function(f, f.physics, [index]), y)
 
 
 # ---- ei reconstruct -------------------------------------------------------------------------------------------------

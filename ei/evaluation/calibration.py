@@ -24,6 +24,7 @@ from ei.common.files import write_atomically
 from ei.common.seeds import derive_seed, generator
 from ei.errors import InputError, MissingFileError
 from ei.evaluation.uncertainty import Bootstrap, Resampling, Sums, measure_with
+from ei.models.base import require_of
 from ei.physics.krylov import adjoint_of
 from ei.physics.split import Split, entries_to_split
 
@@ -119,10 +120,7 @@ def held_out_scores(
     Raises:
         InputError: for an f without ``of``; measurements that cannot be divided; otherwise see `bootstrap`.
     """
-    if not callable(getattr(f, "of", None)):
-        raise InputError(
-            f"held-out measurements need a reconstruction function with of(physics), and {type(f).__name__} has none"
-        )
+    require_of(f, "held-out measurements need")
     keep = check_number("keep", keep, above=0, below=1)
     rounds = check_number("rounds", how.get("rounds", 3), integer=True, least=1)
     entries = entries_to_split(physics, y)

@@ -19,7 +19,7 @@ from ei.datasets import Pairs, image_of, simulate
 from ei.datasets.batches import declared_data_range, file_name_of
 from ei.evaluation.classical import Reconstruction, classical_for
 from ei.metrics import SSIM_WINDOW, cal_psnr, psnr, range_of, ssim
-from ei.models.base import ReconstructionFunction, evaluating
+from ei.models.base import ReconstructionFunction, evaluating, select_function
 from ei.physics import select_physics
 
 
@@ -48,10 +48,10 @@ def reconstruct_all(
     ['y', 'pinv', 'net', 'x']
     """
     with evaluating(f), torch.no_grad():
-        selected = select_physics(physics, [index])
+        own, selected = select_function(f, physics, [index])
         if y is None:
             y = simulate(selected, x, [index], derive_seed(seed, "test"))  # not the noise of the training images
-        net = f(y) if selected is physics else f.of(selected)(y)
+        net = own(y)
         return {"y": y, "pinv": selected.A_dagger(y), "net": net, "x": x}
 
 

@@ -21,8 +21,7 @@ from ei.common.unfinished import UnfinishedArray
 from ei.datasets import Measurements
 from ei.datasets.batches import in_order, shapes_of_measurements
 from ei.errors import InputError
-from ei.models.base import ReconstructionFunction
-from ei.physics import select_physics
+from ei.models.base import ReconstructionFunction, select_function
 
 # What watches a reconstruction: of f, its operator, y and x = f(y), it may return images, too.
 Watch = Callable[[Any, Any, Tensor, Tensor], Tensor | None]
@@ -101,8 +100,7 @@ def _reconstruct(
 ) -> list[np.ndarray]:
     """The images of the measurements with these indices, and those that ``watch`` returns, as files have them."""
     y = torch.stack([measurements[index] for index in indices]).to(device)
-    physics = select_physics(f.physics, indices)
-    own = f.of(physics)
+    own, physics = select_function(f, f.physics, indices)
     x = own(y)
     watched = None if watch is None else watch(own, physics, y, x)
     images = _in_layout(x, measurements)

@@ -20,7 +20,7 @@ from ei.closure.base import MOVES
 from ei.common.checks import check_choice, check_number
 from ei.common.seeds import derive_seed, generator, seeded
 from ei.errors import InputError
-from ei.models.base import evaluating
+from ei.models.base import evaluating, require_of
 from ei.physics.base import move_physics, where_sampled
 from ei.physics.noise import Noise
 from ei.physics.noise_adapter import SeededNoise, get_noise
@@ -106,11 +106,7 @@ class Resampling:
         return "image"
 
     def _check_operators_move(self) -> None:
-        if not callable(getattr(self.f, "of", None)):
-            raise InputError(
-                "move=operator needs a reconstruction function with of(physics), the same f with another operator, and "
-                f"{type(self.f).__name__} has none: use move=image"
-            )
+        require_of(self.f, "move=operator needs")
         for element in self.elements:
             move_physics(self.physics, element, self.transform)
 

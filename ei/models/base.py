@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +18,7 @@ from ei.common.complex import to_channels, to_complex
 from ei.errors import InputError
 from ei.models.graphs import RecordedCalls
 from ei.models.padding import call_padded
+from ei.physics.base import select_physics
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11
@@ -106,6 +107,33 @@ class ReconstructionFunction(nn.Module):
             x = call_padded(self.net, x) if x.dim() == 4 else self.net(x)
         x = x.to(dtype)
         return x if self.image_scale == 1 else x * self.image_scale
+
+
+def require_of(f: Any, what: str) -> None:
+    """Raise `InputError` unless f has ``of(physics)``, as `ReconstructionFunction.of`.
+
+    Args:
+        f: a reconstruction function.
+        what: who needs it, with the verb: "splitting needs".
+    """
+    if not callable(getattr(f, "of", None)):
+        raise InputError(
+            f"{what} a reconstruction function with of(physics), the same f with another operator, and "
+            f"{type(f).__name__} has none: Reconstructor and Unrolled have"
+        )
+
+
+def select_function(f: Any, physics: Any, indices: Sequence[int] | Tensor | None) -> tuple[Any, Any]:
+    """f and the operator of the images with these indices (`ei.physics.select_physics`).
+
+    Raises:
+        InputError: for an operator that differs by image, and an f without ``of``.
+    """
+    selected = select_physics(physics, indices)
+    if selected is physics:
+        return f, physics
+    require_of(f, "an operator that differs by image needs")
+    return f.of(selected), selected
 
 
 @contextlib.contextmanager

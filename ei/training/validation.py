@@ -13,10 +13,8 @@ from ei.closure.sure import SUREClosure, is_precise
 from ei.common.processes import Part, Processes
 from ei.common.seeds import derive_seed, seed_all
 from ei.datasets.batches import images_and_measurements, indices_of, seeded_batches
-from ei.errors import InputError
 from ei.metrics import cal_psnr
-from ei.models.base import evaluating
-from ei.physics import select_physics
+from ei.models.base import evaluating, select_function
 from ei.physics.noise_adapter import noise_with_variance
 from ei.training.parallel import draws_of_part
 from ei.training.run import Run
@@ -53,15 +51,7 @@ def _further_columns(run: Run) -> list[str]:
 
 def parts_for_batch(f: Any, physics: Any, batch: Any) -> tuple[Any, Any]:
     """The reconstruction function and the operator of a batch's images."""
-    selected = select_physics(physics, indices_of(batch))
-    if selected is physics:
-        return f, physics
-    if not callable(getattr(f, "of", None)):
-        raise InputError(
-            f"the operator differs by image, and {type(f).__name__} has no of(physics), the same f with another "
-            "operator: Reconstructor and Unrolled have"
-        )
-    return f.of(selected), selected
+    return select_function(f, physics, indices_of(batch))
 
 
 def seeded_group(run: Run, *place: str | int) -> Any:
