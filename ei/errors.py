@@ -1,5 +1,5 @@
 """The errors that are no bugs. The scripts print them as one line: what the user can mend exits with code 2, a run that
-failed with 1, a run that was told to stop with 128 and the signal's number. Anything else keeps its traceback."""
+failed with 1, a run stopped by a signal with 128 and its number. Anything else keeps its traceback."""
 
 
 class InputError(ValueError):
@@ -11,7 +11,7 @@ class MissingFileError(InputError, FileNotFoundError):
 
 
 class MissingExtraError(InputError, ImportError):
-    """A package that is only installed with an extra is needed; the message says how to get it."""
+    """A package that is only installed with an extra is needed; the message has the command that installs it."""
 
 
 class RunError(RuntimeError):
@@ -27,7 +27,7 @@ class StorageError(RunError):
 
 
 class TrainingStoppedError(RunError):
-    """The run was told to stop by a signal, and has saved its state.
+    """The run was stopped by a signal, and has saved its state.
 
     Attributes:
         signal: its number.

@@ -64,7 +64,7 @@ def detector_noise(flat: np.ndarray, dark: np.ndarray, n: int = 1) -> DetectorNo
         raise InputError("the flats are not brighter than the darks: check which is which")
     pixels, pattern = bright[0].size, bright.mean(0) / brightness.mean()
     if pixels == 1:
-        raise InputError("one pixel does not tell its noise from the beam's drift: give exposures of two or more")
+        raise InputError("one pixel does not separate its noise from the beam's drift: give exposures of two or more")
     # What varies beside an exposure's brightness. That has the noise of the pixels, too, a part of which goes with it.
     variance = (bright - brightness.reshape(-1, *[1] * pattern.ndim) * pattern).var(0, ddof=1)
     of_counts = pattern - pattern**2 / pixels

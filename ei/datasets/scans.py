@@ -100,7 +100,7 @@ def binned_geometry(geometry: Mapping[str, Any], n: int) -> dict[str, Any]:
     """
     sides, detectors = geometry.get("image_shape"), geometry.get("n_detectors")
     if not isinstance(sides, list | tuple) or detectors is None:
-        return dict(geometry)  # Tomography says what is missing
+        return dict(geometry)  # Tomography names what is missing
     detectors = check_number("n_detectors", detectors, integer=True, least=n)
     # The middle moves by half a detector where the rest cannot be cut off evenly.
     shift = detectors % n % 2 / 2

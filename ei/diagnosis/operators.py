@@ -52,8 +52,8 @@ def report_moves(physics: Any) -> str | None:
         return None
     if misses_views(physics.scan):
         return (
-            "a wedge is missing: move the image (closure.move=image); a network can tell a turned wedge from its own "
-            "by the direction of the streaks"
+            "a wedge is missing: move the image (closure.move=image); a network distinguishes a turned wedge from its "
+            "own by the direction of the streaks"
         )
     return (
         "the views leave no wedge: the scanner can be turned instead of the image (closure.move=operator, transform: "

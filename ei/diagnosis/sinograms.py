@@ -243,7 +243,7 @@ def _check_geometry(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
     if (difference := _flat_from_curved(scan)) > 1:
         report.findings.append(
             f"The data do not determine whether the detector is flat or curved, and the two differ by {difference:.1f} "
-            f"detectors at its ends: the geometry says detector {scan.detector}, which the maker of the scanner knows."
+            f"detectors at its ends: the geometry has detector {scan.detector}; check the scanner's data sheet."
         )
     if not scan.fan:
         report.findings.append(

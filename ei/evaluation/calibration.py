@@ -39,7 +39,7 @@ NOISE_DRAWS = 20
 
 @dataclass
 class Scores:
-    """Errors beside what a bootstrap said of them, of n images.
+    """Errors beside the estimates of a bootstrap, of n images.
 
     Attributes:
         norms: the Euclidean norm of each image's error, ``[n]``.

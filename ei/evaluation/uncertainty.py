@@ -361,7 +361,7 @@ def noise_for(physics: Any, noise: Any = None) -> Any:
 
 
 def check_operator_of(f: Any, physics: Any, x: Tensor) -> None:
-    """Raise `InputError` if f has another operator than ``physics``: measurements of x tell."""
+    """Raise `InputError` if f has another operator than ``physics``: their measurements of x are compared."""
     own = getattr(f, "physics", physics)
     if own is physics:
         return

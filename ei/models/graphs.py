@@ -179,8 +179,8 @@ def _no_garbage_collected() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Recording runs the network several times; its running statistics are as before afterwards, and autograd, which
-    may hold a buffer, is not told."""
+    """Recording runs the network several times; its running statistics are as before afterwards, without a change that
+    autograd, which may hold a buffer, would count."""
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield

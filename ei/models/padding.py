@@ -34,7 +34,7 @@ def padding_for(net: Any, height: int, width: int) -> tuple[int, int, int, int] 
 
 def call_padded(net: nn.Module, x: Tensor) -> Tensor:
     """``net(x)`` for images ``x`` ``[B, C, H, W]`` of any sides. Where it must, it pads by reflection, half on each
-    side, and crops the result; a warning says so.
+    side, and crops the result; it warns.
 
     Raises:
         InputError: see `padding_for`.

@@ -21,7 +21,7 @@ NOT_WEIGHTS = ("n_averaged", "physics.")  # of torch's AveragedModel, and of an 
 def generator_weights(checkpoint: Any, path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """The weights of the reconstruction network in a checkpoint of ours or of the authors; their moving average, if the
     run kept one. Of other files: those under the one key that holds weights, or the file itself, if it is a state dict;
-    a warning says so.
+    it warns.
 
     Raises:
         InputError: if there are none, or several.
@@ -58,7 +58,7 @@ def load_weights(net: nn.Module, weights: Mapping[str, torch.Tensor], path: str 
     """Load ``weights`` into ``net``, exactly.
 
     What wrappers put in front of all names ("module.", "net.", "_orig_mod.") is left out where only that makes them
-    the network's; a warning says so. The authors' files carry a fifth UNet level that a network of four levels never
+    the network's; it warns. The authors' files carry a fifth UNet level that a network of four levels never
     uses: exactly those keys are dropped for such a network.
 
     Raises:
@@ -68,7 +68,7 @@ def load_weights(net: nn.Module, weights: Mapping[str, torch.Tensor], path: str 
         if not isinstance(value, torch.Tensor):
             raise InputError(f"the checkpoint {path} is damaged: {name} in it is no tensor, but {type(value).__name__}")
     names = net.state_dict()
-    weights, said = _without_prefix(weights, list(names), path)
+    weights, note = _without_prefix(weights, list(names), path)
     if getattr(net, "compact", None) == 4:
         weights = {name: value for name, value in weights.items() if not name.startswith(FIFTH_LEVEL)}
     differences = {
@@ -83,11 +83,11 @@ def load_weights(net: nn.Module, weights: Mapping[str, torch.Tensor], path: str 
     if any(differences.values()):
         listed = "; ".join(what + _first(names) for what, names in differences.items() if names)
         raise InputError(
-            f"the checkpoint {path} is of another network: {listed} (check task and network{said and '; '}{said})"
+            f"the checkpoint {path} is of another network: {listed} (check task and network{note and '; '}{note})"
         )
     net.load_state_dict(dict(weights))
-    if said:
-        warnings.warn(f"the checkpoint {path}: {said}", stacklevel=2)
+    if note:
+        warnings.warn(f"the checkpoint {path}: {note}", stacklevel=2)
 
 
 def weight_called(name: str, weights: Mapping[str, torch.Tensor]) -> torch.Tensor | None:

@@ -26,7 +26,7 @@ class CT(Projections):
     """The CT of the paper (section 4.1): images ``[B, C, N, N]``, sinograms ``[B, C, D, V]``. `A` is the Radon
     transform, `A_adjoint` its exact transpose, `A_dagger` the FBP.
 
-    Its matrices take about ``67 * N**2 * V`` bytes. Where that is over 2 GB, a warning says so before they are made.
+    Its matrices take about ``67 * N**2 * V`` bytes. Where that is over 2 GB, a warning comes before they are made.
 
     Args:
         img_width: N, the side of the square images in pixels.

@@ -31,7 +31,7 @@ Views = Callable[[], Iterator[tuple[np.ndarray, np.ndarray, float]]]
 
 
 def free_memory() -> float:
-    """Bytes that processes can still take; infinite where the system does not say."""
+    """Bytes that processes can still take; infinite where the system does not report it."""
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")) + _cached_memory()
     except (AttributeError, ValueError, OSError):

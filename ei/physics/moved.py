@@ -56,7 +56,7 @@ def move_pixels(mask: Tensor, element: Any, transform: Any) -> Tensor:
         steps = [int(step) for step in values.reshape(-1)]
         moved = torch.roll(mask, steps, (-2, -1)) if len(steps) == 2 else torch.rot90(mask, steps[0], (-2, -1))
         return _of_same_shape(moved, mask, element)
-    # Where each pixel of the moved image comes from tells whether the group permutes them.
+    # A group that permutes pixels brings each of their numbers to some place, once.
     height, width = mask.shape[-2:]
     places = torch.arange(height * width, dtype=torch.float64, device=mask.device)
     moved = transform.act(places.view(1, 1, height, width), values)

@@ -44,7 +44,7 @@ class Tomography(Projections):
     unit of the lengths, `A_adjoint` is its exact transpose, `A_dagger` filtered back-projection.
 
     `ei.physics.scan` defines the orientation, docs/reference/conventions.md shows it. The matrix of `A` is made at
-    once, that of `A_dagger` at its first call; where they take more than 2 GB, a warning says so before.
+    once, that of `A_dagger` at its first call; where they take more than 2 GB, a warning comes before.
 
     Args:
         image_shape: (H, W).

@@ -19,7 +19,7 @@ from ei.common.files import write_atomically, writing
 from ei.errors import MissingExtraError
 
 LOG = "training_loss.csv"
-# After so many steps the first line says how long the run will take.
+# After so many steps the first line prints how long the run will take.
 FIRST_STEPS = 20
 
 
