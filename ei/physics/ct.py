@@ -1,12 +1,13 @@
 """Parallel-beam computed tomography: the Radon transform and filtered back-projection (FBP) of the paper.
 
-Both are fixed linear maps, so each is computed once as a sparse matrix and applied to all views at a time.
+Both are fixed linear maps, so each is computed once as a sparse matrix, of the views that give the others by symmetry
+(`ei.physics.symmetry`), and applied to all at a time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,17 @@ from ei.common.checks import check_flag, check_number
 from ei.common.devices import device_of
 from ei.errors import InputError
 from ei.physics.base import NoiseModel
-from ei.physics.linear_map import LinearMap, check_matrix_size, shared_sparse
+from ei.physics.linear_map import LinearMap, check_matrix_size, shared
 from ei.physics.projections import Projections, back_projection_matrix, linear_weights, views_last
+from ei.physics.symmetry import Symmetry, map_of_views, symmetry_of, views_kept
 
 
 class CT(Projections):
     """The CT of the paper (section 4.1): images ``[B, C, N, N]``, sinograms ``[B, C, D, V]``. `A` is the Radon
     transform, `A_adjoint` its exact transpose, `A_dagger` the FBP.
 
-    Its matrices take about ``67 * N**2 * V`` bytes. Where that is over 2 GB, a warning comes before they are made.
+    Its matrices take about ``67 * N**2`` bytes for each view, of uniform views on the CPU for a quarter of them (a half
+    where V is odd). Where that is over 2 GB, a warning comes before they are made.
 
     Args:
         img_width: N, the side of the square images in pixels.
@@ -68,10 +71,11 @@ class CT(Projections):
         self.first_angle = check_number("first_angle", first_angle)
         self.n_detectors = n_detectors_of(self.img_width, self.circle)
         super().__init__((self.img_width, self.img_width), (self.n_detectors, self.radon_view), noise)
-        pixel_views = self.img_width**2 * self.radon_view
+        device = device_of(device)
+        kept = views_kept(_symmetry(self.angles.numpy()), self.radon_view, device)
+        pixel_views = self.img_width**2 * kept
         # Measured (benchmarks/README.md): bytes kept and at most allocated during preparation, entries of one matrix.
         check_matrix_size(f"CT({img_width}, {radon_view})", 67 * pixel_views, 155 * pixel_views, 2.2 * pixel_views)
-        device = device_of(device)
         self.projection(device, torch.float32)
         self.back_projection(device, torch.float32)
 
@@ -144,49 +148,101 @@ def view_degrees(radon_view: int, uniform: bool, first_angle: float) -> np.ndarr
     return (views * (180 / radon_view) if uniform else views) + first_angle
 
 
-@shared_sparse
+@shared
 def radon_map(
-    img_width: int, radon_view: int, uniform: bool, circle: bool, first_angle: float
-) -> scipy.sparse.csr_array:
-    """The matrix of `CT.A`, ``[D*V, N*N]``. View angle t: the image, zero-padded to D x D, is read bilinearly at the
-    grid ``(xs, ys) = (cos t * x_j + sin t * y_i, -sin t * x_j + cos t * y_i)`` and summed over the rows i."""
+    img_width: int,
+    radon_view: int,
+    uniform: bool,
+    circle: bool,
+    first_angle: float,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> LinearMap:
+    """`CT.A`, ``[D*V, N*N]``."""
     n_detectors = n_detectors_of(img_width, circle)
+    angles = view_degrees(radon_view, uniform, first_angle)
+    return _map_of_views(
+        lambda views, shape: _radon_matrix(angles[list(views)], shape[0], n_detectors),
+        angles, img_width, n_detectors, device=device, dtype=dtype,
+    )  # fmt: skip
+
+
+@shared
+def back_projection_map(
+    img_width: int,
+    radon_view: int,
+    uniform: bool,
+    circle: bool,
+    first_angle: float,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> LinearMap:
+    """The back-projection inside `CT.A_dagger`, ``[N*N, D*V]``; scaled by ``pi/(2V)``."""
+    n_detectors = n_detectors_of(img_width, circle)
+    angles = view_degrees(radon_view, uniform, first_angle)
+    scale = np.pi / (2 * radon_view)
+    return _map_of_views(
+        lambda views, shape: _views_at_pixels(angles[list(views)], shape[0], n_detectors, scale, circle),
+        angles, img_width, n_detectors, device=device, dtype=dtype,
+    ).T  # fmt: skip
+
+
+def _map_of_views(
+    make: Callable[[Sequence[int], tuple[int, int]], scipy.sparse.csr_array],
+    angles: np.ndarray,
+    img_width: int,
+    n_detectors: int,
+    **layout: Any,
+) -> LinearMap:
+    # Where D - N is odd, the axis runs half a pixel beside the middle of the image.
+    frame = (img_width + 1, img_width % 2) if (n_detectors - img_width) % 2 else None
+    shape = (img_width, img_width)
+    return map_of_views(make, _symmetry(angles), len(angles), shape, frame, **layout)
+
+
+def _symmetry(angles: np.ndarray) -> Symmetry | None:
+    return symmetry_of(angles.tolist(), square=True, half_turn=True, reversible=True)
+
+
+def _radon_matrix(angles: np.ndarray, side: int, n_detectors: int) -> scipy.sparse.csr_array:
+    """View angle t: the image, zero-padded to D x D, is read bilinearly at the grid
+    ``(xs, ys) = (cos t * x_j + sin t * y_i, -sin t * x_j + cos t * y_i)`` and summed over the rows i."""
     axis = np.arange(n_detectors) - (n_detectors - 1) / 2  # pixels from the centre
-    before = _padding_before(img_width, n_detectors)
+    before = _padding_before(side, n_detectors)
     blocks = []
-    for angle in np.deg2rad(view_degrees(radon_view, uniform, first_angle)):
+    for angle in np.deg2rad(angles):
         cos, sin = math.cos(angle), math.sin(angle)
         x_pixel = cos * axis[None, :] + sin * axis[:, None] + (n_detectors - 1) / 2 - before
         y_pixel = -sin * axis[None, :] + cos * axis[:, None] + (n_detectors - 1) / 2 - before
         detector = np.broadcast_to(np.arange(n_detectors), x_pixel.shape)
         rows, columns, weights = [], [], []
-        for x, x_weight, x_inside in linear_weights(x_pixel, img_width):
-            for y, y_weight, y_inside in linear_weights(y_pixel, img_width):
+        for x, x_weight, x_inside in linear_weights(x_pixel, side):
+            for y, y_weight, y_inside in linear_weights(y_pixel, side):
                 inside = x_inside & y_inside
                 rows.append(detector[inside])
-                columns.append((y[inside] * img_width + x[inside]).astype(np.int32))
+                columns.append((y[inside] * side + x[inside]).astype(np.int32))
                 weights.append((x_weight * y_weight)[inside])
         entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
-        blocks.append(scipy.sparse.coo_array(entries, shape=(n_detectors, img_width**2)).tocsr())
+        blocks.append(scipy.sparse.coo_array(entries, shape=(n_detectors, side**2)).tocsr())
     return views_last(blocks)
 
 
-@shared_sparse
-def back_projection_map(
-    img_width: int, radon_view: int, uniform: bool, circle: bool, first_angle: float
+def _views_at_pixels(
+    angles: np.ndarray, side: int, n_detectors: int, scale: float, circle: bool
 ) -> scipy.sparse.csr_array:
-    """The matrix of the back-projection inside `CT.A_dagger`, ``[N*N, D*V]``. View angle t: pixel (x, y) of the D x D
-    grid reads the view linearly at the detector ``((x cos t - y sin t) + 1)/2 * (D-1)``; scaled by ``pi/(2V)``."""
-    n_detectors = n_detectors_of(img_width, circle)
-    before = _padding_before(img_width, n_detectors)
-    axis = np.arange(before, before + img_width) - (n_detectors - 1) / 2
-    scale = np.full((img_width, img_width), np.pi / (2 * radon_view))
+    """View angle t: pixel (x, y) of the D x D grid reads the view linearly at the detector
+    ``((x cos t - y sin t) + 1)/2 * (D-1)``."""
+    before = _padding_before(side, n_detectors)
+    axis = np.arange(before, before + side) - (n_detectors - 1) / 2
+    factor = np.full((side, side), scale)
     if circle:
-        from_centre = np.arange(img_width) - (img_width - 1) / 2
-        scale[from_centre[None, :] ** 2 + from_centre[:, None] ** 2 > ((img_width - 1) / 2) ** 2] = 0
-    angles = np.deg2rad(view_degrees(radon_view, uniform, first_angle)).tolist()
-    places = (math.cos(t) * axis[None, :] - math.sin(t) * axis[:, None] + (n_detectors - 1) / 2 for t in angles)
-    return back_projection_matrix(((place, scale, 1.0) for place in places), n_detectors)
+        from_centre = np.arange(side) - (side - 1) / 2
+        factor[from_centre[None, :] ** 2 + from_centre[:, None] ** 2 > ((side - 1) / 2) ** 2] = 0
+    places = (
+        math.cos(t) * axis[None, :] - math.sin(t) * axis[:, None] + (n_detectors - 1) / 2
+        for t in np.deg2rad(angles).tolist()
+    )
+    return back_projection_matrix(((place, factor, 1.0) for place in places), n_detectors)
 
 
 def _padding_before(img_width: int, n_detectors: int) -> int:

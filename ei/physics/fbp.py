@@ -21,10 +21,11 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from ei.physics.linear_map import Dense, LinearMap, shared, shared_sparse
+from ei.physics.linear_map import Dense, LinearMap, shared
 from ei.physics.matrix_free import view_by_view
 from ei.physics.projections import back_projection_matrix, ramp_filter, ramp_kernel
 from ei.physics.scan import Scan, directions
+from ei.physics.symmetry import map_of_views
 
 # An arc is missing where the way to the next view is so many times as long as the longest of the other ways, and longer
 # than so many degrees. At most so many arcs can be missing.
@@ -34,14 +35,19 @@ MISSING_TIMES, MISSING_DEGREES, MISSING_ARCS = 2.5, 5.0, 4
 RAMP_DEGREES, RAMP_PART = 10.0, 0.5
 
 
-@shared_sparse
-def back_projection_map(scan: Scan) -> scipy.sparse.csr_array:
-    """The matrix of the back-projection inside `Tomography.A_dagger`, ``[H*W, D'*V]`` of views filtered by
+@shared
+def back_projection_map(scan: Scan, device: torch.device, dtype: torch.dtype) -> LinearMap:
+    """The back-projection inside `Tomography.A_dagger`, ``[H*W, D'*V]`` of views filtered by
     `filter_map`. Every pixel reads each of them linearly where it is projected to. Views are weighted by the angle they
     stand for; those of a fan by the inverse square of the pixel's distance from the source, too (Kak & Slaney,
     "Principles of computerized tomographic imaging", sections 3.4.1 and 3.4.2)."""
     before, after = margins(scan)
-    return back_projection_matrix(_pixels_in_views(scan, before), before + scan.n_detectors + after)
+
+    def make(views: Sequence[int], _: tuple[int, int]) -> scipy.sparse.csr_array:
+        some = itertools.compress(_pixels_in_views(scan, before), np.isin(np.arange(len(scan.angles)), views))
+        return back_projection_matrix(some, before + scan.n_detectors + after)
+
+    return map_of_views(make, scan.symmetry, len(scan.angles), scan.image_shape, device=device, dtype=dtype).T
 
 
 @shared

@@ -162,14 +162,19 @@ class LinearMap:
     @property
     def nbytes(self) -> int:
         """The memory of both matrices."""
-        tensors = [tensor for part in (self.matrix, self.transpose) for tensor in vars(part).values()]
-        return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
+        return _nbytes(self.matrix) + _nbytes(self.transpose)
 
     def __call__(self, vectors: Tensor) -> Tensor:
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
             # An exported graph has neither sparse tensors nor functions of ours.
-            return (self.matrix.gather if isinstance(self.matrix, CSR) else self.matrix.multiply)(vectors)
+            return getattr(self.matrix, "gather", self.matrix.multiply)(vectors)
         return _Multiply.apply(vectors, self)
+
+
+def _nbytes(matrix: Matrix) -> int:
+    tensors = [part for part in vars(matrix).values() if isinstance(part, Tensor)]
+    inside = getattr(matrix, "matrix", None)
+    return sum(tensor.nbytes for tensor in tensors) + (_nbytes(inside) if inside is not None else 0)
 
 
 class _Multiply(torch.autograd.Function):
@@ -211,17 +216,6 @@ def shared(make: Callable[..., LinearMap]) -> Callable[..., LinearMap]:
         return linear_map
 
     return make_once
-
-
-def shared_sparse(make: Callable[..., scipy.sparse.csr_array]) -> Callable[..., LinearMap]:
-    """The linear map of the matrix ``make(*geometry)``, as a function of geometry, device and dtype, and `shared`."""
-
-    @functools.wraps(make)
-    def make_map(*arguments: Any) -> LinearMap:
-        *geometry, device, dtype = arguments
-        return LinearMap.from_scipy(make(*geometry), device, dtype)
-
-    return shared(make_map)
 
 
 def check_matrix_size(name: str, kept: float, needed: float, entries: float) -> None:

@@ -201,7 +201,7 @@ def linear_weights(place: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, 
 def back_projection_matrix(
     views: Iterable[tuple[np.ndarray, np.ndarray, float]], n_detectors: int
 ) -> scipy.sparse.csr_array:
-    """The matrix ``[H*W, D*V]`` by which every pixel reads each view linearly between two detectors.
+    """The transpose ``[D*V, H*W]`` of the matrix by which every pixel reads each view linearly between two detectors.
 
     Args:
         views: of each view the detectors at which the pixels lie and the pixels' factors, both ``[H, W]``, and a factor
@@ -219,7 +219,7 @@ def back_projection_matrix(
             weights.append((weight * factor)[inside] * scale)
         entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
         blocks.append(scipy.sparse.coo_array(entries, shape=(n_detectors, place.size)).tocsr())
-    return scipy.sparse.csr_array(views_last(blocks).T)
+    return views_last(blocks)
 
 
 def views_last(blocks: Sequence[scipy.sparse.csr_array]) -> scipy.sparse.csr_array:

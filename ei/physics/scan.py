@@ -13,14 +13,19 @@ origin_detector)``.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse
+import torch
 
-from ei.physics.linear_map import shared_sparse
+from ei.physics.linear_map import LinearMap, shared
 from ei.physics.projections import linear_weights, views_last
+from ei.physics.symmetry import Symmetry, map_of_views, symmetry_of
 
 
 @dataclass(frozen=True)
@@ -109,14 +114,29 @@ class Scan:
         """As many as keep them closer than pixels."""
         return max(1, math.ceil(self.detector_spacing / self.magnification / self.pixel_size - 1e-9))
 
+    @functools.cached_property
+    def symmetry(self) -> Symmetry | None:
+        """Of its views: which of them give the others."""
+        height, width = self.image_shape
+        return symmetry_of(self.angles, height == width, not self.fan, self.centre == 0)
+
 
 def directions(angle: float) -> tuple[np.ndarray, np.ndarray]:
     t = math.radians(angle)
     return np.array([math.cos(t), -math.sin(t)]), np.array([math.sin(t), math.cos(t)])
 
 
-@shared_sparse
-def projection_map(scan: Scan) -> scipy.sparse.csr_array:
+@shared
+def projection_map(scan: Scan, device: torch.device, dtype: torch.dtype) -> LinearMap:
+    """`Tomography.A`."""
+
+    def make(views: Sequence[int], _: tuple[int, int]) -> scipy.sparse.csr_array:
+        return projection_matrix(dataclasses.replace(scan, angles=tuple(scan.angles[view] for view in views)))
+
+    return map_of_views(make, scan.symmetry, len(scan.angles), scan.image_shape, device=device, dtype=dtype)
+
+
+def projection_matrix(scan: Scan) -> scipy.sparse.csr_array:
     """The matrix of `Tomography.A`, ``[D*V, H*W]``: line integrals by Joseph's method (1982). A ray is followed along
     the image axis that it is closer to, read by linear interpolation between the two pixels beside it. A detector that
     is wider than a pixel averages several rays."""

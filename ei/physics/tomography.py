@@ -34,6 +34,7 @@ from ei.physics.matrix_free import ENGINES, astra_map, choose_engine, free_memor
 from ei.physics.projections import Projections
 from ei.physics.saved import read_array
 from ei.physics.scan import Scan, projection_map
+from ei.physics.symmetry import views_kept
 
 # Views whose outermost values are so large a part of their mean end inside the object.
 EDGE = 0.1
@@ -111,13 +112,14 @@ class Tomography(Projections):
         self._warned: set[str] = set()  # shared with the operators of some scans, and of other positions
         self._set_scans(tuple(dataclasses.replace(scan, angles=each) for each in several))
         self._asked_engine = engine
-        kept, needed, entries = _matrix_sizes(self.scans)
-        self.engine = choose_engine(check_choice("engine", engine, ENGINES), scan, needed)
         device = device_of(device)
+        kept, needed, entries = _matrix_sizes(self.scans, device)
+        self.engine = choose_engine(check_choice("engine", engine, ENGINES), scan, needed)
         sees = bool(np.any(np.abs(scan.distances(scan.positions)) < scan.half_diagonal + scan.pixel_size))
         if self.engine == "matrix":
             check_matrix_size(repr_of(scan, self.count), kept, needed, entries)
-            sees = bool(len(self.projection(device, torch.float32).matrix.values))  # type: ignore[attr-defined]
+            rays = torch.ones(scan.n_detectors * len(scan.angles), 1, device=device)
+            sees = bool(self.projection(device, torch.float32).T(rays).any())
         elif engine == "auto":
             warnings.warn(
                 f"{repr_of(scan, self.count)} is computed by ASTRA: matrices would need {needed / 1e9:.1f} GB of "
@@ -307,7 +309,7 @@ def repr_of(scan: Scan, count: int = 1) -> str:
     return f"Tomography({height} x {width}, {len(scan.angles)} views, {scan.n_detectors} detectors, {beam}{scans})"
 
 
-def _matrix_sizes(scans: Sequence[Scan]) -> tuple[float, float, float]:
+def _matrix_sizes(scans: Sequence[Scan], device: torch.device) -> tuple[float, float, float]:
     """Of the matrices of all scans together the bytes kept, the bytes needed while they are made, and the entries of
     the largest one."""
     first = scans[0]
@@ -317,8 +319,8 @@ def _matrix_sizes(scans: Sequence[Scan]) -> tuple[float, float, float]:
     # A ray passes at most so many rows or columns, and reads two pixels in each.
     entries_of_view = lit_detectors * max(height, width) * (1 + first.rays_per_detector)
     entries_back = 2.0 * height * width
-    views = sum(len(scan.angles) for scan in set(scans))
-    most = max(len(scan.angles) for scan in scans)
+    counts = {scan: views_kept(scan.symmetry, len(scan.angles), device) for scan in scans}
+    views, most = sum(counts.values()), max(counts.values())
     return (
         16 * views * (entries_of_view + entries_back),
         16 * (views - most) * (entries_of_view + entries_back) + 40 * most * entries_of_view,

@@ -130,8 +130,7 @@ def test_matrices_are_made_once_and_are_small() -> None:
     second = CT(128, 50)
     assert (radon_map(*key), back_projection_map(*key)) == built
     assert second.projection(*key[-2:]) is first.projection(*key[-2:]) is built[0]
-    assert radon_map(*key).nbytes + back_projection_map(*key).nbytes < 100e6
-    assert 1.6e6 < len(radon_map(*key).matrix.values) < 2e6
+    assert radon_map(*key).nbytes + back_projection_map(*key).nbytes < 20e6  # 55 MB without symmetry
 
 
 def test_no_warning_reaches_the_user(tmp_path) -> None:
