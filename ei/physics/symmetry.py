@@ -24,8 +24,9 @@ from torch import Tensor
 
 from ei.physics.linear_map import CSR, LinearMap
 
-# Angles that differ by less than a part of a degree are equal; copies may be so many times the views that are needed.
-PARTS_OF_DEGREE, MOST_COPIES = 1e8, 1.5
+# Angles that differ by less than a part of a degree are equal; copies may be so many times the views that are needed;
+# of more views none is looked for, since that takes seconds.
+PARTS_OF_DEGREE, MOST_COPIES, MOST_VIEWS = 1e8, 1.5, 10_000
 # A row of so many bytes is moved as one value, several times as fast.
 _VALUES = {4: torch.float32, 8: torch.float64, 16: torch.complex128}
 
@@ -54,6 +55,8 @@ def symmetry_of(angles: Sequence[float], square: bool, half_turn: bool, reversib
         half_turn: whether a view comes back after half a turn, reversed: in a parallel beam.
         reversible: whether the axis falls on the middle of the detector.
     """
+    if len(angles) > MOST_VIEWS:
+        return None
     periods = (180, 360) if half_turn else (360,)
     found = [_orbits(np.asarray(angles), period, square, reversible) for period in periods]
     worthwhile = [
