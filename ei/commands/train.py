@@ -63,7 +63,7 @@ def main(arguments: Sequence[str], prog: str = "ei train") -> None:
                 device = choose_device(get(tree, "trainer.device"))
                 stack.enter_context(joined(device))
             is_finished = train(tree, device, folders, checkpoint)
-            Processes.current().sum(torch.zeros(1))  # the next stage begins when the first process has saved this one
+            Processes.current().wait()  # the next stage begins when the first process has saved this one
             if not is_finished:
                 break
 

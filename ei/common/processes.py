@@ -53,6 +53,11 @@ class Processes:
             dist.all_reduce(values, dist.ReduceOp.MAX)
         return values
 
+    def wait(self) -> None:
+        """Return when all processes are here."""
+        if self.count > 1:
+            dist.barrier()
+
     def replicated(self, network: nn.Module) -> nn.Module:
         """``network`` with gradients averaged over all processes in every backward pass."""
         if self.count == 1:
@@ -136,6 +141,9 @@ def joined(device: torch.device) -> Iterator[Processes]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes.current()
+        # `DistributedDataParallel` keeps gloo's threads alive. One that still holds a tensor of Python's when the
+        # interpreter ends aborts the process; a barrier has no tensor.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 
