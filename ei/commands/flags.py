@@ -37,6 +37,7 @@ GROUPS = {
     "reflect": "Reflect",
     "rotate90": "Rotate90",
     "scale": "Scale",
+    "turn": "Turn",
 }
 UNKNOWN = "unknown"
 UNKNOWN_NOISE = ("sure", "rei")  # the methods that find the level of the noise

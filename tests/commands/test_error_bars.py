@@ -144,3 +144,19 @@ def test_bad_options(script: Script, run: Inpainting, command: str, arguments: l
     assert done.code == 2 and message in done.err, done.err
     assert done.err.strip().splitlines()[-1].startswith(f"{command}: error:")
     assert not Path("o_std.npy").exists()
+
+
+def test_the_scanner_of_a_run_is_turned(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--group turn``: in training with the closure's move, and for error bars of a run that had another group."""
+    monkeypatch.chdir(tmp_path)
+    physics = ei.physics.Tomography((16, 16), range(0, 180, 20), 23)
+    Path("scan.yaml").write_text(json.dumps({"name": "Tomography", **physics.config}))
+    np.save("y.npy", physics.A(torch.rand(3, 1, 16, 16))[:, 0].numpy())
+    small = ("--physics", "scan.yaml", "--measurements", "y.npy", "--base-channels", 2, "--max-steps", 1)
+    done = script("ei train", *small, "--group", "turn", "closure.move=operator", "--out", "run")
+    assert done.code == 0, done.err
+    assert "name: Turn" in Path("run/config.yaml").read_text()
+    drawn = ("--uncertainty", 20, "--group", "turn")
+    done = script("ei reconstruct", *CKP, "--input", "y.npy", "--output", "x.npy", *drawn)
+    assert done.code == 0, done.err
+    assert np.load("x_std.npy").max() > 0
