@@ -20,7 +20,6 @@ from torch import Tensor
 
 from ei.errors import InputError, MissingExtraError
 from ei.physics.linear_map import LinearMap, shared
-from ei.physics.projections import linear_weights
 from ei.physics.scan import Scan, directions
 
 ENGINES = ("auto", "matrix", "astra")
@@ -179,22 +178,31 @@ def view_by_view(views: Views, n_detectors: int, n_views: int, shape: tuple[int,
         shape: (H, W).
     """
 
+    def places() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each view the pixels' detectors in a view with a zero before it and two behind it, what counts there of
+        the next detector, and the factors."""
+        for place, factor, scale in views():
+            place = (place + 1).clip(0, n_detectors + 1)
+            index = place.astype(np.int32)
+            yield index, (place - index).astype(np.float32), (scale * factor).astype(np.float32)
+
     def back(sinogram: np.ndarray) -> np.ndarray:
         image = np.zeros(shape, np.float32)
-        for number, (place, factor, scale) in enumerate(views()):
-            view = np.ascontiguousarray(sinogram[:, number])
-            for sample, weight, inside in linear_weights(place, n_detectors):
-                index = np.where(inside, sample, 0).astype(np.int32)
-                image += (np.where(inside & (factor > 0), weight * factor, 0) * scale).astype(np.float32) * view[index]
+        padded = np.pad(sinogram, ((1, 2), (0, 0))).T
+        for view, steps, (index, part, factor) in zip(padded, np.diff(padded), places(), strict=True):
+            part *= steps.take(index)
+            part += view.take(index)
+            part *= factor
+            image += part
         return image
 
     def forward(image: np.ndarray) -> np.ndarray:
-        sinogram = np.zeros((n_detectors, n_views), np.float32)
-        for number, (place, factor, scale) in enumerate(views()):
-            for sample, weight, inside in linear_weights(place, n_detectors):
-                inside = inside & (factor > 0)
-                values = (weight * factor * scale * image)[inside]
-                sinogram[:, number] += np.bincount(sample[inside].astype(np.int64), values, n_detectors)
+        sinogram = np.empty((n_detectors, n_views), np.float32)
+        for number, (index, part, factor) in enumerate(places()):
+            factor *= image
+            part *= factor
+            whole, ahead = (np.bincount(index.ravel(), one.ravel(), n_detectors + 3) for one in (factor, part))
+            sinogram[:, number] = (whole - ahead)[1:-2] + ahead[:-3]
         return sinogram
 
     return LinearMap(_ByColumns(back, (n_detectors, n_views)), _ByColumns(forward, shape))
