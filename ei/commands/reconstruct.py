@@ -123,8 +123,10 @@ def _reconstruct(typed: Typed, output: Path, device: torch.device) -> None:
     print("".join(f"{line}\n" for line in watch.lines(output)), end="")
     if options.get("png"):
         folder = output.with_suffix("")
-        write_pngs(images[...], folder, names)
-        scaled = " of magnitudes, each divided by its own brightest" if has_parts(images[:1]) else ""
+        scale = write_pngs(images, folder, names)
+        scaled = "" if scale == 1 else f", values divided by {scale:.3g}"
+        if has_parts(images):
+            scaled = " of magnitudes, each divided by its own brightest"
         print(f"{folder}: {len(images)} PNG files{scaled}")
 
 

@@ -23,6 +23,7 @@ from ei.datasets.batches import in_order, shapes_of_measurements
 from ei.errors import InputError
 from ei.models.base import ReconstructionFunction, select_function
 
+SCALES = 0.2, 2.0  # brightest values between which pictures are written as they are
 # What watches a reconstruction: of f, its operator, y and x = f(y), it may return images, too.
 Watch = Callable[[Any, Any, Tensor, Tensor], Tensor | None]
 
@@ -116,10 +117,14 @@ def _in_layout(x: Tensor, measurements: Measurements) -> np.ndarray:
     return images if getattr(measurements, "channels", True) else images[:, 0]
 
 
-def write_pngs(images: np.ndarray, folder: Path, names: Sequence[str]) -> None:
-    """One 8-bit PNG an image, under its name, ``[n, H, W]`` or ``[n, C, H, W]`` with C = 1 or 3 and values in
-    [0, 1] (others are clipped). Of complex images, and of C = 2, it is the magnitude, in parts of the brightest of each
-    but for a thousandth of the pixels. The folder appears when it is complete.
+def write_pngs(images: Any, folder: Path, names: Sequence[str]) -> float:
+    """One 8-bit PNG an image, under its name, ``[n, H, W]`` or ``[n, C, H, W]`` with C = 1 or 3. Values in [0, 1] are
+    written as they are, and clipped; where the brightest of the images (but for a thousandth of its pixels) is beyond
+    `SCALES`, as attenuation in a unit of length is, all are divided by that. Of complex images, and of C = 2, it is the
+    magnitude, in parts of the brightest of each. The folder appears when it is complete. Images are read one by one.
+
+    Returns:
+        What all images are divided by; 1 where each has its own.
 
     Raises:
         InputError: if the folder is there already, images have other channels, or two the same name.
@@ -128,22 +133,31 @@ def write_pngs(images: np.ndarray, folder: Path, names: Sequence[str]) -> None:
 
     if folder.exists():
         raise InputError(f"{folder} exists already; move it away, or choose another --output")
-    if images.ndim == 4 and images.shape[1] not in (1, 2, 3):
+    if len(images.shape) == 4 and images.shape[1] not in (1, 2, 3):
         raise InputError(f"--png writes gray or RGB images, not {images.shape[1]} channels")
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
         raise InputError(f"two PNG files would be called {twice}: rename a file of the input")
+    of_parts = has_parts(images)
+    brightest = 1.0 if of_parts else max((_brightest(images[index]) for index in range(len(names))), default=1.0)
+    scale = 1.0 if SCALES[0] <= brightest <= SCALES[1] else brightest
     with complete_folder(folder) as unfinished:
-        for name, image in zip(names, images, strict=True):
-            if has_parts(images):
+        for index, name in enumerate(names):
+            image = images[index] / scale
+            if of_parts:
                 image = magnitude(torch.from_numpy(np.array(image))).numpy()
-                image = image / max(np.quantile(image, 0.999), np.finfo(np.float32).tiny)
+                image = image / _brightest(image)
             pixels = (image.clip(0, 1) * 255).round().astype(np.uint8)
             if pixels.ndim == 3:
                 pixels = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
             Image.fromarray(pixels).save(unfinished / f"{name}.png")
+    return scale
 
 
-def has_parts(images: np.ndarray) -> bool:
+def _brightest(image: np.ndarray) -> float:
+    return max(float(np.quantile(image, 0.999)), float(np.finfo(np.float32).tiny))
+
+
+def has_parts(images: Any) -> bool:
     """Whether images are complex, or real and imaginary part."""
-    return np.iscomplexobj(images) or (images.ndim == 4 and images.shape[1] == 2)
+    return images.dtype.kind == "c" or (len(images.shape) == 4 and images.shape[1] == 2)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import SmallNet, fill
+from PIL import Image
 from torch import Tensor
 
 from ei.datasets import Measurements
-from ei.evaluation.reconstruction import reconstruct_file
+from ei.evaluation.reconstruction import reconstruct_file, write_pngs
 from ei.models import Reconstructor
 from ei.physics import CT
 
@@ -95,3 +96,13 @@ def test_what_watches_has_a_file_that_is_continued_too(y: Path) -> None:
     x, errors = (np.load(path) for path in paths)
     assert rest.images == 6 and (x != 0).any((1, 2)).all()
     np.testing.assert_allclose(errors, 2 * np.abs(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("unit", "divided"), [(1.0, False), (0.01, True), (300.0, True)])
+def test_pictures_of_any_unit_are_neither_black_nor_white(unit: float, divided: bool, tmp_path: Path) -> None:
+    """Attenuation in a unit of length may be 0.009 or 300: one number divides all pictures."""
+    images = np.linspace(0, 1, 2 * 8 * 8, dtype=np.float32).reshape(2, 8, 8) * unit
+    scale = write_pngs(images, tmp_path / "x", ["0", "1"])
+    assert scale == (pytest.approx(unit, rel=0.01) if divided else 1)
+    written = np.stack([np.asarray(Image.open(tmp_path / "x" / f"{name}.png")) for name in ("0", "1")])
+    np.testing.assert_allclose(written / 255, (images / scale).clip(0, 1), atol=0.51 / 255)
