@@ -37,7 +37,6 @@ from ei.commands.flags import whole
 from ei.commands.problem import Problem
 from ei.commands.tree import Tree, get
 from ei.commands.typed import Parser, Typed, add_flags, names_of, read_typed
-from ei.common.arrays import FileArray
 from ei.common.checks import check_number
 from ei.common.devices import choose_device
 from ei.common.files import hash_of, identity_of, load_file
@@ -47,7 +46,7 @@ from ei.diagnosis.before_training import report_measurements
 from ei.diagnosis.user_defined import Shape
 from ei.errors import InputError
 from ei.evaluation.loading import averaged, checked
-from ei.evaluation.reconstruction import has_parts, reconstruct_file, write_pngs
+from ei.evaluation.reconstruction import WrittenImages, has_parts, reconstruct_file, write_pngs
 from ei.models import Reconstructor
 from ei.models.averaged import GROUPS as AVERAGES
 from ei.models.base import ReconstructionFunction
@@ -116,7 +115,7 @@ def _reconstruct(typed: Typed, output: Path, device: torch.device) -> None:
     )
     if not launched().first:
         return
-    images = FileArray(output, ("x",))
+    images = WrittenImages(output, len(measurements))
     names = [measurements.name_of(index) for index in range(len(measurements))]
     order = f", from {names[0]} to {names[-1]}" if measurements.path.is_dir() else ""
     print(f"{output}: {list(images.shape)} {images.dtype}{order}, {rate:.1f} images a second")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ei.common.arrays import TIFF, FileArray
 from ei.common.complex import magnitude
 from ei.common.files import complete_folder
 from ei.common.processes import Processes
@@ -75,7 +76,7 @@ def reconstruct_file(
         left = arrays[0].share(*arrays[1:])
         shapes = shapes_of_measurements(measurements, f.physics)
         batches = in_order([None if shapes is None else shapes[index] for index in left], batch_size)
-        for batch in tqdm(batches, unit="batch", disable=not is_first):
+        for batch in tqdm(batches, unit="batch", disable=not (is_first and batches)):
             indices = [left[place] for place in batch]
             for array, images in zip(arrays, reconstruct(indices), strict=False):
                 array.write(indices, images)
@@ -115,6 +116,28 @@ def _in_layout(x: Tensor, measurements: Measurements) -> np.ndarray:
     if getattr(measurements, "parts", False):
         return images[:, 0] + 1j * images[:, 1]
     return images if getattr(measurements, "channels", True) else images[:, 0]
+
+
+class WrittenImages:
+    """The ``count`` images in a file of `reconstruct_file`, one by one, ``[n, ...]`` as measurements are laid out: a
+    TIFF file has channels last, and no axis for a single page."""
+
+    def __init__(self, path: Path, count: int) -> None:
+        self._array = FileArray(path, ("x",))
+        is_tiff = path.suffix.lower() in TIFF
+        self._is_page = is_tiff and count == 1
+        self.shape = (1, *self._array.shape) if self._is_page else self._array.shape
+        self._channels_last = is_tiff and len(self.shape) == 4
+        if self._channels_last:
+            self.shape = (self.shape[0], self.shape[3], *self.shape[1:3])
+        self.dtype = self._array.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        image = self._array[...] if self._is_page else self._array[index]
+        return np.moveaxis(image, -1, 0) if self._channels_last else image
 
 
 def write_pngs(images: Any, folder: Path, names: Sequence[str]) -> float:

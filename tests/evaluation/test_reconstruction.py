@@ -13,8 +13,9 @@ from conftest import SmallNet, fill
 from PIL import Image
 from torch import Tensor
 
+from ei.common.unfinished import UnfinishedArray
 from ei.datasets import Measurements
-from ei.evaluation.reconstruction import reconstruct_file, write_pngs
+from ei.evaluation.reconstruction import WrittenImages, reconstruct_file, write_pngs
 from ei.models import Reconstructor
 from ei.physics import CT
 
@@ -106,3 +107,19 @@ def test_pictures_of_any_unit_are_neither_black_nor_white(unit: float, divided: 
     assert scale == (pytest.approx(unit, rel=0.01) if divided else 1)
     written = np.stack([np.asarray(Image.open(tmp_path / "x" / f"{name}.png")) for name in ("0", "1")])
     np.testing.assert_allclose(written / 255, (images / scale).clip(0, 1), atol=0.51 / 255)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif", ".h5"])
+@pytest.mark.parametrize("shape", [(1, 8, 9), (2, 8, 9), (1, 3, 8, 9), (2, 3, 8, 9), (3, 8, 3)])
+def test_written_images_are_read_in_their_layout(shape: tuple[int, ...], suffix: str, tmp_path: Path) -> None:
+    images, path = np.random.default_rng(0).random(shape, np.float32), tmp_path / f"x{suffix}"
+    with UnfinishedArray(path, len(images), {}) as array:
+        array.begin(shape[1:], images.dtype)
+        array.share()
+        array.write(range(len(images)), images)
+        array.complete()
+    read = WrittenImages(path, len(images))
+    assert read.shape == shape and len(read) == len(images)
+    np.testing.assert_array_equal(np.stack([read[index] for index in range(len(images))]), images)
+    write_pngs(read, tmp_path / "x", [str(index) for index in range(len(images))])
+    assert len(list((tmp_path / "x").iterdir())) == len(images)
