@@ -25,6 +25,7 @@ from ei.common.files import load_file
 from ei.common.unfinished import UnfinishedArray
 from ei.datasets import EllipsePhantoms
 from ei.datasets.scans import bin_detectors
+from ei.models import UNet
 from ei.physics import Tomography
 
 Script = Callable[..., Result]
@@ -267,6 +268,71 @@ def test_the_walk_of_the_page_works(script: Script, monkeypatch: pytest.MonkeyPa
         assert done.code == 0, (line, done.err)
     assert read_array("volume.h5").shape == (8, 24, 24) and np.load("all.npy").shape == (12, 24, 24)
     np.testing.assert_allclose(read_array("volume.h5"), np.load("all.npy")[2:10], rtol=1e-4, atol=1e-6)
+
+
+# ---- network tiles ---------------------------------------------------------------------------------------------------
+
+
+PICTURES = ("--physics", "mask.yaml", "--measurements", "pictures.npy", *SMALL)
+
+
+@pytest.fixture
+def pictures(scan: Path) -> Path:
+    """pictures.npy [3, 136, 128], too large for a tile of 128, and their operator."""
+    np.save(scan / "pictures.npy", np.random.default_rng(0).random((3, 136, 128)).astype(np.float32))
+    (scan / "mask.yaml").write_text("{name: Inpainting, img_height: 136, img_width: 128, mask_rate: 0.3}")
+    return scan
+
+
+@pytest.mark.slow
+def test_network_tiles_by_command(script: Script, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same run and the same images with them and without, also where the checkpoint was trained without."""
+    sides: list[int] = []
+    forward = UNet.forward
+
+    def noted(net: UNet, x: torch.Tensor, framed: bool = False) -> torch.Tensor:
+        sides.append(x.shape[-2] - 2 * framed)
+        return forward(net, x, framed)
+
+    monkeypatch.setattr(UNet, "forward", noted)
+    tile = "reconstructor.network_tile=128"
+    for words, out, largest in (((), "whole", 136), ((tile,), "tiled", 128)):
+        sides.clear()
+        done = script("ei train", *PICTURES, "--out", out, *words)
+        assert done.code == 0 and max(sides) == largest, done.err
+    whole, tiled = (load_file(f"{run}/ckp_last.pth.tar") for run in ("whole", "tiled"))
+    assert yaml.safe_load(Path("tiled/config.yaml").read_text())["reconstructor"]["network_tile"] == 128
+    assert whole["reconstructor"] == tiled["reconstructor"] and whole["config"] == tiled["config"]
+    for name, value in whole["state_dict"].items():
+        torch.testing.assert_close(tiled["state_dict"][name], value, rtol=1e-4, atol=1e-5)
+    words = ("--ckp", "whole/ckp_last.pth.tar", "--input", "pictures.npy", "-b", 1)
+    for output, more in (("x.npy", ()), ("tiles.npy", (tile,)), ("averaged.npy", (tile, "--average-over", "reflect"))):
+        sides.clear()
+        done = script("ei reconstruct", *words, *more, "--output", output)
+        assert done.code == 0 and max(sides) == (128 if more else 136), done.err
+    np.testing.assert_allclose(np.load("tiles.npy"), np.load("x.npy"), atol=1e-5)
+    sides.clear()
+    np.save("truth.npy", np.load("pictures.npy"))
+    done = script("ei test", *words[:2], "--measurements", "pictures.npy", "--truth", "truth.npy", tile)
+    assert done.code == 0 and set(sides) == {128}, done.err
+    done = script("ei reconstruct", *words, "--output", "wrong.npy", "reconstructor.network_tile=100")
+    assert done.code == 2 and "reconstructor.network_tile must be a multiple of 8" in done.err
+    assert done.err.count("\n") == 1 and not Path("wrong.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("reconstructor.network_tile=250",), "reconstructor.network_tile must be a multiple of 8 and at least 120"),
+        (("reconstructor.network_tile=64",), "at least 120"),
+        (("reconstructor.network_tile=big",), "reconstructor.network_tile must be a whole number"),
+        (("reconstructor.network_tile=128", "network.norm=batch"), "BatchNorm in training"),
+        (("reconstructor.network_tiles=128",), "did you mean network_tile?"),
+    ],
+)
+def test_wrong_network_tiles(words: tuple[str, ...], message: str, script: Script, pictures: Path) -> None:
+    done = script("ei train", *PICTURES, *words, "--out", "run")
+    assert done.code == 2 and message in done.err and done.err.count("\n") == 1 and not Path("run").exists(), done.err
 
 
 # ---- the axis ------------------------------------------------------------------------------------------------------
