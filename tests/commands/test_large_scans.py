@@ -20,11 +20,12 @@ from page_blocks import commands_of
 import ei
 from ei.commands import prepare
 from ei.commands import train as train_command
+from ei.commands.tree import read_physics
 from ei.common.arrays import read_array
 from ei.common.files import load_file
 from ei.common.unfinished import UnfinishedArray
-from ei.datasets import EllipsePhantoms
-from ei.datasets.scans import bin_detectors
+from ei.datasets import EllipsePhantoms, conversion
+from ei.datasets.scans import bin_detectors, sinograms_of_counts
 from ei.models import UNet
 from ei.physics import Tomography
 
@@ -356,3 +357,58 @@ def test_the_axis_is_the_median_of_several_rows(script: Script, monkeypatch: pyt
     assert "axis: 1.45 bins from the middle, the median of 4 rows (1.00 to 7.00)" in done.out
     assert "warning: the axis differs between rows" in done.out
     assert yaml.safe_load(Path("y.yaml").read_text())["centre"] == 1.45
+
+
+COUNTS = ("--counts", "counts.npy", "--flat", "flat.npy", "--dark", "dark.npy", "--angles", "angles.txt")
+
+
+@pytest.mark.parametrize("out", ["folder/y.npz", "y.npy", "y.h5"])
+def test_sinograms_are_written_row_by_row(out: str, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To any file, continued where the command was interrupted, with the geometry beside it."""
+    counts_of_a_small_scan(5)
+    monkeypatch.setattr(conversion.Conversion.__init__, "__defaults__", (1, False, 1))  # a row at a time
+    monkeypatch.setattr(prepare, "check_sinogram", lambda physics, y: "the sinogram was checked")  # takes seconds
+    written = UnfinishedArray.write
+    rows: list[int] = []
+
+    def stopped(array: UnfinishedArray, indices: Any, values: Any) -> None:
+        rows.extend(indices)
+        if rows == [0, 1, 2]:
+            raise KeyboardInterrupt
+        written(array, indices, values)
+
+    monkeypatch.setattr(UnfinishedArray, "write", stopped)
+    done = script("ei prepare", "sinogram", *COUNTS, "--centre", 1.5, "--out", out)
+    assert done.code == 130 and "2 of 5 sinograms are kept in" in done.err and not Path(out).exists()
+    done = script("ei prepare", "sinogram", *COUNTS, "--centre", 1.5, "--out", out, "--bin", 2)
+    assert done.code == 2 and "another --bin" in done.err and done.err.count("\n") == 1
+    done = script("ei prepare", "sinogram", *COUNTS, "--centre", 1.5, "--out", out)
+    assert done.code == 0 and "continuing" in done.out and "was checked" in done.out and rows == [0, 1, 2, 2, 3, 4], (
+        done.err
+    )
+    expected = sinograms_of_counts(*(np.load(f"{name}.npy") for name in ("counts", "flat", "dark")))
+    np.testing.assert_array_equal(read_array(out, ("y",)), expected)
+    physics = read_physics(str(Path(out).with_suffix(".yaml")))["physics"]
+    operator = Tomography(**{key: value for key, value in physics.items() if key != "name"})
+    np.testing.assert_array_equal(operator.angles, np.loadtxt("angles.txt"))
+    assert sorted(path.name for path in Path(out).parent.glob("y*")) == [f"y{Path(out).suffix}", "y.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--out", "y.tif"), "--out must be a file that ends in .npz, .npy, .h5, .hdf5, got y.tif"),
+        (("--out", "y.npz", "--angles", "three.txt"), "there must be an angle for each of 30 views, got 3"),
+        (("--out", "y.npz", "--bin", "25"), "a bin of 25 detectors is larger than the 24 detectors"),
+        (("--out", "y.npz", "--bin", "0"), "--bin must be a whole number >= 1"),
+        (("--out", "y.npz", "--centre", "nan"), "--centre must be a finite number"),
+        (("--out", "y.npz", "--flat", "none.npy"), "there is no flat file none.npy"),
+        (("--out", "y.npz", "--counts", "dark.npy"), "an angle for each of 10 views, got 30"),
+    ],
+)
+def test_wrong_words_for_sinograms(words: tuple[str, ...], message: str, script: Script) -> None:
+    counts_of_a_small_scan(2)
+    np.savetxt("three.txt", np.arange(3.0))
+    done = script("ei prepare", "sinogram", *COUNTS, *words)
+    assert done.code == 2 and message in done.err and done.err.count("\n") == 1, done.err
+    assert not list(Path().glob("y*"))
