@@ -45,6 +45,7 @@ from ei.diagnosis.before_training import (
 from ei.diagnosis.user_defined import check_group, check_operator
 from ei.errors import InputError
 from ei.models import UNet
+from ei.models.network_tiles import check_no_batch_statistics
 from ei.models.padding import padding_for
 from ei.models.weights import generator_weights, load_weights
 from ei.physics import TiledInpainting, select_physics
@@ -201,6 +202,7 @@ class TrainingBuilder:
         net.to(self.device)
         f = self._build("reconstructor", {} if scale is None else {"image_scale": scale},
                         {"net": net, "physics": self.physics})  # fmt: skip
+        self._check_network_tile(f)
         if hasattr(closure, "image_scale"):
             closure.image_scale = f.image_scale
         if hasattr(closure, "check"):
@@ -286,12 +288,19 @@ class TrainingBuilder:
             return
         is_split = str(name_of(self.tree, "closure")).startswith("Splitting")
         differs = select_physics(self.physics, [0]) is not self.physics
-        if self.device.type != "cuda" or launched().count > 1 or getattr(f, "recompute", False) or is_split or differs:
+        recomputes = getattr(f, "recompute", False) or getattr(f, "network_tile", None) is not None
+        if self.device.type != "cuda" or launched().count > 1 or recomputes or is_split or differs:
             raise InputError(
-                "trainer.cuda_graphs is for one process on a CUDA device and one operator, without splitting, tiles "
-                "and recompute; leave it out"
+                "trainer.cuda_graphs is for one process on a CUDA device and one operator, without splitting, tiles, "
+                "network_tile and recompute; leave it out"
             )
         f.use_cuda_graphs()
+
+    def _check_network_tile(self, f: Any) -> None:
+        """Raise now for what a step would raise, where the network is run on tiles of the images."""
+        side = getattr(f, "network_tile", None)
+        if side is not None and max(self.shape[1:]) > side:
+            check_no_batch_statistics(f.net)
 
     def _optimizers(self, net: nn.Module, closure: Any, f: Any) -> dict[str, torch.optim.Optimizer]:
         part: Tree = {"lr": 1e-3, **normalized(self.tree.get("optimizer") or {}, "optimizer")}

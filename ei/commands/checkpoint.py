@@ -29,6 +29,7 @@ from ei.diagnosis.user_defined import Shape
 from ei.errors import InputError
 from ei.evaluation.loading import function_of, physics_of
 from ei.models.base import ReconstructionFunction
+from ei.models.network_tiles import check_tile
 from ei.models.padding import padding_for
 from ei.physics import Inpainting
 from ei.training.state import CARRIED
@@ -169,4 +170,6 @@ def load_function(
             net = build({"name": "UNet", **part}, CLASSES["network"], "network", context).object
     f = function_of(state, path, physics, net, device)
     padding_for(f.net, *shape[1:])  # raises now if they are too small
+    tile = get(tree, "reconstructor.network_tile")  # no checkpoint has it: it changes how a run is computed, not what
+    f.network_tile = None if tile is None else check_tile(f.net, tile, "reconstructor.network_tile")
     return f

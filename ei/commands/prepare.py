@@ -4,17 +4,19 @@
     {prog} urban100 --source Urban100.zip           writes dataset/Urban100/train/... and test/...
     {prog} sinogram --counts counts.npy --flat flat.npy --dark dark.npy --angles angles.txt --bin 2 --out y.npz
                                                     a parallel scan: y.npz, and its geometry y.yaml
-    {prog} sinogram --counts scan.h5 --out y.npz    one of Data Exchange or NeXus
+    {prog} sinogram --counts scan.h5 --out y.h5     one of Data Exchange or NeXus
     {prog} kspace --source kspace.npy --out y.npz   MRI: k-space y.npz, its mask, coil maps, and y.yaml
     {prog} noise --flat flat.npy --dark dark.npy    gain and read-out noise of a detector, as --noise takes them
 
 ct100 and urban100 take a folder or a ZIP file. CT100 needs the extra ``dicom``. Its recipe is reconstructed: it gives
 the paper's FBP figures, not the authors' bytes. Where the rotation axis falls on the detector is found in several rows;
-the median of theirs is written, one value for all, and their spread is printed.
+the median of theirs is written, one value for all, and their spread is printed. Sinograms are written row by row with
+the memory of a few, to .npz, .npy or .h5; where the command is interrupted, the same command continues there.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,17 +24,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ei.commands.flags import path, real, whole
 from ei.commands.typed import Parser
 from ei.common.arrays import read_array
 from ei.common.checks import check_number
+from ei.common.files import writing
+from ei.datasets.conversion import Conversion, check_output
 from ei.datasets.flats import detector_noise
 from ei.datasets.kspace import prepare_kspace, read_kspace
 from ei.datasets.paper_data import prepare_ct100, prepare_urban100
-from ei.datasets.scans import prepare_scan, read_scan, sinograms_and_defects
+from ei.datasets.scans import ScanFiles, parallel_geometry, write_geometry
 from ei.diagnosis import check_sinogram
+from ei.diagnosis.sinograms import most_varied
 from ei.errors import InputError
 from ei.physics import Tomography
 from ei.physics.matrix_free import has_astra
@@ -85,39 +89,62 @@ def _urban100(options: Mapping[str, Any]) -> None:
 
 
 def _sinogram(options: Mapping[str, Any]) -> None:
-    others = (options.get(name) for name in ("flat", "dark", "angles"))
-    counts, flat, dark, angles = read_scan(options["counts"], *others)
-    y, defects = sinograms_and_defects(counts, flat, dark, options["bin"], options.get("repair", False))
-    for sentence in defects.sentences:
-        print(sentence if options.get("repair") else f"warning: {sentence}; --repair interpolates them")
-    if len(angles) != len(counts):
-        raise InputError(f"there must be an angle for each of {len(counts)} views, got {len(angles)}")
     out = Path(options["out"])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sinograms = torch.from_numpy(y)[:, None]
-    centre = options.get("centre")
-    if centre is None:
-        centre = _axis_of_rows(sinograms, angles)
-    geometry = prepare_scan(out, y, angles.tolist(), check_number("--centre", centre))
-    print(f"{out}: y {list(y.shape)}, angles [{len(angles)}]; {out.with_suffix('.yaml')}: the geometry")
-    print(check_sinogram(Tomography(**geometry, angles=angles), sinograms))
+    check_output(out)
+    given = options.get("centre")
+    if given is not None:
+        given = check_number("--centre", given)
+    scan = ScanFiles(options["counts"], *(options.get(name) for name in ("flat", "dark", "angles")))
+    with_repair = options.get("repair", False)
+    conversion = Conversion(scan, options["bin"], with_repair)
+    most = most_varied(conversion.rows, conversion.sinogram)
+    centre = _axis_of_rows(conversion, most) if given is None else given
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        conversion.write(out, _call_of(options))
+    finally:  # also of a part that is kept
+        for sentence in conversion.defects.sentences:
+            print(sentence if with_repair else f"warning: {sentence}; --repair interpolates them")
+    geometry = parallel_geometry(conversion.detectors, centre)
+    angles = out.name if out.suffix.lower() == ".npz" else scan.angles.tolist()
+    write_geometry(out.with_suffix(".yaml"), **geometry, angles=angles)
+    shape = [conversion.rows, conversion.detectors, len(scan.angles)]
+    print(f"{out}: y {shape}, angles [{len(scan.angles)}]; {out.with_suffix('.yaml')}: the geometry")
+    physics = Tomography(**geometry, angles=scan.angles, engine=_engine())
+    print(check_sinogram(physics, torch.from_numpy(conversion.sinogram(most))))
 
 
-def _axis_of_rows(sinograms: Tensor, angles: np.ndarray) -> float:
+def _call_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What identifies a call: all that its sinograms depend on."""
+    files = {f"--{name}": os.path.abspath(options[name]) for name in ("counts", "flat", "dark") if name in options}
+    return {**files, "--bin": options["bin"], "--repair": options.get("repair", False)}
+
+
+def _engine() -> str:
+    """For operators of which the geometry alone is used: ASTRA's needs no memory. Without it a matrix is made."""
+    return "astra" if has_astra() else "auto"
+
+
+def _axis_of_rows(conversion: Conversion, most: int) -> float:
     """The median of where the axis falls in up to `ROWS` rows of the detector; prints their spread.
+
+    Args:
+        conversion: of the rows.
+        most: the row to check where it is found in none of these.
 
     Raises:
         InputError: if it is found in none.
     """
-    side = sinograms.shape[-2]
-    rows = np.unique(np.linspace(0, len(sinograms) - 1, min(ROWS, len(sinograms))).round().astype(int)).tolist()
-    # Without ASTRA a matrix is made, and not used.
-    scanner = Tomography((side, side), angles, side, engine="astra" if has_astra() else "auto")
-    reports = [check_sinogram(scanner, sinograms[row][None]) for row in rows]
+    side = conversion.detectors
+    count = min(ROWS, conversion.rows)
+    rows = sorted({round(place) for place in np.linspace(0, conversion.rows - 1, count).tolist()})
+    scanner = Tomography((side, side), conversion.scan.angles, side, engine=_engine())
+    reports = [check_sinogram(scanner, torch.from_numpy(conversion.sinogram(row))[None, None]) for row in rows]
     found = [report.centre for report in reports if report.centre is not None]
     if not found:
         try:
-            return check_sinogram(scanner, sinograms).require_centre()
+            return check_sinogram(scanner, torch.from_numpy(conversion.sinogram(most))).require_centre()
         except InputError as error:
             raise InputError(f"{error} Give it with --centre") from error
     spread = f"{min(found):.2f} to {max(found):.2f}"

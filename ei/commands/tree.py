@@ -83,7 +83,8 @@ RUN_KEYS = {"trainer": ("device", "tensorboard", "cuda_graphs"), "network": ("we
 # What changes where and how a run is computed, but not what: it is in config.yaml and not in checkpoints.
 MACHINE_KEYS = (
     "trainer.max_steps", "trainer.save_every", "trainer.device", "trainer.tensorboard", "trainer.cuda_graphs",
-    "trainer.progress", "data.workers", "reconstructor.recompute", "network.weights",
+    "trainer.progress", "data.workers", "reconstructor.recompute", "reconstructor.network_tile",
+    "network.weights",
 )  # fmt: skip
 
 # Keys whose text is a path, and endings of files; a text of the parts physics and data with a folder in it is one, too.

@@ -227,6 +227,8 @@ class _TiffArray:
     def __getitem__(self, index: Any) -> np.ndarray:
         if self.has_pages and isinstance(index, int | np.integer):
             return self.tifffile.imread(self.path, key=range(self.shape[0])[index])
+        if self.has_pages and (parts := _page_by_page(self, index)) is not None:
+            return parts
         return self.tifffile.imread(self.path, series=0)[index]
 
 
@@ -252,7 +254,16 @@ class _FolderArray:
     def __getitem__(self, index: Any) -> np.ndarray:
         if isinstance(index, int | np.integer):
             return self.files[index][...]
+        if (parts := _page_by_page(self, index)) is not None:
+            return parts
         return np.stack([file[...] for file in self.files])[index]
+
+
+def _page_by_page(array: _TiffArray | _FolderArray, index: Any) -> np.ndarray | None:
+    """Parts of pages, ``array[a:b, ...]``, with the memory of one page and the result; None for another index."""
+    if not isinstance(index, tuple) or not index or not isinstance(index[0], slice):
+        return None
+    return np.stack([array[page][index[1:]] for page in range(array.shape[0])[index[0]]])
 
 
 def _natural_path(path: Path) -> Any:
@@ -296,13 +307,12 @@ def read_array(path: str | os.PathLike, names: Sequence[str] = (), what: str = "
     return values.squeeze() if array.path.suffix.lower() == ".mat" else values
 
 
-def lay_out(path: Path, suffix: str, shape: Sequence[int], dtype: Any) -> int:
+def lay_out(path: Path, suffix: str, shape: Sequence[int], dtype: Any, name: str = "x") -> int:
     """Make a file of an array whose values are still to be written, and return where in it they begin, in NumPy's
-    order: HDF5 with the array "x" for the endings ".h5" and ".hdf5", else NumPy's format."""
+    order: HDF5 with the array ``name`` for the endings ".h5" and ".hdf5", else NumPy's format."""
     if suffix.lower() not in HDF5:
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": tuple(shape)}
         with path.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
+            _write_header(file, shape, dtype)
             return file.tell()
     h5py = _import_h5py(path)
     contiguous = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -311,7 +321,36 @@ def lay_out(path: Path, suffix: str, shape: Sequence[int], dtype: Any) -> int:
     contiguous.set_obj_track_times(False)  # equal arrays are equal files
     with h5py.File(path, "w") as file:
         kind, space = h5py.h5t.py_create(np.dtype(dtype), logical=True), h5py.h5s.create_simple(tuple(shape))
-        return h5py.h5d.create(file.id, b"x", kind, space, contiguous).get_offset()
+        return h5py.h5d.create(file.id, name.encode(), kind, space, contiguous).get_offset()
+
+
+def _write_header(file: Any, shape: Sequence[int], dtype: Any) -> None:
+    """What NumPy's format has in front of the values."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+class _NpzFile:
+    """An array whose values are written one after the other into a new ``.npz`` file, and others behind it, as
+    `numpy.savez` writes them."""
+
+    def __init__(
+        self, path: Path, name: str, shape: Sequence[int], dtype: Any, beside: Mapping[str, np.ndarray]
+    ) -> None:
+        self.beside = beside
+        self.archive = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
+        self.entry = self.archive.open(f"{name}.npy", "w", force_zip64=True)
+        _write_header(self.entry, shape, dtype)
+
+    def write(self, content: bytes) -> None:
+        self.entry.write(content)
+
+    def close(self) -> None:
+        self.entry.close()
+        for name, values in self.beside.items():
+            with self.archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asarray(values), allow_pickle=False)
+        self.archive.close()
 
 
 class ArrayWriter:
@@ -319,9 +358,11 @@ class ArrayWriter:
     anything is raised before, nothing is left of it.
 
     Args:
-        path: ends in ``.npy``; ``.h5`` or ``.hdf5`` (the array "x"); ``.tif`` or ``.tiff`` (a page a slice, float32).
+        path: ends in ``.npy``; ``.npz``; ``.h5`` or ``.hdf5``; ``.tif`` or ``.tiff`` (a page a slice, float32).
         shape: of the whole array, ``[n, ...]``.
         dtype: of the array; TIFF is real, and a slice of it ``[H, W]`` or ``[1 or 3, H, W]``.
+        name: of the array in ``.npz`` and HDF5.
+        beside: other arrays that ``.npz`` holds, by name.
 
     Raises:
         InputError: for another ending, or an array that the format cannot hold.
@@ -333,14 +374,23 @@ class ArrayWriter:
     ...         writer.write(image)
     """
 
-    def __init__(self, path: str | os.PathLike, shape: Sequence[int], dtype: Any) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        shape: Sequence[int],
+        dtype: Any,
+        name: str = "x",
+        beside: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         self.path = check_path("the file to write", path)
+        self.name = name
+        self.beside = dict(beside or {})
         self.shape = tuple(int(side) for side in shape)
         self.dtype = np.dtype(dtype)
         self.written = 0
         suffix = self.path.suffix.lower()
-        if suffix not in (".npy", ".h5", ".hdf5", *TIFF):
-            raise InputError(f"arrays are written to .npy, .tif, .tiff, .h5 or .hdf5 files, got {self.path}")
+        if suffix not in (".npy", ".npz", ".h5", ".hdf5", *TIFF):
+            raise InputError(f"arrays are written to .npy, .npz, .tif, .tiff, .h5 or .hdf5 files, got {self.path}")
         if suffix in (".h5", ".hdf5"):
             _import_h5py(self.path)
         if suffix in TIFF:
@@ -387,7 +437,9 @@ class ArrayWriter:
         if suffix in TIFF:
             size = int(np.prod(self.shape)) * self.dtype.itemsize
             return importlib.import_module("tifffile").TiffWriter(self._temporary, bigtiff=size > 2**31)
-        offset = lay_out(self._temporary, suffix, self.shape, self.dtype)
+        if suffix == ".npz":
+            return _NpzFile(self._temporary, self.name, self.shape, self.dtype, self.beside)
+        offset = lay_out(self._temporary, suffix, self.shape, self.dtype, self.name)
         file = self._temporary.open("r+b")
         file.seek(offset)
         return file

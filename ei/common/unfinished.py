@@ -30,9 +30,12 @@ class UnfinishedArray:
     keeps them.
 
     Args:
-        path: of the file, as `ArrayWriter` has it. A TIFF file is written from the slices when all are there.
+        path: of the file, as `ArrayWriter` has it. TIFF and ``.npz`` files are written from the slices when all are
+            there.
         count: n, the number of slices.
         call: plain values that identify the call.
+        name, beside: of the array in the file, and other arrays in it, as `ArrayWriter` has them.
+        what: slices are to the user, for messages.
 
     Processes that have joined (`ei.common.processes`) write it together. The first one begins and completes it.
 
@@ -51,7 +54,13 @@ class UnfinishedArray:
         path: str | os.PathLike,
         count: int,
         call: Mapping[str, Any],
+        name: str = "x",
+        beside: Mapping[str, np.ndarray] | None = None,
+        what: str = "images",
     ) -> None:
+        self.name = name
+        self.beside = dict(beside or {})
+        self.what = what
         self.path = check_path("the file to write", path)
         self.unfinished = self.path.with_name(self.path.name + UNFINISHED)
         self.note = self.path.with_name(self.unfinished.name + ".json")
@@ -82,7 +91,7 @@ class UnfinishedArray:
         whole = (self.count, *(int(side) for side in shape))
         dtype = ArrayWriter(self.path, whole, dtype).dtype  # raises for what the format cannot hold
         with writing(self.path, ADVICE):
-            offset = lay_out(self.unfinished, self.path.suffix, whole, dtype)
+            offset = lay_out(self.unfinished, self.path.suffix, whole, dtype, self.name)
             end = offset + int(np.prod(whole)) * dtype.itemsize
             marks = max(end, self.unfinished.stat().st_size)  # HDF5 may have something behind the values
             with self.unfinished.open("r+b") as file:
@@ -140,8 +149,8 @@ class UnfinishedArray:
                 raise ValueError(f"{self.written} of {self.count} slices of {self.path} were written")
             time.sleep(0.2)
         with writing(self.path, ADVICE):
-            if self.path.suffix.lower() in TIFF:
-                with ArrayWriter(self.path, self.shape, self.dtype) as writer:
+            if self.path.suffix.lower() in (*TIFF, ".npz"):
+                with ArrayWriter(self.path, self.shape, self.dtype, self.name, self.beside) as writer:
                     for index in range(self.count):
                         writer.write(self._read(index))
                 self._close()
@@ -165,7 +174,7 @@ class UnfinishedArray:
             self.note.unlink(missing_ok=True)
             self.unfinished.unlink(missing_ok=True)
         else:
-            kept = f"{written} of {self.count} images are kept in {self.unfinished}"
+            kept = f"{written} of {self.count} {self.what} are kept in {self.unfinished}"
             print(f"{kept}: the same command continues there", file=sys.stderr)
 
     # ---- the file

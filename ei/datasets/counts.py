@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,30 +39,83 @@ def line_integrals(counts: Array, flat: Any, dark: Any) -> Array:
     array = _array("counts", counts)
     if array.size == 0:
         raise InputError(f"counts must hold values, got shape {list(array.shape)}")
-    background = _like(array, "dark", dark)
-    beam = np.broadcast_to(_like(array, "flat", flat) - background, array.shape)
-    shadow = array - background
-    lit = (shadow > 0) & (beam > 0)
-    without = array.size - int(np.count_nonzero(lit))
-    if 2 * without > array.size:
-        culprit = "flat" if 2 * np.count_nonzero(beam <= 0) > array.size else "counts"
-        raise InputError(
-            f"{culprit} are not above dark at {without} of {array.size} places: check which array is counts, flat and "
-            "dark, in this order"
-        )
-    transmitted = np.divide(shadow, beam, out=np.ones(array.shape), where=lit)
-    if without:
-        warnings.warn(
-            f"no photons at {without} of {array.size} places ({without / array.size:.2%}): clipped to the least "
-            "transmission of the others",
-            stacklevel=2,
-        )
-        transmitted[~lit] = transmitted[lit].min()
+    beam, background = beam_of(array.shape, flat, dark)
+    transmitted, lit = transmission(array, beam, background)
+    light = Light()
+    light.add(transmitted, lit, beam)
+    light.check()
+    transmitted[~lit] = light.least
     integrals = -np.log(transmitted)
     if isinstance(counts, Tensor):
         dtype = torch.float64 if counts.dtype == torch.float64 else torch.float32
         return torch.from_numpy(integrals).to(counts.device, dtype)
     return integrals.astype(np.float64 if np.asarray(counts).dtype == np.float64 else np.float32)
+
+
+@dataclass
+class Light:
+    """How much light reaches a detector, counted part by part.
+
+    Attributes:
+        places: the number of counts.
+        without: how many of them have no photons.
+        without_beam: how many of them have no photons in the flats.
+        least: the smallest transmission of the others.
+    """
+
+    places: int = 0
+    without: int = 0
+    without_beam: int = 0
+    least: float = math.inf
+
+    def add(self, transmitted: np.ndarray, lit: np.ndarray, beam: np.ndarray) -> None:
+        """Count a part, as `transmission` gives it, and its flats above dark."""
+        self.places += lit.size
+        self.without += lit.size - int(np.count_nonzero(lit))
+        self.without_beam += int(np.count_nonzero(np.broadcast_to(beam <= 0, lit.shape)))
+        self.least = min(self.least, float(transmitted.min(where=lit, initial=math.inf)))
+
+    def check(self) -> None:
+        """Warn of places without photons.
+
+        Raises:
+            InputError: where they are most of all.
+        """
+        if 2 * self.without > self.places:
+            culprit = "flat" if 2 * self.without_beam > self.places else "counts"
+            raise InputError(
+                f"{culprit} are not above dark at {self.without} of {self.places} places: check which array is counts, "
+                "flat and dark, in this order"
+            )
+        if self.without:
+            warnings.warn(
+                f"no photons at {self.without} of {self.places} places ({self.without / self.places:.2%}): clipped to "
+                "the least transmission of the others",
+                stacklevel=3,
+            )
+
+
+def beam_of(shape: tuple[int, ...], flat: Any, dark: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Flats above dark, and darks, both float64, as they broadcast to counts of ``shape`` (see `line_integrals`).
+
+    Raises:
+        InputError: for shapes that do not fit, or values that are not finite.
+    """
+    background = _like(shape, "dark", dark)
+    return _like(shape, "flat", flat) - background, background
+
+
+def transmission(counts: np.ndarray, beam: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Transmitted parts of the light, float64 of the shape of ``counts``, 1 where there are no photons; and where there
+    are some.
+
+    Raises:
+        InputError: for counts that are not finite.
+    """
+    shadow = _array("counts", counts)
+    shadow -= background
+    lit = (shadow > 0) & (beam > 0)
+    return np.divide(shadow, beam, out=np.ones(shadow.shape), where=lit), lit
 
 
 def _array(name: str, values: Any) -> np.ndarray:
@@ -75,17 +130,17 @@ def _array(name: str, values: Any) -> np.ndarray:
     return array
 
 
-def _like(counts: np.ndarray, name: str, values: Any) -> np.ndarray:
-    """``values``, averaged where it is a stack, so that it broadcasts to the counts."""
+def _like(shape: tuple[int, ...], name: str, values: Any) -> np.ndarray:
+    """``values``, averaged where it is a stack, so that it broadcasts to counts of ``shape``."""
     array = _array(name, values)
     if array.size == 0:
         raise InputError(f"{name} must hold values, got shape {list(array.shape)}")
-    if _broadcasts(array.shape, counts.shape):
+    if _broadcasts(array.shape, shape):
         return array
-    if array.ndim and _broadcasts(array.shape[1:], counts.shape):
+    if array.ndim and _broadcasts(array.shape[1:], shape):
         return array.mean(axis=0)
     raise InputError(
-        f"{name} must broadcast to counts {list(counts.shape)}, or be a stack of such arrays, got {list(array.shape)}"
+        f"{name} must broadcast to counts {list(shape)}, or be a stack of such arrays, got {list(array.shape)}"
     )
 
 

@@ -170,7 +170,17 @@ def check_sinogram(physics: Projections, y: Tensor) -> SinogramReport:
 
 def _most_varied(sinograms: np.ndarray) -> np.ndarray:
     """The sinogram ``[D, V]`` of up to 16 whose views differ most."""
-    return max(sinograms[:: max(1, len(sinograms) // 16)], key=_variation)
+    return sinograms[most_varied(len(sinograms), sinograms.__getitem__)]
+
+
+def most_varied(count: int, sinogram: Callable[[int], np.ndarray]) -> int:
+    """Which of ``count`` sinograms ``[D, V]`` `check_sinogram` checks: of up to 31 the one whose views differ most.
+
+    Args:
+        count: the number of sinograms.
+        sinogram: one of them, by its number; they are asked for one by one.
+    """
+    return max(range(0, count, max(1, count // 16)), key=lambda number: _variation(sinogram(number).astype(np.float64)))
 
 
 def _variation(y: np.ndarray) -> float:

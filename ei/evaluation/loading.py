@@ -80,8 +80,9 @@ def checked(state: Any, path: str | os.PathLike) -> dict[str, Any]:
 def averaged(f: ReconstructionFunction, names: Sequence[str]) -> ReconstructionFunction:
     """The same f with its network averaged over exact groups (`ei.models.GroupAverage`), for evaluation."""
     other = f.of(f.physics)
-    other.net = GroupAverage(f.net if f.net_averaged is None else f.net_averaged, names)
+    other.net = GroupAverage(f.net if f.net_averaged is None else f.net_averaged, names, f.network_tile)
     keep_average(other, None)  # it is in there
+    other.network_tile = None  # tiles of quarter turns are turned tiles: the average makes them
     return other
 
 

@@ -73,6 +73,7 @@ class GroupAverage(nn.Module):
     Args:
         net: from images ``[B, C, H, W]`` to images of the same sides.
         names: of the groups, see `average_over`.
+        network_tile: run ``net`` on overlapping tiles of this side (`ei.models.network_tiles`).
 
     Raises:
         InputError: for another name, or (when called) for quarter turns of images that are not square.
@@ -82,9 +83,10 @@ class GroupAverage(nn.Module):
     torch.Size([1, 1, 16, 16])
     """
 
-    def __init__(self, net: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, net: nn.Module, names: Sequence[str], network_tile: int | None = None) -> None:
         super().__init__()
         self.net, self.elements = net, average_over(names)
+        self.network_tile = network_tile
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
@@ -96,6 +98,7 @@ class GroupAverage(nn.Module):
             if turned.dim() == 4:  # turning lost the format that the network is fastest in
                 turned = turned.contiguous(memory_format=torch.channels_last)
             # Padded under each element, not before: sides of odd excess are padded unequally.
-            total = total + element.undo(call_padded(self.net, turned) if turned.dim() == 4 else self.net(turned))
+            out = call_padded(self.net, turned, self.network_tile) if turned.dim() == 4 else self.net(turned)
+            total = total + element.undo(out)
         assert isinstance(total, Tensor)
         return total / len(self.elements)

@@ -17,6 +17,7 @@ from ei.common.checks import check_choice, check_number
 from ei.common.complex import to_channels, to_complex
 from ei.errors import InputError
 from ei.models.graphs import RecordedCalls
+from ei.models.network_tiles import check_tile
 from ei.models.padding import call_padded
 from ei.physics.base import select_physics
 
@@ -37,26 +38,46 @@ class ReconstructionFunction(nn.Module):
             stay float32 and the physics stays outside autocast. A user-defined training loop does its backward pass
             inside `computing`.
         image_scale: s > 0: the network sees ``x / s`` and its output is multiplied by s. 1 for images in [0, 1].
+        network_tile: run the network on overlapping tiles of this side (`ei.models.network_tiles`): equal results with
+            the memory of a tile. By default on whole images.
 
     ``net``, ``physics``, ``precision`` and ``image_scale`` are public; ``net.state_dict()`` is what is saved.
 
     Attributes:
+        network_tile: as the argument; it may be set later.
         net_averaged: the moving average of ``net`` where a training keeps one (`ei.training.Trainer`, ``average=``).
             It is what evaluation takes (`evaluating`) and no part of this module: ``f(y)`` is ``net``'s.
 
     Raises:
-        InputError: for another precision, or a scale that is no finite number above zero.
+        InputError: for another precision, a scale that is no finite number above zero, or a tile that does not fit the
+            network (`ei.models.network_tiles.check_tile`).
     """
 
     net_averaged: nn.Module | None = None
     _recorded: RecordedCalls | None = None
 
-    def __init__(self, net: nn.Module, physics: Any, precision: str = "fp32", image_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        physics: Any,
+        precision: str = "fp32",
+        image_scale: float = 1.0,
+        network_tile: int | None = None,
+    ) -> None:
         super().__init__()
         self.precision = check_choice("precision", precision, PRECISIONS)
         self.image_scale = check_number("image_scale", image_scale, above=0)
         self.net = net.to(memory_format=torch.channels_last)
         self.physics = physics
+        self.network_tile = network_tile
+
+    @property
+    def network_tile(self) -> int | None:
+        return self._network_tile
+
+    @network_tile.setter
+    def network_tile(self, side: int | None) -> None:
+        self._network_tile = None if side is None else check_tile(self.net, side)
 
     def of(self, physics: Any) -> Self:
         """The same f with another operator: it shares the network, which is neither copied nor moved, and starts with
@@ -91,8 +112,9 @@ class ReconstructionFunction(nn.Module):
 
     def call_net(self, x: Tensor) -> Tensor:
         """``s * net(x / s)``, in channels-last and the chosen precision; ``x`` and the result in `image_dtype`. Sides
-        that do not fit the network are padded (`ei.models.padding`). The network is given complex images as twice as
-        many real channels (`ei.common.complex`); the result is complex."""
+        that do not fit the network are padded (`ei.models.padding`); with a `network_tile` larger images are divided.
+        The network is given complex images as twice as many real channels (`ei.common.complex`); the result is complex.
+        """
         if x.is_complex():
             return to_complex(self.call_net(to_channels(x)))
         dtype = self.image_dtype()
@@ -104,7 +126,7 @@ class ReconstructionFunction(nn.Module):
         bf16 = self.precision == "bf16"
         autocast = torch.autocast(x.device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
         with computing(self) if x.is_cuda else contextlib.nullcontext(), autocast:
-            x = call_padded(self.net, x) if x.dim() == 4 else self.net(x)
+            x = call_padded(self.net, x, self.network_tile) if x.dim() == 4 else self.net(x)
         x = x.to(dtype)
         return x if self.image_scale == 1 else x * self.image_scale
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ei.errors import InputError
+from ei.models.network_tiles import call_tiled, step_of
 
 
 def padding_for(net: Any, height: int, width: int) -> tuple[int, int, int, int] | None:
@@ -18,8 +19,7 @@ def padding_for(net: Any, height: int, width: int) -> tuple[int, int, int, int] 
     Raises:
         InputError: for images too small to be padded by reflection.
     """
-    # Averages and replicas of a network hold it as their module.
-    step = int(getattr(net, "multiple_of", 0) or getattr(getattr(net, "module", None), "multiple_of", 1))
+    step = step_of(net)
     down, across = -height % step, -width % step
     if not (down or across):
         return None
@@ -32,17 +32,22 @@ def padding_for(net: Any, height: int, width: int) -> tuple[int, int, int, int] 
     return padding
 
 
-def call_padded(net: nn.Module, x: Tensor) -> Tensor:
+def call_padded(net: nn.Module, x: Tensor, tile: int | None = None) -> Tensor:
     """``net(x)`` for images ``x`` ``[B, C, H, W]`` of any sides. Where it must, it pads by reflection, half on each
     side, and crops the result; it warns.
 
+    Args:
+        net: the network.
+        x: images.
+        tile: run the network on tiles of this side (`ei.models.network_tiles`).
+
     Raises:
-        InputError: see `padding_for`.
+        InputError: see `padding_for` and `ei.models.network_tiles.call_tiled`.
     """
     height, width = x.shape[-2:]
     padding = padding_for(net, height, width)
     if padding is None:
-        return net(x)
+        return net(x) if tile is None else call_tiled(net, x, tile)
     left, right, top, bottom = padding
     sides = f"{height + top + bottom} x {width + left + right}"
     warnings.warn(
@@ -55,4 +60,5 @@ def call_padded(net: nn.Module, x: Tensor) -> Tensor:
         first, last = x.narrow(axis, 1, before).flip(axis), x.narrow(axis, size - 1 - after, after).flip(axis)
         parts = [part for part in (first, x, last) if part.shape[axis]]
         x = torch.cat(parts, dim=axis) if len(parts) > 1 else x
-    return net(x)[..., top : top + height, left : left + width]
+    out = net(x) if tile is None else call_tiled(net, x, tile)
+    return out[..., top : top + height, left : left + width]

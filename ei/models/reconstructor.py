@@ -18,9 +18,12 @@ class Reconstructor(ReconstructionFunction):
         precision: "fp32", or "bf16" to run the network under ``torch.autocast``; input and output stay float32 and
             the physics stays outside autocast.
         image_scale: s > 0: ``f(y) = s * net(A_dagger(y) / s)``.
+        network_tile: run the network on overlapping tiles of this side (`ei.models.network_tiles`): equal results with
+            the memory of a tile. By default on whole images.
 
     Raises:
-        InputError: for another precision, or a scale that is no finite number above zero.
+        InputError: for another precision, a scale that is no finite number above zero, or a tile that does not fit the
+            network.
 
     >>> import torch
     >>> from ei.models import Reconstructor, UNet
@@ -30,12 +33,20 @@ class Reconstructor(ReconstructionFunction):
     torch.Size([2, 1, 32, 32])
     """
 
-    def __init__(self, net: nn.Module, physics: Any, precision: str = "fp32", *, image_scale: float = 1.0) -> None:
-        super().__init__(net, physics, precision, image_scale)
+    def __init__(
+        self,
+        net: nn.Module,
+        physics: Any,
+        precision: str = "fp32",
+        *,
+        image_scale: float = 1.0,
+        network_tile: int | None = None,
+    ) -> None:
+        super().__init__(net, physics, precision, image_scale, network_tile)
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that change what it computes; the precision only changes how."""
+        """The arguments that change what it computes; precision and tiles only change how."""
         return {"image_scale": self.image_scale}
 
     def forward(self, y: Tensor) -> Tensor:

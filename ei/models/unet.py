@@ -39,8 +39,13 @@ class Block(nn.Module):
             nn.ReLU(inplace=True),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+    def forward(self, x: Tensor, framed: bool = False) -> Tensor:
+        """Where x is ``framed``, the first convolution sees its outermost pixels in place of its padding."""
+        if not framed:
+            return self.conv(x)
+        first = self.conv[0]
+        assert isinstance(first, nn.Conv2d)
+        return self.conv[1:](functional.conv2d(x, first.weight, first.bias))
 
 
 class Up(nn.Module):
@@ -158,6 +163,23 @@ class UNet(nn.Module):
         """What the sides of images must be multiples of. Reconstruction functions pad others."""
         return 2 ** (self.compact - 1)
 
+    @property
+    def reach(self) -> int:
+        """How many pixels beyond a block of ``multiple_of`` x ``multiple_of`` the output in that block depends on."""
+        reach = 0
+        for _ in range(self.compact - 1):
+            reach += 3 if self.cat else 1  # the block that merges features, and the convolution after upsampling
+            reach = -(-reach // 2)  # in pixels of the next level
+        reach += 2
+        for _ in range(self.compact - 1):
+            reach = 2 * reach + 2
+        return reach
+
+    @property
+    def wraps(self) -> bool:
+        """Whether pixels at a border see those at the other one. `ei.models.network_tiles` passes them, ``framed``."""
+        return bool(self.config["circular_padding"])
+
     def check_size(self, height: int, width: int) -> None:
         """Raise unless images of ``height`` x ``width`` can be halved ``compact - 1`` times.
 
@@ -172,11 +194,14 @@ class UNet(nn.Module):
                 f"{step}; the next size that works is {up[0]} x {up[1]}"
             )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, framed: bool = False) -> Tensor:
+        """Images to images. Where x is ``framed``, it is ``[B, in_channels, H + 2, W + 2]``, one pixel larger on each
+        side, which the first convolution sees in place of its padding."""
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise InputError(f"the UNet needs images of the shape [B, {self.in_channels}, H, W], got {list(x.shape)}")
-        self.check_size(*x.shape[2:])
-        features = [self.Conv1(x)]
+        inside = x[..., 1:-1, 1:-1] if framed else x
+        self.check_size(*inside.shape[2:])
+        features = [self.Conv1(x, framed)]
         for level in range(2, self.compact + 1):
             features.append(self.get_submodule(f"Conv{level}")(self.pool(features[-1])))
         up = features.pop()
@@ -185,4 +210,4 @@ class UNet(nn.Module):
             if self.cat:
                 up = self.get_submodule(f"Up_conv{level}")(torch.cat([features.pop(), up], dim=1))
         out = self.Conv_1x1(up)
-        return out + x if self.residual else out
+        return out + inside if self.residual else out

@@ -47,11 +47,14 @@ class Unrolled(ReconstructionFunction):
         filtered: weight the steps towards the data with the physics' ``filter``, for tomography the ramp filter of FBP
             (see `pinv_cg`): on CT(128, 50) three such steps do what ten plain ones do (RESULTS.md); of views that
             miss a wedge six do, and fewer than ten views are better without. Noise at high frequencies weighs more.
+        network_tile: run the network on overlapping tiles of this side (`ei.models.network_tiles`): equal results with
+            the memory of a tile. By default on whole images.
 
     Differentiable with respect to the weights and to ``y``, through the steps.
 
     Raises:
-        InputError: for an argument out of range, a physics without an adjoint, or filtered and without a filter.
+        InputError: for an argument out of range, a tile that does not fit the network, a physics without an adjoint, or
+            filtered and without a filter.
 
     >>> physics = ei.physics.CT(img_width=32, radon_view=10)
     >>> f = Unrolled(UNet(1, 1, base_channels=2, norm="none"), physics, iterations=2)
@@ -71,8 +74,9 @@ class Unrolled(ReconstructionFunction):
         precision: str = "fp32",
         image_scale: float = 1.0,
         filtered: bool = False,
+        network_tile: int | None = None,
     ) -> None:
-        super().__init__(net, physics, precision, image_scale)
+        super().__init__(net, physics, precision, image_scale, network_tile)
         self.iterations = check_number("iterations", iterations, integer=True, least=1)
         self.cg_steps = check_number("cg_steps", cg_steps, integer=True, least=1)
         self.last = check_choice("last", last, LASTS)
@@ -84,7 +88,7 @@ class Unrolled(ReconstructionFunction):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that change what it computes; precision and recomputation only change how."""
+        """The arguments that change what it computes; precision, recomputation and tiles only change how."""
         return {
             "iterations": self.iterations,
             "cg_steps": self.cg_steps,

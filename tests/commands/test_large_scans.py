@@ -20,11 +20,13 @@ from page_blocks import commands_of
 import ei
 from ei.commands import prepare
 from ei.commands import train as train_command
+from ei.commands.tree import read_physics
 from ei.common.arrays import read_array
 from ei.common.files import load_file
 from ei.common.unfinished import UnfinishedArray
-from ei.datasets import EllipsePhantoms
-from ei.datasets.scans import bin_detectors
+from ei.datasets import EllipsePhantoms, conversion
+from ei.datasets.scans import bin_detectors, sinograms_of_counts
+from ei.models import UNet
 from ei.physics import Tomography
 
 Script = Callable[..., Result]
@@ -269,6 +271,71 @@ def test_the_walk_of_the_page_works(script: Script, monkeypatch: pytest.MonkeyPa
     np.testing.assert_allclose(read_array("volume.h5"), np.load("all.npy")[2:10], rtol=1e-4, atol=1e-6)
 
 
+# ---- network tiles ---------------------------------------------------------------------------------------------------
+
+
+PICTURES = ("--physics", "mask.yaml", "--measurements", "pictures.npy", *SMALL)
+
+
+@pytest.fixture
+def pictures(scan: Path) -> Path:
+    """pictures.npy [3, 136, 128], too large for a tile of 128, and their operator."""
+    np.save(scan / "pictures.npy", np.random.default_rng(0).random((3, 136, 128)).astype(np.float32))
+    (scan / "mask.yaml").write_text("{name: Inpainting, img_height: 136, img_width: 128, mask_rate: 0.3}")
+    return scan
+
+
+@pytest.mark.slow
+def test_network_tiles_by_command(script: Script, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same run and the same images with them and without, also where the checkpoint was trained without."""
+    sides: list[int] = []
+    forward = UNet.forward
+
+    def noted(net: UNet, x: torch.Tensor, framed: bool = False) -> torch.Tensor:
+        sides.append(x.shape[-2] - 2 * framed)
+        return forward(net, x, framed)
+
+    monkeypatch.setattr(UNet, "forward", noted)
+    tile = "reconstructor.network_tile=128"
+    for words, out, largest in (((), "whole", 136), ((tile,), "tiled", 128)):
+        sides.clear()
+        done = script("ei train", *PICTURES, "--out", out, *words)
+        assert done.code == 0 and max(sides) == largest, done.err
+    whole, tiled = (load_file(f"{run}/ckp_last.pth.tar") for run in ("whole", "tiled"))
+    assert yaml.safe_load(Path("tiled/config.yaml").read_text())["reconstructor"]["network_tile"] == 128
+    assert whole["reconstructor"] == tiled["reconstructor"] and whole["config"] == tiled["config"]
+    for name, value in whole["state_dict"].items():
+        torch.testing.assert_close(tiled["state_dict"][name], value, rtol=1e-4, atol=1e-5)
+    words = ("--ckp", "whole/ckp_last.pth.tar", "--input", "pictures.npy", "-b", 1)
+    for output, more in (("x.npy", ()), ("tiles.npy", (tile,)), ("averaged.npy", (tile, "--average-over", "reflect"))):
+        sides.clear()
+        done = script("ei reconstruct", *words, *more, "--output", output)
+        assert done.code == 0 and max(sides) == (128 if more else 136), done.err
+    np.testing.assert_allclose(np.load("tiles.npy"), np.load("x.npy"), atol=1e-5)
+    sides.clear()
+    np.save("truth.npy", np.load("pictures.npy"))
+    done = script("ei test", *words[:2], "--measurements", "pictures.npy", "--truth", "truth.npy", tile)
+    assert done.code == 0 and set(sides) == {128}, done.err
+    done = script("ei reconstruct", *words, "--output", "wrong.npy", "reconstructor.network_tile=100")
+    assert done.code == 2 and "reconstructor.network_tile must be a multiple of 8" in done.err
+    assert done.err.count("\n") == 1 and not Path("wrong.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("reconstructor.network_tile=250",), "reconstructor.network_tile must be a multiple of 8 and at least 120"),
+        (("reconstructor.network_tile=64",), "at least 120"),
+        (("reconstructor.network_tile=big",), "reconstructor.network_tile must be a whole number"),
+        (("reconstructor.network_tile=128", "network.norm=batch"), "BatchNorm in training"),
+        (("reconstructor.network_tiles=128",), "did you mean network_tile?"),
+    ],
+)
+def test_wrong_network_tiles(words: tuple[str, ...], message: str, script: Script, pictures: Path) -> None:
+    done = script("ei train", *PICTURES, *words, "--out", "run")
+    assert done.code == 2 and message in done.err and done.err.count("\n") == 1 and not Path("run").exists(), done.err
+
+
 # ---- the axis ------------------------------------------------------------------------------------------------------
 
 
@@ -290,3 +357,58 @@ def test_the_axis_is_the_median_of_several_rows(script: Script, monkeypatch: pyt
     assert "axis: 1.45 bins from the middle, the median of 4 rows (1.00 to 7.00)" in done.out
     assert "warning: the axis differs between rows" in done.out
     assert yaml.safe_load(Path("y.yaml").read_text())["centre"] == 1.45
+
+
+COUNTS = ("--counts", "counts.npy", "--flat", "flat.npy", "--dark", "dark.npy", "--angles", "angles.txt")
+
+
+@pytest.mark.parametrize("out", ["folder/y.npz", "y.npy", "y.h5"])
+def test_sinograms_are_written_row_by_row(out: str, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To any file, continued where the command was interrupted, with the geometry beside it."""
+    counts_of_a_small_scan(5)
+    monkeypatch.setattr(conversion.Conversion.__init__, "__defaults__", (1, False, 1))  # a row at a time
+    monkeypatch.setattr(prepare, "check_sinogram", lambda physics, y: "the sinogram was checked")  # takes seconds
+    written = UnfinishedArray.write
+    rows: list[int] = []
+
+    def stopped(array: UnfinishedArray, indices: Any, values: Any) -> None:
+        rows.extend(indices)
+        if rows == [0, 1, 2]:
+            raise KeyboardInterrupt
+        written(array, indices, values)
+
+    monkeypatch.setattr(UnfinishedArray, "write", stopped)
+    done = script("ei prepare", "sinogram", *COUNTS, "--centre", 1.5, "--out", out)
+    assert done.code == 130 and "2 of 5 sinograms are kept in" in done.err and not Path(out).exists()
+    done = script("ei prepare", "sinogram", *COUNTS, "--centre", 1.5, "--out", out, "--bin", 2)
+    assert done.code == 2 and "another --bin" in done.err and done.err.count("\n") == 1
+    done = script("ei prepare", "sinogram", *COUNTS, "--centre", 1.5, "--out", out)
+    assert done.code == 0 and "continuing" in done.out and "was checked" in done.out and rows == [0, 1, 2, 2, 3, 4], (
+        done.err
+    )
+    expected = sinograms_of_counts(*(np.load(f"{name}.npy") for name in ("counts", "flat", "dark")))
+    np.testing.assert_array_equal(read_array(out, ("y",)), expected)
+    physics = read_physics(str(Path(out).with_suffix(".yaml")))["physics"]
+    operator = Tomography(**{key: value for key, value in physics.items() if key != "name"})
+    np.testing.assert_array_equal(operator.angles, np.loadtxt("angles.txt"))
+    assert sorted(path.name for path in Path(out).parent.glob("y*")) == [f"y{Path(out).suffix}", "y.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--out", "y.tif"), "--out must be a file that ends in .npz, .npy, .h5, .hdf5, got y.tif"),
+        (("--out", "y.npz", "--angles", "three.txt"), "there must be an angle for each of 30 views, got 3"),
+        (("--out", "y.npz", "--bin", "25"), "a bin of 25 detectors is larger than the 24 detectors"),
+        (("--out", "y.npz", "--bin", "0"), "--bin must be a whole number >= 1"),
+        (("--out", "y.npz", "--centre", "nan"), "--centre must be a finite number"),
+        (("--out", "y.npz", "--flat", "none.npy"), "there is no flat file none.npy"),
+        (("--out", "y.npz", "--counts", "dark.npy"), "an angle for each of 10 views, got 30"),
+    ],
+)
+def test_wrong_words_for_sinograms(words: tuple[str, ...], message: str, script: Script) -> None:
+    counts_of_a_small_scan(2)
+    np.savetxt("three.txt", np.arange(3.0))
+    done = script("ei prepare", "sinogram", *COUNTS, *words)
+    assert done.code == 2 and message in done.err and done.err.count("\n") == 1, done.err
+    assert not list(Path().glob("y*"))

@@ -298,7 +298,7 @@ def test_nothing_is_left_of_an_array_that_is_not_complete(tmp_path: Path, ending
 @pytest.mark.parametrize(
     ("name", "shape", "dtype", "message"),
     [
-        ("x.png", (3, 6, 7), np.float32, "written to .npy, .tif, .tiff, .h5 or .hdf5"),
+        ("x.png", (3, 6, 7), np.float32, "written to .npy, .npz, .tif, .tiff, .h5 or .hdf5"),
         ("x.tif", (3, 6, 7), np.complex64, r"real images \[H, W\] or .*, got complex64 \[6, 7\]: write x.npy or x.h5"),
         ("x.tif", (3, 2, 6, 7), np.float32, r"got float32 \[2, 6, 7\]"),
     ],
