@@ -5,7 +5,7 @@
 A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in one of PAGES. KIND is one of
 
     a problem, "seeds CELL"         of a folder of benchmarks/reproduce.py, less its run folders
-    "trials", "cg_steps"            of a file of benchmarks/trials.py, of benchmarks/cg_steps.py
+    "trials", "seeded_trials", "cg_steps"   of a file of benchmarks/trials.py, of benchmarks/cg_steps.py
     "scans", "scan_by_scan", "four" of a folder of benchmarks/scans.py: all rows, PSNR by scan, the four rows of README
     "challenge"                     of a folder of files of benchmarks/htc_challenge.py
     "stopping"                      of a folder of benchmarks/stopping.py
@@ -63,6 +63,27 @@ def trials(path: Path) -> str:
     )  # fmt: skip
 
 
+def seeded_trials(path: Path) -> str:
+    """A row for each trial: the mean over its seeds, and each of them."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    by_trial: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        by_trial.setdefault(row["trial"], []).append(row)
+
+    def means(of_seeds: list[dict[str, str]], column: str) -> str:
+        return f"{statistics.fmean(float(row[column]) for row in of_seeds):.2f}"
+
+    return markdown(
+        ["trial", "steps", "usual PSNR [dB]", "of each seed", "with test-time augmentation"],
+        [
+            [trial, some[0]["steps"], means(some, "psnr"), ", ".join(f"{float(row['psnr']):.2f}" for row in some),
+             means(some, "psnr_average")]
+            for trial, some in by_trial.items()
+        ],
+    )  # fmt: skip
+
+
 def seeds(folder: Path, cell: str) -> str:
     """Test means of the same training from other seeds."""
     found = {0: folder / f"{cell}.csv"}
@@ -96,7 +117,7 @@ def cg_steps(path: Path) -> str:
     return markdown(["PSNR [dB] after steps", "", *numbers], table)
 
 
-WRITTEN = {"trials": trials, "cg_steps": cg_steps, "stopping": stopping}
+WRITTEN = {"trials": trials, "seeded_trials": seeded_trials, "cg_steps": cg_steps, "stopping": stopping}
 
 
 def content(place: re.Match) -> str:
