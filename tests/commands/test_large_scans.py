@@ -222,6 +222,7 @@ def test_coarse_to_fine(script: Script, scan: Path, monkeypatch: pytest.MonkeyPa
     assert done.code == 2 and "already holds a run" in done.err
 
 
+@pytest.mark.slow
 def test_stages_continue_in_the_right_one(script: Script, scan: Path) -> None:
     whole = script("ei train", *stages("--epochs", 2))
     assert whole.code == 0, whole.err
@@ -339,6 +340,7 @@ def test_wrong_network_tiles(words: tuple[str, ...], message: str, script: Scrip
 # ---- the axis ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_axis_is_the_median_of_several_rows(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     counts_of_a_small_scan(5)
     found = iter([1.0, 7.0, 1.4, None, 1.5])

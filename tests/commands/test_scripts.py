@@ -552,6 +552,7 @@ LEFT_OUT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", LEFT_OUT)
 def test_a_recipe_gives_its_arguments_to_whatever_part_is_there(script: Script, tmp_path: Path, cell: str) -> None:
     """In a file, arguments of other methods are left out with a note; typed, they are an error."""
@@ -564,6 +565,7 @@ def test_a_recipe_gives_its_arguments_to_whatever_part_is_there(script: Script, 
     assert load_file("run/ckp_last.pth.tar")["config"]["closure"]["mc_domain"] == "image"
 
 
+@pytest.mark.slow
 def test_wrong_input_as_a_subprocess(tmp_path: Path) -> None:
     done = subprocess_run("python", ROOT / "demo_train.py", "--task", "ct", cwd=tmp_path)
     assert done.code == 2 and done.err.count("\n") == 1 and "dataset/CT/CT100_128x128.mat" in done.err

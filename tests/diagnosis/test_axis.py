@@ -43,6 +43,7 @@ def with_noise(y: Tensor, part: float) -> Tensor:
     return y + part * y.max() * torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [32, 64])
 @pytest.mark.parametrize("kind", ["round", "parts", "Shepp-Logan"])
 def test_the_half_bin_axis_of_scikit_image_is_found(side: int, kind: str) -> None:

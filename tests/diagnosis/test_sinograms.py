@@ -27,6 +27,7 @@ def test_good_data_fit_and_give_the_axis(fan: bool, centre: float, noise: float)
         assert any("mirrored" in finding and "attenuation" in finding for finding in report.findings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fan", [False, True])
 def test_an_object_wider_than_the_detector_is_a_finding(fan: bool) -> None:
     """Such a scan fits; but filtered back-projection takes the part beyond the detector for zero."""
@@ -95,6 +96,7 @@ def test_undetermined_figures_are_findings() -> None:
     assert report.fits and report.centre is None and "do not determine the axis" in " ".join(report.findings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", ["flat", "curved"])
 def test_the_shape_of_a_wide_detector_is_a_finding(detector: str) -> None:
     """Nothing contradicts either shape. At a half fan angle of 22 degrees their outermost rays are 2 detectors apart,

@@ -36,6 +36,7 @@ def answers() -> dict[str, Diagnosis]:
     return {name: diagnose(physics, transform, shape) for name, (physics, transform, shape, _) in CASES.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_known_answers(answers: dict[str, Diagnosis], name: str) -> None:
     assert answers[name].verdict.startswith(CASES[name][3])
@@ -95,6 +96,7 @@ def test_large_groups_are_decided_by_their_generators() -> None:
     assert "raise max_elements" in diagnosis.verdict and "holds" not in str(diagnosis)
 
 
+@pytest.mark.slow
 def test_estimates_of_rotations_never_exclude(monkeypatch: pytest.MonkeyPatch) -> None:
     """An unseen band is proved at every size; a sample of rotations proves nothing."""
     monkeypatch.setattr("ei.diagnosis.problem.EXACT", 0)

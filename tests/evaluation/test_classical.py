@@ -89,6 +89,7 @@ def test_gradient_and_divergence_are_transposes() -> None:
     assert float((_gradient(x) * q).sum()) == pytest.approx(-float((x * _divergence(q)).sum()), rel=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positive", [True, False])
 def test_total_variation_minimises_its_objective(positive: bool) -> None:
     rng = torch.Generator().manual_seed(0)
@@ -142,6 +143,7 @@ def test_with_noise_they_need_training_images() -> None:
     assert [name.split(",")[0] for name in classical_for(mri, train.expand(1, 2, 32, 32))] == ["TV"]
 
 
+@pytest.mark.slow
 def test_they_suit_the_noise() -> None:
     """On other images than those of the choice they are far better than those without noise."""
     images = phantoms(4)
@@ -162,6 +164,7 @@ def smooth_and_fine() -> tuple[Tensor, Tensor]:
     return blob.expand(2, -1, -1, -1) * inside, grain * inside
 
 
+@pytest.mark.slow
 def test_steps_and_weight_are_the_best_for_the_training_images() -> None:
     """The choice is recomputed from the measurements of these images alone, with scipy's LSQR; smooth and fine images
     need other steps and weights."""

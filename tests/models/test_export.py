@@ -29,6 +29,7 @@ def snippets() -> list[str]:
     return blocks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["torch.export", "torch.jit", "torch.onnx"])
 def test_the_snippets_of_the_page(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a function that stands for the one of a checkpoint; on other measurements than it was exported with."""

@@ -80,6 +80,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     return torch.device("cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_trans", [1, 2])
 @pytest.mark.parametrize(("norm", "filtered"), [("none", False), ("batch", False), ("none", True)])
 def test_cuda_graphs_give_the_same_training(n_trans: int, norm: str, filtered: bool, device: torch.device) -> None:
@@ -110,6 +111,7 @@ def test_cuda_graphs_give_the_same_training(n_trans: int, norm: str, filtered: b
     assert relative(again, image) < 1e-4
 
 
+@pytest.mark.slow
 def test_cuda_graphs_reject_what_they_cannot_do(device: torch.device) -> None:
     f = Unrolled(small_unet(), CT(32, 12), iterations=1, cg_steps=2).to(device)
     y = f.physics.A(torch.rand(1, 1, 32, 32).to(device))
