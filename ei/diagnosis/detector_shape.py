@@ -26,8 +26,8 @@ WIDEST_STEP = 12.0  # degrees between views
 LEAST_PAIRS = 200  # of opposite rays
 ITERATIONS = 5
 GROUPS = 24  # of views, for the standard error
-# A shape is certain where the other one is so many standard errors away. (Of 180 simulated scans of wide fans the true
-# shape was up to 5.2 away, but never then near the other one.)
+# A shape is certain where it is within half of its value, and the other one so many standard errors away. Of 300
+# simulated scans of fans of 15 to 30 degrees with 0.5 and 1 % of noise no true shape was rejected.
 SIGNIFICANT = 6.0
 
 

@@ -114,8 +114,8 @@ class SinogramReport:
 
 def check_sinogram(physics: Projections, y: Tensor) -> SinogramReport:
     """Whether measured sinograms fit a tomography: axis, range and order of the angles, swapped axes, counts without
-    the logarithm, for a fan views or detectors in reverse, and stuck or drifted detectors and views without beam, which
-    are interpolated before the rest is checked. Takes seconds.
+    the logarithm, for a fan views or detectors in reverse and a flat or curved detector, and stuck or drifted detectors
+    and views without beam, which are interpolated before the rest is checked. Takes seconds.
 
     Parallel data cannot distinguish a mirrored, turned or rescaled image from the true one; the report warns of it.
 

@@ -12,7 +12,7 @@ import torch
 from makers import disc_sinogram
 
 from ei.datasets import EllipsePhantoms
-from ei.datasets.defects import find_defects, repair, without_stripes
+from ei.datasets.defects import Defects, find_defects, repair, without_stripes
 from ei.datasets.scans import read_scan, sinograms_and_defects, sinograms_of_counts
 from ei.errors import InputError
 from ei.physics import CT, Tomography
@@ -141,6 +141,14 @@ def test_defects_of_several_rows() -> None:
         mended, _ = sinograms_and_defects(counts, flat, dark, 4, with_repair=True)
     good = y.reshape(2, SIDE // 4, 4, VIEWS).mean(2)
     assert np.linalg.norm(mended - good) < 0.005 * np.linalg.norm(good) < np.linalg.norm(found - good)
+
+
+def test_the_defects_of_a_row_leave_the_other_rows_as_they_are() -> None:
+    y = np.random.default_rng(0).random((2, 12, 40))
+    repaired = repair(y, Defects(stuck=[(1, 3)], drifted=[(1, 7)], dark_views=[(1, 5)]))
+    np.testing.assert_array_equal(repaired[0], y[0])
+    np.testing.assert_array_equal(repaired[1][[0, 1, 2]][:, [0, 1]], y[1][[0, 1, 2]][:, [0, 1]])
+    assert not any(np.array_equal(repaired[1][row], y[1][row]) for row in (3, 7))
 
 
 def test_few_views_tell_nothing_of_detectors() -> None:
