@@ -24,22 +24,34 @@ def changed(scan: Scan, **changes: Any) -> Scan:
     return Scan(**{name: changes.get(name, getattr(scan, name)) for name in scan.__dataclass_fields__})
 
 
+def with_fewer_detectors(scan: Scan, y: np.ndarray, most: int) -> tuple[Scan, np.ndarray]:
+    """A scan and its sinogram ``[D, V]`` with detectors joined to at most so many."""
+    each = max(1, math.ceil(len(y) / most))
+    binned = bin_detectors(y, each, axis=0)
+    shift = -(len(y) % each % 2) / 2  # the middle moves by half a detector where the rest cannot be cut off evenly
+    joined = changed(
+        scan,
+        n_detectors=len(binned),
+        detector_spacing=scan.detector_spacing * each,
+        centre=(scan.centre - shift) / each,
+    )
+    return joined, binned
+
+
 def coarse_fit(scan: Scan, y: np.ndarray) -> tuple[float, float]:
     """The part of a sinogram ``[D, V]`` that a few steps of conjugate gradients leave unexplained at a coarse
     resolution, and the largest value of that reconstruction but for a hundredth."""
     views = np.unique(np.linspace(0, y.shape[1] - 1, min(y.shape[1], VIEWS)).round().astype(int))
-    each = max(1, math.ceil(len(y) / DETECTORS))
-    binned = bin_detectors(y[:, views], each, axis=0)
-    shift = -(len(y) % each % 2) / 2  # the middle moves by half a detector where the rest cannot be cut off evenly
+    scan, binned = with_fewer_detectors(scan, y[:, views], DETECTORS)
     height, width = scan.image_shape
     coarse = max(1.0, max(height, width) / PIXELS)
     physics = Tomography(
         (max(1, round(height / coarse)), max(1, round(width / coarse))),
         np.asarray(scan.angles)[views],
         len(binned),
-        detector_spacing=scan.detector_spacing * each,
+        detector_spacing=scan.detector_spacing,
         pixel_size=scan.pixel_size * coarse,
-        centre=(scan.centre - shift) / each,
+        centre=scan.centre,
         source_origin=scan.source_origin,
         origin_detector=scan.origin_detector,
         detector=scan.detector,

@@ -19,6 +19,7 @@ from torch import Tensor
 from ei.datasets.defects import find_defects, repair
 from ei.diagnosis.axis import BETTER, axis_by_centroids, axis_by_residual, moments, sinusoid_fit
 from ei.diagnosis.coarse import changed, coarse_fit, unexplained
+from ei.diagnosis.detector_shape import UNDETERMINED, curved_bins, other_shape, shape_by_opposite_rays
 from ei.errors import InputError
 from ei.physics import Tomography
 from ei.physics.projections import Projections
@@ -50,6 +51,8 @@ AS_NOISE = 2.5
 LARGER = 1.6
 # The axis of the geometry is wrong where another leaves this many times less, even if it is not determined which.
 CLEARLY_BETTER = 2.0
+# A detector may be flat or curved where their rays differ by less than this many detectors.
+LEAST_DIFFERENCE = 0.5
 
 REVERSED = "run in reverse, or the detectors are flipped: the one mends the other, but for a mirrored image"
 
@@ -111,8 +114,8 @@ class SinogramReport:
 
 def check_sinogram(physics: Projections, y: Tensor) -> SinogramReport:
     """Whether measured sinograms fit a tomography: axis, range and order of the angles, swapped axes, counts without
-    the logarithm, for a fan views or detectors in reverse, and stuck or drifted detectors and views without beam, which
-    are interpolated before the rest is checked. Takes seconds.
+    the logarithm, for a fan views or detectors in reverse and a flat or curved detector, and stuck or drifted detectors
+    and views without beam, which are interpolated before the rest is checked. Takes seconds.
 
     Parallel data cannot distinguish a mirrored, turned or rescaled image from the true one; the report warns of it.
 
@@ -250,11 +253,7 @@ def _check_geometry(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
         _check_by_centroids(scan, y, report)
     if not report.fits:
         return
-    if (difference := _flat_from_curved(scan)) > 1:
-        report.findings.append(
-            f"The data do not determine whether the detector is flat or curved, and the two differ by {difference:.1f} "
-            f"detectors at its ends: the geometry has detector {scan.detector}; check the scanner's data sheet."
-        )
+    _check_shape(scan, y, report)
     if not scan.fan:
         report.findings.append(
             "Parallel data do not determine whether the image is mirrored (views in reverse), turned (detectors "
@@ -263,12 +262,33 @@ def _check_geometry(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
         )
 
 
-def _flat_from_curved(scan: Scan) -> float:
-    """How far apart, in detectors, a flat and a curved detector have their outermost rays. A wrong shape moves what is
-    in the image, and the moved image explains the views as well: of simulated discs with half fan angles of 8 to 25
-    degrees and no noise, a coarse reconstruction explained up to 1.3 times more with the wrong shape."""
-    fan = np.abs(scan.positions).max() / scan.source_detector if scan.fan else 0.0
-    return float((fan - math.atan(fan)) * scan.source_detector / scan.detector_spacing)
+def _check_shape(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
+    """Whether the detector is flat or curved, where that matters."""
+    difference = curved_bins(scan, y)
+    if difference < LEAST_DIFFERENCE:
+        return
+    shape = UNDETERMINED if _why_alike(report) else shape_by_opposite_rays(scan, y)
+    report.figures["shape of the detector (0 as given, 1 the other)"] = shape.value
+    other = other_shape(scan)
+    if shape.is_other:
+        report.reject(
+            f"The detector is {other}, not {scan.detector}: so opposite rays agree, and those at the object's edge are "
+            f"{difference:.1f} detectors from where the geometry has them; set detector to {other}."
+        )
+    elif not shape.is_given:
+        report.findings.append(
+            f"The data do not determine whether the detector is flat or curved, and the two differ by {difference:.1f} "
+            f"detectors at the object's edge: the geometry has detector {scan.detector}; check the scanner's data "
+            "sheet."
+        )
+
+
+def _why_alike(report: SinogramReport) -> str:
+    """Why the views do not show how they differ; empty where they do."""
+    variation = report.figures["variation between views"]
+    if variation < ALIKE:
+        return "The object looks alike from all sides"
+    return "Noise hides how the views differ" if variation < 3 * report.figures["noise"] else ""
 
 
 def _check_by_centroids(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
@@ -369,9 +389,7 @@ def _check_angles(
     shuffled = changed(scan, angles=tuple(np.random.default_rng(0).permutation(angles).tolist()))
     of_shuffled = unexplained(shuffled, y)
     report.figures["unexplained, angles shuffled"] = of_shuffled
-    variation = report.figures["variation between views"]
-    if variation < max(ALIKE, 3 * report.figures["noise"]):
-        why = "The object looks alike from all sides" if variation < ALIKE else "Noise hides how the views differ"
+    if why := _why_alike(report):
         report.findings.append(f"{why}, so the angles cannot be checked.")
         return
     readings = {

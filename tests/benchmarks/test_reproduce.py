@@ -11,14 +11,18 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, subprocess_run
+from conftest import ROOT, SmallNet, subprocess_run
 
 from ei.commands.test import sample_of_the_paper
 from ei.errors import InputError
+from ei.models import Reconstructor
+from ei.physics import Inpainting
 
 sys.path.append(str(ROOT / "benchmarks"))
 import pages
@@ -97,6 +101,30 @@ def test_the_table_of_a_committed_folder() -> None:
     lines = table(ROOT / "results" / "ct", "ct").splitlines()
     assert lines[2].startswith("| A_dagger y | 30.24") and lines[2].endswith("| 30.24 |")
     assert next(line for line in lines if line.startswith("| EI |")).endswith("| 36.94 |")
+
+
+def test_classical_reconstructions_are_chosen_on_training_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps and weight chosen on the test images would flatter them."""
+    images = {mode: [torch.full((1, 8, 8), value)] * 5 for mode, value in (("train", 0.0), ("test", 1.0))}
+    f = Reconstructor(SmallNet(1), Inpainting(8, 8))
+    chosen_on: list[torch.Tensor] = []
+
+    def classical(physics: Any, train: torch.Tensor) -> dict[str, Any]:
+        chosen_on.append(train)
+        return {}
+
+    for name, value in {
+        "load_file": lambda *_: {"step": 1},
+        "checked": lambda state, _: state,
+        "tree_to_test": lambda *_: {"data": {}},
+        "load_test": lambda *_: (f, images["test"], (1, 8, 8)),
+        "load_images": lambda _, mode, __: SimpleNamespace(object=images[mode]),
+        "minutes_of": lambda _: [1.0],
+        "classical_for": classical,
+    }.items():
+        monkeypatch.setattr(reproduce, name, value)
+    reproduce.evaluate_cell(Path("run"), "inpainting", None, torch.device("cpu"), True, [])
+    assert len(chosen_on[0]) == 4 and not chosen_on[0].any()
 
 
 def test_the_minutes_of_an_interrupted_training_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,9 +100,10 @@ def test_kept_views_are_weighed_for_each_image_and_by_the_angles_they_stand_for(
         assert float(values[0]) == pytest.approx(float(values[1]), rel=0.03)
 
 
+@pytest.mark.parametrize("mask", [None, masks_for(3)], ids=["one mask", "a mask for each image"])
 @pytest.mark.parametrize("of", [Reconstructor, Unrolled])
-def test_splitting_is_its_formula(of: Any) -> None:
-    physics = Inpainting(8, 8, mask_rate=0.4)
+def test_splitting_is_its_formula(of: Any, mask: torch.Tensor | None) -> None:
+    physics = Inpainting(8, 8, mask_rate=0.4, mask=mask)
     f = of(fill(SmallNet(2)), physics)
     y = physics.A(torch.rand(3, 2, 8, 8))
     torch.manual_seed(5)

@@ -235,6 +235,14 @@ def test_structs_and_cells_of_matlab(tmp_path: Path) -> None:
     )
 
 
+def test_cells_of_matlab_count_down_their_columns(tmp_path: Path) -> None:
+    cell = np.empty((2, 2), dtype=object)
+    for row, column in np.ndindex(2, 2):
+        cell[row, column] = np.full(3, 10.0 * row + column)
+    scipy.io.savemat(tmp_path / "x.mat", {"cell": cell})
+    assert read_array(f"{tmp_path / 'x.mat'}:cell/2").tolist() == [10.0] * 3
+
+
 def test_structs_of_matlab_73(tmp_path: Path) -> None:
     matlab73(tmp_path / "s.mat", {"scan/y": ARRAY, "#refs#/a": ARRAY[:1]})
     np.testing.assert_array_equal(read_array(tmp_path / "s.mat"), ARRAY)

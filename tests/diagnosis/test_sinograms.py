@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from makers import Disc, disc_sinogram
 from scan_makers import discs, noisy_sinogram, scan_arguments
 
 from ei.diagnosis.coarse import changed, unexplained
+from ei.diagnosis.detector_shape import shape_by_opposite_rays
 from ei.errors import InputError
 from ei.evaluation import check_sinogram
 from ei.physics import CT, Inpainting, Tomography
@@ -96,21 +99,78 @@ def test_undetermined_figures_are_findings() -> None:
     assert report.fits and report.centre is None and "do not determine the axis" in " ".join(report.findings)
 
 
+PARTS = ((2, -3, 17, 0.02), (-6, 7, 5, 0.02), (9, 2, 4, -0.015), (3, -11, 3, 0.03))
+
+
+def wide_scan(parts: Sequence[Disc] = PARTS, **changes: Any) -> tuple[dict[str, Any], torch.Tensor]:
+    """A fan with a half angle of 22 degrees at the object's edge, and its views with 0.3 % of noise."""
+    distances = {"source_origin": 45.0, "origin_detector": 45.0, "detector_spacing": 1.3}
+    arguments = scan_arguments(fan=True, centre=1.3, **{"angles": np.arange(0, 360, 2.0), **distances, **changes})
+    y = disc_sinogram(Tomography(**arguments), parts)
+    noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
+    return arguments, y + 0.003 * y.max() * noise
+
+
+@pytest.mark.parametrize("true", ["flat", pytest.param("curved", marks=pytest.mark.slow)])
+def test_the_shape_of_a_wide_detector_is_found(true: str) -> None:
+    """Flat and curved detectors have the outermost rays of the object 2 detectors apart, which passed as fitting."""
+    arguments, y = wide_scan(detector=true)
+    report = check_sinogram(Tomography(**arguments), y)
+    assert report.fits and "curved" not in " ".join(report.findings), str(report)
+    other = "curved" if true == "flat" else "flat"
+    report = check_sinogram(Tomography(**{**arguments, "detector": other}), y)
+    assert not report.fits and report.findings[-1].endswith(f"set detector to {true}."), str(report)
+
+
+@pytest.mark.parametrize("true", ["flat", "curved"])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_true_shape_is_never_rejected(seed: int, true: str) -> None:
+    """Also in short scans, where few rays are measured twice. The wrong one is found where the right one is certain."""
+    draw = np.random.default_rng(seed)
+    parts = [
+        (*draw.uniform(-3, 3, 2), 16, 1.0),
+        *((*draw.uniform(-9, 9, 2), draw.uniform(2, 5), draw.uniform(-0.5, 1)) for _ in range(3)),
+    ]
+    for angles in (np.arange(0, 360, 3.0), np.arange(0, 250, 2.0)):
+        arguments, y = wide_scan(parts, angles=angles, detector=true)
+        shapes = {}
+        for detector in ("flat", "curved"):
+            scan = Tomography(**{**arguments, "detector": detector}).scan
+            shapes[detector] = shape_by_opposite_rays(scan, y[0, 0].numpy())
+        right = shapes.pop(true)
+        (wrong,) = shapes.values()
+        assert not right.is_other and not wrong.is_given, (right, wrong)
+        assert (right.is_given and wrong.is_other) or len(angles) > 120, (right, wrong)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("detector", ["flat", "curved"])
-def test_the_shape_of_a_wide_detector_is_a_finding(detector: str) -> None:
-    """Nothing contradicts either shape. At a half fan angle of 22 degrees their outermost rays are 2 detectors apart,
-    at 8 degrees a tenth of one."""
-    wide = scan_arguments(fan=True, source_origin=60.0, origin_detector=72.0, detector=detector)
-    report = check_sinogram(Tomography(**wide), noisy_sinogram(wide))
-    assert report.fits, str(report)
-    said = [finding for finding in report.findings if "flat or curved" in finding]
-    fan = 35.5 * 1.5 / 132
-    assert (
-        f"differ by {(fan - np.arctan(fan)) * 132 / 1.5:.1f} detectors" in said[0] and f"detector {detector}" in said[0]
-    )
-    narrow = scan_arguments(fan=True, source_origin=300.0, origin_detector=72.0, detector=detector)
-    assert "curved" not in str(check_sinogram(Tomography(**narrow), noisy_sinogram(narrow)))
+def test_an_undetermined_shape_of_the_detector_is_a_finding() -> None:
+    short = {"angles": np.arange(0, 130, 2.0)}
+    arguments, y = wide_scan(**short)
+    report = check_sinogram(Tomography(**arguments), y)
+    (said,) = [finding for finding in report.findings if "do not determine whether the detector is flat" in finding]
+    assert report.fits and "differ by 2.4 detectors" in said and "detector flat; check" in said, str(report)
+    narrow, y = wide_scan(source_origin=300.0, origin_detector=72.0, **short)
+    assert "curved" not in str(check_sinogram(Tomography(**narrow), y))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"angles": np.arange(0, 130, 2.0)}, {"parts": [(0, 0, 17, 0.02)]}, {"angles": np.arange(0, 360, 15.0)}],
+    ids=["a short arc", "alike from all sides", "few views"],
+)
+def test_a_shape_of_the_detector_that_is_not_determined(changes: dict[str, Any]) -> None:
+    for detector in ("flat", "curved"):
+        arguments, y = wide_scan(detector=detector, **changes)
+        shape = shape_by_opposite_rays(Tomography(**arguments).scan, y[0, 0].numpy())
+        assert not shape.is_other and not shape.is_given, shape
+
+
+def test_a_wrong_distance_is_not_taken_for_another_shape() -> None:
+    arguments, y = wide_scan()
+    for distance in (42.0, 48.0):
+        scan = Tomography(**{**arguments, "origin_detector": distance}).scan
+        assert not shape_by_opposite_rays(scan, y[0, 0].numpy()).is_other
 
 
 def test_the_coarse_reconstruction_has_the_shape_of_the_detector() -> None:
