@@ -26,9 +26,9 @@ WIDEST_STEP = 12.0  # degrees between views
 LEAST_PAIRS = 200  # of opposite rays
 ITERATIONS = 5
 GROUPS = 24  # of views, for the standard error
-# A shape is certain where it is within half of its value, and the other one so many standard errors away. Of 300
-# simulated scans of fans of 15 to 30 degrees with 0.5 and 1 % of noise no true shape was rejected.
-SIGNIFICANT = 6.0
+# A shape is certain where the fit is within half of its value, and so many standard errors from that of the other one.
+# Errors of both fits are too small where noise is all that is left: true shapes were up to 12 of them away.
+SIGNIFICANT, SIGNIFICANT_OF_ANY_DISTANCE = 6.0, 12.0
 
 
 @dataclass(frozen=True)
@@ -38,26 +38,39 @@ class Shape:
     Attributes:
         value: by the distances of the geometry.
         error: its standard error; infinite where too few opposite rays are measured.
-        value_of_any_distance: the same where the distance of the detector is fitted, too: an error in it looks like a
-            part of another shape.
+        value_of_any_distance, error_of_any_distance: the same where the distance of the detector is fitted, too: an
+            error in it looks like a part of another shape.
     """
 
     value: float
     error: float
     value_of_any_distance: float
+    error_of_any_distance: float
 
     @property
     def is_other(self) -> bool:
-        both_near = max(abs(self.value - 1), abs(self.value_of_any_distance - 1)) < 0.5
-        return both_near and self.value > SIGNIFICANT * self.error
+        return self._is_certain(1.0)
 
     @property
     def is_given(self) -> bool:
-        both_near = max(abs(self.value), abs(self.value_of_any_distance)) < 0.5
-        return both_near and 1 - self.value > SIGNIFICANT * self.error
+        return self._is_certain(0.0)
+
+    def _is_certain(self, shape: float) -> bool:
+        """By both fits, or, whatever the distance is, by the second one."""
+        far, far_of_any = (abs(1 - shape - value) for value in (self.value, self.value_of_any_distance))
+        if abs(self.value_of_any_distance - shape) >= 0.5:
+            return False
+        if far_of_any > SIGNIFICANT_OF_ANY_DISTANCE * self.error_of_any_distance:
+            return True
+        return abs(self.value - shape) < 0.5 and far > SIGNIFICANT * self.error
+
+    @property
+    def distance_fits(self) -> bool:
+        """Whether the distances of the geometry explain the data together with the shape that is certain."""
+        return abs(self.value - self.value_of_any_distance) < 0.5
 
 
-UNDETERMINED = Shape(0.0, math.inf, 0.0)
+UNDETERMINED = Shape(0.0, math.inf, 0.0, math.inf)
 
 
 def other_shape(scan: Scan) -> str:
@@ -81,8 +94,8 @@ def shape_by_opposite_rays(scan: Scan, y: np.ndarray) -> Shape:
     if not rays.are_measured:
         return UNDETERMINED
     value, error = rays.fit(rays.change_of_shape, np.ones_like(rays.fan))
-    of_any_distance, _ = rays.fit(rays.change_of_shape, np.ones_like(rays.fan), rays.fan)
-    return Shape(value, error, of_any_distance)
+    of_any_distance = rays.fit(rays.change_of_shape, np.ones_like(rays.fan), rays.fan)
+    return Shape(value, error, *of_any_distance)
 
 
 class _OppositeRays:

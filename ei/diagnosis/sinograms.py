@@ -268,12 +268,13 @@ def _check_shape(scan: Scan, y: np.ndarray, report: SinogramReport) -> None:
     if difference < LEAST_DIFFERENCE:
         return
     shape = UNDETERMINED if _why_alike(report) else shape_by_opposite_rays(scan, y)
-    report.figures["shape of the detector (0 as given, 1 the other)"] = shape.value
+    report.figures["shape of the detector (0 as given, 1 the other)"] = shape.value_of_any_distance
     other = other_shape(scan)
     if shape.is_other:
+        distance = "" if shape.distance_fits else ", and check detector_spacing and the distances: they do not fit, too"
         report.reject(
             f"The detector is {other}, not {scan.detector}: so opposite rays agree, and those at the object's edge are "
-            f"{difference:.1f} detectors from where the geometry has them; set detector to {other}."
+            f"{difference:.1f} detectors from where the geometry has them; set detector to {other}{distance}."
         )
     elif not shape.is_given:
         report.findings.append(

@@ -173,6 +173,17 @@ def test_a_wrong_distance_is_not_taken_for_another_shape() -> None:
         assert not shape_by_opposite_rays(scan, y[0, 0].numpy()).is_other
 
 
+def test_a_curved_detector_of_other_bins_is_found() -> None:
+    """Bins of equal angles between the edges of a flat detector, where both shapes agree."""
+    arguments, y = wide_scan(detector="curved")
+    half = 0.5 * (y.shape[2] - 1) * arguments["detector_spacing"] / 90
+    flat = {**arguments, "detector": "flat", "detector_spacing": arguments["detector_spacing"] * np.tan(half) / half}
+    shape = shape_by_opposite_rays(Tomography(**flat).scan, y[0, 0].numpy())
+    assert shape.is_other and not shape.distance_fits, shape
+    report = check_sinogram(Tomography(**flat), y)
+    assert not report.fits and "set detector to curved, and check detector_spacing" in report.findings[-1], str(report)
+
+
 def test_the_coarse_reconstruction_has_the_shape_of_the_detector() -> None:
     """Of a strongly curved one: a flat detector of this width explains half."""
     geometry = scan_arguments(fan=True, source_origin=40.0, origin_detector=10.0, detector="curved")
