@@ -86,7 +86,7 @@ def steps(repeats: int) -> list[dict[str, object]]:
 def products() -> None:
     """Print what our product with padded rows takes beside cuSPARSE's, and whether either repeats itself."""
     for name, make in (("A", radon_map), ("A_dagger", back_projection_map)):
-        csr = make(128, 50, True, False, torch.device("cpu"), torch.float64).matrix
+        csr = make(128, 50, False, False, 0.0, torch.device("cpu"), torch.float64).matrix  # all views: no symmetry
         assert isinstance(csr, CSR)
         parts = (csr.values.numpy(), csr.columns.numpy(), csr.row_pointers.numpy())
         matrix = scipy.sparse.csr_array(parts, shape=csr.shape)

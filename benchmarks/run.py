@@ -34,7 +34,6 @@ import peers  # noqa: E402
 from ei.common.memory import keep_freed_memory  # noqa: E402
 from ei.models import UNet, Unrolled  # noqa: E402
 from ei.physics import CT  # noqa: E402
-from ei.physics.ct import back_projection_map, radon_map  # noqa: E402
 
 N, V = 128, 50
 Table = dict[str, dict[str, float]]
@@ -110,10 +109,14 @@ def build_section(repeats: int) -> dict[str, Any]:
         CT(N, V)  # dropped at once, and its matrices with it
         seconds.append(time.perf_counter() - began)
     kept = CT(N, V)
-    key = (*kept.config.values(), torch.device("cpu"), torch.float32)
-    megabytes = (radon_map(*key).nbytes + back_projection_map(*key).nbytes) / 1e6
+    megabytes = bytes_of_matrices(kept) / 1e6
     print(f"\nbuilding CT({N}, {V}): median {statistics.median(seconds):.2f} s; its matrices take {megabytes:.0f} MB")
     return {"median_s": statistics.median(seconds), "matrices_MB": megabytes}
+
+
+def bytes_of_matrices(physics: CT) -> int:
+    maps = (make(torch.device("cpu"), torch.float32) for make in (physics.projection, physics.back_projection))
+    return sum(one.nbytes for one in maps)
 
 
 STEPS = {"ours": peers.our_step, "loop of grid_sample": peers.loop_step, "deepinv": peers.deepinv_step}
@@ -226,8 +229,7 @@ def measure_growth(img_width: int, radon_view: int) -> dict[str, float]:
     physics = CT(img_width, radon_view)
     build = time.perf_counter() - began
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
-    key = (img_width, radon_view, True, False, torch.device("cpu"), torch.float32)
-    kept = radon_map(*key).nbytes + back_projection_map(*key).nbytes
+    kept = bytes_of_matrices(physics)
     batch = 10
     x = torch.rand(batch, 1, img_width, img_width)
     y = physics.A(x)
