@@ -6,6 +6,7 @@ A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in one of PAGES. KIN
 
     a problem, "seeds CELL"         of a folder of benchmarks/reproduce.py, less its run folders
     "trials", "seeded_trials", "cg_steps"   of a file of benchmarks/trials.py, of benchmarks/cg_steps.py
+    "sizes"                         of a file of benchmarks/sizes.py
     "scans", "scan_by_scan", "four" of a folder of benchmarks/scans.py: all rows, PSNR by scan, the four rows of README
     "challenge"                     of a folder of files of benchmarks/htc_challenge.py
     "stopping"                      of a folder of benchmarks/stopping.py
@@ -84,6 +85,19 @@ def seeded_trials(path: Path) -> str:
     )  # fmt: skip
 
 
+def sizes(path: Path) -> str:
+    """A row for each size, beam and program of benchmarks/sizes.py; "-" for what a program does not have."""
+    columns = ("build_s", "peak_MB", "A_ms", "adjoint_ms", "A_dagger_ms", "CG_step_ms", "EI_step_ms")
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return markdown(
+        ["N", "beam", "program", *(f"{name.rpartition('_')[0].replace('_', ' ')} [{name.rpartition('_')[2]}]"
+                                   for name in columns)],
+        [[row["N"], row["beam"], row["program"], *(row[name] or "-" for name in columns)]
+         for row in rows if not row["skipped"]],
+    )  # fmt: skip
+
+
 def seeds(folder: Path, cell: str) -> str:
     """Test means of the same training from other seeds."""
     found = {0: folder / f"{cell}.csv"}
@@ -117,7 +131,7 @@ def cg_steps(path: Path) -> str:
     return markdown(["PSNR [dB] after steps", "", *numbers], table)
 
 
-WRITTEN = {"trials": trials, "seeded_trials": seeded_trials, "cg_steps": cg_steps, "stopping": stopping}
+WRITTEN = {"trials": trials, "seeded_trials": seeded_trials, "sizes": sizes, "cg_steps": cg_steps, "stopping": stopping}
 
 
 def content(place: re.Match) -> str:
