@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,14 @@ import peers  # noqa: E402
 from ei.common.memory import keep_freed_memory  # noqa: E402
 from ei.models import UNet, Unrolled  # noqa: E402
 from ei.physics import CT  # noqa: E402
+from ei.physics.ct import radon_matrix, view_degrees  # noqa: E402
+from ei.physics.linear_map import LinearMap  # noqa: E402
 
 N, V = 128, 50
 Table = dict[str, dict[str, float]]
 
 
-def compare(functions: dict[str, Callable[[], Any]], repeats: int) -> Table:
+def compare(functions: Mapping[str, Callable[[], Any]], repeats: int) -> Table:
     """Times of each function in ms: one warm-up, then ``repeats`` rounds in which each runs once."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for round_ in range(repeats + 1):
@@ -262,8 +264,29 @@ def growth_section(repeats: int) -> dict[str, dict[str, float]]:
     return table
 
 
+def symmetry_section(repeats: int) -> dict[str, Table]:
+    """The matrices of the views that give the others, beside those of all views."""
+    few = CT(N, V).projection(torch.device("cpu"), torch.float32)
+    matrix = radon_matrix(view_degrees(V, True, 0.0), N, CT(N, V).n_detectors)
+    whole = LinearMap.from_scipy(matrix, torch.device("cpu"), torch.float32)
+    tables = {}
+    for count in (1, 2, 4, 10, 20):
+        x = torch.rand(N * N, count)
+        y = whole(x)
+        check_equal(few(x), y, 1e-5, f"A of {count} images")
+        for name, maps, at in (("A", (few, whole), x), ("adjoint of A", (few.T, whole.T), y)):
+            functions = dict(
+                zip(("ours", "matrix of all views"), (functools.partial(m, at) for m in maps), strict=True)
+            )
+            tables[f"{name}, {count} image{'s' * (count > 1)}"] = compare(functions, repeats)
+    for title, table in tables.items():
+        show(title, table)
+    return tables
+
+
 SECTIONS = {
     "build": build_section,
+    "symmetry": symmetry_section,
     "operator": operator_section,
     "step": step_section,
     "unrolled": unrolled_section,

@@ -162,7 +162,7 @@ def radon_map(
     n_detectors = n_detectors_of(img_width, circle)
     angles = view_degrees(radon_view, uniform, first_angle)
     return _map_of_views(
-        lambda views, shape: _radon_matrix(angles[list(views)], shape[0], n_detectors),
+        lambda views, shape: radon_matrix(angles[list(views)], shape[0], n_detectors),
         angles, img_width, n_detectors, device=device, dtype=dtype,
     )  # fmt: skip
 
@@ -204,7 +204,7 @@ def _symmetry(angles: np.ndarray) -> Symmetry | None:
     return symmetry_of(angles.tolist(), square=True, half_turn=True, reversible=True)
 
 
-def _radon_matrix(angles: np.ndarray, side: int, n_detectors: int) -> scipy.sparse.csr_array:
+def radon_matrix(angles: np.ndarray, side: int, n_detectors: int) -> scipy.sparse.csr_array:
     """View angle t: the image, zero-padded to D x D, is read bilinearly at the grid
     ``(xs, ys) = (cos t * x_j + sin t * y_i, -sin t * x_j + cos t * y_i)`` and summed over the rows i."""
     axis = np.arange(n_detectors) - (n_detectors - 1) / 2  # pixels from the centre
