@@ -38,7 +38,7 @@ trainer = Trainer(f, physics, Shift(1), closure, optimizers, epochs=epochs, sche
 trainer.fit(make_loader(train, batch_size=1))
 
 # %%
-# The harmonic fill, without learning, is the reconstruction to beat. This short training comes close to it; ``make
-# demo`` trains longer, and is better. PSNRs are means over the test images.
+# The harmonic fill, without learning, is the reconstruction to beat. This short training comes close to it;
+# ``make demo`` trains longer, and exceeds it. PSNRs are means over the test images.
 compare(f, physics, test, {"harmonic fill": harmonic_fill})
 plt.show()

@@ -53,7 +53,7 @@ def test_short_form(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_committed_figures() -> None:
     figures = sorted(FIGURES.glob("*.png"))
-    assert {path.stem for path in figures} <= {path.stem for path in SCRIPTS}
+    assert {path.stem for path in figures} == {path.stem for path in SCRIPTS}
     assert sum(path.stat().st_size for path in figures) < 3e6
     for path in figures:
         with Image.open(path) as image:
