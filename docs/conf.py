@@ -58,17 +58,16 @@ mathjax_path = os.environ.get("MATHJAX", "https://cdn.jsdelivr.net/npm/mathjax@4
 
 
 def committed_figure(block: tuple, block_vars: dict, gallery_conf: dict) -> str:
-    """Where a block has drawn, the figure of the script's full form, as docs/gallery_figures.py has written it."""
+    """Where a block shows its figure, that of the script's full form, which docs/gallery_figures.py writes."""
     import matplotlib.pyplot as plt
     from sphinx_gallery.scrapers import figure_rst, matplotlib_scraper
 
+    if "plt.show()" not in block[1]:
+        return ""
     name = Path(block_vars["src_file"]).stem
     committed = DOCS / "gallery_figures" / f"{name}.png"
-    if not plt.get_fignums():
-        return ""
     if not committed.is_file():
-        remark = "*Of the short run, which shows that the script runs; run it for the figure of the full one.*"
-        return f"\n{remark}\n\n{matplotlib_scraper(block, block_vars, gallery_conf)}"
+        return f"\n*The figure of the short run.*\n\n{matplotlib_scraper(block, block_vars, gallery_conf)}"
     plt.close("all")
     path = next(block_vars["image_path_iterator"])
     shutil.copyfile(committed, path)
@@ -82,9 +81,12 @@ sphinx_gallery_conf = {
     "image_scrapers": (committed_figure,),
     "reset_modules": ("matplotlib",),
     "plot_gallery": True,
+    "capture_repr": (),
+    "thumbnail_size": (520, 160),
     "download_all_examples": False,
     "show_signature": False,
     "min_reported_time": 10**6,
+    "write_computation_times": False,
     "remove_config_comments": True,
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,

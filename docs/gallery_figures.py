@@ -16,16 +16,18 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[1]
+FIGURES = ROOT / "docs" / "gallery_figures"
 
 
 def main(names: list[str]) -> None:
+    FIGURES.mkdir(exist_ok=True)
     for path in sorted((ROOT / "examples").glob("plot_*.py")):
         if names and path.stem not in names:
             continue
         began, cpu = time.monotonic(), time.process_time()
         runpy.run_path(str(path), run_name="__main__")
         for number in plt.get_fignums():
-            plt.figure(number).savefig(ROOT / "docs" / "gallery_figures" / f"{path.stem}.png", dpi=90)
+            plt.figure(number).savefig(FIGURES / f"{path.stem}.png", dpi=90)
         plt.close("all")
         seconds = time.process_time() - cpu
         print(f"{path.stem}: {seconds:.0f} CPU seconds, {time.monotonic() - began:.0f} in all", flush=True)

@@ -19,7 +19,7 @@ from ei.physics import CT
 from ei.training import Trainer, one_cycle_schedule
 from ei.transforms import FourierRotate
 
-short = "EI_EXAMPLES_SHORT" in os.environ  # a few steps, to see that it runs
+short = "EI_EXAMPLES_SHORT" in os.environ  # a few steps; the full run takes 1 minute on one core
 size, views, epochs, n_images = (16, 10, 1, 20) if short else (64, 25, 3, 100)
 
 # %%

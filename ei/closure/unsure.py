@@ -31,7 +31,9 @@ class NoiseLevel(nn.Module):
 
 
 class UNSUREClosure(Equivariant, SUREClosure):
-    """``min over f, max over sigma`` of
+    """`SUREClosure` and `RobustEIClosure` where sigma is unknown.
+
+    f minimises, and sigma maximises,
 
         ||A f(y) - y||^2 / m + 2 sigma^2 div / m  (+ alpha ||x3 - x2||^2)
 

@@ -23,8 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command; ends the program (see `run_script`)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--h", "--help"):  # without importing torch
-        print("usage: ei COMMAND [options]        ei COMMAND --help lists them\n")
-        print("\n".join(f"  {name:12} {what}" for name, what in COMMANDS.items()))
+        rows = "".join(f"  {name:12} {what}\n" for name, what in COMMANDS.items())
+        # In one write, so that `ei --help | head` closes no pipe between two.
+        print(f"usage: ei COMMAND [options]        ei COMMAND --help lists them\n\n{rows}", end="")
         sys.exit(0)
     from ei.common.scripts import run_script
 

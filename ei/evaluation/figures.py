@@ -33,7 +33,7 @@ def show_images(images: Mapping[str, Tensor], *, low: float = 0.0, high: float =
     """
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(images), figsize=(2.4 * len(images), 2.8), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(images), figsize=(2.4 * len(images), 2.8), squeeze=False, layout="compressed")
     for ax, (title, image) in zip(axes[0], images.items(), strict=True):
         values = magnitude(image.detach().reshape(image.shape[-3:])).float().cpu()
         pixels = ((values - low) / (high - low)).clamp(0, 1).permute(1, 2, 0).numpy()

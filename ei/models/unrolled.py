@@ -23,7 +23,9 @@ LASTS = ("data", "net")
 
 
 class Unrolled(ReconstructionFunction):
-    """``x = A^+ y``, then ``iterations`` times
+    """A network between data-consistency steps.
+
+    ``x = A^+ y``, then ``iterations`` times
 
         x = net(x)
         x = x + A^+ (y - A x)

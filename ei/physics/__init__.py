@@ -1,4 +1,4 @@
-"""Forward operators. Anything with ``A(x)`` and ``A_dagger(y)`` is a physics; they are the paper's, scanners, MRI."""
+"""Forward operators: CT, inpainting, tomography, MRI. Any class with ``A(x)`` and ``A_dagger(y)`` is a physics."""
 
 from ei.physics.base import Physics, image_shape_of, select_physics
 from ei.physics.ct import CT

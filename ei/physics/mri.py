@@ -20,7 +20,9 @@ from ei.physics.split import Split
 
 
 class MRI(Physics):
-    """Cartesian MRI (Pruessmann et al., "SENSE: Sensitivity encoding for fast MRI", 1999):
+    """Cartesian MRI, with one coil or several (Pruessmann et al., "SENSE: Sensitivity encoding for fast MRI", 1999).
+
+    The operator is
 
         A x = mask * F (S_k x)    for every coil k,
 
