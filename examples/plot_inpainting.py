@@ -19,8 +19,8 @@ from ei.physics import Inpainting
 from ei.training import Trainer, one_cycle_schedule
 from ei.transforms import Shift
 
-short = "EI_EXAMPLES_SHORT" in os.environ  # a few steps; the full run takes 1.5 minutes on one core
-size, epochs, n_images = (16, 1, 20) if short else (48, 8, 200)
+short = "EI_EXAMPLES_SHORT" in os.environ  # a few steps; the full run takes 2.5 minutes on one core
+size, epochs, n_images = (16, 1, 20) if short else (48, 14, 200)
 
 # %%
 # The operator, and generated images, of which training sees the measurements alone.
