@@ -19,7 +19,7 @@ from ei.physics import Inpainting
 from ei.training import Trainer, one_cycle_schedule
 from ei.transforms import Shift
 
-short = "EI_EXAMPLES_SHORT" in os.environ  # a few steps; the full run takes 2.5 minutes on one core
+short = "EI_EXAMPLES_SHORT" in os.environ  # a few steps; the full run takes 2 minutes on one core
 size, epochs, n_images = (16, 1, 20) if short else (48, 14, 200)
 
 # %%
@@ -38,7 +38,6 @@ trainer = Trainer(f, physics, Shift(1), closure, optimizers, epochs=epochs, sche
 trainer.fit(make_loader(train, batch_size=1))
 
 # %%
-# The harmonic fill, without learning, is the reconstruction to beat. This short training comes close to it;
-# ``make demo`` trains longer, and exceeds it. PSNRs are means over the test images.
+# The harmonic fill, without learning, is the reconstruction to beat. PSNRs are means over the test images.
 compare(f, physics, test, {"harmonic fill": harmonic_fill})
 plt.show()
