@@ -80,5 +80,5 @@ def axis_by_residual(scan: Scan, y: np.ndarray, everywhere: bool = False) -> tup
     centre = float(np.clip(-b / (2 * a), fine[0], fine[-1]))
     error = float(np.sqrt(0.15 * values.min() ** 2 / a))
     # Views of a uniform disc leave a flat valley, and few or narrow ones a second minimum.
-    alike = [abs(place - centre) for place, value in tried.items() if value < 1.07 * min(tried.values())]
-    return centre, max(error, *alike)
+    alike = [abs(place - centre) for place, value in tried.items() if value <= 1.07 * min(tried.values())]
+    return centre, max([error, *alike])

@@ -22,7 +22,9 @@ DETECTORS = 192
 # Views are smoothed along their angle, by steps and at least degrees, which keeps opposite rays equal; what is left of
 # their difference, by bins across the detector.
 SMOOTH_STEPS, SMOOTH_DEGREES, SMOOTH_BINS = 2.0, 1.0, 1.5
-WIDEST_STEP = 12.0  # degrees between views
+# Degrees between views. Nearer ones than the first are one view, as those of two turns whose angles are rounded are;
+# finer steps than the second show nothing more once views are smoothed, and would take all memory.
+SAME_VIEW, FINEST_STEP, WIDEST_STEP = 0.005, 0.1, 12.0
 LEAST_PAIRS = 200  # of opposite rays
 ITERATIONS = 5
 GROUPS = 24  # of views, for the standard error
@@ -104,7 +106,8 @@ class _OppositeRays:
     def __init__(self, scan: Scan, y: np.ndarray) -> None:
         _, self.arcs = view_weights(scan.angles, 360)
         angles = np.unique(np.round(np.asarray(scan.angles) % 360, 6))
-        step = float(np.median(np.diff(angles))) if len(angles) > 1 else math.inf
+        angles = angles[np.diff(angles, prepend=-math.inf) > SAME_VIEW]
+        step = max(float(np.median(np.diff(angles))), FINEST_STEP) if len(angles) > 1 else math.inf
         middle = (len(y) - 1) / 2 + scan.centre
         far = np.arange(0.5, min(middle, len(y) - 1 - middle))
         self.are_measured = step <= WIDEST_STEP and len(far) > 2

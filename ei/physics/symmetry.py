@@ -108,7 +108,8 @@ def _moved_angles(
 
 
 def _parts(degrees: np.ndarray, period: int) -> list[int]:
-    return (np.rint(degrees * PARTS_OF_DEGREE).astype(np.int64) % round(period * PARTS_OF_DEGREE)).tolist()
+    # The remainder first: parts of many turns would overflow.
+    return (np.rint(degrees % period * PARTS_OF_DEGREE).astype(np.int64) % round(period * PARTS_OF_DEGREE)).tolist()
 
 
 @dataclass(frozen=True)

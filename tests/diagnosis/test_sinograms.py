@@ -12,10 +12,11 @@ from makers import Disc, disc_sinogram
 from scan_makers import discs, noisy_sinogram, scan_arguments
 
 from ei.diagnosis.coarse import changed, unexplained
-from ei.diagnosis.detector_shape import shape_by_opposite_rays
+from ei.diagnosis.detector_shape import _OppositeRays, shape_by_opposite_rays
 from ei.errors import InputError
 from ei.evaluation import check_sinogram
 from ei.physics import CT, Inpainting, Tomography
+from ei.physics.scan import Scan
 
 
 @pytest.mark.parametrize("fan", [False, True])
@@ -166,6 +167,16 @@ def test_a_shape_of_the_detector_that_is_not_determined(changes: dict[str, Any])
         assert not shape.is_other and not shape.is_given, shape
 
 
+@pytest.mark.parametrize(("angles", "n"), [
+    (np.add.outer([0, 1e-3], np.arange(0, 360, 5.0)).ravel(), 72),
+    (np.append(np.arange(0, 360, 0.02), 0.031), 3600),
+])  # fmt: skip
+def test_angles_close_to_each_other_take_no_more_memory(angles: np.ndarray, n: int) -> None:
+    """The views of two turns, whose angles differ by rounding, were resampled in steps of that rounding."""
+    scan = Scan((8, 8), tuple(angles.tolist()), 12, 1.0, 1.0, 0.0, 20.0, 10.0)
+    assert _OppositeRays(scan, np.ones((12, len(angles)))).n == n
+
+
 def test_a_wrong_distance_is_not_taken_for_another_shape() -> None:
     arguments, y = wide_scan()
     for distance in (42.0, 48.0):
@@ -209,6 +220,12 @@ def test_defects_of_the_detector_are_findings(fan: bool) -> None:
         (finding,) = [finding for finding in report.findings if words in finding]
         assert not report.fits and f": {number}; " in finding and "--repair" in finding, str(report)
         assert report.centre == pytest.approx(3.4, abs=0.3), (words, str(report))
+
+
+def test_few_rays_that_any_axis_explains_determine_none() -> None:
+    """One detector: a reconstruction leaves nothing of it, whatever the axis, and the check crashed."""
+    physics = Tomography((16, 16), [0, 90], 1, source_origin=60.0, origin_detector=40.0)
+    assert check_sinogram(physics, torch.ones(1, 2)).centre is None
 
 
 def test_it_takes_ct_and_rejects_other_operators() -> None:

@@ -118,3 +118,8 @@ def test_angles_of_a_file_are_equal_to_its_digits() -> None:
     assert len(symmetry_of(exact, True, True, True).kept) == 13
     assert len(symmetry_of(np.float64(exact) + 1e-10, True, True, True).kept) == 13
     assert symmetry_of([angle + 1e-6 * (angle > 90) for angle in exact], True, True, True) is None
+
+
+def test_angles_of_many_turns_are_not_taken_for_each_other() -> None:
+    """Parts of 1e11 degrees overflowed: all views had one place, and the first one was put for all."""
+    assert symmetry_of([1e11, 2e11 + 40, 3e11 + 90, 5e11 + 7], square=True, half_turn=True, reversible=True) is None
