@@ -67,6 +67,7 @@ class CSR:
         """`multiply` in plain operations, for graphs that are exported: slower, and as much memory as entries."""
         rows = torch.arange(self.shape[0], dtype=torch.int32, device=vectors.device)
         rows = rows.repeat_interleave(self.row_pointers.diff(), output_size=len(self.columns))
+        vectors = vectors.to(self.values.dtype)  # autocast reaches into a graph, where another part may have cast them
         terms = self.values[:, None] * vectors.index_select(0, self.columns)
         return vectors.new_zeros(self.shape[0], vectors.shape[1]).index_add(0, rows, terms)
 

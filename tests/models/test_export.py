@@ -81,3 +81,11 @@ def test_an_exported_graph_has_the_values_of_the_operator(physics: Any, name: st
     module = torch.export.export(Applied(physics, name), (tensor,)).module()
     torch.testing.assert_close(module(tensor), expected)
     assert not any("csr" in str(node.target) for node in module.graph.nodes)
+
+
+def test_an_operator_is_traced_in_autocast() -> None:
+    physics = Tomography((16, 16), [0, 17, 33, 71], 24)
+    y = physics.A(torch.rand(2, 1, 16, 16))
+    with torch.autocast("cpu", torch.bfloat16):
+        traced = torch.jit.trace(lambda y: physics.A_dagger(y), y, check_trace=False)(y)
+    torch.testing.assert_close(traced, physics.A_dagger(y), rtol=0.05, atol=0.05)
