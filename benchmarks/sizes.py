@@ -64,6 +64,7 @@ def deepinv(side: int, beam: str) -> dict[str, Callable[[], Any]]:
     if beam != "parallel":
         raise NotImplementedError("its fan is not the same scanner")
     physics = library.physics.Tomography(angles=side, img_width=side, circle=True, normalize=False)
+    physics.A_dagger = functools.partial(physics.A_dagger, fbp=True)  # its default solves least squares
     return functions_of(physics, torch.rand(1, 1, side, side))
 
 

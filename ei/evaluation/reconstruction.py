@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def reconstruct_file(
         left = arrays[0].share(*arrays[1:])
         shapes = shapes_of_measurements(measurements, f.physics)
         batches = in_order([None if shapes is None else shapes[index] for index in left], batch_size)
-        for batch in tqdm(batches, unit="batch", disable=not (is_first and batches)):
+        for batch in tqdm(batches, unit="batch", disable=not is_first):
             indices = [left[place] for place in batch]
             for array, images in zip(arrays, reconstruct(indices), strict=False):
                 array.write(indices, images)
@@ -158,12 +159,11 @@ def write_pngs(images: Any, folder: Path, names: Sequence[str]) -> float:
         raise InputError(f"{folder} exists already; move it away, or choose another --output")
     if len(images.shape) == 4 and images.shape[1] not in (1, 2, 3):
         raise InputError(f"--png writes gray or RGB images, not {images.shape[1]} channels")
-    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise InputError(f"two PNG files would be called {twice}: rename a file of the input")
     of_parts = has_parts(images)
-    brightest = 1.0 if of_parts else max((_brightest(images[index]) for index in range(len(names))), default=1.0)
-    scale = 1.0 if SCALES[0] <= brightest <= SCALES[1] else brightest
+    scale = 1.0 if of_parts else _scale_of(images)
     with complete_folder(folder) as unfinished:
         for index, name in enumerate(names):
             image = images[index] / scale
@@ -175,6 +175,12 @@ def write_pngs(images: Any, folder: Path, names: Sequence[str]) -> float:
                 pixels = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
             Image.fromarray(pixels).save(unfinished / f"{name}.png")
     return scale
+
+
+def _scale_of(images: Any) -> float:
+    """What pictures of real images are divided by."""
+    brightest = max(_brightest(images[index]) for index in range(len(images)))
+    return 1.0 if SCALES[0] <= brightest <= SCALES[1] else brightest
 
 
 def _brightest(image: np.ndarray) -> float:
