@@ -26,7 +26,7 @@ from ei.closure import EIClosure
 from ei.models import Reconstructor, UNet, Unrolled
 from ei.models.base import ReconstructionFunction, computing
 from ei.physics import CT
-from ei.physics.ct import back_projection_map, radon_map
+from ei.physics.ct import Geometry, back_projection_map, radon_map
 from ei.physics.linear_map import CSR, PaddedRows
 from ei.transforms import FourierRotate, Rotate
 
@@ -86,7 +86,9 @@ def steps(repeats: int) -> list[dict[str, object]]:
 def products() -> None:
     """Print what our product with padded rows takes beside cuSPARSE's, and whether either repeats itself."""
     for name, make in (("A", radon_map), ("A_dagger", back_projection_map)):
-        csr = make(128, 50, False, False, 0.0, torch.device("cpu"), torch.float64).matrix  # all views: no symmetry
+        csr = make(
+            Geometry(128, 50, uniform=False), torch.device("cpu"), torch.float64
+        ).matrix  # all views: no symmetry
         assert isinstance(csr, CSR)
         parts = (csr.values.numpy(), csr.columns.numpy(), csr.row_pointers.numpy())
         matrix = scipy.sparse.csr_array(parts, shape=csr.shape)

@@ -140,10 +140,11 @@ def joined(device: torch.device) -> Iterator[Processes]:
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Processes.current()
+        processes = Processes.current()
+        yield processes
         # `DistributedDataParallel` keeps gloo's threads alive. One that still holds a tensor of Python's when the
         # interpreter ends aborts the process; a barrier has no tensor.
-        dist.barrier()
+        processes.wait()
     finally:
         dist.destroy_process_group()
 

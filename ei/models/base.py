@@ -61,6 +61,7 @@ class ReconstructionFunction(nn.Module):
         net: nn.Module,
         physics: Any,
         precision: str = "fp32",
+        *,
         image_scale: float = 1.0,
         network_tile: int | None = None,
     ) -> None:

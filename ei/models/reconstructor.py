@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ei.models.base import ReconstructionFunction, outside_autocast
 
@@ -32,17 +32,6 @@ class Reconstructor(ReconstructionFunction):
     >>> f(torch.rand(2, 1, 46, 10)).shape
     torch.Size([2, 1, 32, 32])
     """
-
-    def __init__(
-        self,
-        net: nn.Module,
-        physics: Any,
-        precision: str = "fp32",
-        *,
-        image_scale: float = 1.0,
-        network_tile: int | None = None,
-    ) -> None:
-        super().__init__(net, physics, precision, image_scale, network_tile)
 
     @property
     def config(self) -> dict[str, Any]:

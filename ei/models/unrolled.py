@@ -78,7 +78,7 @@ class Unrolled(ReconstructionFunction):
         filtered: bool = False,
         network_tile: int | None = None,
     ) -> None:
-        super().__init__(net, physics, precision, image_scale, network_tile)
+        super().__init__(net, physics, precision, image_scale=image_scale, network_tile=network_tile)
         self.iterations = check_number("iterations", iterations, integer=True, least=1)
         self.cg_steps = check_number("cg_steps", cg_steps, integer=True, least=1)
         self.last = check_choice("last", last, LASTS)

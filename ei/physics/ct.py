@@ -6,8 +6,11 @@ Both are fixed linear maps, so each is computed once as a sparse matrix, of the 
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -72,7 +75,7 @@ class CT(Projections):
         self.n_detectors = n_detectors_of(self.img_width, self.circle)
         super().__init__((self.img_width, self.img_width), (self.n_detectors, self.radon_view), noise)
         device = device_of(device)
-        kept = views_kept(_symmetry(self.angles.numpy()), self.radon_view, device)
+        kept = views_kept(self.geometry.symmetry, self.radon_view, device)
         pixel_views = self.img_width**2 * kept
         # Measured (benchmarks/README.md): bytes kept and at most allocated during preparation, entries of one matrix.
         check_matrix_size(f"CT({img_width}, {radon_view})", 67 * pixel_views, 155 * pixel_views, 2.2 * pixel_views)
@@ -107,27 +110,25 @@ class CT(Projections):
     @property
     def config(self) -> dict[str, Any]:
         """The arguments to build it again."""
-        return {
-            "img_width": self.img_width,
-            "radon_view": self.radon_view,
-            "uniform": self.uniform,
-            "circle": self.circle,
-            "first_angle": self.first_angle,
-        }
+        return dataclasses.asdict(self.geometry)
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(self.img_width, self.radon_view, self.uniform, self.circle, self.first_angle)
 
     @property
     def angles(self) -> Tensor:
         """The view angles in degrees, ``[V]``, float64."""
-        return torch.from_numpy(view_degrees(self.radon_view, self.uniform, self.first_angle))
+        return torch.from_numpy(self.geometry.angles)
 
     def _turn(self, degrees: float) -> None:
         self.first_angle = (self.first_angle + degrees) % 360
 
     def projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
-        return self.cached(radon_map, *self.config.values(), device, dtype)
+        return self.cached(radon_map, self.geometry, device, dtype)
 
     def back_projection(self, device: torch.device, dtype: torch.dtype) -> LinearMap:
-        return self.cached(back_projection_map, *self.config.values(), device, dtype)
+        return self.cached(back_projection_map, self.geometry, device, dtype)
 
     def A_dagger_of(self, y: Tensor, kept: Tensor) -> Tensor:
         """Filtered back-projection of the views where ``kept`` ``[1 or B, 1, 1, V]`` is one: each stands for a larger
@@ -148,60 +149,59 @@ def view_degrees(radon_view: int, uniform: bool, first_angle: float) -> np.ndarr
     return (views * (180 / radon_view) if uniform else views) + first_angle
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """The arguments of `CT`, checked. Hashable: the key of its matrices."""
+
+    img_width: int
+    radon_view: int
+    uniform: bool = True
+    circle: bool = False
+    first_angle: float = 0.0
+
+    @property
+    def n_detectors(self) -> int:
+        return n_detectors_of(self.img_width, self.circle)
+
+    @property
+    def angles(self) -> np.ndarray:
+        return view_degrees(self.radon_view, self.uniform, self.first_angle)
+
+    @property
+    def symmetry(self) -> Symmetry | None:
+        """Of its views: which of them give the others."""
+        return symmetry_of(self.angles.tolist(), square=True, half_turn=True, reversible=True)
+
+    def map_of_views(
+        self, make: Callable[[np.ndarray, int], scipy.sparse.csr_array], device: torch.device, dtype: torch.dtype
+    ) -> LinearMap:
+        """The map of all views, where ``make`` gives the matrix of some angles and of images of a side."""
+        # Where D - N is odd, the axis runs half a pixel beside the middle of the image.
+        frame = (self.img_width + 1, self.img_width % 2) if (self.n_detectors - self.img_width) % 2 else None
+        angles, shape = self.angles, (self.img_width, self.img_width)
+        return map_of_views(
+            lambda views, shape: make(angles[list(views)], shape[0]),
+            self.symmetry, self.radon_view, shape, frame, device=device, dtype=dtype,
+        )  # fmt: skip
+
+
 @shared
-def radon_map(
-    img_width: int,
-    radon_view: int,
-    uniform: bool,
-    circle: bool,
-    first_angle: float,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> LinearMap:
+def radon_map(geometry: Geometry, device: torch.device, dtype: torch.dtype) -> LinearMap:
     """`CT.A`, ``[D*V, N*N]``."""
-    n_detectors = n_detectors_of(img_width, circle)
-    angles = view_degrees(radon_view, uniform, first_angle)
-    return _map_of_views(
-        lambda views, shape: radon_matrix(angles[list(views)], shape[0], n_detectors),
-        angles, img_width, n_detectors, device=device, dtype=dtype,
-    )  # fmt: skip
+    make = functools.partial(radon_matrix, n_detectors=geometry.n_detectors)
+    return geometry.map_of_views(make, device, dtype)
 
 
 @shared
-def back_projection_map(
-    img_width: int,
-    radon_view: int,
-    uniform: bool,
-    circle: bool,
-    first_angle: float,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> LinearMap:
+def back_projection_map(geometry: Geometry, device: torch.device, dtype: torch.dtype) -> LinearMap:
     """The back-projection inside `CT.A_dagger`, ``[N*N, D*V]``; scaled by ``pi/(2V)``."""
-    n_detectors = n_detectors_of(img_width, circle)
-    angles = view_degrees(radon_view, uniform, first_angle)
-    scale = np.pi / (2 * radon_view)
-    return _map_of_views(
-        lambda views, shape: _views_at_pixels(angles[list(views)], shape[0], n_detectors, scale, circle),
-        angles, img_width, n_detectors, device=device, dtype=dtype,
-    ).T  # fmt: skip
-
-
-def _map_of_views(
-    make: Callable[[Sequence[int], tuple[int, int]], scipy.sparse.csr_array],
-    angles: np.ndarray,
-    img_width: int,
-    n_detectors: int,
-    **layout: Any,
-) -> LinearMap:
-    # Where D - N is odd, the axis runs half a pixel beside the middle of the image.
-    frame = (img_width + 1, img_width % 2) if (n_detectors - img_width) % 2 else None
-    shape = (img_width, img_width)
-    return map_of_views(make, _symmetry(angles), len(angles), shape, frame, **layout)
-
-
-def _symmetry(angles: np.ndarray) -> Symmetry | None:
-    return symmetry_of(angles.tolist(), square=True, half_turn=True, reversible=True)
+    make = functools.partial(
+        _views_at_pixels,
+        n_detectors=geometry.n_detectors,
+        scale=np.pi / (2 * geometry.radon_view),
+        circle=geometry.circle,
+    )
+    return geometry.map_of_views(make, device, dtype).T
 
 
 def radon_matrix(angles: np.ndarray, side: int, n_detectors: int) -> scipy.sparse.csr_array:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ei.errors import InputError
 from ei.physics import CT
-from ei.physics.ct import back_projection_map, radon_map
+from ei.physics.ct import Geometry, back_projection_map, radon_map
 
 
 def radon_by_definition(x: torch.Tensor, degrees: torch.Tensor, circle: bool) -> torch.Tensor:
@@ -125,7 +125,7 @@ def test_ct_leaves_autocast() -> None:
 
 def test_matrices_are_made_once_and_are_small() -> None:
     first = CT(128, 50)
-    key = (128, 50, True, False, 0.0, torch.device("cpu"), torch.float32)
+    key = (Geometry(128, 50), torch.device("cpu"), torch.float32)
     built = radon_map(*key), back_projection_map(*key)
     second = CT(128, 50)
     assert (radon_map(*key), back_projection_map(*key)) == built

@@ -104,7 +104,7 @@ def test_matrices_are_kept_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> Non
     original = ei.physics.ct.radon_map
 
     def counted(*arguments: Any) -> Any:
-        made.append(arguments[4])
+        made.append(arguments[0].first_angle)
         return original(*arguments)
 
     monkeypatch.setattr(ei.physics.ct, "radon_map", counted)

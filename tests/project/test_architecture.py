@@ -16,7 +16,7 @@ from conftest import ROOT
 
 from ei.errors import InputError
 from ei.physics import CT
-from ei.physics.ct import radon_map
+from ei.physics.ct import Geometry, radon_map
 from ei.training.folder import LOCK, RunLock
 
 EI = ROOT / "ei"
@@ -145,7 +145,7 @@ def test_the_examples_in_docstrings_run(module: str) -> None:
 
 def test_operators_that_are_dropped_are_freed() -> None:
     """Their matrices go with the last operator of a geometry; equal ones share them."""
-    key = (24, 7, True, False, 0.0, torch.device("cpu"), torch.float32)
+    key = (Geometry(24, 7), torch.device("cpu"), torch.float32)
     first, second = CT(24, 7), CT(24, 7)
     matrices = weakref.ref(radon_map(*key))
     assert matrices() is first.projection(*key[-2:]) is second.projection(*key[-2:])
