@@ -24,7 +24,8 @@ import torch
 
 from ei.common.arrays import read_array
 from ei.common.files import complete_folder, writing
-from ei.datasets.scans import bin_detectors, prepare_scan, sinograms_of_counts, write_geometry
+from ei.datasets import line_integrals
+from ei.datasets.scans import bin_detectors, parallel_geometry, write_geometry
 from ei.diagnosis.sinograms import check_sinogram
 from ei.errors import InputError, MissingFileError
 from ei.physics import Tomography, pinv_cg
@@ -122,14 +123,20 @@ def prepare_tooth(source: str, out: Path, n: int = 4) -> str:
     Raises:
         InputError: if the file does not hold such a scan.
     """
+    if out.suffix != ".npz":
+        raise InputError(f"--out must be a .npz file, got {out}")
     names = ("data", "data_white", "data_dark", "theta")
     counts, flat, dark, angles = (read_array(f"{source}:exchange/{name}") for name in names)
-    y = sinograms_of_counts(counts, flat, dark, n)
+    y = line_integrals(counts.astype(np.float64), flat.mean(0), dark.mean(0)).transpose(1, 2, 0)
+    y = bin_detectors(y, n, axis=-2).astype(np.float32)
     measured = torch.from_numpy(y)[:, None]
     side = y.shape[-2]
     centre = check_sinogram(Tomography((side, side), angles, side), measured).require_centre()
     out.parent.mkdir(parents=True, exist_ok=True)
-    geometry = prepare_scan(out, y, angles.tolist(), centre)
+    geometry = parallel_geometry(side, centre)
+    with writing(out):
+        np.savez(out, y=y, angles=angles.astype(np.float64))
+    write_geometry(out.with_suffix(".yaml"), **geometry, angles=out.name)
     reference = out.with_name(f"{out.stem}_reference.npy")
     with writing(reference):
         np.save(reference, reference_of(y, {**geometry, "angles": angles}))

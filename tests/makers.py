@@ -21,7 +21,9 @@ from torch.utils.data import DataLoader
 
 from ei.closure import AdversarialEIClosure, EIClosure
 from ei.common.seeds import generator
-from ei.datasets import make_loader
+from ei.datasets import line_integrals, make_loader
+from ei.datasets.defects import Defects, find_defects, repair
+from ei.datasets.scans import bin_detectors, find_scan
 from ei.models import Reconstructor, UNet
 from ei.physics import (
     MRI,
@@ -42,6 +44,29 @@ def write_mat(path: Path, n: int = 20, side: int = 16, **arrays: np.ndarray) -> 
     rng = np.random.default_rng(0)
     scipy.io.savemat(path, arrays or {"DATA": rng.random((n, side, side)).astype(np.float32)})
     return path
+
+
+def sinograms_and_defects(
+    counts: np.ndarray, flat: np.ndarray, dark: np.ndarray, n: int = 1, with_repair: bool = False
+) -> tuple[np.ndarray, Defects]:
+    """Sinograms ``[rows, D/n, V]``, float32, of whole arrays, and the defects of the detector: the reference of what is
+    computed in parts."""
+    flat, dark = (array.mean(0) if array.ndim == counts.ndim else array for array in (flat, dark))
+    y = line_integrals(counts.astype(np.float64), flat, dark)
+    y = (y[:, None] if y.ndim == 2 else y).transpose(1, 2, 0)
+    defects = find_defects(y)
+    y = repair(y, defects) if with_repair else y
+    return bin_detectors(y, n, axis=-2).astype(np.float32), defects
+
+
+def sinograms_of_counts(counts: np.ndarray, flat: np.ndarray, dark: np.ndarray, n: int = 1) -> np.ndarray:
+    return sinograms_and_defects(counts, flat, dark, n)[0]
+
+
+def read_scan(*files: str, **named: str) -> tuple[np.ndarray, ...]:
+    """Counts, flats, darks and angles of a scan in files."""
+    found, angles = find_scan(*files, **named)
+    return (*(frames.read() for frames in found.values()), angles)
 
 
 def write_folder(root: Path, n_train: int = 3, n_test: int = 2, side: int = 512) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from ei.common.files import identity_of
 from ei.common.unfinished import UnfinishedArray
-from ei.datasets.defects import Defects
-from ei.datasets.scans import ScanFiles, bin_detectors, finished_sinograms
+from ei.datasets.defects import Defects, find_defects, repair
+from ei.datasets.scans import ScanFiles, bin_detectors
 from ei.errors import InputError
 
 OUTPUTS = (".npz", ".npy", ".h5", ".hdf5")
@@ -21,8 +21,8 @@ COPIES = 8  # of the counts of a part, while it is computed
 
 
 class Conversion:
-    """Sinograms ``[D/n, V]`` of the rows of a detector. What depends on all rows is found first, so that they are equal
-    to those of `ei.datasets.scans.sinograms_and_defects`, which computes all at once.
+    """Sinograms ``[D/n, V]`` of the rows of a detector. What depends on all rows is found first, so that they do not
+    depend on how many are computed at once.
 
     Args:
         scan: the counts.
@@ -54,9 +54,12 @@ class Conversion:
 
     def sinograms(self, start: int, stop: int) -> tuple[np.ndarray, Defects]:
         """Those of some rows, ``[stop - start, D/n, V]``, float32, and the defects in them."""
-        y, found = finished_sinograms(self.scan.integrals(start, stop, self._least), self.n, self.with_repair)
+        y = self.scan.integrals(start, stop, self._least)
+        found = find_defects(y)
+        y = repair(y, found) if self.with_repair else y
         lists = (found.stuck, found.drifted, found.dark_views)
-        return y, Defects(*([(start + row, place) for row, place in places] for places in lists))
+        found = Defects(*([(start + row, place) for row, place in places] for places in lists))
+        return bin_detectors(y, self.n, axis=-2).astype(np.float32), found
 
     def sinogram(self, row: int) -> np.ndarray:
         """That of one row, ``[D/n, V]``."""
@@ -84,8 +87,9 @@ class Conversion:
                 array.begin((self.detectors, len(self.scan.angles)), np.float32)
             left = array.share()
             with tqdm(total=self.rows, initial=self.rows - len(left), unit="row", delay=1) as bar:
-                for block in _blocks(left, self._rows_at_once):
-                    y, found = self.sinograms(block.start, block.stop)
+                for place in range(0, len(left), self._rows_at_once):
+                    block = left[place : place + self._rows_at_once]  # neighbours: rows are written in their order
+                    y, found = self.sinograms(block[0], block[-1] + 1)
                     array.write(block, y)
                     for name in ("stuck", "drifted", "dark_views"):
                         getattr(self.defects, name).extend(getattr(found, name))
@@ -97,14 +101,3 @@ def check_output(out: Path) -> None:
     """Raise `InputError` unless sinograms can be written to a file of this ending."""
     if out.suffix.lower() not in OUTPUTS or out.is_dir():
         raise InputError(f"--out must be a file that ends in {', '.join(OUTPUTS)}, got {out}")
-
-
-def _blocks(rows: Sequence[int], most: int) -> Iterator[range]:
-    """Runs of up to ``most`` neighbouring rows."""
-    place = 0
-    while place < len(rows):
-        length = 1
-        while length < most and place + length < len(rows) and rows[place + length] == rows[place] + length:
-            length += 1
-        yield range(rows[place], rows[place] + length)
-        place += length

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, Result, subprocess_run
-from makers import counts_of_a_small_scan
+from makers import counts_of_a_small_scan, sinograms_of_counts
 from page_blocks import commands_of
 
 import ei
@@ -25,7 +25,7 @@ from ei.common.arrays import read_array
 from ei.common.files import load_file
 from ei.common.unfinished import UnfinishedArray
 from ei.datasets import EllipsePhantoms, conversion
-from ei.datasets.scans import bin_detectors, sinograms_of_counts
+from ei.datasets.scans import bin_detectors
 from ei.models import UNet
 from ei.physics import Tomography
 

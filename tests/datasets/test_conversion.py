@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import scipy.io
 from conftest import ROOT, subprocess_run
+from makers import read_scan, sinograms_and_defects
 
 from ei.common.arrays import FileArray, read_array
 from ei.common.unfinished import UnfinishedArray
 from ei.datasets.conversion import Conversion
-from ei.datasets.scans import ScanFiles, _Frames, read_scan, sinograms_and_defects
+from ei.datasets.scans import Frames, ScanFiles
 from ei.errors import InputError
 
 VIEWS, ROWS, DETECTORS = 40, 7, 31
@@ -136,7 +137,7 @@ def test_the_floor_is_that_of_all_rows(tmp_path: Path) -> None:
 
 def mean_of(array: np.ndarray, folder: Path) -> np.ndarray:
     np.save(folder / "flat.npy", array)
-    return _Frames(folder / "flat.npy", "flat").mean()
+    return Frames(folder / "flat.npy", "flat").mean()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Result
+from makers import sinograms_of_counts
 
 from ei.datasets.flats import detector_noise
-from ei.datasets.scans import sinograms_of_counts
 from ei.errors import InputError
 
 Script = Callable[..., Result]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from makers import disc_sinogram
+from makers import disc_sinogram, read_scan, sinograms_of_counts
 
-from ei.datasets.scans import bin_detectors, binned_geometry, read_scan, sinograms_of_counts
+from ei.datasets.scans import bin_detectors, binned_geometry
 from ei.errors import InputError
 from ei.physics import Tomography
 
