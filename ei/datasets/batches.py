@@ -23,8 +23,7 @@ from ei.physics.noise_adapter import get_noise
 
 class Indexed(Dataset):
     """Items ``{"x": image, "index": its index}``: the index seeds what is drawn once per image, and selects its
-    operator. Measurements are ``{"y": measurement, "index": its index}``, the index in the file where they are a part
-    of it; those of `ei.datasets.Pairs` have their image ``"x"`` beside them.
+    operator. Measurements are ``{"y": measurement, "index": its index}``, with their image ``"x"`` where they have one.
 
     What the data set draws for an item, from torch's, NumPy's or Python's global generator, is a function of ``seed``,
     the epoch and the index (`IndexInEpoch`): neither workers, nor processes, nor an interruption change it.
@@ -49,12 +48,12 @@ class Indexed(Dataset):
                 f"item {index} of the measurements must be an array [C, ...] or a pair (measurement, image), got "
                 f"{first!r:.60}"
             )
-        keeps_index = self.measured or isinstance(self.dataset, Portion)
-        number = index_in_whole(self.dataset, index) if keeps_index else index
+        if self.measured or isinstance(self.dataset, Portion):
+            index = index_in_whole(self.dataset, index)
         if not self.measured:
-            return {"x": first, "index": number}
+            return {"x": first, "index": index}
         images = {"x": item[1]} if isinstance(item, tuple) and len(item) > 1 else {}
-        return {"y": first, **images, "index": number}
+        return {"y": first, **images, "index": index}
 
 
 def evenly_spaced(dataset: Any, most: int = 8) -> range:
@@ -120,37 +119,23 @@ def declared_data_range(dataset: Any) -> float | None:
     return getattr(dataset, "data_range", None)
 
 
-class Shuffled(Sampler[int]):
-    """A new order every epoch, a function of (seed, epoch); the trainer sets the epoch."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self.length = length
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(torch.randperm(self.length, generator=generator(self.seed, "order", self.epoch)).tolist())
-
-
 class Divided(Sampler[list[int]]):
-    """This process's part of every batch of a sampler's order; the whole batch where there is one process.
+    """This process's part of every batch of an epoch; the whole batch where there is one process.
 
     Args:
-        sampler: the order of an epoch.
+        indices: of the items, from 0.
         batch_size: of the batches.
         shapes: what the items of a batch must share, for each item; None where any do.
+        seed: of the order, a new one every epoch; None for that of ``indices``.
     """
 
-    def __init__(self, sampler: Shuffled | range, batch_size: int, shapes: Sequence[Hashable] | None = None) -> None:
-        self.sampler = sampler
+    def __init__(
+        self, indices: range, batch_size: int, shapes: Sequence[Hashable] | None = None, seed: int | None = None
+    ) -> None:
+        self.indices = indices
         self.batch_size = batch_size
-        self.shapes = shapes
+        self.shapes = [None] * len(indices) if shapes is None else shapes
+        self.seed = seed
         self.processes = Processes.current()
         self.epoch: int | None = None  # outside a training nothing is seeded
         self._batches: list[list[int]] | None = None
@@ -162,12 +147,9 @@ class Divided(Sampler[list[int]]):
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
         self._batches = None
-        if isinstance(self.sampler, Shuffled):
-            self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
-        sizes = [len(self.sampler)] if self.shapes is None else Counter(self.shapes).values()
-        return sum(-(-size // self.batch_size) for size in sizes)
+        return sum(-(-size // self.batch_size) for size in Counter(self.shapes).values())
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self._batches_of_epoch():
@@ -180,25 +162,21 @@ class Divided(Sampler[list[int]]):
         """The batches of the epoch: each is there as soon as the order has all its items."""
         if self._batches is None:
             self._batches = []
+            order: Sequence[int] = self.indices
+            if self.seed is not None:
+                order = torch.randperm(len(order), generator=generator(self.seed, "order", self.epoch or 0)).tolist()
             open_batches: dict[Hashable, list[int]] = {}
-            for index in self.sampler:
-                shape = None if self.shapes is None else self.shapes[index]
-                batch = open_batches.setdefault(shape, [])
+            for index in order:
+                batch = open_batches.setdefault(self.shapes[index], [])
                 batch.append(index)
                 if len(batch) == self.batch_size:
-                    self._batches.append(open_batches.pop(shape))
+                    self._batches.append(open_batches.pop(self.shapes[index]))
             self._batches.extend(open_batches.values())
         return self._batches
 
 
 class Batches:
-    """Batches of a data set, as `make_loader` makes them. Worker processes stay from epoch to epoch; `close` ends them.
-
-    Args:
-        dataset: of the items.
-        batch_sampler: the indices of every batch, in a new order for every epoch.
-        workers: processes that load items; 0 loads them in this one.
-    """
+    """Batches of a data set, as `make_loader` makes them. Worker processes stay from epoch to epoch; `close` ends them."""
 
     def __init__(self, dataset: Dataset, batch_sampler: Divided, workers: int) -> None:
         self.dataset = dataset
@@ -262,19 +240,17 @@ def make_loader(
             f"a batch of {batch_size} is larger than the data set of {len(dataset)} images; choose a smaller batch size"
         )
     check_division(batch_size, Processes.current())
-    order = Shuffled(len(dataset), seed) if shuffle else range(len(dataset))
     if shapes is not None and len(shapes) != len(dataset):
         raise InputError(f"there must be a shape for each of {len(dataset)} items, got {len(shapes)}")
-    return Batches(Indexed(dataset, measured, seed), Divided(order, batch_size, shapes), workers)
+    order = Divided(range(len(dataset)), batch_size, shapes, seed if shuffle else None)
+    return Batches(Indexed(dataset, measured, seed), order, workers)
 
 
 def _check_dataset(dataset: Any) -> None:
     """Raise for two tensors of all images and all measurements, which are not two items."""
-    if not isinstance(dataset, list | tuple) or len(dataset) != 2:
+    if not isinstance(dataset, list | tuple) or [getattr(item, "ndim", 0) >= 4 for item in dataset] != [True, True]:
         return
-    if not all(isinstance(tensor, Tensor) and tensor.dim() >= 4 for tensor in dataset):
-        return
-    first, second = (list(tensor.shape) for tensor in dataset)
+    first, second = (list(item.shape) for item in dataset)
     if first[0] == second[0] and not (first[0] == 2 and isinstance(dataset, list)):  # real and imaginary parts
         raise InputError(
             f"a data set must be a sequence of items, got two tensors {first} and {second}; pairs are "
@@ -388,11 +364,7 @@ def images_and_measurements(batch: Any, physics: Any, like: Tensor, seed: int) -
 
 
 def _check_order(physics: Any, x: Tensor, y: Tensor) -> None:
-    """Raise if the images of a batch are its measurements and the other way round: ``A y`` is ``x``, ``A x`` is not y.
-
-    Raises:
-        InputError: if so.
-    """
+    """Raise if the images of a batch are its measurements and the other way round: ``A y`` is ``x``, ``A x`` is not y."""
     if x.shape != y.shape:
         return  # the operator raises for measurements of another shape
     with torch.no_grad():

@@ -37,8 +37,6 @@ def line_integrals(counts: Array, flat: Any, dark: Any) -> Array:
     array([ 0.693, -0.   ])
     """
     array = _array("counts", counts)
-    if array.size == 0:
-        raise InputError(f"counts must hold values, got shape {list(array.shape)}")
     beam, background = beam_of(array.shape, flat, dark)
     transmitted, lit = transmission(array, beam, background)
     light = Light()
@@ -125,6 +123,8 @@ def _array(name: str, values: Any) -> np.ndarray:
         array = np.asarray(values).astype(np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} must be an array of numbers: {error}") from error
+    if array.size == 0:
+        raise InputError(f"{name} must hold values, got shape {list(array.shape)}")
     if not np.isfinite(array).all():
         raise InputError(f"{name} holds {np.count_nonzero(~np.isfinite(array))} values that are not finite")
     return array
@@ -133,8 +133,6 @@ def _array(name: str, values: Any) -> np.ndarray:
 def _like(shape: tuple[int, ...], name: str, values: Any) -> np.ndarray:
     """``values``, averaged where it is a stack, so that it broadcasts to counts of ``shape``."""
     array = _array(name, values)
-    if array.size == 0:
-        raise InputError(f"{name} must hold values, got shape {list(array.shape)}")
     if _broadcasts(array.shape, shape):
         return array
     if array.ndim and _broadcasts(array.shape[1:], shape):

@@ -127,28 +127,22 @@ def low_resolution_maps(y: Tensor, mask: Tensor) -> tuple[Tensor, tuple[int, int
 
 def _gapless_middle(mask: Tensor) -> tuple[slice, slice]:
     """The rows and columns about the middle that are all measured: grown on all sides as long as nothing is missing."""
-    sides = mask.shape
-    begin = [n // 2 for n in sides]
-    end = list(begin)  # nothing yet
-    if not bool(mask[begin[0], begin[1]]):
-        return slice(begin[0], end[0]), slice(begin[1], end[1])
-    end = [e + 1 for e in end]
+    row, column = (n // 2 for n in mask.shape)
+    box = [slice(row, row + 1), slice(column, column + 1)]
+    if not bool(mask[row, column]):
+        return slice(row, row), slice(column, column)
     grown = True
     while grown:
         grown = False
-        for axis in (0, 1):
-            for forward in (False, True):
-                b = list(begin)
-                e = list(end)
-                b[axis] -= not forward
-                e[axis] += forward
-                if b[axis] < 0 or e[axis] > sides[axis] or e[axis] - b[axis] > MOST_LINES:
-                    continue
-                if bool(mask[b[0] : e[0], b[1] : e[1]].all()):
-                    begin = b
-                    end = e
-                    grown = True
-    return slice(begin[0], end[0]), slice(begin[1], end[1])
+        for axis, before, behind in ((0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1)):
+            wider = list(box)
+            wider[axis] = slice(box[axis].start - before, box[axis].stop + behind)
+            start, stop = wider[axis].start, wider[axis].stop
+            fits = start >= 0 and stop <= mask.shape[axis] and stop - start <= MOST_LINES
+            if fits and bool(mask[wider[0], wider[1]].all()):
+                box = wider
+                grown = True
+    return box[0], box[1]
 
 
 def prepare_kspace(

@@ -90,34 +90,25 @@ class Measurements(Dataset):
         self.ragged = ragged
         is_folder = self.path.is_dir()
         self.parts = _in_parts(self._arrays, shape, parts, is_folder)
-        each = shape if shape is None or not self.parts else (1, *shape[1:])
-        layouts = [_layout_of(array.shape, each, is_folder) for array in self._arrays]
-        self._check_shapes(layouts, shape)
-        self._layouts = [layout for layout in layouts if layout is not None]
+        self._layouts = [_layout_of(array, shape, self.parts, is_folder) for array in self._arrays]
+        self._check_alike(shape is None)
         self.channels = self._layouts[0].has_channels
         self._ends = list(accumulate(layout.rows for layout in self._layouts))
         self.slices = slices_of(slices, self._ends[-1], f"of {self.path}")
         self.bin = check_number("bin", bin, integer=True, least=1)
 
-    def _check_shapes(self, layouts: Sequence[_Layout | None], shape: Sequence[int] | None) -> None:
-        """Raise for arrays that do not hold measurements, or not of one shape."""
-        first = self._arrays[0].shape
-        for array, layout in zip(self._arrays, layouts, strict=True):
-            if layout is None:
-                wanted = "[n, rows, columns] or [n, channels, rows, columns] (a single one: y[None])"
-                if shape is not None:
-                    wanted = f"[n, ...] of {list(shape)} each"
-                    wanted += ", or complex without the axis of length 2" if _has_two_parts(shape) else ""
-                raise InputError(f"measurements in {array.path} must have shape {wanted}, got {list(array.shape)}")
-            if shape is None and array.shape[-2:] != first[-2:] and not self.ragged:
+    def _check_alike(self, any_shape: bool) -> None:
+        """Raise for files whose measurements differ: in their channels, or, without a shape, in their sides."""
+        first = self._arrays[0]
+        for array in self._arrays:
+            if any_shape and array.shape[-2:] != first.shape[-2:] and not self.ragged:
                 raise InputError(
-                    f"measurements in {array.path} must have shape {list(first[-2:])} as those in "
-                    f"{self._arrays[0].path}, got {list(array.shape[-2:])}"
+                    f"measurements in {array.path} must have shape {list(first.shape[-2:])} as those in {first.path}, "
+                    f"got {list(array.shape[-2:])}"
                 )
         kinds = {
-            (layout.has_channels, array.shape[-3] if shape is None and layout.has_channels else None)
-            for array, layout in zip(self._arrays, layouts, strict=True)
-            if layout is not None
+            (layout.has_channels, array.shape[-3] if any_shape and layout.has_channels else None)
+            for array, layout in zip(self._arrays, self._layouts, strict=True)
         }
         if len(kinds) > 1:
             raise InputError(f"the files in {self.path} differ in their channels")
@@ -165,11 +156,6 @@ class Measurements(Dataset):
         name = path.stem if is_unique else path.name
         return name if self._layouts[file].rows == 1 else f"{name}_{row:05d}"
 
-    @property
-    def item_shape(self) -> tuple[int, ...]:
-        """(C, ...) of a measurement."""
-        return tuple(self[0].shape)
-
 
 class Pairs(Dataset):
     """Measurements and their ground truth; items are ``(y, x)``.
@@ -211,18 +197,15 @@ def _files_of(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Pat
         if not path:
             raise InputError("the list of measurements is empty")
         return [file for each in path for file in _files_of(each)]
-    return _files_at(check_path("the path of measurements", path))
-
-
-def _files_at(path: Path) -> list[Path]:
-    if not path.is_dir():
-        if not split_name(path)[0].exists():
-            raise MissingFileError(f"there are no measurements at {path}; check the path")
-        return [path]
-    files = [file for file in path.iterdir() if file.suffix.lower() in _IN_FOLDERS]
-    if not files:
-        raise MissingFileError(f"there are no measurements in {path}: no file ends in {', '.join(_IN_FOLDERS)}")
-    return sorted(files, key=lambda file: natural_order(file.name))
+    path = check_path("the path of measurements", path)
+    if path.is_dir():
+        files = [file for file in path.iterdir() if file.suffix.lower() in _IN_FOLDERS]
+        if not files:
+            raise MissingFileError(f"there are no measurements in {path}: no file ends in {', '.join(_IN_FOLDERS)}")
+        return sorted(files, key=lambda file: natural_order(file.name))
+    if not split_name(path)[0].exists():
+        raise MissingFileError(f"there are no measurements at {path}; check the path")
+    return [path]
 
 
 def slices_of(text: Any, count: int, what: str) -> range:
@@ -254,37 +237,38 @@ def slices_of(text: Any, count: int, what: str) -> range:
     return range(start, stop, step)
 
 
-def _has_two_parts(shape: Sequence[int] | None) -> bool:
-    return shape is not None and len(shape) > 1 and shape[0] == 2
-
-
 def _in_parts(arrays: Sequence[FileArray], shape: Sequence[int] | None, parts: bool, is_folder: bool) -> bool:
     """Whether complex arrays are to be read as the real and imaginary parts that begin a measurement."""
     complex_ones = [array.dtype.kind == "c" for array in arrays]
-    if not all(complex_ones):
-        if any(complex_ones):
-            raise InputError(f"some of the files in {arrays[0].path.parent} are complex and some are real")
-        return False
-    return parts if shape is None else _has_two_parts(shape) and _axes(arrays[0].shape, shape, True, is_folder) is None
+    if any(complex_ones) and not all(complex_ones):
+        raise InputError(f"some of the files in {arrays[0].path.parent} are complex and some are real")
+    if shape is None or not complex_ones[0]:
+        return parts and complex_ones[0]
+    return _has_two_parts(shape) and not _holds(arrays[0], tuple(shape), is_folder)
 
 
-def _layout_of(array: tuple[int, ...], shape: Sequence[int] | None, is_folder: bool) -> _Layout | None:
-    """How an array of this shape holds measurements; None if it does not."""
-    for has_channels in (True, False):
-        axes = _axes(array, shape, has_channels, is_folder)
-        if axes is not None and 0 not in array:
-            return _Layout(axes, has_channels, 1 if len(array) == axes else array[0])
-    return None
+def _has_two_parts(shape: Sequence[int]) -> bool:
+    return len(shape) > 1 and shape[0] == 2
 
 
-def _axes(array: tuple[int, ...], shape: Sequence[int] | None, has_channels: bool, is_folder: bool) -> int | None:
-    """How many axes of an array are those of one measurement, with its channels or without; None if it does not fit.
-    In a folder an array may hold one measurement, without the axis that counts them."""
+def _holds(array: FileArray, whole: tuple[int, ...], is_folder: bool) -> bool:
+    """Whether an array holds measurements of this shape; in a folder it may be a single one."""
+    return array.shape[1:] == whole or (is_folder and array.shape == whole)
+
+
+def _layout_of(array: FileArray, shape: Sequence[int] | None, parts: bool, is_folder: bool) -> _Layout:
+    """How an array holds measurements ``shape`` (None: of two axes of any length)."""
     if shape is None:
-        axes = 3 if has_channels else 2
-        fits = [axes + 1] if has_channels or not is_folder else [axes, axes + 1]
-        return axes if len(array) in fits else None
-    one = tuple(shape) if has_channels else tuple(shape[1:])
-    if not has_channels and shape[0] != 1:
-        return None
-    return len(one) if array[1:] == one or (is_folder and array == one) else None
+        wanted = "[n, rows, columns] or [n, channels, rows, columns] (a single one: y[None])"
+        wholes = [array.shape[-2:], array.shape[-3:]] if len(array.shape) > 1 else []
+        axes = 3
+    else:
+        wanted = f"[n, ...] of {list(shape)} each"
+        wanted += ", or complex without the axis of length 2" if _has_two_parts(shape) else ""
+        one = (1, *shape[1:]) if parts else tuple(shape)
+        wholes = [one, one[1:]] if one[0] == 1 else [one]
+        axes = len(one)
+    for whole in wholes:
+        if _holds(array, whole, is_folder) and 0 not in array.shape:
+            return _Layout(len(whole), len(whole) == axes, 1 if array.shape == whole else array.shape[0])
+    raise InputError(f"measurements in {array.path} must have shape {wanted}, got {list(array.shape)}")

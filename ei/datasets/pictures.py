@@ -208,16 +208,16 @@ def _picture_header(path: Path) -> Header:
     return Header(1 if gray else 3, height, width, kind, largest, common=kind == "uint8")
 
 
-def _decoder_arguments(image: Image.Image) -> Any:
-    """Pillow's arguments for decoding a file that it has not decoded yet."""
+def _decoder_arguments(image: Image.Image) -> tuple[Any, ...]:
+    """Pillow's arguments for decoding a file that it has not decoded yet: first how its pixels lie in the file."""
     tiles = getattr(image, "tile", [])
-    return tiles[0][3] if tiles else ""
+    arguments = tiles[0][3] if tiles else ""
+    return arguments if isinstance(arguments, tuple) else (arguments,)
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How a PNG's pixels lie in the file, as Pillow calls it; empty for other files."""
-    mode = _decoder_arguments(image) if image.format == "PNG" else ""
-    return mode if isinstance(mode, str) else str(mode[0])
+    """How a PNG's pixels lie in the file; empty for other files."""
+    return str(_decoder_arguments(image)[0]) if image.format == "PNG" else ""
 
 
 def _kind_of(image: Image.Image) -> tuple[str, float | None]:
@@ -226,7 +226,8 @@ def _kind_of(image: Image.Image) -> tuple[str, float | None]:
     if image.format == "PNG" and (_raw_mode(image).endswith(";16B") or mode.startswith("I")):
         return "uint16", 65535
     if image.format == "PPM":
-        largest = _ppm_largest(image)
+        arguments = _decoder_arguments(image)
+        largest = float(arguments[1]) if len(arguments) == 2 else None
         if mode == "I":
             return "uint16", largest or 65535
         if mode == "RGB" and largest is not None and largest > 255:
@@ -240,11 +241,6 @@ def _kind_of(image: Image.Image) -> tuple[str, float | None]:
     return ("float32", None) if mode == "F" else ("uint8", 255)
 
 
-def _ppm_largest(image: Image.Image) -> float | None:
-    arguments = _decoder_arguments(image)
-    return float(arguments[1]) if isinstance(arguments, tuple) and len(arguments) == 2 else None
-
-
 def _picture_values(path: Path) -> np.ndarray:
     if _needs_tifffile(path):
         return _tiff_values(path)
@@ -253,13 +249,11 @@ def _picture_values(path: Path) -> np.ndarray:
         kind, largest = _kind_of(image)
         if kind == "uint16" and not image.mode.startswith("I"):  # Pillow would round colours of 16 bits to 8
             return _upright(_colours_of_16_bits(path), orientation)
-        is_stretched = image.format == "PPM" and image.mode == "I"  # by Pillow, to 16 bits
         if kind == "uint8":
-            values = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
-        else:
-            values = np.asarray(image)
-    if is_stretched:
-        values = np.rint(values * ((largest or 65535) / 65535))
+            image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+        values = np.asarray(image)
+        if image.format == "PPM" and image.mode == "I":  # which Pillow stretches to 16 bits
+            values = np.rint(values * ((largest or 65535) / 65535))
     return _upright(values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0), orientation)
 
 

@@ -44,8 +44,7 @@ class ImageStack(Dataset):
         self.array = FileArray(path, NAMES, "image")
         limits = check_range(value_range)
         largest = largest_of(self.array.dtype)
-        _check_stack(self.array, path, (3, 4), "fiub")
-        low, high = _check_finite(self.array, path)
+        low, high = _check_stack(self.array, path, (3, 4), "fiub")
         if limits is None and largest is None:
             raise InputError(needs_range(f"the images of {path}", self.array.dtype.name, low, high))
         self.indices = split_by_mode(range(len(self.array)), mode, f"the images of {path}")
@@ -78,21 +77,17 @@ def read_stack(path: str | os.PathLike, name: str, advice: str, kinds: str = "fi
         raise MissingFileError(f"there are no images at {path}: {advice} (see the README)")
     array = FileArray(path, (name,), "image")
     _check_stack(array, path, (3,), kinds)
-    _check_finite(array, path)
     dtype = np.complex64 if array.dtype.kind == "c" else np.float32
     return torch.from_numpy(np.array(array[...], dtype=dtype, order="C"))
 
 
-def _check_stack(array: FileArray, path: str | os.PathLike, axes: tuple[int, ...], kinds: str) -> None:
+def _check_stack(array: FileArray, path: str | os.PathLike, axes: tuple[int, ...], kinds: str) -> tuple[float, float]:
+    """The least and the largest value of images in an array of so many axes."""
     if array.dtype.kind not in kinds:
         raise InputError(f"the images of {path} must be real numbers, got {array.dtype}")
     if len(array.shape) not in axes or 0 in array.shape:
         wanted = "[n, H, W] or [n, C, H, W]" if 4 in axes else "[n, H, W]"
         raise InputError(f"the images of {path} must have shape {wanted}, got {list(array.shape)}")
-
-
-def _check_finite(array: FileArray, path: str | os.PathLike) -> tuple[float, float]:
-    """The least and the largest value of an array's images."""
     low = np.inf
     high = -np.inf
     for index in range(len(array)):
