@@ -176,7 +176,7 @@ class Divided(Sampler[list[int]]):
 
 
 class Batches:
-    """Batches of a data set, as `make_loader` makes them. Worker processes stay from epoch to epoch; `close` ends them."""
+    """Batches of a data set, as `make_loader` makes them. Worker processes stay over epochs; `close` ends them."""
 
     def __init__(self, dataset: Dataset, batch_sampler: Divided, workers: int) -> None:
         self.dataset = dataset
@@ -364,7 +364,7 @@ def images_and_measurements(batch: Any, physics: Any, like: Tensor, seed: int) -
 
 
 def _check_order(physics: Any, x: Tensor, y: Tensor) -> None:
-    """Raise if the images of a batch are its measurements and the other way round: ``A y`` is ``x``, ``A x`` is not y."""
+    """Raise if images and measurements of a batch are exchanged: ``A y`` is ``x``, and ``A x`` is not ``y``."""
     if x.shape != y.shape:
         return  # the operator raises for measurements of another shape
     with torch.no_grad():

@@ -9,15 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ei.common.devices import device_of_tensors
 from ei.datasets import Pairs, image_of
 from ei.datasets.batches import evenly_spaced, index_in_whole
 from ei.datasets.kspace import check_centred
-from ei.diagnosis.measurements import measurement_report
 from ei.diagnosis.sinograms import SinogramReport, check_sinogram
 from ei.diagnosis.user_defined import call
 from ei.errors import InputError
 from ei.physics import MRI, Tomography, select_physics
 from ei.physics.projections import Projections
+
+# Noise leaves a part of y that no image explains; above this, over what the operator itself leaves, a warning is due.
+UNEXPLAINED = 0.15
 
 
 def measurement(dataset: Any, index: int) -> Tensor:
@@ -28,9 +31,34 @@ def measurement(dataset: Any, index: int) -> Tensor:
 
 def report_measurements(physics: Any, measurements: Any) -> list[str]:
     """Lines about a few measurements: what they look like, and what is wrong with them (``warning: ...``)."""
-    some = evenly_spaced(measurements)
-    ys = [measurement(measurements, index) for index in some]
-    return measurement_report(physics, ys, [index_in_whole(measurements, index) for index in some]).splitlines()
+    ys = {index_in_whole(measurements, n): measurement(measurements, n) for n in evenly_spaced(measurements)}
+    misfits = [_misfits(select_physics(physics, [index]), y[None]) for index, y in ys.items()]
+    fit, usual = torch.tensor(misfits).median(0).values.tolist()
+    shapes = sorted({tuple(y.shape) for y in ys.values()})
+    each = f"{list(shapes[0])} each" if len(shapes) == 1 else f"{list(shapes[0])} to {list(shapes[-1])}"
+    values = [(y.abs() if y.is_complex() else y).float() for y in ys.values()]
+    low, high = min(float(y.min()) for y in values), max(float(y.max()) for y in values)
+    lines = [f"measurements: {each}, values {low:.3g} to {high:.3g}; A A_dagger y fits y to {fit:.1%}"]
+    constant = [index for index, y in zip(ys, values, strict=True) if bool(y.max() == y.min())]
+    if constant:
+        lines.append(f"warning: all values of measurement {constant[0]} are the same")
+    if fit > UNEXPLAINED + 2 * usual:
+        lines.append(
+            f"warning: measurements of images fit to {usual:.1%}: check that the operator is the one of these "
+            "measurements, that their axes are in its order, and that unmeasured entries are zero"
+        )
+    return lines
+
+
+def _misfits(physics: Any, y: Tensor) -> list[float]:
+    """What ``A A_dagger y`` leaves of y, and what it leaves of ``A A_dagger y``, a measurement of an image for certain:
+    A_dagger need not be exact (FBP is not)."""
+    with torch.no_grad():
+        y = y.to(device_of_tensors(physics) or y.device)
+        again = physics.A(physics.A_dagger(y))
+        third = physics.A(physics.A_dagger(again))
+    least = torch.finfo(torch.float32).tiny
+    return [float((b - a).norm() / a.norm().clamp(min=least)) for a, b in ((y, again), (again, third))]
 
 
 def report_sinograms(physics: Any, measurements: Any) -> SinogramReport | None:

@@ -23,7 +23,7 @@ from ei.common.checks import check_number
 from ei.common.files import write_atomically
 from ei.common.seeds import derive_seed, generator
 from ei.errors import InputError, MissingFileError
-from ei.evaluation.uncertainty import Bootstrap, Resampling, Sums, measure_with
+from ei.evaluation.uncertainty import Bootstrap, Resampling, Sums, measure_with, stacked
 from ei.models.base import require_of
 from ei.physics.krylov import adjoint_of
 from ei.physics.split import Split, entries_to_split
@@ -156,7 +156,7 @@ def _scores_of_part(resampling: Resampling, part: Split, y: Tensor) -> tuple[Ten
             sums.add(image.abs().square(), resampling.back(draw, _is_seen(draw.physics, y)).clamp(min=0))
         else:
             sums.add(resampling.back(draw, draw.error).abs().square(), resampling.likeness(draw))
-    predicted, quantiles = _said(torch.stack([norms[number] for number in sorted(norms)]))
+    predicted, quantiles = _said(stacked(norms))
     true = (_power(part.physics, residual) - of_noise).clamp(min=0).sqrt()
     shown = _is_seen(part, y) * (sums.weight > 0)
     # With noise, a pixel is compared with both that and the error.
@@ -258,7 +258,7 @@ class Calibration:
             InputError: where there are errors and the bootstrap has none.
         """
         norm = {p: conformal(scores.norms / scores.quantiles[:, k], p) for k, p in enumerate(LEVELS)}
-        pixels = {p: float(_quantile(scores.pixels, p)) / gaussian_bound(p) for p in LEVELS}
+        pixels = {p: _smallest(scores.pixels, len(scores.pixels) * p) / gaussian_bound(p) for p in LEVELS}
         if not all(math.isfinite(factor) for factor in (*norm.values(), *pixels.values())):
             raise InputError(
                 "the draws show no error where there is one, so that no factor corrects it: take more draws"
@@ -292,13 +292,12 @@ class Calibration:
 
 def conformal(ratios: Tensor, p: float) -> float:
     """The ``ceil((n + 1) p)``-th smallest of n ratios; the largest where n is too small for p."""
-    rank = min(len(ratios), math.ceil((len(ratios) + 1) * p - 1e-9))
-    return float(ratios.sort().values[rank - 1])
+    return _smallest(ratios, (len(ratios) + 1) * p - 1e-9)
 
 
-def _quantile(values: Tensor, p: float) -> Tensor:
-    """Of any number of values (`torch.quantile` takes 16 million)."""
-    return values.kthvalue(max(1, min(len(values), math.ceil(len(values) * p)))).values
+def _smallest(values: Tensor, rank: float) -> float:
+    """The rank-th smallest value (`torch.quantile` takes 16 million at most)."""
+    return float(values.kthvalue(max(1, min(len(values), math.ceil(rank)))).values)
 
 
 def gaussian_bound(p: float) -> float:

@@ -53,7 +53,8 @@ def load(
         physics = physics_of(state, device)
         if physics is None:
             raise InputError(f"the checkpoint {path} does not carry its operator: give it as physics")
-        physics.noise = noise_of_checkpoint(state)
+        noises = classes_of(ei.physics, ei.physics.Noise)
+        physics.noise = None if state.get("noise") is None else _rebuild(state["noise"], noises, "noise")
     return function_of(state, path, with_pseudo_inverse(physics), net, device)
 
 
@@ -98,17 +99,6 @@ def physics_of(state: Mapping[str, Any], device: torch.device) -> Any:
     tensors = {name: state[name] for name in CARRIED if state.get(name) is not None}
     classes = classes_of(ei.physics, ei.physics.Physics)
     return _rebuild(state["physics"], classes, "physics", device=device, **tensors)
-
-
-def noise_of_checkpoint(state: Mapping[str, Any]) -> Any:
-    """The noise model that a checkpoint carries; None where it carries none.
-
-    Raises:
-        InputError: if what it carries cannot be built.
-    """
-    if state.get("noise") is None:
-        return None
-    return _rebuild(state["noise"], classes_of(ei.physics, ei.physics.Noise), "noise")
 
 
 def _rebuild(description: Mapping[str, Any], classes: Mapping[str, Any], key: str, **objects: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -94,21 +94,17 @@ class Resampling:
         return element[0] if getattr(self.transform, "per_image", False) else element
 
     def _choose_move(self, asked: str | None) -> str:
-        if asked != "image":
-            try:
-                self._check_operators_move()
-            except InputError:
-                if asked == "operator":
-                    raise
-            else:
+        try:
+            if asked != "image":
+                require_of(self.f, "move=operator needs")
+                for element in self.elements:
+                    move_physics(self.physics, element, self.transform)
                 return "operator"
+        except InputError:
+            if asked == "operator":
+                raise
         self._undo(self.x[:1], self.elements[0])  # raises now where there is no inverse
         return "image"
-
-    def _check_operators_move(self) -> None:
-        require_of(self.f, "move=operator needs")
-        for element in self.elements:
-            move_physics(self.physics, element, self.transform)
 
     def _undo(self, x: Tensor, element: Tensor) -> Tensor:
         if isinstance(self.transform, Transform):
@@ -143,22 +139,19 @@ class Resampling:
     def draw(self, number: int) -> Draw:
         """The draw of this number, whatever was drawn before."""
         element = self.elements[number]
-        if self._last is not None and self.noise is None and torch.equal(self._last.element, element):
-            return self._last._replace(number=number)  # without noise it is the same
-        with _evaluated(self.f):
+        last = self._last if self._last is not None and torch.equal(self._last.element, element) else None
+        if last is not None and self.noise is None:
+            return last._replace(number=number)  # without noise it is the same
+        f, physics, reference = self.f, self.physics, self.x
+        with _evaluated(f):
             if self.move == "operator":
-                f, physics, reference = *self._operator_at(element), self.x
+                physics = move_physics(physics, element, self.transform) if last is None else last.physics
+                f = f.of(physics)
             else:
-                f, physics, reference = self.f, self.physics, self.transform.apply(self.x, element[None])
+                reference = self.transform.apply(reference, element[None])
             y = measure_with(self.noise, physics, reference, derive_seed(self.seed, "noise", number))
             self._last = Draw(number, element, physics, reference, f(y))
             return self._last
-
-    def _operator_at(self, element: Tensor) -> tuple[Any, Any]:
-        """f and operator, moved."""
-        same = self._last is not None and torch.equal(self._last.element, element)
-        physics = self._last.physics if same and self._last else move_physics(self.physics, element, self.transform)
-        return self.f.of(physics), physics
 
 
 def measure_with(noise: Any, physics: Any, x: Tensor, seed: int) -> Tensor:
@@ -176,14 +169,6 @@ def measure_with(noise: Any, physics: Any, x: Tensor, seed: int) -> Tensor:
 class Bootstrap:
     """What a bootstrap found out about ``x = f(y)``; see `bootstrap`.
 
-    >>> import torch
-    >>> from ei.physics import Inpainting
-    >>> from ei.transforms import Shift
-    >>> physics = Inpainting(8, 8)
-    >>> result = ei.evaluation.bootstrap(physics.A_dagger, physics, Shift(1), torch.ones(2, 1, 8, 8), draws=20)
-    >>> result.psnr().shape, result.draws.shape
-    (torch.Size([2]), torch.Size([20, 2, 1, 8, 8]))
-
     Args:
         resampling: makes the draws.
         draws: the draws of ``resampling`` in any order, as from a progress bar around it.
@@ -200,10 +185,10 @@ class Bootstrap:
             for groups that move pixels. It is not in the other figures.
         move: "image" or "operator".
 
-    >>> physics = ei.physics.Inpainting(16, 16)
-    >>> f = ei.models.Reconstructor(ei.models.UNet(1, 1, base_channels=4), physics)
-    >>> bootstrap(f, physics, ei.transforms.Shift(1), physics.A(torch.rand(2, 1, 16, 16)), draws=2).mse.shape
-    torch.Size([2])
+    >>> physics = ei.physics.Inpainting(8, 8)
+    >>> result = bootstrap(physics.A_dagger, physics, ei.transforms.Shift(1), torch.ones(2, 1, 8, 8), draws=20)
+    >>> result.psnr().shape, result.draws.shape
+    (torch.Size([2]), torch.Size([20, 2, 1, 8, 8]))
     """
 
     def __init__(self, resampling: Resampling, draws: Iterable[Draw] | None = None) -> None:
@@ -225,7 +210,7 @@ class Bootstrap:
                 smoothed += weight * (back(draw, draw.error.abs().square()) - error.abs().square())
                 interpolated += (back(draw, draw.reference) - x).abs().square().flatten(1).mean(1).double()
         count = len(norms)
-        self.norms = torch.stack([norms[number] for number in sorted(norms)])
+        self.norms = stacked(norms)
         self.interpolation = interpolated / count
         self.mse = self.norms.square().mean(0) / x[0].numel()
         squares = (sums.squares + smoothed).clamp(min=0)
@@ -253,8 +238,12 @@ class Bootstrap:
     @property
     def draws(self) -> Tensor:
         """All draws as they lie in x, ``x_g`` ``[draws, B, C, H, W]``, computed again from their seeds."""
-        images = {draw.number: self.x + self._resampling.back(draw, draw.error) for draw in self._resampling}
-        return torch.stack([images[number] for number in sorted(images)])
+        return stacked({draw.number: self.x + self._resampling.back(draw, draw.error) for draw in self._resampling})
+
+
+def stacked(by_number: Mapping[int, Tensor]) -> Tensor:
+    """The tensors of all draws in the order of their numbers."""
+    return torch.stack([by_number[number] for number in sorted(by_number)])
 
 
 class Sums:
@@ -267,21 +256,13 @@ class Sums:
         weight: the sum of the weights: the count, where all are one.
     """
 
-    mean: Tensor
-    squares: Tensor
-    weight: Tensor
-
     def __init__(self) -> None:
-        self.is_empty = True
+        self.mean = self.squares = self.weight = torch.zeros((), dtype=torch.float64)
 
     def add(self, value: Tensor, weight: Tensor | float = 1.0) -> None:
         """Add a tensor, with a weight >= 0 for every entry."""
         value = value.to(torch.promote_types(value.dtype, torch.float64))
         weight = torch.as_tensor(weight, dtype=torch.float64, device=value.device).expand(value.shape)
-        if self.is_empty:
-            self.mean = torch.zeros_like(value)
-            self.squares, self.weight = (torch.zeros_like(value.real) for _ in range(2))
-            self.is_empty = False
         self.weight = self.weight + weight
         before = value - self.mean
         self.mean = self.mean + before * weight / self.weight.clamp(min=1e-300)
@@ -332,14 +313,11 @@ def bootstrap(
     >>> result.std.shape, result.mse.shape, result.quantile(0.95).shape
     (torch.Size([2, 1, 16, 16]), torch.Size([2]), torch.Size([2]))
     """
-    resampling = Resampling(f, physics, transform, y, draws, noise_for(physics, noise), seed_from(generator), move)
+    device = None if generator is None else generator.device
+    seed = int(torch.randint(2**62, (), generator=generator, device=device))
+    resampling = Resampling(f, physics, transform, y, draws, noise_for(physics, noise), seed, move)
     check_operator_of(f, physics, resampling.x)
     return Bootstrap(resampling)
-
-
-def seed_from(generator: torch.Generator | None) -> int:
-    device = None if generator is None else generator.device
-    return int(torch.randint(2**62, (), generator=generator, device=device))
 
 
 def noise_for(physics: Any, noise: Any = None) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ei.datasets import DeadLeaves, EllipsePhantoms
-from ei.diagnosis.measurements import measurement_report
+from ei.diagnosis.before_training import report_measurements
 from ei.physics import CT, MRI, Inpainting
 
 
@@ -22,7 +22,7 @@ def leaves(n: int = 4) -> Tensor:
 
 
 def report_on(physics: Any, y: Tensor) -> str:
-    return measurement_report(physics, list(y), range(len(y)))
+    return "\n".join(report_measurements(physics, list(y)))
 
 
 COMPLEX = torch.complex(phantoms(), phantoms().flip(-1)).squeeze(1)
