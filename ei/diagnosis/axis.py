@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
-from ei.diagnosis.coarse import changed, unexplained
+from ei.diagnosis.coarse import unexplained
 from ei.physics.scan import Scan
 
 # Residuals that differ by less than this factor do not decide between two geometries. On the real scans of Helsinki
@@ -51,7 +52,7 @@ def axis_by_residual(scan: Scan, y: np.ndarray, everywhere: bool = False) -> tup
     tried: dict[float, float] = {}
 
     def residuals(places: np.ndarray) -> np.ndarray:
-        values = [unexplained(changed(scan, centre=float(place)), y) for place in places]
+        values = [unexplained(replace(scan, centre=float(place)), y) for place in places]
         tried.update(zip(places.tolist(), values, strict=True))
         return np.array(values)
 

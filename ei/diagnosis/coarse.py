@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,29 +19,19 @@ PIXELS = 56
 STEPS = 12
 
 
-def changed(scan: Scan, **changes: Any) -> Scan:
-    """A copy of a scan with some arguments changed."""
-    return Scan(**{name: changes.get(name, getattr(scan, name)) for name in scan.__dataclass_fields__})
-
-
 def with_fewer_detectors(scan: Scan, y: np.ndarray, most: int) -> tuple[Scan, np.ndarray]:
     """A scan and its sinogram ``[D, V]`` with detectors joined to at most so many."""
     each = max(1, math.ceil(len(y) / most))
     binned = bin_detectors(y, each, axis=0)
-    shift = -(len(y) % each % 2) / 2  # the middle moves by half a detector where the rest cannot be cut off evenly
-    joined = changed(
-        scan,
-        n_detectors=len(binned),
-        detector_spacing=scan.detector_spacing * each,
-        centre=(scan.centre - shift) / each,
-    )
-    return joined, binned
+    shift = len(y) % each % 2 / 2  # of the middle, where the rest cannot be cut off evenly
+    spacing, centre = scan.detector_spacing * each, (scan.centre + shift) / each
+    return replace(scan, n_detectors=len(binned), detector_spacing=spacing, centre=centre), binned
 
 
 def coarse_fit(scan: Scan, y: np.ndarray) -> tuple[float, float]:
     """The part of a sinogram ``[D, V]`` that a few steps of conjugate gradients leave unexplained at a coarse
     resolution, and the largest value of that reconstruction but for a hundredth."""
-    views = np.unique(np.linspace(0, y.shape[1] - 1, min(y.shape[1], VIEWS)).round().astype(int))
+    views = np.linspace(0, y.shape[1] - 1, min(y.shape[1], VIEWS)).round().astype(int)
     scan, binned = with_fewer_detectors(scan, y[:, views], DETECTORS)
     height, width = scan.image_shape
     coarse = max(1.0, max(height, width) / PIXELS)
@@ -58,8 +48,8 @@ def coarse_fit(scan: Scan, y: np.ndarray) -> tuple[float, float]:
     )
     measured = torch.from_numpy(binned)[None, None].float()  # the matrix of a geometry is made in float32 first
     x = pinv_cg(physics, measured, STEPS, tol=0, orthogonal=True)
-    unexplained = float((physics.A(x) - measured).norm() / measured.norm())
-    return unexplained, float(x.flatten().abs().quantile(0.99))
+    left = float((physics.A(x) - measured).norm() / measured.norm())
+    return left, float(x.flatten().abs().quantile(0.99))
 
 
 def unexplained(scan: Scan, y: np.ndarray) -> float:

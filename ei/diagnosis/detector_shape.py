@@ -9,12 +9,12 @@ the views as well.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, map_coordinates
 
-from ei.diagnosis.coarse import changed, with_fewer_detectors
+from ei.diagnosis.coarse import with_fewer_detectors
 from ei.physics.fbp import view_weights
 from ei.physics.scan import Scan
 
@@ -128,7 +128,7 @@ class _OppositeRays:
         self.rays, self.opposite = rays_at(middle + far), rays_at(middle - far)
         positions = far * scan.detector_spacing
         self.fan = scan.fan_angles(positions)
-        self.change_of_shape = changed(scan, detector=other_shape(scan)).fan_angles(positions) - self.fan
+        self.change_of_shape = replace(scan, detector=other_shape(scan)).fan_angles(positions) - self.fan
         self.are_measured = int(self._pairs(self.fan).sum()) >= LEAST_PAIRS
 
     def fit(self, *changes: np.ndarray) -> tuple[float, float]:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ei.diagnosis.problem import Problem
+from ei.diagnosis.sinograms import scan_of
 from ei.diagnosis.stack import Stack
-from ei.physics import CT, Tomography
 from ei.physics.fbp import misses_views
+from ei.physics.projections import Projections
 
 
 class Together:
@@ -46,11 +47,9 @@ def report_operators(physics: Any, transform: Any, shape: tuple[int, ...], tol: 
 
 def report_moves(physics: Any) -> str | None:
     """Whether to move the operator in place of the image; None for operators that are no tomography."""
-    if isinstance(physics, CT):
-        physics = Tomography(physics.image_shape, physics.angles, physics.n_detectors)
-    if not isinstance(physics, Tomography):
+    if not isinstance(physics, Projections):
         return None
-    if misses_views(physics.scan):
+    if misses_views(scan_of(physics)):
         return (
             "a wedge is missing: move the image (closure.move=image); a network distinguishes a turned wedge from its "
             "own by the direction of the streaks"

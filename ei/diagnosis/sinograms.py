@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ei.datasets.defects import find_defects, repair
 from ei.diagnosis.axis import BETTER, axis_by_centroids, axis_by_residual, moments, sinusoid_fit
-from ei.diagnosis.coarse import changed, coarse_fit, unexplained
+from ei.diagnosis.coarse import coarse_fit, unexplained
 from ei.diagnosis.detector_shape import UNDETERMINED, curved_bins, other_shape, shape_by_opposite_rays
 from ei.errors import InputError
 from ei.physics import Tomography
@@ -152,7 +152,8 @@ def check_sinogram(physics: Projections, y: Tensor) -> SinogramReport:
     if not bool(torch.isfinite(y).all()):
         report.reject(f"It has {int((~torch.isfinite(y)).sum())} values that are not finite.")
         return report
-    sinogram = _most_varied(y.mean(1).numpy())
+    sinograms = y.mean(1).numpy()
+    sinogram = sinograms[most_varied(len(sinograms), sinograms.__getitem__)]
     if not np.any(sinogram):
         report.reject("It is zero everywhere.")
         return report
@@ -165,15 +166,10 @@ def check_sinogram(physics: Projections, y: Tensor) -> SinogramReport:
     report.figures |= {"variation between views": _variation(sinogram), "noise": _noise(sinogram)}
     _check_values(sinogram, report)
     if report.fits:
-        _check_geometry(_scan_of(physics), sinogram, report)
+        _check_geometry(scan_of(physics), sinogram, report)
     for sentence in defects.sentences:
         report.reject(f"{sentence}; ei.datasets.defects.repair (ei prepare sinogram --repair) interpolates them.")
     return report
-
-
-def _most_varied(sinograms: np.ndarray) -> np.ndarray:
-    """The sinogram ``[D, V]`` of up to 16 whose views differ most."""
-    return sinograms[most_varied(len(sinograms), sinograms.__getitem__)]
 
 
 def most_varied(count: int, sinogram: Callable[[int], np.ndarray]) -> int:
@@ -239,7 +235,8 @@ def _check_values(y: np.ndarray, report: SinogramReport) -> None:
         report.findings.append(report.wider[0].upper() + report.wider[1:] + ".")
 
 
-def _scan_of(physics: Projections) -> Scan:
+def scan_of(physics: Projections) -> Scan:
+    """The geometry of `Tomography` or `CT`."""
     if isinstance(physics, Tomography):
         return physics.scan
     return Tomography(physics.image_shape, physics.angles, physics.measurement_shape[0]).scan  # type: ignore[arg-type]
@@ -303,7 +300,7 @@ def _check_by_centroids(scan: Scan, y: np.ndarray, report: SinogramReport) -> No
     report.figures["centroid off its sinusoid"] = spread
     is_determined = 3 * error <= UNKNOWN
     # Angles first: with wrong ones the axis means nothing. They are compared at the axis that the data have.
-    moved = changed(scan, centre=centre) if is_determined else scan
+    moved = replace(scan, centre=centre) if is_determined else scan
     _check_angles(moved, y, report, lambda other: _parallel_misfit(other, y), BETTER_PRODUCT)
     if report.fits:
         _check_axis(scan, report, centre, error, 3 * error, is_determined)
@@ -311,14 +308,14 @@ def _check_by_centroids(scan: Scan, y: np.ndarray, report: SinogramReport) -> No
 
 def _check_by_residual(scan: Scan, y: np.ndarray, report: SinogramReport, is_truncated: bool) -> None:
     centre, error = axis_by_residual(scan, y, everywhere=is_truncated)
-    best = min((scan, changed(scan, centre=centre)), key=lambda other: unexplained(other, y))
+    best = min((scan, replace(scan, centre=centre)), key=lambda other: unexplained(other, y))
     # Truncated views determine the axis only with an image that explains them.
     limit = max(EXPLAINED, 2 * report.figures["noise"]) if is_truncated else math.inf
     is_explained = unexplained(best, y) <= limit
     if not is_explained and _is_explained_by_larger_image(scan, y, report, limit):
         return
     centres = (scan.centre, centre)
-    _check_angles(best, y, report, lambda other: min(unexplained(changed(other, centre=c), y) for c in centres), BETTER)
+    _check_angles(best, y, report, lambda other: min(unexplained(replace(other, centre=c), y) for c in centres), BETTER)
     if report.fits:
         ratio = unexplained(scan, y) / max(unexplained(best, y), 1e-12)
         is_determined = is_explained and error <= 0.02 * len(y)
@@ -335,9 +332,9 @@ def _check_by_residual(scan: Scan, y: np.ndarray, report: SinogramReport, is_tru
 
 def _is_explained_by_larger_image(scan: Scan, y: np.ndarray, report: SinogramReport, limit: float) -> bool:
     height, width = scan.image_shape
-    larger = changed(scan, image_shape=(round(LARGER * height), round(LARGER * width)))
+    larger = replace(scan, image_shape=(round(LARGER * height), round(LARGER * width)))
     centre, _ = axis_by_residual(larger, y, everywhere=True)
-    residual, attenuation = coarse_fit(changed(larger, centre=centre), y)
+    residual, attenuation = coarse_fit(replace(larger, centre=centre), y)
     if residual > limit:
         return False
     report.figures |= {"unexplained": residual, "attenuation": attenuation}
@@ -368,7 +365,7 @@ def _parallel_misfit(scan: Scan, y: np.ndarray) -> float:
     misfits of centroids and widths to the sinusoids of once and twice the angle, which for evenly spread angles
     determine more."""
     angles = np.asarray(scan.angles)
-    product = unexplained(changed(scan, centre=axis_by_centroids(y, angles)[0]), y)
+    product = unexplained(replace(scan, centre=axis_by_centroids(y, angles)[0]), y)
     for values, order in zip(moments(y), (1, 2), strict=True):
         _, off, _ = sinusoid_fit(values, angles, order)
         # Relative to how it varies, and not below the rounding or noise of a view that hardly does.
@@ -387,7 +384,7 @@ def _check_angles(
     if len(angles) < 4:
         report.findings.append("So few views do not determine their angles.")
         return
-    shuffled = changed(scan, angles=tuple(np.random.default_rng(0).permutation(angles).tolist()))
+    shuffled = replace(scan, angles=tuple(np.random.default_rng(0).permutation(angles).tolist()))
     of_shuffled = unexplained(shuffled, y)
     report.figures["unexplained, angles shuffled"] = of_shuffled
     if why := _why_alike(report):
@@ -399,7 +396,7 @@ def _check_angles(
     }
     if scan.fan:
         readings[REVERSED] = -angles
-    values = {name: misfit(changed(scan, angles=tuple(other.tolist()))) for name, other in readings.items()}
+    values = {name: misfit(replace(scan, angles=tuple(other.tolist()))) for name, other in readings.items()}
     as_given = misfit(scan)
     best = min(values, key=values.__getitem__)
     ratio = as_given / max(values[best], 1e-12)

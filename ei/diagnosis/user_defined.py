@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,6 +18,18 @@ from ei.physics.noise_adapter import get_noise
 Shape = tuple[int, int, int]
 
 
+@contextlib.contextmanager
+def _in_a_line(what: str) -> Iterator[None]:
+    """Without gradients; whatever user-defined code raises is an `InputError` that begins with ``what``."""
+    try:
+        with torch.no_grad():
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what}: {error_in_a_line(error)}") from error
+
+
 def call(physics: Any, name: str, tensor: Tensor, device: torch.device | None = None) -> Tensor:
     """``physics.<name>(tensor)``; what goes wrong in user-defined code is an error of one line. On ``device``, by
     default where the operator's tensors are, or the CPU.
@@ -25,17 +39,9 @@ def call(physics: Any, name: str, tensor: Tensor, device: torch.device | None = 
     """
     if device is None:
         device = device_of_tensors(physics) or torch.device("cpu")
-    try:
-        with torch.no_grad():
-            result = getattr(physics, name)(tensor.to(device))
-    except InputError:
-        raise
-    except Exception as error:  # whatever the code raises
-        where = "" if device.type == "cpu" else f" on {device} (--device cpu computes on the CPU)"
-        raise InputError(
-            f"{name} of the operator cannot take a tensor of shape {list(tensor.shape)}{where}: "
-            f"{error_in_a_line(error)}"
-        ) from error
+    where = "" if device.type == "cpu" else f" on {device} (--device cpu computes on the CPU)"
+    with _in_a_line(f"{name} of the operator cannot take a tensor of shape {list(tensor.shape)}{where}"):
+        result = getattr(physics, name)(tensor.to(device))
     if not isinstance(result, Tensor):
         raise InputError(f"{name} of the operator must give a tensor, got a {type(result).__name__}")
     return result
@@ -50,15 +56,10 @@ def check_operator(physics: Any, shape: Shape, device: torch.device, needs_steps
     y = call(physics, "A", torch.zeros(1, *shape), device)
     if _call_back(physics, "A_dagger", y, shape, device).is_complex():
         raise InputError("A_dagger gives complex images: let it give real and imaginary part as two channels")
-    try:
+    with _in_a_line("noise of the operator must be None, or a function noise(y, generator=None) of measurements"):
         noise = get_noise(physics)
         if noise is not None:
             noise(y, generator=torch.Generator())
-    except Exception as error:  # whatever the code raises
-        raise InputError(
-            "noise of the operator must be None, or a function noise(y, generator=None) of measurements: "
-            f"{error_in_a_line(error)}"
-        ) from error
     if needs_steps and callable(getattr(physics, "A_adjoint", None)):
         _call_back(physics, "A_adjoint", y, shape, device)
     if needs_filter:
@@ -103,14 +104,10 @@ def check_group(group: Any, shape: Shape, name: str) -> None:
     if not callable(getattr(group, "apply", None)):
         raise InputError(f"transform.name: {name} must give a group with a method apply, got {type(group).__name__}")
     try:
-        with torch.no_grad():
+        with _in_a_line(f"apply of {name} cannot take images of shape {[1, *shape]}"):
             transformed = group.apply(torch.zeros(1, *shape))
     except InputError as error:
         raise InputError(f"transform: {error}") from error
-    except Exception as error:  # whatever the code raises
-        raise InputError(
-            f"apply of {name} cannot take images of shape {[1, *shape]}: {type(error).__name__}: {error}"
-        ) from error
     is_images = isinstance(transformed, Tensor) and transformed.dim() == 4
     if not is_images or transformed.shape[1:] != shape or not len(transformed):
         got = list(transformed.shape) if isinstance(transformed, Tensor) else type(transformed).__name__

@@ -112,10 +112,8 @@ def function_of(
     physics: Any,
     net: nn.Module | None = None,
     device: torch.device | str = "cpu",
-    compact: int | None = None,
 ) -> ReconstructionFunction:
-    """`load` for a file's content ``state``; ``compact`` is the number of levels of a network that the file does not
-    describe (the authors': 4)."""
+    """`load` for a file's content ``state``."""
     weights = generator_weights(state, path)
     if net is None and isinstance(state.get("network"), Mapping):
         net = _rebuild(state["network"], classes_of(ei.models, nn.Module), "network")
@@ -124,7 +122,7 @@ def function_of(
     elif net is None:
         first, last = (weight_called(name, weights) for name in ("Conv1.conv.0.weight", "Conv_1x1.weight"))
         channels = (1, 1) if first is None or last is None else (first.shape[1], last.shape[0])
-        net = UNet(*channels, compact=compact or 4)
+        net = UNet(*channels)
     load_weights(net, weights, path)
     if not any(key in state for key in ("state_dict", "state_dict_G", AVERAGED)):
         warnings.warn(
