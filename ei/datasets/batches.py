@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections import Counter
 from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 from typing import Any
@@ -265,16 +264,10 @@ def seeded_batches(loader: Iterable, seed: int, epoch: int, first: int) -> Gener
         if sampler is not None and hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
     seed_all(derive_seed(seed, "epoch", epoch))
-    iterator = iter(loader)
-    for number in itertools.count():
-        if number > 0:  # at the first fetch torch's own samplers still draw the order of the epoch
-            seed_all(derive_seed(seed, "fetch", epoch, number))
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
+    for number, batch in enumerate(loader):  # at the first fetch torch's own samplers draw the order of the epoch
         if number >= first:
             yield batch
+        seed_all(derive_seed(seed, "fetch", epoch, number + 1))
 
 
 def images_of(batch: Any) -> Tensor:

@@ -31,8 +31,7 @@ class Conversion:
         memory: bytes to work with.
 
     Attributes:
-        rows: the number of rows.
-        detectors: the number of bins.
+        rows, detectors: the number of rows, and of bins.
         defects: those found by `write`.
 
     Raises:

@@ -94,22 +94,15 @@ class Light:
 
 
 def beam_of(shape: tuple[int, ...], flat: Any, dark: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Flats above dark, and darks, both float64, as they broadcast to counts of ``shape`` (see `line_integrals`).
-
-    Raises:
-        InputError: for shapes that do not fit, or values that are not finite.
-    """
+    """Flats above dark, and darks, both float64, as they broadcast to counts of ``shape``: see `line_integrals`, also
+    for the errors."""
     background = _like(shape, "dark", dark)
     return _like(shape, "flat", flat) - background, background
 
 
 def transmission(counts: np.ndarray, beam: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Transmitted parts of the light, float64 of the shape of ``counts``, 1 where there are no photons; and where there
-    are some.
-
-    Raises:
-        InputError: for counts that are not finite.
-    """
+    are some."""
     shadow = _array("counts", counts)
     shadow -= background
     lit = (shadow > 0) & (beam > 0)

@@ -209,15 +209,9 @@ def _files_of(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Pat
 
 
 def slices_of(text: Any, count: int, what: str) -> range:
-    """The places in a stack of ``count`` measurements that "A:B" or "A:B:S" selects; all of them for None.
-
-    Args:
-        text: the selection; an empty A is the first one, an empty B the end.
-        count: the size of the stack.
-        what: the stack is of, for messages ("of y.npy").
-
-    Raises:
-        InputError: for another text, or one that selects nothing or what is not there.
+    """The places in a stack of ``count`` measurements that "A:B" or "A:B:S" selects; all of them for None. An empty A
+    is the first one, an empty B the end; ``what`` names the stack in messages. Raises `InputError` for another text, or
+    one that selects nothing or what is not there.
 
     >>> slices_of("1:8:3", 10, "of y.npy")
     range(1, 8, 3)

@@ -50,22 +50,13 @@ class Header:
 
 
 def header_of(path: str | os.PathLike) -> Header:
-    """The header of an image file.
-
-    Raises:
-        MissingExtraError: for DICOM without pydicom.
-        InputError: naming the file, if it cannot be read or holds something else than one image.
-    """
+    """The header of an image file. Raises `InputError` if it cannot be read or holds something else than one image."""
     return _reading(Path(path), {ARRAYS: _array_header, DICOM: _dicom_header}, _picture_header)
 
 
 def read_values(path: str | os.PathLike) -> np.ndarray:
-    """The values of an image file ``[C, H, W]`` as they are in it; DICOM's with slope and intercept applied.
-
-    Raises:
-        MissingExtraError: for DICOM without pydicom.
-        InputError: naming the file, if it cannot be read, or has values that are not finite.
-    """
+    """The values of an image file ``[C, H, W]`` as they are in it; DICOM's with slope and intercept applied. Raises
+    `InputError` if it cannot be read, or has values that are not finite."""
     values = _reading(Path(path), {ARRAYS: _array_values, DICOM: _dicom_values}, _picture_values)
     if not np.isfinite(values).all():
         raise InputError(f"the image {path} has values that are not finite; correct or remove it")
@@ -74,11 +65,7 @@ def read_values(path: str | os.PathLike) -> np.ndarray:
 
 def read_image(path: str | os.PathLike, header: Header | None = None) -> Image.Image:
     """A picture of 8 bits as RGB, upright by its EXIF orientation; transparency is dropped. Its ``header`` is read
-    if it is not known.
-
-    Raises:
-        InputError: naming the file, if it cannot be read or has more than 8 bits.
-    """
+    if it is not known. Raises `InputError` if it cannot be read or has more than 8 bits."""
     header = header or header_of(path)
     if not header.common:
         raise InputError(f"the image {path} holds {header.kind} values, which 8 bits cannot hold")
@@ -98,11 +85,7 @@ def scaled(values: np.ndarray, limits: Limits) -> np.ndarray:
 
 
 def check_range(limits: Sequence[float] | None) -> Limits | None:
-    """A range (low, high), or None.
-
-    Raises:
-        InputError: unless low is below high, and both are finite.
-    """
+    """A range (low, high), or None. Raises `InputError` unless low is below high, and both are finite."""
     if limits is None:
         return None
     if not isinstance(limits, list | tuple) or len(limits) != 2:
@@ -143,13 +126,9 @@ def read_exactly(
     """An image file as float32 ``[C, H, W]`` in [0, 1], never rounded to 8 bits.
 
     Args:
-        path: of the file.
-        header: its header.
+        path, header: of the file.
         limits: what becomes 0 and 1; by default 0 and the largest value of its type, which it must have.
         prepare: crops and resizes a PIL image of one channel.
-
-    Raises:
-        InputError: for a type whose range must be set.
     """
     if limits is None and header.largest is None:
         raise InputError(f"the image {path} holds {header.kind} values: set value_range to those that become 0 and 1")

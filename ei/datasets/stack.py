@@ -61,17 +61,12 @@ class ImageStack(Dataset):
 
 
 def read_stack(path: str | os.PathLike, name: str, advice: str, kinds: str = "fiub") -> Tensor:
-    """All images ``[n, H, W]`` of a file, float32 or complex64.
-
-    Args:
-        path: of the file.
-        name: of the array, in a file of several.
-        advice: what to do if there is no such file.
-        kinds: the valid kinds of numbers, as NumPy names them ("c" is complex).
+    """All images ``[n, H, W]`` of a file, in the array ``name`` where it has several, float32 or complex64.
 
     Raises:
-        MissingFileError: if there is no such file.
-        InputError: if it cannot be read, or holds an array of another shape or kind, or values that are not finite.
+        MissingFileError: with ``advice``, if there is no such file.
+        InputError: if it cannot be read, or holds an array of another shape, or of other than these ``kinds`` of
+            numbers (as NumPy names them), or values that are not finite.
     """
     if not split_name(path)[0].exists():
         raise MissingFileError(f"there are no images at {path}: {advice} (see the README)")

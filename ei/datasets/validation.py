@@ -18,11 +18,8 @@ class Portion(Subset):
 
 
 def split_by_mode(images: Any, mode: str, what: str) -> Any:
-    """The first nine tenths of ``images`` for mode "train", the rest for "test".
-
-    Raises:
-        InputError: for another mode, or fewer than two images; ``what`` names them.
-    """
+    """The first nine tenths of ``images`` for mode "train", the rest for "test". Raises `InputError` for another mode,
+    or fewer than two images, which ``what`` names."""
     check_choice("mode", mode, ("train", "test"))
     n_train = len(images) * 9 // 10
     if n_train == 0:

@@ -133,11 +133,7 @@ def find_image_scale(physics: Any, measurements: Any, device: torch.device) -> f
 
 def starting_level(physics: Any, dataset: Any, device: torch.device, measured: bool) -> float:
     """Where the search for an unknown level of noise starts: a hundredth of the root mean square of a few measurements,
-    where they are not zero. Noise is seldom below, and the search is to come from there.
-
-    Raises:
-        InputError: if all are zero.
-    """
+    where they are not zero. Noise is seldom below, and the search is to come from there."""
     squares = []
     for index in evenly_spaced(dataset):
         if measured:

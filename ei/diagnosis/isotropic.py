@@ -90,17 +90,11 @@ def is_information(visible: float, isotropic: float) -> bool:
     return visible > GAIN * isotropic + ROUNDING
 
 
-def modulus(problem: Problem) -> Tensor:
-    """The modulus of every frequency ``[H, W]``, in cycles a pixel."""
-    sides = (torch.fft.fftfreq(side, dtype=torch.float64) for side in problem.shape[-2:])
-    return torch.hypot(*torch.meshgrid(*sides, indexing="ij"))
-
-
 def unseen_by_modulus(problem: Problem, unseen: Tensor) -> Tensor:
     """The unseen power at each frequency ``[H, W]``, averaged over directions, from the unseen power by frequency (zero
     frequency centred)."""
     power = torch.fft.ifftshift(unseen.double().cpu())
-    place = modulus(problem) * max(problem.shape[-2:])  # in frequency steps
+    place = problem.modulus * max(problem.shape[-2:])  # in frequency steps
     knots = torch.arange(int(place.max()) + 2, dtype=torch.float64)
     near = torch.exp(-((place.flatten() - knots[:, None]) ** 2) / 2)
     by_knot = (near @ power.flatten()) / near.sum(1)
@@ -114,7 +108,7 @@ def ideal_filter(alone: Stack, unseen: Tensor) -> Stack | None:
     size."""
     problem = alone.problem
     score = unseen_by_modulus(problem, unseen)
-    score = score / score.max().clamp(min=1e-12) + SLOPE * modulus(problem)
+    score = score / score.max().clamp(min=1e-12) + SLOPE * problem.modulus
     rank = alone.seen()
     highest = 1 - 1 / score.numel()  # at least one frequency is left out
     bounds = (max(rank - 0.2, 0), min(rank + 0.2, highest))
@@ -125,7 +119,7 @@ def ideal_filter(alone: Stack, unseen: Tensor) -> Stack | None:
 def soft_filter(alone: Stack, sharp: Stack) -> Stack:
     """What a Gaussian blur of the rank of A sees."""
     problem = alone.problem
-    fineness = modulus(problem)
+    fineness = problem.modulus
     passing = int(sharp.problem.physics.response.sum())
     edge = float(fineness.flatten().sort().values[max(passing, 1) - 1]) + 0.5 / max(problem.shape[-2:])
 
@@ -173,7 +167,7 @@ def blind_band(alone: Stack) -> tuple[float, float] | None:
     there is none. Only bands up to half a cycle a pixel count: beyond lie the corners of the spectrum."""
     problem = alone.problem
     step = 1 / min(problem.shape[-2:])
-    ring = (modulus(problem) / step).round().to(problem.device)
+    ring = (problem.modulus / step).round().to(problem.device)
     unseen = []
     for k in range(int(0.5 / step) + 1):
         white = torch.randn(8, *problem.shape, generator=problem.rng, dtype=torch.float64).to(problem.device)

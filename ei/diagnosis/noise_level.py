@@ -46,11 +46,8 @@ class NoiseReport:
 
 
 def noise_report(physics: Any, y: Tensor, seed: int = 0) -> NoiseReport:
-    """What ``physics.noise`` does to measurements ``y`` ``[B, ...]``, which may be noisy already.
-
-    Raises:
-        InputError: if the noise model has no variance, or all measurements are zero.
-    """
+    """What ``physics.noise`` does to measurements ``y`` ``[B, ...]``, which may be noisy already. Raises `InputError`
+    if the noise model has no variance, or all measurements are zero."""
     noise = noise_with_variance(physics)
     if noise is None:
         raise InputError(f"the noise model must have variance(y), and {get_noise(physics)} has none")

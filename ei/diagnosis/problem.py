@@ -23,18 +23,10 @@ Map = Callable[[Tensor], Tensor]
 
 
 class Problem:
-    """An operator and a group on images of one shape.
+    """An operator and a group on images of one shape (C, H, W); the arguments are those of `diagnose`.
 
     Images are columns of matrices ``[size, count]``, float64, where linear algebra needs them; `images` and `columns`
     convert.
-
-    Args:
-        physics: has a linear, differentiable ``A``.
-        transform: has ``sample(x, generator)`` and ``apply(x, elements)``.
-        shape: (C, H, W).
-        tol: singular values below ``tol`` times the largest of A count as null space.
-        seed: random seed of probes and elements.
-        device: where to compute.
 
     Attributes:
         accurate: the same group with its most accurate rotations.
@@ -44,9 +36,7 @@ class Problem:
         all_elements: every element of the group in random order; None where the group does not list them.
         is_listed: False where ``all_elements`` are those that came in many draws.
         interpolates: whether the transforms interpolate pixels.
-
-    Raises:
-        InputError: for an A that is not linear.
+        modulus: of every frequency ``[H, W]``, in cycles a pixel.
     """
 
     def __init__(
@@ -71,6 +61,8 @@ class Problem:
         self.all_elements: list[Tensor] | None = None
         self.is_listed = True
         self.interpolates = False
+        sides = (torch.fft.fftfreq(side, dtype=torch.float64) for side in shape[-2:])
+        self.modulus = torch.hypot(*torch.meshgrid(*sides, indexing="ij"))
         self._check_linear()
 
     def white(self, count: int) -> Tensor:
@@ -80,11 +72,8 @@ class Problem:
 
     def natural(self, count: int) -> Tensor:
         """Random images whose spectrum falls as 1/f, as that of natural images does."""
-        frequency = torch.hypot(
-            *torch.meshgrid(*(torch.fft.fftfreq(side, device=self.device) for side in self.shape[-2:]), indexing="ij")
-        )
-        frequency.view(-1)[0] = 1 / max(self.shape[-2:])
         images = self.white(count).T.reshape(count, *self.shape)
+        frequency = self.modulus.clamp(min=1 / max(self.shape[-2:])).to(self.device)
         coloured = torch.fft.ifft2(torch.fft.fft2(images) / frequency).real
         return coloured.reshape(count, -1).T * self.support[:, None]
 
@@ -167,11 +156,10 @@ class Problem:
 
     def alpha(self) -> tuple[float, float]:
         """Mean ``(A e)^2`` over mean ``e^2``, for white images and for images with a natural spectrum."""
-        ratios = []
+        white, natural = self.images(self.white(4)), self.images(self.natural(4))
         with torch.no_grad():
-            for images in (self.images(self.white(4)), self.images(self.natural(4))):
-                ratios.append(float(self.physics.A(images).abs().square().mean() / images.square().mean()))
-        return ratios[0], ratios[1]
+            seen = [self.physics.A(images).abs().square().mean() for images in (white, natural)]
+        return float(seen[0] / white.square().mean()), float(seen[1] / natural.square().mean())
 
 
 def energy_of(columns: Tensor) -> float:

@@ -76,11 +76,7 @@ class SinogramReport:
     figures: dict[str, float] = field(default_factory=dict)
 
     def require_centre(self) -> float:
-        """``centre``.
-
-        Raises:
-            InputError: if it is unknown.
-        """
+        """``centre``; raises `InputError` if it is unknown."""
         if self.centre is None:
             raise InputError(
                 "the rotation axis is unknown: pass its place, in bins from the middle of the detector, as centre. "
@@ -174,11 +170,7 @@ def check_sinogram(physics: Projections, y: Tensor) -> SinogramReport:
 
 def most_varied(count: int, sinogram: Callable[[int], np.ndarray]) -> int:
     """Which of ``count`` sinograms ``[D, V]`` `check_sinogram` checks: of up to 31 the one whose views differ most.
-
-    Args:
-        count: the number of sinograms.
-        sinogram: one of them, by its number; they are asked for one by one.
-    """
+    ``sinogram`` gives one of them by its number."""
     return max(range(0, count, max(1, count // 16)), key=lambda number: _variation(sinogram(number).astype(np.float64)))
 
 

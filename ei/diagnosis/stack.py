@@ -23,8 +23,7 @@ class Stack:
 
     Args:
         problem: operator and group.
-        elements: the views beside the identity.
-        identity: whether A itself is one of the views.
+        elements: the views beside A itself, which is one where ``identity`` is true.
         top: the squared largest singular value of A; by default it is computed, for A alone.
     """
 
@@ -34,7 +33,7 @@ class Stack:
         self.problem = problem
         self.elements = list(elements)
         self.identity = identity
-        self.top = 0.0 if top is None else top
+        self.top = top or 0.0
         if top is None:
             self.top = float(max(theta.max() for theta, _ in self._spectrum))
         self.threshold = problem.tol**2 * self.top
@@ -43,11 +42,7 @@ class Stack:
         return Stack(self.problem, elements, identity, self.top)
 
     def apply(self, columns: Tensor) -> Tensor:
-        """``M`` times columns ``[size, count]``.
-
-        Raises:
-            InputError: if autograd cannot differentiate A.
-        """
+        """``M`` times columns ``[size, count]``."""
         problem = self.problem
         result = torch.zeros_like(columns)
         views: list[list[Tensor]] = [[]] if self.identity else []

@@ -31,12 +31,8 @@ def _in_a_line(what: str) -> Iterator[None]:
 
 
 def call(physics: Any, name: str, tensor: Tensor, device: torch.device | None = None) -> Tensor:
-    """``physics.<name>(tensor)``; what goes wrong in user-defined code is an error of one line. On ``device``, by
-    default where the operator's tensors are, or the CPU.
-
-    Raises:
-        InputError: if it fails, or gives no tensor.
-    """
+    """``physics.<name>(tensor)``, on ``device``, by default where the operator's tensors are, or the CPU. Raises
+    `InputError`, in one line, if it fails or gives no tensor."""
     if device is None:
         device = device_of_tensors(physics) or torch.device("cpu")
     where = "" if device.type == "cpu" else f" on {device} (--device cpu computes on the CPU)"
@@ -48,11 +44,7 @@ def call(physics: Any, name: str, tensor: Tensor, device: torch.device | None = 
 
 
 def check_operator(physics: Any, shape: Shape, device: torch.device, needs_steps: bool, needs_filter: bool) -> None:
-    """Try a user-defined operator on an image of ``shape`` (C, H, W), its noise, and what data-consistency steps use.
-
-    Raises:
-        InputError: in one line.
-    """
+    """Try a user-defined operator on an image of ``shape`` (C, H, W), its noise, and what data consistency uses."""
     y = call(physics, "A", torch.zeros(1, *shape), device)
     if _call_back(physics, "A_dagger", y, shape, device).is_complex():
         raise InputError("A_dagger gives complex images: let it give real and imaginary part as two channels")
@@ -96,11 +88,7 @@ def _check_filter(physics: Any, y: Tensor, device: torch.device) -> None:
 
 
 def check_group(group: Any, shape: Shape, name: str) -> None:
-    """Try a group on an image: raises now if it has too few elements, or user-defined code fails.
-
-    Raises:
-        InputError: in one line.
-    """
+    """Try a group on an image: raises `InputError` now if it has too few elements, or user-defined code fails."""
     if not callable(getattr(group, "apply", None)):
         raise InputError(f"transform.name: {name} must give a group with a method apply, got {type(group).__name__}")
     try:

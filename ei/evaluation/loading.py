@@ -65,11 +65,8 @@ KINDS = {
 
 
 def checked(state: Any, path: str | os.PathLike) -> dict[str, Any]:
-    """A checkpoint's content, of this project or of the authors.
-
-    Raises:
-        InputError: if it is none, or what describes its parts is of the wrong kind.
-    """
+    """A checkpoint's content, of this project or of the authors. Raises `InputError` if it is none, or what describes
+    its parts is of the wrong kind."""
     if not isinstance(state, Mapping):
         raise InputError(f"{path} is no checkpoint: it has neither 'state_dict' nor 'state_dict_G'")
     for key, kind in KINDS.items():
@@ -89,11 +86,7 @@ def averaged(f: ReconstructionFunction, names: Sequence[str]) -> ReconstructionF
 
 def physics_of(state: Mapping[str, Any], device: torch.device) -> Any:
     """The forward operator that a checkpoint carries, without noise; None where it carries none, as of user-defined
-    code, whose name alone it has.
-
-    Raises:
-        InputError: if what it carries cannot be built.
-    """
+    code, whose name alone it has."""
     if state.get("physics") is None:
         return None
     tensors = {name: state[name] for name in CARRIED if state.get(name) is not None}

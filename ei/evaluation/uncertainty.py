@@ -54,16 +54,13 @@ class Resampling:
     """The draws of a bootstrap. Each is a function of the seed and of its number alone.
 
     Args:
-        f, physics, transform, y, draws, move: see `bootstrap`.
+        f, physics, transform, y, draws, move: see `bootstrap`, also for the errors.
         noise: a noise model, or None for none.
         seed: of elements and noise.
 
     Attributes:
         x: ``f(y)``.
         move: "image" or "operator".
-
-    Raises:
-        InputError: see `bootstrap`.
     """
 
     def __init__(
