@@ -2,12 +2,10 @@
 
 from ei.datasets.batches import image_of, images_of, make_loader, simulate
 from ei.datasets.counts import line_integrals
-from ei.datasets.ctdb import CTData
 from ei.datasets.cvdb import CVDB, CVDB_ICCV
 from ei.datasets.lookup import dataset_for
 from ei.datasets.measurements import Measurements, Pairs
-from ei.datasets.mridb import MRIData
-from ei.datasets.stack import ImageStack
+from ei.datasets.stack import CTData, ImageStack, MRIData
 from ei.datasets.synthetic import DeadLeaves, EllipsePhantoms, MagnitudePhantoms
 from ei.datasets.tiles import Tiles
 from ei.datasets.tree import ImageTree, split_images

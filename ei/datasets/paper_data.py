@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ei.common.files import complete_folder, write_atomically, writing
-from ei.datasets.ctdb import KEY
+from ei.datasets.stack import CT_KEY
 from ei.errors import InputError, MissingExtraError, MissingFileError
 from ei.metrics import psnr
 from ei.physics import CT
@@ -122,7 +122,7 @@ def prepare_ct100(source: Path, out: Path) -> float:
             slices.append((small - small.min()) / (small.max() - small.min()))
     buffer = io.BytesIO()
     images = np.stack(slices).astype(np.float32)
-    scipy.io.savemat(buffer, {KEY: images}, do_compression=True)
+    scipy.io.savemat(buffer, {CT_KEY: images}, do_compression=True)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, buffer.getvalue())
