@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 from typing import Any
@@ -24,8 +25,8 @@ class Indexed(Dataset):
     """Items ``{"x": image, "index": its index}``: the index seeds what is drawn once per image, and selects its
     operator. Measurements are ``{"y": measurement, "index": its index}``, with their image ``"x"`` where they have one.
 
-    What the data set draws for an item, from torch's, NumPy's or Python's global generator, is a function of ``seed``,
-    the epoch and the index (`IndexInEpoch`): neither workers, nor processes, nor an interruption change it.
+    Asked for ``(epoch, index)``, what the data set draws for an item, from torch's, NumPy's or Python's global
+    generator, is a function of ``seed``, both: neither workers, nor processes, nor an interruption change it.
     """
 
     def __init__(self, dataset: Any, measured: bool = False, seed: int = 0) -> None:
@@ -36,9 +37,8 @@ class Indexed(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        epoch = getattr(index, "epoch", None)
-        index = int(index)
+    def __getitem__(self, place: int | tuple[int, int]) -> dict[str, Any]:
+        epoch, index = place if isinstance(place, tuple) else (None, place)
         with contextlib.nullcontext() if epoch is None else seeded(derive_seed(self.seed, "item", epoch, index)):
             item = self.dataset[index]
         first = item[0] if isinstance(item, list | tuple) else item
@@ -60,20 +60,6 @@ def evenly_spaced(dataset: Any, most: int = 8) -> range:
     return range(0, len(dataset), max(1, len(dataset) // most))
 
 
-class IndexInEpoch(int):
-    """An item's index that carries its epoch, too, to the processes that load items, which stay over epochs."""
-
-    epoch: int
-
-    def __new__(cls, index: int, epoch: int) -> IndexInEpoch:
-        new = super().__new__(cls, index)
-        new.epoch = epoch
-        return new
-
-    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]
-        return int(self), self.epoch
-
-
 def index_in_whole(dataset: Any, index: int) -> int:
     """The index of an item in the whole data set that this one is a part of (`torch.utils.data.Subset`)."""
     while isinstance(dataset, Subset):
@@ -91,13 +77,8 @@ def shapes_of_measurements(dataset: Any, physics: Any) -> list[tuple[int, ...]] 
 
 def in_order(shapes: Sequence[Hashable], batch_size: int) -> list[list[int]]:
     """The indices of items in their order, in batches of one shape and at most ``batch_size`` items."""
-    batches: list[list[int]] = []
-    for index, shape in enumerate(shapes):
-        if batches and len(batches[-1]) < batch_size and shapes[batches[-1][-1]] == shape:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
+    groups = (list(group) for _, group in itertools.groupby(range(len(shapes)), key=shapes.__getitem__))
+    return [group[k : k + batch_size] for group in groups for k in range(0, len(group), batch_size)]
 
 
 def file_name_of(dataset: Any, index: int) -> str | None:
@@ -118,8 +99,9 @@ def declared_data_range(dataset: Any) -> float | None:
     return getattr(dataset, "data_range", None)
 
 
-class Divided(Sampler[list[int]]):
-    """This process's part of every batch of an epoch; the whole batch where there is one process.
+class Divided(Sampler[list]):
+    """This process's part of every batch of an epoch; the whole batch where there is one process. Where the epoch is
+    set, ``(epoch, index)`` of each item.
 
     Args:
         indices: of the items, from 0.
@@ -150,12 +132,11 @@ class Divided(Sampler[list[int]]):
     def __len__(self) -> int:
         return sum(-(-size // self.batch_size) for size in Counter(self.shapes).values())
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list]:
         for batch in self._batches_of_epoch():
-            if self.epoch is not None:
-                batch = [IndexInEpoch(index, self.epoch) for index in batch]
             part = Part.of(len(batch), self.processes)
-            yield batch[part.start : part.stop]
+            mine = batch[part.start : part.stop]
+            yield mine if self.epoch is None else [(self.epoch, index) for index in mine]
 
     def _batches_of_epoch(self) -> list[list[int]]:
         """The batches of the epoch: each is there as soon as the order has all its items."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, StackDataset
 
 from ei.common.checks import check_flag
 from ei.common.files import check_path
@@ -66,19 +66,6 @@ class CVDB(ImageTree):
         return image.float() / 255 if image.dtype == torch.uint8 else image
 
 
-class _WithLabels(Dataset):
-    """Items ``[image, folder number]``, as 2021's ImageFolder gave them."""
-
-    def __init__(self, dataset: CVDB) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> list:
-        return [self.dataset[index], self.dataset.labels[index]]
-
-
 def CVDB_ICCV(
     dataset_name: str = "Urban100",
     mode: str = "train",
@@ -94,4 +81,5 @@ def CVDB_ICCV(
     >>> loader = CVDB_ICCV("Urban100", mode="train", batch_size=1)  # doctest: +SKIP
     """
     dataset = CVDB(Path("dataset") / dataset_name, mode, crop_size, resize)
-    return DataLoader(_WithLabels(dataset), batch_size=batch_size, shuffle=shuffle)
+    pairs = StackDataset(dataset, dataset.labels)  # type: ignore[arg-type]  # a list will do
+    return DataLoader(pairs, batch_size=batch_size, shuffle=shuffle)

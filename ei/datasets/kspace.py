@@ -143,7 +143,7 @@ def _gapless_middle(mask: Tensor) -> tuple[slice, slice]:
 
 
 def prepare_kspace(
-    array: np.ndarray, out: Path, axes: str | None = None, steps: int = STEPS
+    array: np.ndarray, out: Path, axes: str | None = None
 ) -> tuple[Tensor, Tensor, tuple[int, int] | None]:
     """Write k-space to ``out`` (``.npz``: y), its mask and coil maps beside it (``_mask.npy``, ``_maps.npy``), and the
     operator for ``--physics`` (``.yaml``).
@@ -169,7 +169,7 @@ def prepare_kspace(
         np.savez(out, y=y.numpy())
         np.save(out.with_name(f"{out.stem}_mask.npy"), mask.numpy())
         if maps is not None:
-            arguments |= {"coil_maps": f"{out.stem}_maps.npy", "cg_steps": steps}
+            arguments |= {"coil_maps": f"{out.stem}_maps.npy", "cg_steps": STEPS}
             np.save(out.with_name(f"{out.stem}_maps.npy"), maps.numpy())
         out.with_suffix(".yaml").write_text(yaml.safe_dump(arguments, sort_keys=False))
     return y, mask, used

@@ -64,10 +64,10 @@ class Isotropic:
         theirs = max(sum(stack.visible_by(elements)) for stack in self.stacks)
         return sum(self.alone.visible_by(elements)) / max(theirs, 1e-12)
 
-    def gains_of_group(self, elements: Sequence[Tensor], probes: int = 8) -> tuple[float, float]:
+    def gains_of_group(self, elements: Sequence[Tensor]) -> tuple[float, float]:
         """The mean gain over all elements of a group, and over the three that show most beyond a filter."""
-        ours = self.alone.visible_by(elements, probes)
-        theirs = [stack.visible_by(elements, probes) for stack in self.stacks]
+        ours = self.alone.visible_by(elements, probes=8)
+        theirs = [stack.visible_by(elements, probes=8) for stack in self.stacks]
         mean = max(*(sum(shares) / len(shares) for shares in theirs), 1e-12)
         best = sorted(range(len(elements)), key=lambda k: max(shares[k] for shares in theirs) - ours[k])[:3]
         few = [elements[k] for k in best]

@@ -45,7 +45,7 @@ class NoiseReport:
         )
 
 
-def noise_report(physics: Any, y: Tensor, seed: int = 0) -> NoiseReport:
+def noise_report(physics: Any, y: Tensor) -> NoiseReport:
     """What ``physics.noise`` does to measurements ``y`` ``[B, ...]``, which may be noisy already. Raises `InputError`
     if the noise model has no variance, or all measurements are zero."""
     noise = noise_with_variance(physics)
@@ -58,7 +58,7 @@ def noise_report(physics: Any, y: Tensor, seed: int = 0) -> NoiseReport:
         variance = float(mean_of_sampled(physics, noise.variance(y)))
         clip = getattr(noise, "clip", None)
         clean = y if clip is None else clip(y)
-        generator = torch.Generator(y.device).manual_seed(seed)
+        generator = torch.Generator(y.device).manual_seed(0)
         noisy = where_sampled(physics, noise(clean, generator=generator), clean)
         before = physics.A_dagger(clean)
         in_image = float((physics.A_dagger(noisy) - before).abs().square().mean()) ** 0.5

@@ -33,6 +33,8 @@ LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 PIXELS = 4096
 # Errors below this part of the image's largest are rounding.
 EXACT = 1e-5
+# The part of the entries (views, pixels) of a held-out measurement that f is given; of each image others, drawn.
+KEEP = 0.9
 # Draws of the noise that held-out measurements have.
 NOISE_DRAWS = 20
 
@@ -98,7 +100,7 @@ def _ratios(error: Tensor, scale: Tensor) -> Tensor:
 
 @torch.no_grad()
 def held_out_scores(
-    f: Any, physics: Any, transform: Any, y: Tensor, draws: int = 100, seed: int = 0, keep: float = 0.9, **how: Any
+    f: Any, physics: Any, transform: Any, y: Tensor, draws: int = 100, seed: int = 0, **how: Any
 ) -> Scores:
     """The scores of f without ground truth: it is given a part of the measurements, and errors are compared by what the
     rest sees of them.
@@ -113,7 +115,6 @@ def held_out_scores(
     Args:
         f, physics, transform, y, draws: see `ei.evaluation.bootstrap`; f has ``of(physics)``.
         seed: of draws and of the parts.
-        keep: the part of the entries (views, pixels) that f is given, in (0, 1); of each image others, drawn.
         how: ``noise``, a noise model or None for none; ``move`` of the bootstrap; ``rounds``: over how many divisions
             of each measurement the scores are averaged (3).
 
@@ -121,13 +122,12 @@ def held_out_scores(
         InputError: for an f without ``of``; measurements that cannot be divided; otherwise see `bootstrap`.
     """
     require_of(f, "held-out measurements need")
-    keep = check_number("keep", keep, above=0, below=1)
     rounds = check_number("rounds", how.get("rounds", 3), integer=True, least=1)
     entries = entries_to_split(physics, y)
     parts = []
     for k in range(rounds):
         own = derive_seed(seed, "held out", k)
-        part = Split(physics, draw_part(entries, len(y), keep, own))
+        part = Split(physics, draw_part(entries, len(y), KEEP, own))
         resampling = Resampling(
             f.of(part), part, transform, part.kept * y, draws, how.get("noise"), own, how.get("move")
         )

@@ -24,6 +24,7 @@ Reconstruction = Callable[[Any, Tensor], Tensor]
 
 # Chosen on slices 80-89 of CT100, which belong to the training set.
 TV_WEIGHT = 0.01
+NOISE_SEED = derive_seed(0, "classical")
 # With noise, steps and weight are chosen among these; then the weight half a decade to either side.
 CGLS_STEPS = (2, 3, 5, 7, 10, 14, 20, 28, 40)
 TV_DECADES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
@@ -60,13 +61,13 @@ def classical_for(physics: Any, train: Tensor | None = None) -> dict[str, Recons
 
 def best_steps(physics: Any, train: Tensor) -> int:
     """The number of conjugate-gradient steps with the highest mean PSNR on measurements of training images."""
-    y = _simulated(physics, train)
+    y = simulate(physics, train, range(len(train)), NOISE_SEED)
     return best_of(CGLS_STEPS, lambda steps: least_squares(physics, y, steps), _mean_psnr(train))[0]
 
 
 def best_weight(physics: Any, train: Tensor, positive: bool = True) -> float:
     """The weight of the total variation with the highest mean PSNR on measurements of training images."""
-    y = _simulated(physics, train)
+    y = simulate(physics, train, range(len(train)), NOISE_SEED)
     quality = _mean_psnr(train)
 
     def reconstruct(weight: float) -> Tensor:
@@ -82,10 +83,6 @@ def best_of(
     """The first of the choices whose images are of the highest quality, and the quality of every one."""
     qualities = {choice: quality(reconstruct(choice)) for choice in choices}
     return max(qualities, key=qualities.__getitem__), qualities
-
-
-def _simulated(physics: Any, train: Tensor) -> Tensor:
-    return simulate(physics, train, range(len(train)), derive_seed(0, "classical"))
 
 
 def _mean_psnr(x: Tensor) -> Callable[[Tensor], float]:

@@ -74,10 +74,8 @@ def compare(
     done = reconstruct_all(f, physics, x, index, y=y)
     with torch.no_grad():
         others = {title: function(select_physics(physics, [index]), done["y"]) for title, function in more.items()}
-    shown = {"pinv": (pinv, done["pinv"]), **{key: (key, image) for key, image in others.items()}}
-    shown["net"] = (name, done["net"])
-    titled = {}
-    for key, (title, image) in shown.items():
-        mean = statistics.fmean(row[f"psnr_{key}"] for row in rows)
-        titled[f"{title}\n{mean:.1f} dB"] = image
+    shown = {"pinv": done["pinv"], **others, "net": done["net"]}
+    means = {key: statistics.fmean(row[f"psnr_{key}"] for row in rows) for key in shown}
+    titles = {"pinv": pinv, "net": name}
+    titled = {f"{titles.get(key, key)}\n{means[key]:.1f} dB": image for key, image in shown.items()}
     return show_images({**titled, "ground truth": done["x"]})
