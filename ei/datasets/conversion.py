@@ -66,15 +66,11 @@ class Conversion:
 
     def write(self, out: Path, call: Mapping[str, Any]) -> None:
         """Write all sinograms ``[rows, D/n, V]`` to a file, which appears when it is complete. What an interrupted call
-        has written is kept beside it, and the same call continues there (`ei.common.unfinished`).
+        has written is kept beside it, and the same call continues there (`ei.common.unfinished`, also for the errors).
 
         Args:
             out: ends in ``.npz`` (y, angles), ``.npy``, ``.h5`` or ``.hdf5`` (y).
             call: plain values that identify the call.
-
-        Raises:
-            InputError: for another ending, or if what is kept is of another call.
-            StorageError: if it cannot be written; what was written is kept.
         """
         check_output(out)
         beside = {"angles": np.asarray(self.scan.angles, dtype=np.float64)}

@@ -52,19 +52,12 @@ def line_integrals(counts: Array, flat: Any, dark: Any) -> Array:
 
 @dataclass
 class Light:
-    """How much light reaches a detector, counted part by part.
+    """How much light reaches a detector, counted part by part."""
 
-    Attributes:
-        places: the number of counts.
-        without: how many of them have no photons.
-        without_beam: how many of them have no photons in the flats.
-        least: the smallest transmission of the others.
-    """
-
-    places: int = 0
-    without: int = 0
-    without_beam: int = 0
-    least: float = math.inf
+    places: int = 0  # of counts
+    without: int = 0  # photons
+    without_beam: int = 0  # photons in the flats
+    least: float = math.inf  # the smallest transmission of the others
 
     def add(self, transmitted: np.ndarray, lit: np.ndarray, beam: np.ndarray) -> None:
         """Count a part, as `transmission` gives it, and its flats above dark."""

@@ -25,17 +25,11 @@ FEWEST_VIEWS = 32
 
 @dataclass(frozen=True)
 class Defects:
-    """The defects of sinograms ``[n, D, V]``, each list of (row, detector) or (row, view).
+    """The defects of sinograms ``[n, D, V]``, each list of (row, detector) or (row, view)."""
 
-    Attributes:
-        stuck: detectors whose value does not change: dead, hot, or saturated in all views.
-        drifted: detectors whose sensitivity is not that of the flats: stripes in the sinogram, rings in the image.
-        dark_views: views without beam, or with less than the others.
-    """
-
-    stuck: Places
-    drifted: Places
-    dark_views: Places
+    stuck: Places  # detectors whose value does not change: dead, hot, or saturated in all views
+    drifted: Places  # whose sensitivity is not that of the flats: stripes in the sinogram, rings in the image
+    dark_views: Places  # without beam, or with less than the others
 
     def __bool__(self) -> bool:
         return bool(self.stuck or self.drifted or self.dark_views)
@@ -158,6 +152,6 @@ def _interpolated(y: np.ndarray, bad: Sequence[int]) -> np.ndarray:
 
 
 def _listed(places: Places) -> str:
-    several = len({row for row, _ in places}) > 1 or any(row for row, _ in places)
+    several = any(row for row, _ in places)
     names = [f"{index} of row {row}" if several else str(index) for row, index in places]
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -13,21 +13,13 @@ from ei.errors import InputError
 
 @dataclass(frozen=True)
 class DetectorNoise:
-    """The noise of counts ``gain * Poisson + offset + sigma N``.
+    """The noise of counts ``gain * Poisson + offset + sigma N``."""
 
-    Attributes:
-        gain: counts that a photon (or whatever is counted) adds; above zero.
-        gain_error: its standard error.
-        sigma: standard deviation of the read-out, in counts.
-        photons: how many reach a pixel without an object, in the mean.
-        drift: standard deviation of the flats' brightness from one to the next, as a part of it; it is taken out.
-    """
-
-    gain: float
-    gain_error: float
-    sigma: float
-    photons: float
-    drift: float
+    gain: float  # counts that a photon (or whatever is counted) adds; above zero
+    gain_error: float  # its standard error
+    sigma: float  # standard deviation of the read-out, in counts
+    photons: float  # how many reach a pixel without an object, in the mean
+    drift: float  # standard deviation of the flats' brightness, as a part of it; it is taken out
 
     @property
     def of_counts(self) -> str:

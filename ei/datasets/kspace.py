@@ -25,13 +25,9 @@ STEPS = 8
 
 
 def read_kspace(path: str | os.PathLike) -> np.ndarray:
-    """The k-space of a file, complex (`ei.common.arrays.read_array`; of several arrays the one called "kspace", "ksp"
+    """The k-space of a file, complex (`ei.common.arrays.FileArray`; of several arrays the one called "kspace", "ksp"
     or "y"). The array "kspace" of HDF5, as fastMRI has it, is ``[slices, H, W]`` for one coil: it becomes ``[slices, 1,
-    H, W]``.
-
-    Raises:
-        MissingFileError, MissingExtraError, InputError: if it cannot be read.
-    """
+    H, W]``."""
     array = FileArray(path, ("kspace", "ksp", "y"), "k-space")
     is_of_fastmri = array.path.suffix.lower() in (".h5", ".hdf5") and array.name == "kspace"
     values = np.array(array[...])
@@ -103,9 +99,6 @@ def low_resolution_maps(y: Tensor, mask: Tensor) -> tuple[Tensor, tuple[int, int
 
     Returns:
         The maps, complex64, of squares that sum to one; and the number of rows and columns that were used.
-
-    Raises:
-        InputError: if too few lines about the middle are measured.
     """
     rows, columns = _gapless_middle(mask)
     used = rows.stop - rows.start, columns.stop - columns.start
@@ -151,9 +144,6 @@ def prepare_kspace(
     Returns:
         K-space ``[n, (K,) H, W]``, the mask (``[W]`` where columns are measured as wholes), and the lines that maps
         were estimated from (None for one coil).
-
-    Raises:
-        InputError: see `kspace_of` and `low_resolution_maps`, and if ``out`` is no ``.npz`` file.
     """
     if out.suffix != ".npz":
         raise InputError(f"--out must be a .npz file, got {out}")

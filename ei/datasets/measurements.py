@@ -40,13 +40,12 @@ class Measurements(Dataset):
 
     Args:
         path: a file of an array (`ei.common.arrays.FileArray`), a folder of them (in the natural order of their names:
-            y_2 before y_10), or a list of files in their order. Of several arrays in a file, this one must be named
-            "y", "measurements", "sinograms" or "DATA". Arrays are read piece by piece where their format allows.
+            y_2 before y_10), or a list of files in their order. Arrays are read piece by piece where their format
+            allows.
         shape: the shape of one measurement, as the operator returns it without the batch axis; a leading axis of length
-            one may be missing in the files. If None, measurements have two axes of any length, with or without a
-            channel axis before them: arrays are ``[n, h, w]`` or ``[n, C, h, w]``. In a folder, an array without the
-            axis n is one measurement. Where a measurement begins with an axis of length two, complex arrays without it
-            are read, too: their real and imaginary parts are that axis.
+            one may be missing in the files. If None, arrays are ``[n, h, w]`` or ``[n, C, h, w]``. In a folder, an
+            array without the axis n is one measurement. Where a measurement begins with an axis of length two, complex
+            arrays without it are read, too: their real and imaginary parts are that axis.
         names: what their arrays are called in files that hold several.
         parts: complex arrays are read so without a shape, too: ``[n, h, w]`` as items ``[2, h, w]``.
         ragged: the measurements of a folder may have different shapes (of scans that differ).
@@ -57,7 +56,6 @@ class Measurements(Dataset):
     Attributes:
         channels: whether the files have all axes of a measurement; without, items get a leading axis of length one.
         slices: the places of the items in the whole stack.
-        files: that hold them.
         parts: whether they are complex and items are their real and imaginary parts.
 
     Raises:

@@ -32,21 +32,14 @@ Limits = tuple[float, float]
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an image file before it is decoded.
+    """What is known of an image file before it is decoded."""
 
-    Attributes:
-        channels, height, width: of the image, upright. A picture with a palette has 3 channels.
-        kind: the type of its values.
-        largest: of a type whose range is that of the image (unsigned, 8 or 16 bit); None where the range must be set.
-        common: whether it is an ordinary picture of 8 bits, which Pillow reads as it is.
-    """
-
-    channels: int
-    height: int
+    channels: int  # 3 with a palette
+    height: int  # of the image, upright
     width: int
-    kind: str
-    largest: float | None
-    common: bool = False
+    kind: str  # of the values
+    largest: float | None  # of a type whose range is that of the image; None where the range must be set
+    common: bool = False  # an ordinary picture of 8 bits, which Pillow reads as it is
 
 
 def header_of(path: str | os.PathLike) -> Header:

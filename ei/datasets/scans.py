@@ -99,10 +99,6 @@ class ScanFiles:
     Raises:
         MissingFileError, MissingExtraError, InputError: if one cannot be read, or is not in the file; for arrays that
             do not fit, or another number of angles than of views.
-
-    >>> scan = ScanFiles("scan.h5")  # doctest: +SKIP
-    >>> scan.integrals(10, 12, scan.light().least).shape  # doctest: +SKIP
-    (2, 512, 180)
     """
 
     def __init__(self, counts: str, flat: str | None = None, dark: str | None = None, angles: str | None = None):

@@ -95,9 +95,8 @@ def shape_by_opposite_rays(scan: Scan, y: np.ndarray) -> Shape:
     rays = _OppositeRays(*with_fewer_detectors(scan, y, DETECTORS))
     if not rays.are_measured:
         return UNDETERMINED
-    value, error = rays.fit(rays.change_of_shape, np.ones_like(rays.fan))
-    of_any_distance = rays.fit(rays.change_of_shape, np.ones_like(rays.fan), rays.fan)
-    return Shape(value, error, *of_any_distance)
+    even = np.ones_like(rays.fan)
+    return Shape(*rays.fit(rays.change_of_shape, even), *rays.fit(rays.change_of_shape, even, rays.fan))
 
 
 class _OppositeRays:

@@ -17,7 +17,6 @@ class Element:
     """What one group element brings.
 
     Attributes:
-        element: the group element.
         visible: the share of the energy of images in the null space of A that A sees after the transform, with accurate
             rotations. For an orthogonal transform it is the share of the rows of ``A T_g`` outside the range of
             ``A^T``, times rank(A) / (n - rank(A)).

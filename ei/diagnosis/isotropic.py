@@ -41,15 +41,8 @@ class Filter:
 
 
 class Isotropic:
-    """The isotropic filters that A is compared with.
-
-    Args:
-        alone: what A sees.
-        unseen: the power of what A leaves unseen by frequency, as `Stack.unseen_power` gives it.
-
-    Attributes:
-        stacks: what each filter sees; empty where there is no filter of A's rank.
-    """
+    """The isotropic filters that A is compared with, and in ``stacks`` what each of them sees; none where there is no
+    filter of A's rank. ``unseen`` is the power of what A leaves unseen by frequency (`Stack.unseen_power`)."""
 
     def __init__(self, alone: Stack, unseen: Tensor) -> None:
         self.alone = alone

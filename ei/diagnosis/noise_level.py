@@ -17,21 +17,13 @@ from ei.physics.noise_adapter import get_noise, noise_with_variance
 
 @dataclass(frozen=True)
 class NoiseReport:
-    """The answer of `noise_report`; ``str`` of it is a few lines.
+    """The answer of `noise_report`; ``str`` of it is a few lines."""
 
-    Attributes:
-        noise: the noise model.
-        deviation: root of the mean variance over measured entries.
-        signal: root mean square of the measurements.
-        in_image: root mean square of the noise after A_dagger.
-        brightest: the largest value of A_dagger y.
-    """
-
-    noise: str
-    deviation: float
-    signal: float
-    in_image: float
-    brightest: float
+    noise: str  # the noise model
+    deviation: float  # root of the mean variance over measured entries
+    signal: float  # root mean square of the measurements
+    in_image: float  # root mean square of the noise after A_dagger
+    brightest: float  # the largest value of A_dagger y
 
     def __str__(self) -> str:
         decibels = 20 * math.log10(self.brightest / self.in_image) if self.in_image > 0 else math.inf

@@ -218,13 +218,12 @@ def _check_values(y: np.ndarray, report: SinogramReport) -> None:
             "are and line integrals are not; take it with ei.datasets.line_integrals."
         )
     elif max(beyond) > WIDER:
-        shares = " and ".join(f"{100 * share:.0f}" for share in beyond)
         report.wider = (
-            f"the object reaches beyond the detector, its views are truncated (the ends measure {shares} % of the "
-            "largest): filtered back-projection, which A_dagger is, may be wrong; where every view sees the object, "
-            "use conjugate gradients (pinv_cg, --reconstructor unrolled)"
+            f"the object reaches beyond the detector, its views are truncated (the ends measure {100 * beyond[0]:.0f} "
+            f"and {100 * beyond[1]:.0f} % of the largest): filtered back-projection, which A_dagger is, may be wrong; "
+            "where every view sees the object, use conjugate gradients (pinv_cg, --reconstructor unrolled)"
         )
-        report.findings.append(report.wider[0].upper() + report.wider[1:] + ".")
+        report.findings.append(f"T{report.wider[1:]}.")
 
 
 def scan_of(physics: Projections) -> Scan:

@@ -33,13 +33,8 @@ STRONGEST = 1.5
 
 
 class Examination:
-    """What a group brings to A, step by step: the stack grows, the figures of ``result`` follow.
-
-    Args:
-        alone: what A sees.
-        result: the diagnosis to complete.
-        drawn: distinct elements of the group.
-    """
+    """What a group, of which ``drawn`` are distinct elements, brings to A, step by step: the stack grows, the figures
+    of ``result`` follow."""
 
     def __init__(self, alone: Stack, result: Diagnosis, drawn: list[Tensor]) -> None:
         self.alone = alone
@@ -50,12 +45,8 @@ class Examination:
         self.threshold = 0.5 / self.problem.n if self.problem.exact else 0.05 / self.problem.n
 
     def complete(self, examined: Sequence[Tensor], unseen: Tensor) -> None:
-        """Fill in verdict and figures.
-
-        Args:
-            examined: the elements to examine one by one.
-            unseen: the power of what A leaves unseen by frequency.
-        """
+        """Fill in verdict and figures; ``examined`` are the elements to examine one by one, ``unseen`` the power by
+        frequency of what A leaves unseen."""
         if not self.leaves_unseen:
             self.result.verdict = NOTHING
             return

@@ -41,19 +41,12 @@ NOISE_DRAWS = 20
 
 @dataclass
 class Scores:
-    """Errors beside the estimates of a bootstrap, of n images.
+    """Errors beside the estimates of a bootstrap, of n images."""
 
-    Attributes:
-        norms: the Euclidean norm of each image's error, ``[n]``.
-        predicted: the root mean squared norm of the bootstrap's errors, ``[n]``.
-        quantiles: of the norm of the bootstrap's errors at `LEVELS`, ``[n, 5]``.
-        pixels: the error of pixels in units of the bootstrap's `Bootstrap.rmse` there, of all images together.
-    """
-
-    norms: Tensor
-    predicted: Tensor
-    quantiles: Tensor
-    pixels: Tensor
+    norms: Tensor  # the Euclidean norm of each image's error, [n]
+    predicted: Tensor  # the root mean squared norm of the bootstrap's errors, [n]
+    quantiles: Tensor  # of the norm of the bootstrap's errors at LEVELS, [n, 5]
+    pixels: Tensor  # the error of pixels in units of Bootstrap.rmse there, of all images together
 
     @property
     def factors(self) -> Tensor:
@@ -228,21 +221,13 @@ def draw_part(entries: Tensor, images: int, keep: float, seed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Factors that correct a bootstrap's estimates.
+    """Factors that correct a bootstrap's estimates."""
 
-    Attributes:
-        factor: of the root mean squared error of images.
-        norm: at each of `LEVELS`, of the quantile of the error's norm.
-        pixels: at each of `LEVELS`, of the Gaussian interval of a pixel.
-        images: how many images they were found from.
-        source: "ground truth" or "held-out measurements".
-    """
-
-    factor: float
-    norm: Mapping[float, float]
-    pixels: Mapping[float, float]
-    images: int
-    source: str
+    factor: float  # of the root mean squared error of images
+    norm: Mapping[float, float]  # at each of LEVELS, of the quantile of the error's norm
+    pixels: Mapping[float, float]  # at each of LEVELS, of the Gaussian interval of a pixel
+    images: int  # how many they were found from
+    source: str  # "ground truth" or "held-out measurements"
 
     @property
     def map_factor(self) -> float:

@@ -42,25 +42,19 @@ def reconstruct_file(
     beside: Path | None = None,
 ) -> float:
     """Write the reconstructions of ``measurements`` to the file ``output``, batch by batch. What an interrupted call
-    has written is kept beside it, and the same call continues there (`ei.common.unfinished`). Processes that have
-    joined (`ei.common.processes`) share the measurements.
+    has written is kept beside it, and the same call continues there (`ei.common.unfinished`, also for the errors).
+    Processes that have joined (`ei.common.processes`) share the measurements.
 
     Args:
-        f: the reconstruction function; evaluation mode is set.
-        measurements: what to reconstruct.
+        f: the reconstruction function, on ``device``; evaluation mode is set.
+        measurements: what to reconstruct, ``batch_size`` at a time.
         output: appears when it is complete.
-        batch_size: measurements at a time.
-        device: where f is.
         call: plain values that identify the call.
         watch: called with every batch as ``watch(f, physics, y, x)``, ``x = f(y)``.
         beside: a file for the images that ``watch`` returns, of the layout of ``output`` and real.
 
     Returns:
         Images a second, of all processes together.
-
-    Raises:
-        InputError: if measurements cannot be read or do not fit the operator, or what is kept is of another call.
-        StorageError: if the file cannot be written; what was written is kept.
     """
     f.eval()
     is_first = Processes.current().first

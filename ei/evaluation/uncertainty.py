@@ -28,21 +28,13 @@ from ei.transforms.base import Transform
 
 
 class Draw(NamedTuple):
-    """One draw of the bootstrap.
-
-    Attributes:
-        number: which one it is.
-        element: its group element.
-        physics: the operator that measured it.
-        reference: what was measured, ``T_g x``, or x where the operator moves.
-        reconstruction: ``f(y_g)``.
-    """
+    """One draw of the bootstrap."""
 
     number: int
-    element: Tensor
-    physics: Any
-    reference: Tensor
-    reconstruction: Tensor
+    element: Tensor  # of the group
+    physics: Any  # that measured it
+    reference: Tensor  # what was measured, T_g x, or x where the operator moves
+    reconstruction: Tensor  # f(y_g)
 
     @property
     def error(self) -> Tensor:
@@ -248,9 +240,8 @@ class Sums:
     calculating corrected sums of squares and products", 1962).
 
     Attributes:
-        mean: of what was added.
+        mean, weight: of what was added; the sum of its weights.
         squares: the sum of ``weight * |value - mean|^2``.
-        weight: the sum of the weights: the count, where all are one.
     """
 
     def __init__(self) -> None:
