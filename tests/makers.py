@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader
 from ei.closure import AdversarialEIClosure, EIClosure
 from ei.common.seeds import generator
 from ei.datasets import line_integrals, make_loader
+from ei.datasets.conversion import find_scan
 from ei.datasets.defects import Defects, find_defects, repair
-from ei.datasets.scans import bin_detectors, find_scan
+from ei.datasets.scans import bin_detectors
 from ei.models import Reconstructor, UNet
 from ei.physics import (
     MRI,

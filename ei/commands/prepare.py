@@ -34,7 +34,7 @@ from ei.datasets.conversion import Conversion, check_output
 from ei.datasets.flats import detector_noise
 from ei.datasets.kspace import prepare_kspace, read_kspace
 from ei.datasets.paper_data import prepare_ct100, prepare_urban100
-from ei.datasets.scans import ScanFiles, parallel_geometry, write_geometry
+from ei.datasets.scans import parallel_geometry, write_geometry
 from ei.diagnosis import check_sinogram
 from ei.diagnosis.sinograms import most_varied
 from ei.errors import InputError
@@ -94,9 +94,9 @@ def _sinogram(options: Mapping[str, Any]) -> None:
     given = options.get("centre")
     if given is not None:
         given = check_number("--centre", given)
-    scan = ScanFiles(options["counts"], *(options.get(name) for name in ("flat", "dark", "angles")))
     with_repair = options.get("repair", False)
-    conversion = Conversion(scan, options["bin"], with_repair)
+    flat, dark, angles = (options.get(name) for name in ("flat", "dark", "angles"))
+    conversion = Conversion(options["counts"], flat, dark, angles, options["bin"], with_repair)
     most = most_varied(conversion.rows, conversion.sinogram)
     centre = _axis_of_rows(conversion, most) if given is None else given
     with writing(out):
@@ -107,11 +107,11 @@ def _sinogram(options: Mapping[str, Any]) -> None:
         for sentence in conversion.defects.sentences:
             print(sentence if with_repair else f"warning: {sentence}; --repair interpolates them")
     geometry = parallel_geometry(conversion.detectors, centre)
-    angles = out.name if out.suffix.lower() == ".npz" else scan.angles.tolist()
-    write_geometry(out.with_suffix(".yaml"), **geometry, angles=angles)
-    shape = [conversion.rows, conversion.detectors, len(scan.angles)]
-    print(f"{out}: y {shape}, angles [{len(scan.angles)}]; {out.with_suffix('.yaml')}: the geometry")
-    physics = Tomography(**geometry, angles=scan.angles, engine=_engine())
+    where = out.name if out.suffix.lower() == ".npz" else conversion.angles.tolist()
+    write_geometry(out.with_suffix(".yaml"), **geometry, angles=where)
+    shape = [conversion.rows, conversion.detectors, len(conversion.angles)]
+    print(f"{out}: y {shape}, angles [{len(conversion.angles)}]; {out.with_suffix('.yaml')}: the geometry")
+    physics = Tomography(**geometry, angles=conversion.angles, engine=_engine())
     print(check_sinogram(physics, torch.from_numpy(conversion.sinogram(most))))
 
 
@@ -139,7 +139,7 @@ def _axis_of_rows(conversion: Conversion, most: int) -> float:
     side = conversion.detectors
     count = min(ROWS, conversion.rows)
     rows = sorted({round(place) for place in np.linspace(0, conversion.rows - 1, count).tolist()})
-    scanner = Tomography((side, side), conversion.scan.angles, side, engine=_engine())
+    scanner = Tomography((side, side), conversion.angles, side, engine=_engine())
     reports = [check_sinogram(scanner, torch.from_numpy(conversion.sinogram(row))[None, None]) for row in rows]
     found = [report.centre for report in reports if report.centre is not None]
     if not found:

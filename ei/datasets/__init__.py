@@ -3,12 +3,11 @@
 from ei.datasets.batches import image_of, images_of, make_loader, simulate
 from ei.datasets.counts import line_integrals
 from ei.datasets.cvdb import CVDB, CVDB_ICCV
-from ei.datasets.lookup import dataset_for
 from ei.datasets.measurements import Measurements, Pairs
 from ei.datasets.stack import CTData, ImageStack, MRIData
 from ei.datasets.synthetic import DeadLeaves, EllipsePhantoms, MagnitudePhantoms
 from ei.datasets.tiles import Tiles
-from ei.datasets.tree import ImageTree, split_images
+from ei.datasets.tree import ImageTree, dataset_for, split_images
 from ei.datasets.validation import split_validation
 
 __all__ = [

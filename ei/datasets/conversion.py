@@ -1,23 +1,99 @@
-"""Counts of a large detector to sinograms in a file, row by row, with the memory of a few slices."""
+"""Counts in files to sinograms in a file, row by row, with the memory of a few slices."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from ei.common.arrays import HDF5, FileArray, read_array, split_name
 from ei.common.files import identity_of
 from ei.common.unfinished import UnfinishedArray
+from ei.datasets.counts import Light, beam_of, transmission
 from ei.datasets.defects import Defects, find_defects, repair
-from ei.datasets.scans import ScanFiles, bin_detectors
+from ei.datasets.scans import bin_detectors
 from ei.errors import InputError
 
 OUTPUTS = (".npz", ".npy", ".h5", ".hdf5")
 MEMORY = 2**27  # bytes that the counts of a part take as float64, with what is computed from them; at least one row
 COPIES = 8  # of the counts of a part, while it is computed
+# What the arrays of a scan are called in one file: in Data Exchange's, in NeXus's, and otherwise.
+NAMES = {
+    "counts": ("exchange/data", "counts", "projections", "data"),
+    "flat": ("exchange/data_white", "data_white", "flat", "flats", "white"),
+    "dark": ("exchange/data_dark", "data_dark", "dark", "darks"),
+    "angles": ("exchange/theta", "theta", "rotation_angle", "angles"),
+}
+
+
+class Frames:
+    """An array of a scan in a file, or some of its frames, read in parts."""
+
+    def __init__(self, path: str | Path, name: str, chosen: np.ndarray | None = None) -> None:
+        self.array: FileArray | np.ndarray = FileArray(path, NAMES[name], name)
+        self.path = self.array.path
+        if self.path.suffix.lower() == ".mat":  # whose axes of length one are dropped
+            self.array = read_array(path, NAMES[name], name)
+        self.chosen = chosen
+        self.shape = self.array.shape if chosen is None else (len(chosen), *self.array.shape[1:])
+
+    def read(self) -> np.ndarray:
+        values = np.array(self.array[...])
+        return values if self.chosen is None else values[self.chosen]
+
+    def frames(self, places: range) -> Iterator[np.ndarray]:
+        for place in places:
+            yield np.asarray(self.array[place if self.chosen is None else int(self.chosen[place])])
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows of the detector in all frames, ``[n, stop - start, D]``; the one row of frames ``[n, D]``."""
+        values = np.asarray(self.array[:, start:stop] if len(self.shape) == 3 else self.array[...][:, None])
+        return values if self.chosen is None else values[self.chosen]
+
+    def mean(self) -> np.ndarray:
+        """The mean of the frames: as `numpy.mean` has it, with the memory of one."""
+        dtype = np.mean(np.zeros(1, self.array.dtype)).dtype
+        total = np.zeros(self.shape[1:], np.float32 if dtype == np.float16 else dtype)
+        for frame in self.frames(range(self.shape[0])):
+            total += frame
+        return (total / self.shape[0]).astype(dtype)
+
+
+def find_scan(
+    counts: str, flat: str | None = None, dark: str | None = None, angles: str | None = None
+) -> tuple[dict[str, Frames], np.ndarray]:
+    """The arrays of a scan ("counts", "flat" and "dark"), not read yet, and its angles (see `ScanFiles`)."""
+    file, _ = split_name(counts)
+    key = _image_key(file)
+    frames = Frames(counts, "counts")
+    if key is not None and key.shape != frames.shape[:1]:
+        raise InputError(f"image_key in {file} must have shape {list(frames.shape[:1])}, got {list(key.shape)}")
+    found = {"counts": frames if key is None else Frames(counts, "counts", np.flatnonzero(key == 0))}
+    for name, source, number in (("flat", flat, 1), ("dark", dark, 2)):
+        if source is not None or key is None:
+            found[name] = Frames(file if source is None else source, name)
+        elif (key == number).any():
+            found[name] = Frames(counts, "counts", np.flatnonzero(key == number))
+        else:
+            raise InputError(f"{file} holds no {name} (image_key {number}): give a file of it")
+    degrees = np.atleast_1d(read_array(file if angles is None else angles, NAMES["angles"], "angles"))
+    if degrees.ndim != 1:
+        raise InputError(f"the angles must be a list of numbers, in degrees, got shape {list(degrees.shape)}")
+    return found, degrees if key is None or len(degrees) != len(key) else degrees[key == 0]
+
+
+def _image_key(file: Path) -> np.ndarray | None:
+    """What each frame of a NeXus file is of; None for another file."""
+    if file.suffix.lower() not in HDF5:
+        return None
+    try:
+        array = FileArray(file, ("image_key",))
+    except InputError:
+        return None
+    return array[...] if str(array.name).endswith("image_key") else None
 
 
 class Conversion:
@@ -25,35 +101,83 @@ class Conversion:
     depend on how many are computed at once.
 
     Args:
-        scan: the counts.
+        counts: ``[V, D]`` or ``[V, rows, D]``: a file, ``FILE:NAME`` or a folder of TIFF files
+            (`ei.common.arrays.FileArray`).
+        flat, dark, angles: likewise; of several flats and darks the mean is taken, also where there are as many as
+            views. Those that are None are in the file of the counts: as Data Exchange has them (``exchange/data``,
+            ``data_white``, ``data_dark``, ``theta``), or NeXus (``image_key``: 0 an object, 1 a flat, 2 a dark;
+            ``rotation_angle``).
         n: detectors in a bin, which are averaged.
         with_repair: whether defects are repaired (`ei.datasets.defects`); they are found row by row.
         memory: bytes to work with.
 
     Attributes:
-        rows, detectors: the number of rows, and of bins.
+        rows, detectors: the number of rows (1 of counts ``[V, D]``), and of bins.
+        angles: of the views, in degrees, ``[V]``.
         defects: those found by `write`.
 
     Raises:
-        InputError: for counts that are not finite or mostly without photons, or fewer detectors than ``n``.
+        MissingFileError, MissingExtraError, InputError: if an array cannot be read, or is not in the file; for arrays
+            that do not fit, another number of angles than of views, counts that are not finite or mostly without
+            photons, or fewer detectors than ``n``.
 
-    >>> conversion = Conversion(ScanFiles("scan.h5"), n=2)  # doctest: +SKIP
+    >>> conversion = Conversion("scan.h5", n=2)  # doctest: +SKIP
     >>> conversion.write(Path("y.h5"), {})  # doctest: +SKIP
     """
 
-    def __init__(self, scan: ScanFiles, n: int = 1, with_repair: bool = False, memory: int = MEMORY) -> None:
-        self.scan = scan
+    def __init__(
+        self,
+        counts: str,
+        flat: str | None = None,
+        dark: str | None = None,
+        angles: str | None = None,
+        n: int = 1,
+        with_repair: bool = False,
+        memory: int = MEMORY,
+    ) -> None:
+        found, self.angles = find_scan(counts, flat, dark, angles)
+        self._paths = [frames.path for frames in found.values()]
+        self._counts = found.pop("counts")
+        shape = self._counts.shape
+        if len(shape) not in (2, 3):
+            raise InputError(
+                f"counts must have shape [views, detectors] or [views, rows, detectors], got {list(shape)}"
+            )
+        if 0 in shape:
+            raise InputError(f"counts must hold values, got shape {list(shape)}")
+        exposures = (each.mean() if len(each.shape) == len(shape) else each.read() for each in found.values())
+        whole = shape if len(shape) == 3 else (shape[0], 1, shape[1])
+        views, self.rows, detectors = whole
+        # Views of smaller arrays, which take no memory.
+        self._beam, self._background = (
+            np.broadcast_to(array, shape).reshape(whole) for array in beam_of(shape, *exposures)
+        )
+        if len(self.angles) != views:
+            raise InputError(f"there must be an angle for each of {views} views, got {len(self.angles)}")
         self.n = n
         self.with_repair = with_repair
-        views, self.rows, detectors = scan.shape
         self.detectors = len(bin_detectors(np.zeros(detectors), n, 0))
         self.defects = Defects([], [], [])
         self._rows_at_once = max(1, memory // (8 * COPIES * views * detectors))
-        self._least = scan.light(max(1, memory // (8 * COPIES * self.rows * detectors))).least
+        self._least = self._least_transmission(max(1, memory // (8 * COPIES * self.rows * detectors)))
+
+    def _least_transmission(self, views: int) -> float:
+        """That of all places with photons; reads everything, so many views at a time. Warns of places without."""
+        light = Light()
+        for start in range(0, len(self.angles), views):
+            part = slice(start, start + views)
+            counts = np.stack(list(self._counts.frames(range(len(self.angles))[part])))
+            counts = counts.reshape(len(counts), *self._beam.shape[1:])
+            light.add(*transmission(counts, self._beam[part], self._background[part]), self._beam[part])
+        light.check()
+        return light.least
 
     def sinograms(self, start: int, stop: int) -> tuple[np.ndarray, Defects]:
         """Those of some rows, ``[stop - start, D/n, V]``, float32, and the defects in them."""
-        y = self.scan.integrals(start, stop, self._least)
+        rows = slice(start, stop)
+        transmitted, lit = transmission(self._counts.rows(start, stop), self._beam[:, rows], self._background[:, rows])
+        transmitted[~lit] = self._least
+        y = -np.log(transmitted).transpose(1, 2, 0)
         found = find_defects(y)
         y = repair(y, found) if self.with_repair else y
         lists = (found.stuck, found.drifted, found.dark_views)
@@ -73,13 +197,13 @@ class Conversion:
             call: plain values that identify the call.
         """
         check_output(out)
-        beside = {"angles": np.asarray(self.scan.angles, dtype=np.float64)}
-        call = {**call, "time or size of the scan": identity_of(self.scan.paths)}
+        beside = {"angles": np.asarray(self.angles, dtype=np.float64)}
+        call = {**call, "time or size of the scan": identity_of(self._paths)}
         with UnfinishedArray(out, self.rows, call, "y", beside, "sinograms") as array:
             if array.is_begun:
                 print(f"continuing {array.unfinished}: {array.written} of {self.rows} sinograms are there")
             else:
-                array.begin((self.detectors, len(self.scan.angles)), np.float32)
+                array.begin((self.detectors, len(self.angles)), np.float32)
             left = array.share()
             with tqdm(total=self.rows, initial=self.rows - len(left), unit="row", delay=1) as bar:
                 for place in range(0, len(left), self._rows_at_once):

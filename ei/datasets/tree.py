@@ -1,4 +1,4 @@
-"""Any folder tree of images."""
+"""Any folder tree of images, and which data set reads a path."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ei.common.arrays import SUFFIXES, split_name
 from ei.common.checks import check_choice, check_flag, check_number
 from ei.common.files import check_path
 from ei.common.seeds import generator
@@ -63,11 +64,6 @@ def find_images(folder: str | os.PathLike) -> list[str]:
         if not path.exists():
             raise MissingFileError(f"{path} is a link to a file that is not there; correct or remove it")
     return sorted(path.relative_to(folder).as_posix() for path in images)
-
-
-def holds_images(folder: str | os.PathLike) -> bool:
-    """Whether there is an image file in a folder, or in a folder in it."""
-    return next(_files_in(Path(folder), (*PICTURES, *ARRAYS, *DICOM)), None) is not None
 
 
 def _files_in(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
@@ -297,3 +293,31 @@ def _channels_of(headers: Sequence[Header], gray: bool, folder: Path) -> int:
         wanted = "the same number of channels" if not gray else "1 or 3 channels to become gray"
         raise InputError(f"the images in {folder} must have {wanted}, got {' and '.join(map(str, channels))}")
     return 1 if gray else channels[-1]
+
+
+def dataset_for(path: str) -> dict[str, str]:
+    """The part of a configuration that reads the images at a path: ``{"name": class, argument: path}``, of
+    `ImageTree` for a folder, of `CTData` for a Matlab file, of `ImageStack` for another file of an array.
+
+    Raises:
+        MissingFileError: if nothing is there, or a folder holds no images.
+        InputError: for a file of another kind.
+
+    >>> np.save("images.npy", np.zeros((10, 16, 16), np.uint8))
+    >>> dataset_for("images.npy")["name"]
+    'ImageStack'
+    """
+    file, _ = split_name(path)
+    accepted = f"give a folder of images, or one array in a file ({', '.join(SUFFIXES)})"
+    if not file.exists():
+        raise MissingFileError(f"there are no images at {path}; {accepted}")
+    if file.is_dir():
+        if next(_files_in(file, (*PICTURES, *ARRAYS, *DICOM)), None) is None:
+            raise MissingFileError(f"there are no images in the folder {path}; {accepted}")
+        return {"name": "ImageTree", "folder": str(path)}
+    if file.suffix.lower() == ".mat":
+        return {"name": "CTData", "root_dir": str(path)}
+    if file.suffix.lower() in SUFFIXES:
+        return {"name": "ImageStack", "path": str(path)}
+    one = " (a single picture: give its folder)" if file.suffix.lower() in PICTURES else ""
+    raise InputError(f"{path} is no data set of images{one}; {accepted}")

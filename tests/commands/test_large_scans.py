@@ -368,7 +368,8 @@ COUNTS = ("--counts", "counts.npy", "--flat", "flat.npy", "--dark", "dark.npy", 
 def test_sinograms_are_written_row_by_row(out: str, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     """To any file, continued where the command was interrupted, with the geometry beside it."""
     counts_of_a_small_scan(5)
-    monkeypatch.setattr(conversion.Conversion.__init__, "__defaults__", (1, False, 1))  # a row at a time
+    a_row_at_a_time = (None, None, None, 1, False, 1)
+    monkeypatch.setattr(conversion.Conversion.__init__, "__defaults__", a_row_at_a_time)
     monkeypatch.setattr(prepare, "check_sinogram", lambda physics, y: "the sinogram was checked")  # takes seconds
     written = UnfinishedArray.write
     rows: list[int] = []

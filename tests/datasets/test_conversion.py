@@ -20,8 +20,7 @@ from makers import read_scan, sinograms_and_defects
 
 from ei.common.arrays import FileArray, read_array
 from ei.common.unfinished import UnfinishedArray
-from ei.datasets.conversion import Conversion
-from ei.datasets.scans import Frames, ScanFiles
+from ei.datasets.conversion import Conversion, Frames
 from ei.errors import InputError
 
 VIEWS, ROWS, DETECTORS = 40, 7, 31
@@ -91,9 +90,9 @@ def write_tiff(folder: Path, scan: Arrays) -> list[str]:
     return [str(folder / "views"), str(folder / "flat.tif"), *write_npy(folder, scan)[2:]]
 
 
-def convert(scan: ScanFiles, out: Path, n: int = 1, with_repair: bool = False, rows: int = 3) -> Conversion:
+def convert(files: list[str], out: Path, n: int = 1, with_repair: bool = False, rows: int = 3) -> Conversion:
     """With memory for so many rows at a time."""
-    conversion = Conversion(scan, n, with_repair, memory=rows * 64 * VIEWS * DETECTORS)
+    conversion = Conversion(*files, n=n, with_repair=with_repair, memory=rows * 64 * VIEWS * DETECTORS)
     conversion.write(out, {"--bin": n})
     return conversion
 
@@ -105,7 +104,7 @@ def test_any_file_gives_what_whole_arrays_give(write: Callable[[Path, Arrays], l
     counts, flat, dark, _ = read_scan(*files)
     expected, defects = sinograms_and_defects(counts, flat, dark)
     assert defects.stuck == [(2, 10)] and (4, 20) in defects.dark_views
-    conversion = convert(ScanFiles(*files), tmp_path / "out.npy")
+    conversion = convert(files, tmp_path / "out.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
     assert conversion.defects == defects
 
@@ -118,7 +117,7 @@ def test_parts_of_any_size(rows: int, n: int, with_repair: bool, dtype: Any, tmp
     scan = arrays(dtype)
     with pytest.warns(UserWarning, match="no photons at 2 of 8680 places") as warned:
         expected, defects = sinograms_and_defects(scan["counts"], scan["flat"], scan["dark"], n, with_repair)
-        conversion = convert(ScanFiles(*write_npy(tmp_path, scan)), tmp_path / "out.npy", n, with_repair, rows)
+        conversion = convert(write_npy(tmp_path, scan), tmp_path / "out.npy", n, with_repair, rows)
     assert len({str(warning.message) for warning in warned}) == 1
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
     assert conversion.defects == defects and conversion.detectors == expected.shape[1]
@@ -130,7 +129,7 @@ def test_the_floor_is_that_of_all_rows(tmp_path: Path) -> None:
     scan = arrays(np.float64)
     scan["counts"][0, 0, 0] = scan["dark"].mean(0)[0, 0] + 1e-3
     with pytest.warns(UserWarning, match="no photons"):
-        convert(ScanFiles(*write_npy(tmp_path, scan)), tmp_path / "out.npy", rows=1)
+        convert(write_npy(tmp_path, scan), tmp_path / "out.npy", rows=1)
     y = np.load(tmp_path / "out.npy")
     assert y[5, 7, 3] == y[0, 0, 0] == y.max()
 
@@ -166,16 +165,15 @@ def test_any_flats(kind: str, tmp_path: Path) -> None:
     scan["flat"], scan["dark"] = flats(scan)[kind]
     files = write_npy(tmp_path, scan)
     expected, _ = sinograms_and_defects(scan["counts"], scan["flat"], scan["dark"])
-    convert(ScanFiles(*files), tmp_path / "out.npy", rows=2)
+    convert(files, tmp_path / "out.npy", rows=2)
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
 
 
 def test_one_row_without_an_axis_of_rows(tmp_path: Path) -> None:
     scan = {name: array[:, 0] if array.ndim == 3 else array for name, array in arrays().items()}
     expected, _ = sinograms_and_defects(scan["counts"], scan["flat"], scan["dark"], 2)
-    files = ScanFiles(*write_npy(tmp_path, scan))
-    assert files.shape == (VIEWS, 1, DETECTORS)
-    convert(files, tmp_path / "out.npy", 2)
+    files = write_npy(tmp_path, scan)
+    assert convert(files, tmp_path / "out.npy", 2).rows == 1
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
 
 
@@ -186,7 +184,7 @@ def test_one_row_without_an_axis_of_rows(tmp_path: Path) -> None:
 def test_an_interrupted_conversion_goes_on(
     ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    scan = ScanFiles(*write_npy(tmp_path, arrays(dark_places=False)))
+    scan = write_npy(tmp_path, arrays(dark_places=False))
     whole, out = tmp_path / f"whole{ending}", tmp_path / f"y{ending}"
     convert(scan, whole, rows=2)
     written = UnfinishedArray.write
@@ -213,7 +211,7 @@ def test_an_interrupted_conversion_goes_on(
 
 def test_npz_is_as_numpy_writes_it(tmp_path: Path) -> None:
     scan = arrays(dark_places=False)
-    convert(ScanFiles(*write_npy(tmp_path, scan)), tmp_path / "y.npz")
+    convert(write_npy(tmp_path, scan), tmp_path / "y.npz")
     y, _ = sinograms_and_defects(scan["counts"], scan["flat"], scan["dark"])
     np.savez(tmp_path / "expected.npz", y=y, angles=scan["angles"])
     assert (tmp_path / "y.npz").read_bytes() == (tmp_path / "expected.npz").read_bytes()
@@ -222,7 +220,7 @@ def test_npz_is_as_numpy_writes_it(tmp_path: Path) -> None:
 def test_the_array_in_hdf5_is_y(tmp_path: Path) -> None:
     pytest.importorskip("h5py")
     scan = arrays(dark_places=False)
-    convert(ScanFiles(*write_npy(tmp_path, scan)), tmp_path / "y.h5")
+    convert(write_npy(tmp_path, scan), tmp_path / "y.h5")
     assert FileArray(tmp_path / "y.h5").name == "y"
     np.testing.assert_array_equal(
         read_array(tmp_path / "y.h5"), sinograms_and_defects(scan["counts"], scan["flat"], scan["dark"])[0]
@@ -248,17 +246,17 @@ def test_the_array_in_hdf5_is_y(tmp_path: Path) -> None:
 def test_wrong_scans(change: Arrays, message: str, tmp_path: Path) -> None:
     files = write_npy(tmp_path, {**arrays(dark_places=False), **change})
     with pytest.raises(InputError, match=message) as error:
-        convert(ScanFiles(*files), tmp_path / "y.npy")
+        convert(files, tmp_path / "y.npy")
     assert "\n" not in str(error.value) and not list(tmp_path.glob("y.npy*"))
 
 
 def test_wrong_bins_and_endings(tmp_path: Path) -> None:
-    scan = ScanFiles(*write_npy(tmp_path, arrays(dark_places=False)))
+    scan = write_npy(tmp_path, arrays(dark_places=False))
     with pytest.raises(InputError, match="a bin of 32 detectors is larger than the 31 detectors"):
-        Conversion(scan, 32)
+        Conversion(*scan, n=32)
     for name in ("y.tif", "y.csv", "y"):
         with pytest.raises(InputError, match=r"--out must be a file that ends in \.npz, \.npy, \.h5"):
-            Conversion(scan).write(tmp_path / name, {})
+            Conversion(*scan).write(tmp_path / name, {})
 
 
 # ---- memory --------------------------------------------------------------------------------------------------------
@@ -268,7 +266,6 @@ PEAK = r"""
 import re, sys, h5py, numpy as np
 from pathlib import Path
 from ei.datasets.conversion import Conversion
-from ei.datasets.scans import ScanFiles
 rows, out = int(sys.argv[1]), Path(sys.argv[2])
 with h5py.File("scan.h5", "w") as file:
     data = file.create_dataset("exchange/data", (90, rows, 256), np.uint16)
@@ -280,7 +277,7 @@ with h5py.File("scan.h5", "w") as file:
 def peak():
     return int(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1]) / 1024
 before = peak()
-Conversion(ScanFiles("scan.h5"), memory=2**24).write(out, {})
+Conversion("scan.h5", memory=2**24).write(out, {})
 print(peak() - before)
 """
 
