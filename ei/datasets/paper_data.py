@@ -29,12 +29,8 @@ SIDE = 128
 @contextmanager
 def files_of(source: Path, suffixes: tuple[str, ...]) -> Iterator[dict[str, Read]]:
     """The files of a folder tree or a ZIP with one of the ``suffixes``: names (without folders) and how to read them,
-    sorted by name. Nothing is unpacked to the disk.
-
-    Raises:
-        MissingFileError: if there is no such folder or file.
-        InputError: for a file that is no ZIP, one that would unpack outside its folder, or a name that comes twice.
-    """
+    sorted by name. Nothing is unpacked to the disk. Raises `InputError` for a ZIP that would unpack outside its folder,
+    or a name that comes twice."""
     if not source.exists():
         raise MissingFileError(f"there is no folder or archive {source}; check the path")
     if source.is_dir():
@@ -91,10 +87,6 @@ def prepare_ct100(source: Path, out: Path) -> float:
 
     Returns:
         The mean PSNR of the FBP of 50 views over the test slices (the paper's: 30.24 dB).
-
-    Raises:
-        MissingExtraError: without pydicom.
-        MissingFileError, InputError: for a source that is not the 100 slices.
     """
     try:
         pydicom = importlib.import_module("pydicom")
@@ -132,11 +124,7 @@ def prepare_ct100(source: Path, out: Path) -> float:
 
 def prepare_urban100(source: Path, out: Path) -> None:
     """Write ``out/{train/train,test/test}/img_*.png``: the first 90 images train, the last 10 test, as in the paper.
-
-    Raises:
-        MissingFileError, InputError: for a source that is not 100 images img_001 to img_100, each of which opens, or an
-            ``out`` that is there already.
-    """
+    Raises `InputError` for a source that is not 100 images img_001 to img_100, each of which opens."""
     if out.exists():
         raise InputError(f"{out} exists already; move it away, or give another --out")
     with files_of(source, (".png",)) as files:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,11 +31,11 @@ SLOPE = 0.1
 BISECTIONS = 7
 
 
+@dataclass
 class Filter:
     """The filter that multiplies frequencies by a real ``response`` ``[H, W]``."""
 
-    def __init__(self, response: Tensor) -> None:
-        self.response = response
+    response: Tensor
 
     def A(self, x: Tensor) -> Tensor:
         return torch.fft.ifft2(torch.fft.fft2(x) * self.response).real
@@ -129,7 +130,10 @@ def _filter_of_rank(alone: Stack, response: Callable[[float], Tensor], low: floa
     tried: list[Stack] = []
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        tried.append(_filter_stack(alone.problem, response(middle)))
+        other = copy.copy(alone.problem)  # on its images, and with its probes
+        other.physics = Filter(response(middle).to(other.device))
+        other.rng = torch.Generator().manual_seed(0)
+        tried.append(Stack(other))
         if tried[-1].seen() < rank:
             low = middle
         else:
@@ -138,14 +142,6 @@ def _filter_of_rank(alone: Stack, response: Callable[[float], Tensor], low: floa
     if alone.problem.exact:
         best.match_rank(rank)
     return best
-
-
-def _filter_stack(problem: Problem, response: Tensor) -> Stack:
-    """What a filter sees, on the images of a problem and with its probes."""
-    other = copy.copy(problem)
-    other.physics = Filter(response.to(problem.device))
-    other.rng = torch.Generator().manual_seed(0)
-    return Stack(other)
 
 
 def keeps_modulus(transform: Any) -> bool:

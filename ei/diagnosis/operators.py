@@ -15,11 +15,7 @@ from ei.physics.projections import Projections
 
 
 class Together:
-    """All operators of a run as one: the measurements of each, one after the other.
-
-    Args:
-        physics: an operator with ``count`` and ``of(indices)``.
-    """
+    """All operators of a run as one: the measurements of each, one after the other."""
 
     def __init__(self, physics: Any) -> None:
         self.operators = [physics.of([number]) for number in range(physics.count)]

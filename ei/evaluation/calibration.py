@@ -294,31 +294,27 @@ def coverage(scores: Scores, calibration: Calibration | None = None) -> list[dic
     """Nominal and empirical coverage: a row for each of `LEVELS` with the share of images whose error's norm is below
     the bootstrap's quantile (``norm``), and the share of pixels whose error is within the Gaussian interval
     (``pixels``). With a calibration also the two after it (``norm_calibrated``, ``pixels_calibrated``)."""
+
+    def share(ratios: Tensor, bound: float) -> float:
+        return float((ratios <= bound * (1 + 1e-9)).double().mean())
+
     rows = []
     for k, p in enumerate(LEVELS):
         ratios = scores.norms / scores.quantiles[:, k]
         bound = gaussian_bound(p)
-        row = {"level": p, "norm": _share(ratios, 1.0), "pixels": _share(scores.pixels, bound)}
+        row = {"level": p, "norm": share(ratios, 1.0), "pixels": share(scores.pixels, bound)}
         if calibration is not None:
-            row["norm_calibrated"] = _share(ratios, calibration.norm[p])
-            row["pixels_calibrated"] = _share(scores.pixels, bound * calibration.pixels[p])
+            row["norm_calibrated"] = share(ratios, calibration.norm[p])
+            row["pixels_calibrated"] = share(scores.pixels, bound * calibration.pixels[p])
         rows.append(row)
     return rows
 
 
-def _share(ratios: Tensor, bound: float) -> float:
-    return float((ratios <= bound * (1 + 1e-9)).double().mean())
-
-
-TITLES = {
-    "level": "nominal", "norm": "error norm", "pixels": "pixels",
-    "norm_calibrated": "norm, calibrated", "pixels_calibrated": "pixels, calibrated",
-}  # fmt: skip
-
-
 def table(rows: Sequence[Mapping[str, float]]) -> str:
     """`coverage` as text, in per cent."""
-    lines = ["  ".join(f"{TITLES[name]:>18}" for name in rows[0])]
+    titles = {"level": "nominal", "norm": "error norm", "norm_calibrated": "norm, calibrated"}
+    titles |= {"pixels_calibrated": "pixels, calibrated"}
+    lines = ["  ".join(f"{titles.get(name, name):>18}" for name in rows[0])]
     lines += ["  ".join(f"{100 * value:>17.0f}%" for value in row.values()) for row in rows]
     return "\n".join(lines)
 

@@ -291,13 +291,9 @@ def bootstrap(
         InputError: for an f of another operator, a noise where the physics has none, a group without inverses, fewer
             than two draws, or an operator that cannot be moved and has to be.
 
-    >>> import torch
-    >>> from ei.models import Reconstructor, UNet
-    >>> from ei.physics import Inpainting
-    >>> from ei.transforms import Shift
-    >>> physics = Inpainting(16, 16)
-    >>> f = Reconstructor(UNet(1, 1, base_channels=4), physics)
-    >>> result = bootstrap(f, physics, Shift(1), physics.A(torch.rand(2, 1, 16, 16)), draws=20)
+    >>> physics = ei.physics.Inpainting(16, 16)
+    >>> f = ei.models.Reconstructor(ei.models.UNet(1, 1, base_channels=4), physics)
+    >>> result = bootstrap(f, physics, ei.transforms.Shift(1), physics.A(torch.rand(2, 1, 16, 16)), draws=20)
     >>> result.std.shape, result.mse.shape, result.quantile(0.95).shape
     (torch.Size([2, 1, 16, 16]), torch.Size([2]), torch.Size([2]))
     """
