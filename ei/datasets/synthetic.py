@@ -83,7 +83,13 @@ class EllipsePhantoms(_Generated):
     """Random ellipse phantoms for CT: a body with organs in it, inside the inscribed circle. Items are
     ``[img_size, img_size]`` float32 in [0, 1] with maximum 1.
 
-    The distribution of shapes is invariant to rotations about the centre. The arguments are those of `DeadLeaves`.
+    The distribution of shapes is invariant to rotations about the centre.
+
+    Args:
+        mode: "train" (the first nine tenths) or "test".
+        img_size: side in pixels, at least 8.
+        n_images: train and test images together, at least 2.
+        seed: another seed, another set.
 
     >>> images = EllipsePhantoms("test", img_size=16, n_images=10)
     >>> len(images), images[0].shape
