@@ -198,8 +198,7 @@ def _kind_of(image: Image.Image) -> tuple[str, float | None]:
     if image.format == "PNG" and (_raw_mode(image).endswith(";16B") or mode.startswith("I")):
         return "uint16", 65535
     if image.format == "PPM":
-        arguments = _decoder_arguments(image)
-        largest = float(arguments[1]) if len(arguments) == 2 else None
+        largest = _ppm_largest(image)
         if mode == "I":
             return "uint16", largest or 65535
         if mode == "RGB" and largest is not None and largest > 255:
@@ -211,6 +210,11 @@ def _kind_of(image: Image.Image) -> tuple[str, float | None]:
         bits = image.tag_v2.get(BITS, (32,))[0] if isinstance(image, TiffImageFile) else 32
         return f"int{bits}", None
     return ("float32", None) if mode == "F" else ("uint8", 255)
+
+
+def _ppm_largest(image: Image.Image) -> float | None:
+    arguments = _decoder_arguments(image)
+    return float(arguments[1]) if len(arguments) == 2 else None
 
 
 def _picture_values(path: Path) -> np.ndarray:
