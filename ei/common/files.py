@@ -130,20 +130,22 @@ def write_atomically(path: str | os.PathLike, content: bytes | memoryview, previ
         StorageError: if it cannot be written (a full disk, a missing permission); the old file is as it was.
     """
     path = Path(path)
-    with writing(path):
-        temporary = temporary_beside(path)
-        try:
-            temporary.write_bytes(content)
-            complete_file(temporary, path, previous)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with writing(path), replacing(path, previous) as temporary:
+        temporary.write_bytes(content)
 
 
-def temporary_beside(path: Path) -> Path:
-    """A new empty file beside ``path``, to be written and then put in its place by `complete_file`."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+@contextlib.contextmanager
+def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
+    """A new empty file, to be written in a ``with`` block, at whose end it takes the place of ``path``; if anything is
+    raised, nothing is left of it. The old file is kept as ``previous``, if that is given."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     os.close(handle)
-    return Path(temporary)
+    temporary = Path(name)
+    try:
+        yield temporary
+        complete_file(temporary, path, previous)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def complete_file(temporary: Path, path: Path, previous: Path | None = None) -> None:
