@@ -167,23 +167,16 @@ class FileArray:
             matches = list(arrays)
         else:
             matches = [name for wanted in self.names for name in arrays if wanted in (name, name.rpartition("/")[2])]
-        if not matches:
-            raise InputError(self._contents(arrays))
-        self.name = matches[0]
-        return self.name
-
-    def _contents(self, arrays: Sequence[str] | Mapping[str, tuple[int, ...]]) -> str:
-        """The message about a file without the array to read: what is in it, and how to choose."""
+        if matches:
+            self.name = matches[0]
+            return self.name
         if not arrays:
-            return f"the {self.what} file {self.path} holds no arrays"
-        listed = ", ".join(arrays)
-        if isinstance(arrays, Mapping):
-            listed = ", ".join(f"{name} {list(shape)}" for name, shape in arrays.items())
-        choose = f"choose one as {self.path}:{next(iter(arrays))}"
-        if self.name is not None:
-            return f"{self.path} holds no {self.name}, but {listed}: {choose}"
-        rename = f"name the {self.what} {self.names[0]!r}, or " if self.names else ""
-        return f"{self.path} holds {listed}: {rename}{choose}"
+            raise InputError(f"the {self.what} file {self.path} holds no arrays")
+        shapes = {name: f" {list(arrays[name])}" if isinstance(arrays, Mapping) else "" for name in arrays}
+        listed = ", ".join(f"{name}{shape}" for name, shape in shapes.items())
+        lacks = "" if self.name is None else f"no {self.name}, but "
+        rename = f"name the {self.what} {self.names[0]!r}, or " if self.names and self.name is None else ""
+        raise InputError(f"{self.path} holds {lacks}{listed}: {rename}choose one as {self.path}:{next(iter(arrays))}")
 
 
 def import_h5py(path: Path) -> Any:
@@ -237,7 +230,8 @@ class _FolderArray:
 
     def __init__(self, folder: Path, what: str) -> None:
         kinds = (".npy", *TIFF)
-        paths = sorted((path for path in folder.iterdir() if path.suffix.lower() in kinds), key=_natural_path)
+        names = sorted((p.name for p in folder.iterdir() if p.suffix.lower() in kinds), key=natural_order)
+        paths = [folder / name for name in names]
         if not paths:
             raise InputError(f"the {what} folder {folder} holds no arrays: no file in it ends in {', '.join(kinds)}")
         self.files = [FileArray(path, what=what) for path in paths]
@@ -264,10 +258,6 @@ def _page_by_page(array: _TiffArray | _FolderArray, index: Any) -> np.ndarray | 
     if not isinstance(index, tuple) or not index or not isinstance(index[0], slice):
         return None
     return np.stack([array[page][index[1:]] for page in range(array.shape[0])[index[0]]])
-
-
-def _natural_path(path: Path) -> Any:
-    return natural_order(path.name)
 
 
 def _leaves(name: str, value: Any) -> dict[str, np.ndarray]:

@@ -51,44 +51,23 @@ def choose_device(asked: str | None) -> torch.device:
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    device = _parse_device(("cuda" if available else "cpu") if asked in (None, "auto") else str(asked))
-    if device.type == "cpu":
-        return device
-    if device.index is not None and count > 1:
-        raise InputError(f"{count} processes cannot share {device}; leave --device and --gpu out: each takes its own")
-    if not available:
-        raise InputError(f"{device} was asked for, but torch sees no CUDA device; use --device cpu")
-    if device.index is None and count > available:
-        raise InputError(
-            f"each of {count} processes needs its own CUDA device, and torch sees {available}: start fewer, or "
-            "give --device cpu"
-        )
-    device = torch.device("cuda", rank if device.index is None else device.index)
-    if (device.index or 0) >= available:
-        raise InputError(f"{device} was asked for, but torch sees {available} CUDA device(s)")
-    return device
-
-
-def _parse_device(name: str) -> torch.device:
+    name = ("cuda" if available else "cpu") if asked in (None, "auto") else str(asked)
     try:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device must be auto, cpu or cuda:N, got {name!r}")
-    return device
-
-
-def device_of_flags(device: str | None, gpu: int | None) -> str | None:
-    """What ``--device`` and ``--gpu`` ask for together.
-
-    Raises:
-        InputError: if they contradict each other.
-    """
-    if gpu is None:
+    if device.type == "cpu":
         return device
-    if gpu < 0:
-        raise InputError(f"--gpu must be a whole number >= 0, got {gpu}")
-    if device not in (None, "auto", "cuda", f"cuda:{gpu}"):
-        raise InputError(f"--gpu {gpu} and --device {device} contradict each other; give one of them")
-    return f"cuda:{gpu}"
+    if device.index is not None and count > 1:
+        raise InputError(f"{count} processes cannot share {device}; leave --device and --gpu out: each takes its own")
+    if not available:
+        raise InputError(f"{device} was asked for, but torch sees no CUDA device; use --device cpu")
+    index = rank if device.index is None else device.index
+    last = max(index, count - 1)
+    if last >= available:
+        raise InputError(
+            f"cuda:{last} is needed, and torch sees {available} CUDA device(s): start fewer processes, or give --device"
+        )
+    return torch.device("cuda", index)

@@ -175,8 +175,9 @@ def build(description: Any, classes: Classes, path: str, context: Context | None
             raise InputError(f"{path}: {name} is an object and takes no arguments, got {', '.join(arguments)}")
         return Built(make, {"name": name})
     signature = signature_of(make)
-    check_arguments(arguments, signature, path, str(name), context)
-    filled = _sizes_for(arguments, signature, context)
+    _check_arguments(arguments, signature, path, str(name), context)
+    sizes = {key: value for key, value in context.sizes.items() if key in signature.parameters and key not in arguments}
+    filled = {key: value() if callable(value) else value for key, value in sizes.items()}
     values = {key: _build_nested(value, f"{path}.{key}", context) for key, value in arguments.items()}
     values |= filled | {key: value for key, value in context.objects.items() if key in signature.parameters}
     for key in sorted(signature.required - {*values}):
@@ -185,25 +186,14 @@ def build(description: Any, classes: Classes, path: str, context: Context | None
     return Built(_call(make, values, signature, path, str(name)), {"name": name, **arguments, **plain})
 
 
-def _sizes_for(arguments: Mapping[str, Any], signature: Signature, context: Context) -> dict[str, Any]:
-    """The sizes that a constructor takes and its arguments lack."""
-    sizes = {key: value for key, value in context.sizes.items() if key in signature.parameters and key not in arguments}
-    return {key: value() if callable(value) else value for key, value in sizes.items()}
-
-
-def check_arguments(
-    arguments: Mapping[str, Any], signature: Signature, path: str, name: str, context: Context | None = None
+def _check_arguments(
+    arguments: Mapping[str, Any], signature: Signature, path: str, name: str, context: Context
 ) -> None:
-    """Raise unless a class takes all of the arguments, and none is one that the run sets.
-
-    Raises:
-        InputError: listing the valid ones.
-    """
-    objects = {} if context is None else context.objects
-    valid = [key for key in signature.parameters if key not in objects]
+    """Raise unless a class takes all of the arguments, and none is one that the run sets; lists the valid ones."""
+    valid = [key for key in signature.parameters if key not in context.objects]
     valid += [signature.variadic] if signature.variadic else []
     for key in arguments:
-        if key in objects or (key not in valid and not signature.takes_any):
+        if key in context.objects or (key not in valid and not signature.takes_any):
             listed = ", ".join(valid) or "no arguments"
             raise InputError(f"{path}.{key} is unknown: {name} takes {listed}{suggestion(key, valid)}")
 

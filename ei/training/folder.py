@@ -58,21 +58,10 @@ class RunFolder:
         self.files = dict(files or {})
         self.path: Path | None = None
         self.continues = False
-        self._run: Any = None
         self._tensorboard = tensorboard
         self._board: TensorBoard | None = None
         self._log: TrainingLog | None = None
         self._drawn = 0
-
-    def belongs_to(self, run: Any) -> None:
-        """Note the run that writes here.
-
-        Raises:
-            InputError: if there is one already.
-        """
-        if self._run is not None:
-            raise InputError("a RunFolder belongs to one training: make another one")
-        self._run = run
 
     @contextlib.contextmanager
     def held(
@@ -97,9 +86,9 @@ class RunFolder:
                 self.path = new_run_folder(*name)
             else:
                 out = Path(str(self.out))
-                self.path = out if self.continues else claim_run_folder(out)
-                with writing(self.path):
-                    self.path.mkdir(parents=True, exist_ok=True)
+                if not self.continues:
+                    check_run_folder(out)
+                self.path = make_folder(out)
         lock = RunLock(self.path)
         try:
             remove_temporaries(self.path)
@@ -147,54 +136,42 @@ def new_run_folder(method: str, task: str, parent: str | os.PathLike = "ckp") ->
     name = "_".join(part for part in (time.strftime("%Y-%m-%d_%H-%M-%S"), method, task) if part)
     number = 1
     while True:
-        folder = Path(parent) / (name if number == 1 else f"{name}-{number}")
         try:
-            _make(folder, exist_ok=False)
-            return folder
+            return make_folder(Path(parent) / (name if number == 1 else f"{name}-{number}"), exist_ok=False)
         except FileExistsError:
             number += 1
 
 
-def claim_run_folder(out: str | os.PathLike) -> Path:
-    """Make ``out`` and return it.
+def make_folder(folder: Path, exist_ok: bool = True) -> Path:
+    """Make a folder, with those above it.
 
     Raises:
-        InputError: if it is a file, cannot be written, or holds a run already.
+        InputError: if that is not possible.
     """
-    folder = Path(out)
-    check_run_folder(folder)
-    _make(folder, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+    except OSError as error:
+        if not exist_ok and isinstance(error, FileExistsError):
+            raise
+        raise InputError(f"the folder {folder} cannot be made: {error.strerror or error}") from error
     return folder
 
 
 def check_run_folder(folder: Path, begun: bool = False) -> None:
     """Raise if ``folder`` cannot become a run folder; makes nothing. It may hold a run that has ``begun`` without a
     checkpoint, if that is given."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"the run folder {folder} is a file; choose another --out")
-    if folder.is_dir() and not begun:
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise InputError(f"the run folder {folder} cannot be made: {nearest} is a file; choose another --out")
+    if nearest == folder and not begun:
         held = sorted(p.name for p in folder.iterdir() if p.name in (LOG, CONFIG) or p.name.startswith("ckp_"))
         if held:
             raise InputError(
                 f"the run folder {folder} already holds a run ({held[0]}): choose another --out, or continue it with "
                 f"--resume {folder}/ckp_last.pth.tar"
             )
-    nearest = folder
-    while not nearest.exists():
-        nearest = nearest.parent
-    if not nearest.is_dir():
-        raise InputError(f"the run folder {folder} cannot be made: {nearest} is a file")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"the run folder {folder} cannot be written: no permission in {nearest}")
-
-
-def _make(folder: Path, exist_ok: bool) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=exist_ok)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise InputError(f"the run folder {folder} cannot be made: {error.strerror or error}") from error
 
 
 class RunLock:

@@ -90,7 +90,8 @@ class Run:
         keep_average(f, None if self.averaged is None else self.averaged.module)
 
         self.run_folder = out if isinstance(out, RunFolder) else RunFolder(out)
-        self.run_folder.belongs_to(self)
+        if self.run_folder.path is not None:
+            raise InputError("a RunFolder belongs to one training: make another one")
         self.processes = Processes.current()
         self.epoch = 0
         self.batch = 0

@@ -23,9 +23,9 @@ import torch
 from ei.common.processes import Part, Processes
 from ei.common.seeds import derive_seed, seed_all, states_kept
 from ei.common.signals import StopRequest
-from ei.datasets.batches import Batches, images_and_measurements, seeded_batches
+from ei.datasets.batches import Batches, images_and_measurements, indices_of, seeded_batches
 from ei.errors import InputError, TrainingStoppedError
-from ei.models.base import computing
+from ei.models.base import computing, select_function
 from ei.training.folder import BEST, LAST
 from ei.training.log import Progress
 from ei.training.parallel import division, draws_of_part, replicated
@@ -37,7 +37,6 @@ from ei.training.validation import (
     is_best,
     log_columns,
     out_of_patience,
-    parts_for_batch,
     seeded_group,
     validate,
 )
@@ -180,7 +179,7 @@ class Trainer(Run):
         at = self.step if getattr(self.schedule, "of_step", False) else self.epoch
         set_learning_rates(self.optimizers, self.base_lr, self.schedule(at))
         seed_all(derive_seed(self.seed, "step", self.step))
-        f, physics = parts_for_batch(self.f, self.physics, batch)
+        f, physics = select_function(self.f, self.physics, indices_of(batch))
         like = next(self.networks["total"].parameters())
         x, y = images_and_measurements(batch, physics, like=like, seed=self.seed)
         part = part or Part.of(len(y), Processes())
