@@ -12,10 +12,9 @@ from torch import Tensor
 from ei.commands import presets
 from ei.commands.problem import build_physics, sizes_of, with_noise_apart
 from ei.commands.tree import (
-    CLASSES,
     MACHINE_KEYS,
-    NESTED,
     Tree,
+    build_part,
     check_code_is_typed,
     check_keys,
     get,
@@ -23,7 +22,7 @@ from ei.commands.tree import (
     name_of,
 )
 from ei.commands.typed import Typed
-from ei.common.parts import Context, build, describe
+from ei.common.parts import describe
 from ei.common.user_code import is_user_code
 from ei.diagnosis.user_defined import Shape
 from ei.errors import InputError
@@ -166,8 +165,8 @@ def load_function(
     if not isinstance(state.get("network"), Mapping):
         part = {key: value for key, value in (tree.get("network") or {}).items() if key != "weights"}
         if is_user_code(part.get("name")) or "next_epoch" not in state:
-            context = Context({"in_channels": shape[0], "out_channels": shape[0]}, {}, NESTED)
-            net = build({"name": "UNet", **part}, CLASSES["network"], "network", context).object
+            sizes = {"in_channels": shape[0], "out_channels": shape[0]}
+            net = build_part({"name": "UNet", **part}, "network", sizes).object
     f = function_of(state, path, physics, net, device)
     padding_for(f.net, *shape[1:])  # raises now if they are too small
     tile = get(tree, "reconstructor.network_tile")  # no checkpoint has it: it changes how a run is computed, not what

@@ -8,22 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ei.closure.sure import error_estimate, is_precise
 from ei.commands.flags import path as path_type
-from ei.commands.flags import whole
-from ei.commands.tree import CLASSES, NESTED, Tree, check_code_is_typed
+from ei.commands.tree import Tree, build_group, check_code_is_typed
 from ei.commands.typed import Parser
 from ei.common.checks import check_number
 from ei.common.complex import magnitude
 from ei.common.drawing import coverage_curves, error_maps
-from ei.common.parts import Context, build, normalized
 from ei.common.seeds import derive_seed
-from ei.datasets import simulate
-from ei.diagnosis.user_defined import Shape, check_group
+from ei.datasets import Measurements, simulate
+from ei.diagnosis.user_defined import Shape
 from ei.errors import InputError
 from ei.evaluation.calibration import (
     LEVELS,
@@ -80,7 +77,7 @@ class ErrorBars:
 
 def add_options(parser: Parser, calibrate: bool) -> None:
     group = parser.add_argument_group("error bars")
-    group.add_argument("--uncertainty", type=whole, metavar="N", help="estimate errors by a bootstrap of N draws (100)")
+    group.add_argument("--uncertainty", type=int, metavar="N", help="estimate errors by a bootstrap of N draws (100)")
     group.add_argument("--calibration", type=path_type, metavar="FILE", help="correct them by a file of --calibrate")
     if calibrate:
         group.add_argument("--calibrate", type=path_type, metavar="FILE",
@@ -110,9 +107,7 @@ def read_options(options: Mapping[str, Any], tree: Tree, shape: Shape, code: set
     if tree.get("transform") is None:
         raise InputError("--uncertainty needs a group, and the run has none: give --group")
     check_code_is_typed({"transform": tree["transform"]}, code, path)
-    description = normalized(tree["transform"], "transform")
-    transform = build(description, CLASSES["transform"], "transform", Context({}, {}, NESTED)).object
-    check_group(transform, shape, str(description["name"]))
+    transform = build_group(tree, shape)
     if draws < 20:
         print(f"warning: {draws} draws are too few for the 95 % quantile, which needs 20; the 99 % one needs 100")
     return ErrorBars(transform, draws, calibration)
@@ -121,22 +116,24 @@ def read_options(options: Mapping[str, Any], tree: Tree, shape: Shape, code: set
 # ---- ei test --------------------------------------------------------------------------------------------------------
 
 
-def measured(f: Any, physics: Any, images: Any, index: int, device: torch.device) -> tuple[Any, Any, Tensor, Tensor]:
-    """f and operator of a test image, its measurement as `ei.evaluation.reconstruct_all` has it, and the image."""
-    x, y = image_and_measurement(images, index, device)
-    own, selected = select_function(f, physics, [index])
-    if y is None:
-        y = simulate(selected, x, [index], derive_seed(0, "test"))
-    return own, selected, y, x
+def measurements_of(f: Any, data: Any) -> Iterator[tuple[Any, Any, Tensor, Any]]:
+    """f, its operator, the measurement (of images as `ei.evaluation.reconstruct_all` has it), and the image, None of
+    measurements alone, of each item of a data set."""
+    device = next(f.parameters()).device
+    for index in range(len(data)):
+        own, physics = select_function(f, f.physics, [index])
+        if isinstance(data, Measurements):
+            yield own, physics, data[index][None].to(device), None
+            continue
+        x, y = image_and_measurement(data, index, device)
+        yield own, physics, simulate(physics, x, [index], derive_seed(0, "test")) if y is None else y, x
 
 
 def report_error_bars(f: Any, images: Any, bars: ErrorBars, folder: Path, samples: list[int]) -> Scores:
     """Print the coverage of error bars on test images, and write ``errors.csv``, ``coverage.csv``, ``coverage.png`` and
     for each sample ``sample_<i>_errors.png`` into the folder."""
-    device = next(f.parameters()).device
     parts: list[Scores] = []
-    for index in range(len(images)):
-        own, physics, y, x = measured(f, f.physics, images, index, device)
+    for index, (own, physics, y, x) in enumerate(measurements_of(f, images)):
         result = bars.bootstrap(own, physics, y)
         parts.append(true_scores(result, x))
         if index in samples:
@@ -176,15 +173,12 @@ def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
         writer.writerows(rows)
 
 
-def calibrate(f: Any, measurements: Any, bars: ErrorBars, path: Path) -> Calibration:
-    """Find the correction of error bars from measurements alone, print it, and write it to a file.
-
-    Args:
-        measurements: yields f, operator and measurement ``[1, ...]`` of each image.
-    """
+def calibrate(f: Any, data: Any, bars: ErrorBars, path: Path) -> Calibration:
+    """Find the correction of error bars from the measurements of a data set alone, print it, and write it to a file."""
+    bar = tqdm(measurements_of(f, data), unit="measurement", desc="calibration", total=len(data))
     parts = [
         held_out_scores(own, physics, bars.transform, y, bars.draws, seed=index, noise=noise_for(physics))
-        for index, (own, physics, y) in enumerate(tqdm(list(measurements), unit="measurement", desc="calibration"))
+        for index, (own, physics, y, _) in enumerate(bar)
     ]
     scores = joined(parts)
     print(f"\ncalibration from a tenth of each of {len(parts)} measurements, which f was not given")
@@ -211,22 +205,6 @@ def write_calibration(scores: Scores, source: str, path: Path) -> Calibration:
         f"{calibration.map_factor:.2f} times, by {source}"
     )
     return calibration
-
-
-def measurements_of(f: Any, images: Any) -> Iterator[tuple[Any, Any, Tensor]]:
-    """f, operator and measurement of each test image."""
-    device = next(f.parameters()).device
-    for index in range(len(images)):
-        yield measured(f, f.physics, images, index, device)[:3]
-
-
-def given_measurements(f: Any, measurements: Any) -> Iterator[tuple[Any, Any, Tensor]]:
-    """The same of measurements without ground truth."""
-    device = next(f.parameters()).device
-    for index in range(len(measurements)):
-        item = measurements[index]
-        y = (item[0] if isinstance(item, list | tuple) else item)[None].to(device)
-        yield (*select_function(f, f.physics, [index]), y)
 
 
 # ---- ei reconstruct -------------------------------------------------------------------------------------------------

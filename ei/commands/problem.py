@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ei.commands.tree import CLASSES, DATASETS, NESTED, SYNTHETIC, Tree
+from ei.commands.tree import CLASSES, NESTED, SYNTHETIC, Tree, build_part
 from ei.common.checks import check_number
-from ei.common.parts import Built, Context, build, describe, find, missing_arguments, normalized, signature_of
+from ei.common.parts import Built, describe, find, missing_arguments, normalized, signature_of
 from ei.common.user_code import is_user_code
 from ei.datasets import DeadLeaves, EllipsePhantoms, MagnitudePhantoms, Measurements, Pairs, dataset_for, image_of
 from ei.datasets.measurements import NAMES_OF_TRUTH
@@ -145,8 +145,7 @@ def needs_sizes(description: Mapping[str, Any]) -> bool:
 
 def build_physics(description: Any, device: torch.device, sizes: Mapping[str, Any]) -> Built:
     """The operator of a tree, without noise. One without ``A_dagger`` gets conjugate gradients, which is printed."""
-    context = Context(sizes, {"device": device}, NESTED)
-    physics, filled = build(normalized(description, "physics"), CLASSES["physics"], "physics", context)
+    physics, filled = build_part(description, "physics", sizes, {"device": device})
     name = filled["name"]
     if not callable(getattr(physics, "A", None)):
         raise InputError(f"physics.name: {name} must give an operator with a method A, got {type(physics).__name__}")
@@ -182,7 +181,7 @@ def set_noise(physics: Any, description: Any) -> dict[str, Any]:
         noise = parse_noise(description)
         filled = describe(noise) or {}
     else:
-        noise, filled = build(description, CLASSES["noise"], "noise")
+        noise, filled = build_part(description, "noise")
     if noise is not None or describe(physics) is not None:
         try:
             physics.noise = noise
@@ -217,7 +216,7 @@ def load_images(data: Mapping[str, Any], mode: str, physics: Any = None) -> Buil
     image_shape = None if physics is None else image_shape_of(physics)
     described = _dataset_part(described, image_shape, physics)
     sizes = {"mode": mode, **({"img_size": lambda: square_side(image_shape)} if image_shape else {})}
-    images, filled = build(described, DATASETS, f"data.{mode}", Context(sizes, {}, NESTED))
+    images, filled = build_part(described, f"data.{mode}", sizes)
     if not hasattr(images, "__len__") or not hasattr(images, "__getitem__") or len(images) == 0:
         raise InputError(f"data.{mode}: {filled['name']} must give a data set with a length and items, got {images!r}")
     if isinstance(images, EllipsePhantoms | MagnitudePhantoms | DeadLeaves):
@@ -315,7 +314,7 @@ def sizes_from_measurements(described: Any, description: Mapping[str, Any]) -> d
 def _open(described: Any, path: str, chosen: Mapping[str, Any], **arguments: Any) -> Any:
     if isinstance(described, list) or (isinstance(described, str) and not is_user_code(described)):
         return Measurements(described, **arguments, **chosen)
-    measurements, filled = build(described, DATASETS, path, Context({**arguments, **chosen}, {}, NESTED))
+    measurements, filled = build_part(described, path, {**arguments, **chosen})
     for key in chosen:
         if key not in filled:
             raise InputError(

@@ -33,7 +33,6 @@ from torch import nn
 from ei.commands import error_bars
 from ei.commands.checkpoint import carried_physics, load_function, tree_of_checkpoint
 from ei.commands.flags import path as path_type
-from ei.commands.flags import whole
 from ei.commands.problem import Problem
 from ei.commands.tree import Tree, get
 from ei.commands.typed import Parser, Typed, add_flags, names_of, read_typed
@@ -73,7 +72,7 @@ def parser(prog: str) -> Parser:
         help="where the images go: .npy, .tif (a page an image) or .h5 (needed)",
     )
     group.add_argument("--png", action="store_true", help="write a folder of PNG files beside the output, too")
-    group.add_argument("-b", "--batch-size", type=whole, metavar="N", dest="rows",
+    group.add_argument("-b", "--batch-size", type=int, metavar="N", dest="rows",
                        help="measurements at a time (default: 8)")  # fmt: skip
     group.add_argument("--average-over", type=names_of(AVERAGES), metavar="NAME[,NAME]",
                        help="test-time augmentation: rotate90, reflect, or both")  # fmt: skip
