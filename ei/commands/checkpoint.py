@@ -83,7 +83,8 @@ def tree_of_checkpoint(state: Mapping[str, Any], typed: Typed, path: str) -> Tre
         if task is not None and trained not in (None, "", task):
             raise InputError(f"the checkpoint was trained for the task {trained}, not for {task}")
         base |= {key: state[key] for key in ("noise", "network") if base.get(key) is None and state.get(key)}
-        base = {**presets.data_of(task), **base}  # a script (`ei.ei.EI`) has none
+        if task in presets.PAPER:
+            base.setdefault("data", presets.problem(task)["data"])  # a script (`ei.ei.EI`) has none
     elif task is not None:
         base = presets.problem(task)
         base["network"] = {"name": "UNet"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ from ei.evaluation.calibration import (
     table,
     true_scores,
 )
-from ei.evaluation.quality import image_and_measurement
+from ei.evaluation.quality import image_and_measurement, write_metrics
 from ei.evaluation.uncertainty import Bootstrap, Resampling, noise_for
 from ei.models.base import select_function
 from ei.physics.noise_adapter import noise_with_variance
@@ -142,11 +141,12 @@ def report_error_bars(f: Any, images: Any, bars: ErrorBars, folder: Path, sample
     rows = coverage(scores, bars.calibration)
     print(f"\nerror bars of {bars.draws} draws: how often the error is within them, over {len(images)} images")
     print(f"{table(rows)}\n{remarks(scores)}")
-    _write_csv(folder / "coverage.csv", rows)
-    _write_csv(folder / "errors.csv", [
+    write_metrics(rows, folder / "coverage.csv")
+    errors = [
         {"index": index, "estimated": float(predicted), "true": float(norm)}
         for index, (predicted, norm) in enumerate(zip(scores.predicted, scores.norms, strict=True))
-    ])  # fmt: skip
+    ]
+    write_metrics(errors, folder / "errors.csv")
     coverage_curves(rows, folder / "coverage.png")
     print(f"figures of error bars: {folder} (coverage.png, sample_*_errors.png)")
     return scores
@@ -164,13 +164,6 @@ def _of_channels(error: Tensor) -> Tensor:
     """The root mean square over channels, ``[1, H, W]``; of a real and an imaginary part, of both."""
     power = error.square().sum(0, keepdim=True)
     return (power if len(error) == 2 else power / len(error)).sqrt()
-
-
-def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def calibrate(f: Any, data: Any, bars: ErrorBars, path: Path) -> Calibration:

@@ -22,6 +22,7 @@ known (of the run, or ``--noise``), SURE's estimate of the error in measurements
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ from ei.commands.tree import Tree, get
 from ei.commands.typed import Parser, Typed, add_flags, names_of, read_typed
 from ei.common.checks import check_number
 from ei.common.devices import choose_device
-from ei.common.files import hash_of, identity_of, load_file
+from ei.common.files import identity_of, load_file
 from ei.common.processes import joined, launched
 from ei.common.signals import leaving_on_sigterm
 from ei.diagnosis.before_training import report_measurements
@@ -140,7 +141,7 @@ def _call_of(typed: Typed) -> dict[str, Any]:
 def _hash(typed: Typed, name: str) -> str | None:
     """A hash of the content of the file that an option names."""
     path = typed.options.get(name)
-    return hash_of(path) if path is not None and Path(path).is_file() else None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path is not None and Path(path).is_file() else None
 
 
 def _checked_output(options: Mapping[str, Any], typed: Typed) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from typing import Any
 
@@ -28,17 +27,12 @@ def device_of(name: torch.device | str) -> torch.device:
 def device_of_tensors(operator: Any) -> torch.device | None:
     """Where an operator's tensors are: the first of its buffers, parameters, or attributes; of one that wraps another
     as ``physics``, that one's. None where it has none."""
-    tensor = None
-    if isinstance(operator, torch.nn.Module):
-        tensor = next(itertools.chain(operator.buffers(), operator.parameters()), None)
-    if tensor is None:
-        tensor = next(
-            (value for value in getattr(operator, "__dict__", {}).values() if isinstance(value, Tensor)), None
-        )
-    if tensor is not None:
-        return tensor.device
-    inner = getattr(operator, "__dict__", {}).get("physics")
-    return None if inner is None else device_of_tensors(inner)
+    attributes = getattr(operator, "__dict__", {})
+    registered = [*operator.buffers(), *operator.parameters()] if isinstance(operator, torch.nn.Module) else []
+    for value in [*registered, *attributes.values()]:
+        if isinstance(value, Tensor):
+            return value.device
+    return device_of_tensors(attributes["physics"]) if attributes.get("physics") is not None else None
 
 
 def choose_device(asked: str | None) -> torch.device:

@@ -170,15 +170,6 @@ def identity_of(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def hash_of(path: str | os.PathLike) -> str:
-    """A hash of the content of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 @contextlib.contextmanager
 def complete_folder(path: Path) -> Iterator[Path]:
     """A folder to fill that becomes ``path`` when it is complete; if anything is raised, nothing is left of it.

@@ -110,8 +110,6 @@ class Signature(NamedTuple):
 def signature_of(make: Callable[..., Any]) -> Signature:
     """The arguments of a class or function; ``**shared`` of a constructor stands for those of its base classes. Other
     objects, which user-defined code may be, take none."""
-    if not callable(make):
-        return Signature({}, False, None)
     parameters: dict[str, inspect.Parameter] = {}
     variadic = None
     for function in _constructors(make):
@@ -125,12 +123,12 @@ def signature_of(make: Callable[..., Any]) -> Signature:
                 parameters.setdefault(name, parameter)
         if not forwards:
             return Signature(parameters, False, variadic)
-    return Signature(parameters, not inspect.isclass(make), variadic)
+    return Signature(parameters, callable(make) and not inspect.isclass(make), variadic)
 
 
 def _constructors(make: Callable[..., Any]) -> list[Callable[..., Any]]:
     if not inspect.isclass(make):
-        return [make]
+        return [make] if callable(make) else []
     # torch's and Python's own base classes take anything and use none of it.
     mro = [cls for cls in make.__mro__ if cls is make or not cls.__module__.startswith(("torch.nn", "torch.utils"))]
     constructors = [vars(cls)["__init__"] for cls in mro if "__init__" in vars(cls) and cls is not object]

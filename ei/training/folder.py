@@ -19,7 +19,7 @@ from ei import __version__
 from ei.common.drawing import loss_curves
 from ei.common.files import TEMPORARY, remove_temporaries, save_file, write_atomically, writing
 from ei.errors import InputError
-from ei.training.log import LOG, TensorBoard, TrainingLog, check_tensorboard
+from ei.training.log import LOG, TrainingLog, check_tensorboard
 
 LOCK = ".lock"
 CONFIG = "config.yaml"
@@ -59,7 +59,7 @@ class RunFolder:
         self.path: Path | None = None
         self.continues = False
         self._tensorboard = tensorboard
-        self._board: TensorBoard | None = None
+        self._board: Any = None
         self._log: TrainingLog | None = None
         self._drawn = 0
 
@@ -99,7 +99,11 @@ class RunFolder:
                 write_atomically(self.path / file, written.encode())
             columns = [c for c in history[0] if c != "epoch"] if history else columns
             self._log = TrainingLog(self.path / LOG, columns, history) if columns else None
-            self._board = TensorBoard(self.path, len(history)) if self._tensorboard else None
+            if self._tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                # What an interrupted run wrote after the checkpoint it continues from is dropped.
+                self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=len(history) + 1)
             yield
         finally:
             if self._board is not None:
@@ -116,7 +120,9 @@ class RunFolder:
             self._log = TrainingLog(self.path / LOG, [column for column in row if column != "epoch"], history[:-1])
         self._log.append(row)
         if self._board is not None:
-            self._board.append(row)
+            for column in row.keys() - {"epoch"}:
+                self._board.add_scalar(column, row[column], row["epoch"])
+            self._board.flush()
 
     def save(self, state: Mapping[str, Any], name: str) -> None:
         """Write a checkpoint. What was ``ckp_last.pth.tar`` before stays as ``ckp_last-1.pth.tar``."""

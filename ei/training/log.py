@@ -41,25 +41,6 @@ class TrainingLog:
             os.fsync(file.fileno())
 
 
-class TensorBoard:
-    """The log's rows once more, for TensorBoard, in ``<run folder>/tensorboard``; see `check_tensorboard`."""
-
-    def __init__(self, folder: Path, epoch: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        # What an interrupted run wrote after the checkpoint it continues from is dropped.
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch + 1)
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        for column, value in row.items():
-            if column != "epoch":
-                self.writer.add_scalar(column, value, row["epoch"])
-        self.writer.flush()
-
-    def close(self) -> None:
-        self.writer.close()
-
-
 def check_tensorboard() -> None:
     """Raise unless TensorBoard is installed."""
     if importlib.util.find_spec("tensorboard") is None:
