@@ -157,8 +157,11 @@ class _Training(Problem):
         print(f"validation set: {len(validation)} of {len(validation) + len(self.data)} {what}")
         items = Indexed(validation, self.has_measurements)
         shapes = shapes_of_measurements(validation, self.physics)
-        batches = None if shapes is None else Divided(range(len(validation)), self.batch_size, shapes)
-        self.validation = DataLoader(items, 1 if batches else self.batch_size, batch_sampler=batches)
+        if shapes is None:
+            self.validation = DataLoader(items, self.batch_size)
+        else:
+            batches = Divided(range(len(validation)), self.batch_size, shapes)
+            self.validation = DataLoader(items, batch_sampler=batches)
 
     # ---- parts
 

@@ -104,7 +104,7 @@ def build_part(
 
 def build_group(tree: Mapping[str, Any], shape: tuple[int, int, int]) -> Any:
     """The group of a tree, tried on an image of ``shape`` (C, H, W)."""
-    group = build_part(tree["transform"], "transform").object
+    group = build_part(tree.get("transform"), "transform").object
     check_group(group, shape, str(name_of(tree, "transform")))
     return group
 

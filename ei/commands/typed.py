@@ -121,8 +121,9 @@ def read_typed(parser: Parser, words: Sequence[str]) -> Typed:
             raise InputError(f"{path} must be a file of a tree (.yaml), or a key as trainer.epochs=3")
     if "gpu" in values:
         gpu = check_number("--gpu", values.pop("gpu"), integer=True, least=0)
-        if values.setdefault("device", f"cuda:{gpu}") != f"cuda:{gpu}":
+        if values.get("device", "auto") not in ("auto", "cuda", f"cuda:{gpu}"):
             raise InputError(f"--gpu {gpu} and --device {values['device']} contradict each other; give one of them")
+        values["device"] = f"cuda:{gpu}"
     flags = {name: value for name, value in values.items() if name in BY_NAME}
     options = {name: value for name, value in values.items() if name not in BY_NAME}
     files = [read_tree(path) for path in paths]

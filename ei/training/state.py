@@ -70,12 +70,14 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
     Raises:
         InputError: if it is no full checkpoint of this kind of run.
     """
-    kept = [(f"state_dict{suffix}", f"optimizer{suffix}") for suffix in (_suffix(run, key) for key in run.networks)]
-    if not is_run_state(state, "given") or not all(isinstance(state.get(k), Mapping) for pair in kept for k in pair):
+    if not is_run_state(state, "given"):
         raise InputError("the checkpoint is not of this kind of run: it cannot be continued")
-    for (key, network), (weights, optimizer) in zip(run.networks.items(), kept, strict=True):
-        load_weights(network, state[weights], "given")
-        _load_optimizer(run.optimizers[key], state[optimizer])
+    for key, network in run.networks.items():
+        weights, optimizer = (state.get(f"{part}{_suffix(run, key)}") for part in ("state_dict", "optimizer"))
+        if not isinstance(weights, Mapping) or not isinstance(optimizer, Mapping):
+            raise InputError("the checkpoint is not of this kind of run: it cannot be continued")
+        load_weights(network, weights, "given")
+        _load_optimizer(run.optimizers[key], optimizer)
     if run.averaged is not None and isinstance(state.get(AVERAGED), Mapping):
         load_weights(run.averaged.module, state[AVERAGED], "given")
         run.averaged.n_averaged.fill_(state["step"])  # at 0 it would begin anew from the weights
