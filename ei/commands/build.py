@@ -131,8 +131,7 @@ class _Training(Problem):
         is_unsure = name_of(self.tree, "closure") == presets.UNSURE
         if is_unsure and not self.has_measurements and get_noise(self.physics) is None:
             raise InputError(
-                "--noise unknown is for --measurements; to simulate it on images, give the noise that is added as a "
-                "key: noise=gaussian:0.1"
+                "--noise unknown is for --measurements: give the noise that is added as a key: noise=gaussian:0.1"
             )
         if self.has_measurements and len(self.data) * measurement(self.data, 0).numel() <= READ_THROUGH:
             for index in range(len(self.data)):
@@ -256,10 +255,7 @@ class _Training(Problem):
         if not callable(closure):
             raise InputError(f"closure.name: {part['name']} must give a function of (f, physics, transform, y, x)")
         if getattr(closure, "needs_truth", False) and not self.has_truth:
-            raise InputError(
-                f"{part['name']} learns from images, and data.measurements have none: use ei or mc, or give the ground "
-                "truth with --truth"
-            )
+            raise InputError(f"{part['name']} learns from images, and data.measurements have none: give --truth")
         for module in getattr(closure, "__dict__", {}).values():
             if isinstance(module, nn.Module):
                 self._check_batch_statistics(module, 4)
@@ -273,10 +269,7 @@ class _Training(Problem):
         differs = select_physics(self.physics, [0]) is not self.physics
         recomputes = getattr(f, "recompute", False) or getattr(f, "network_tile", None) is not None
         if self.device.type != "cuda" or launched().count > 1 or recomputes or is_split or differs:
-            raise InputError(
-                "trainer.cuda_graphs is for one process on a CUDA device and one operator, without splitting, tiles, "
-                "network_tile and recompute; leave it out"
-            )
+            raise InputError("trainer.cuda_graphs is for one CUDA process, one operator and whole images; leave it out")
         f.use_cuda_graphs()
 
     def _optimizers(self, net: nn.Module, closure: Any, f: Any) -> dict[str, torch.optim.Optimizer]:
@@ -318,7 +311,5 @@ class _Training(Problem):
         _, height, width = self.shape
         has_norm = any(isinstance(part, nn.BatchNorm2d) for part in module.modules())
         if has_norm and smallest * -(-height // 2**halvings) * -(-width // 2**halvings) < 2:
-            raise InputError(
-                f"images of {height} x {width} in a batch of {smallest} leave BatchNorm one value per channel at the "
-                "deepest level of the network; use larger images or batches"
-            )
+            sizes = f"images of {height} x {width} in a batch of {smallest}"
+            raise InputError(f"{sizes} leave BatchNorm one value per channel; use larger images or batches")

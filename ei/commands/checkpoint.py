@@ -57,18 +57,12 @@ def check_same_run(tree: Mapping[str, Any], state: Mapping[str, Any], path: str)
         if key in FIXED or key.split(".")[0] in FIXED:
             raise InputError(f"{key} {value} contradicts the checkpoint {path}, whose run has {old}")
         if key == "data.batch_size" and state["next_batch"]:
-            raise InputError(
-                f"{key} {value} contradicts the checkpoint {path}, which is in the middle of an epoch of batches of "
-                f"{old}"
-            )
+            raise InputError(f"{key} {value} contradicts {path}, in the middle of an epoch of batches of {old}")
         print(f"note: the run continues with {key} {value}; it had {old}")
         schedule = name_of(tree, "schedule")
         if key == "trainer.epochs" and schedule in ("cosine_schedule", "one_cycle_schedule"):
-            print(
-                f"warning: {schedule} depends on the number of epochs: the learning rates so far were those of {old} "
-                f"epochs, those to come are of {value}",
-                file=sys.stderr,
-            )
+            rates = f"learning rates so far were those of {old} epochs, those to come are of {value}"
+            print(f"warning: {schedule} depends on the number of epochs: {rates}", file=sys.stderr)
 
 
 def tree_of_checkpoint(state: Mapping[str, Any], typed: Typed, path: str) -> Tree:
@@ -89,10 +83,7 @@ def tree_of_checkpoint(state: Mapping[str, Any], typed: Typed, path: str) -> Tre
         base = presets.problem(task)
         base["network"] = {"name": "UNet"}
     elif "physics" not in typed.flags:
-        raise InputError(
-            f"the checkpoint {path} names no operator: give --physics (FILE.yaml or FILE.py:NAME), or, for the paper's "
-            "scripts, --task (and --ct-views or --mask)"
-        )
+        raise InputError(f"the checkpoint {path} names no operator: give --physics, or --task for the authors'")
     if task is not None:
         base = merge(base, {"trainer": {"task": task}})
     of_files = ("measurements", "truth", "slices")
@@ -149,9 +140,7 @@ def _check_same_operator(carried: Any, description: Any, device: torch.device, p
     if describe(other) != describe(carried) or not equal:
         key = changed[0] if changed else "name"
         value = dict(leaves(description)).get(key)
-        raise InputError(
-            f"physics.{key} {value} contradicts the checkpoint {path}, which was trained for {carried}; leave it out"
-        )
+        raise InputError(f"physics.{key} {value} contradicts {path}, trained for {carried}; leave it out")
 
 
 def _is_same(a: Any, b: Any) -> bool:

@@ -76,8 +76,7 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
     physics, shape, data = load_operator(tree, typed, device)
     group = build_group(tree, shape)
     if not callable(getattr(group, "sample", None)):
-        raise InputError(f"diagnose needs a group with sample(x) and apply(x, elements): {name_of(tree, 'transform')} "
-                         "has no sample")  # fmt: skip
+        raise InputError(f"diagnose needs a group with sample(x), and {name_of(tree, 'transform')} has none")
     tol = check_number("--tol", options.get("tol", 0.01), above=0, below=1)
     result = diagnose(
         select_physics(physics, [0]),
@@ -109,9 +108,7 @@ def load_operator(tree: Tree, typed: Typed, device: torch.device) -> tuple[Any, 
     problem = None
     if shape is None:
         if not has_measurements and get(tree, "data.train") is None:
-            raise InputError(
-                "the size of the images is unknown: give the operator an attribute image_shape = (C, H, W), or --size"
-            )
+            raise InputError("the size of the images is unknown: give the operator image_shape = (C, H, W), or --size")
         problem = Problem(tree, device)
         physics, shape = problem.physics, problem.shape
     elif physics is None:
@@ -135,10 +132,8 @@ def _shape_without_data(typed: Typed, physics: Any, description: Tree, has_data:
         return channels, height, width
     size = check_number("--size", size, integer=True, least=4)
     if expected and expected[-2:] != (size, size):
-        raise InputError(
-            f"--size {size} contradicts the operator, which is for images of {expected[-2]} x {expected[-1]}; leave it "
-            "out"
-        )
+        sides = f"{expected[-2]} x {expected[-1]}"
+        raise InputError(f"--size {size} contradicts the operator, which is for images of {sides}; leave it out")
     channels = CHANNELS.get(str(description["name"]), getattr(physics, "channels", 1))
     return (expected[0] if len(expected) == 3 else channels), size, size
 

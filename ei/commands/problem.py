@@ -75,10 +75,8 @@ class Problem:
         if count not in (1, len(self.data)):
             data = "measurements" if self.has_measurements else images
             what, key = ("a mask", "--mask") if isinstance(self.physics, Inpainting) else ("a scan", "physics.angles")
-            raise InputError(
-                f"there is {what} for each of {count} images, and there are {len(self.data)} {data}; give theirs with "
-                f"{key}"
-            )
+            there = f"there is {what} for each of {count} images, and there are {len(self.data)} {data}"
+            raise InputError(f"{there}; give theirs with {key}")
 
     def _build_physics(self, sizes: Mapping[str, Any]) -> None:
         if self.physics is not None:
@@ -236,9 +234,7 @@ def _dataset_part(described: Any, image_shape: tuple[int, ...] | None, physics: 
 def square_side(image_shape: tuple[int, ...]) -> int:
     height, width = image_shape[-2:]
     if height != width:
-        raise InputError(
-            f"generated images are square, and the operator is for {height} x {width}; give others with --data"
-        )
+        raise InputError(f"generated images are square, and the operator is for {height} x {width}; give --data")
     return height
 
 
@@ -272,11 +268,8 @@ def load_measurements(described: Any, physics: Any, chosen: Mapping[str, Any]) -
     check_size(physics, shape)
     again = call(physics, "A", torch.zeros(1, *shape))
     if again.shape[1:] != y.shape or again.is_complex() != y.is_complex():
-        kinds = ["complex" if values.is_complex() else "real" for values in (again, y)]
-        raise InputError(
-            f"{where} holds measurements {list(y.shape)} ({kinds[1]}), but A of images {list(shape)} gives "
-            f"{list(again.shape[1:])} ({kinds[0]})"
-        )
+        expected, actual = (f"{list(v.shape)} ({'complex' if v.is_complex() else 'real'})" for v in (again[0], y))
+        raise InputError(f"{where} holds measurements {actual}, but A of images {list(shape)} gives {expected}")
     return measurements, shape
 
 
@@ -288,19 +281,15 @@ def _check_shapes(physics: Any, measurements: Any) -> None:
     for index in range(min(len(shapes), len(measurements))):
         actual = tuple(measurement(measurements, index).shape[-len(shapes[index]) :])
         if actual != shapes[index]:
-            raise InputError(
-                f"measurement {index} must have shape {list(shapes[index])} (detectors, and as many views as its scan "
-                f"has angles), got {list(actual)}; give measurements and angles in the same order"
-            )
+            expected = f"{list(shapes[index])} (detectors, and the views of its scan)"
+            raise InputError(f"measurement {index} must have shape {expected}, got {list(actual)}; check their order")
 
 
 def sizes_from_measurements(described: Any, description: Mapping[str, Any]) -> dict[str, Any]:
     """The sizes that an operator needs, from the measurements of the run."""
     make = find(description["name"], CLASSES["physics"], "physics")
     if not hasattr(make, "sizes_from_measurement"):
-        raise InputError(
-            f"the size of the images does not follow from measurements of {description['name']}: give its arguments"
-        )
+        raise InputError(f"measurements of {description['name']} do not give the size of images: give its arguments")
     y = _open(described, "data.measurements", {}, shape=None, parts=make is MRI)[0]
     if y.is_complex():
         raise InputError(f"data.measurements are complex, and those of {description['name']} are real")
@@ -317,9 +306,7 @@ def _open(described: Any, path: str, chosen: Mapping[str, Any], **arguments: Any
     measurements, filled = build_part(described, path, {**arguments, **chosen})
     for key in chosen:
         if key not in filled:
-            raise InputError(
-                f"data.{key} is for measurements in files, and {filled['name']} takes no {key}; leave it out"
-            )
+            raise InputError(f"data.{key} is for measurements in files, {filled['name']} takes none; leave it out")
     return measurements
 
 

@@ -144,9 +144,7 @@ def _checkpoint_path(ckp: str | None, task: str | None) -> str:
         raise InputError("--ckp, the checkpoint, is needed; or --task, for the authors' in ckp/<task>")
     ckp = f"./ckp/{task}/ckp_ei_final.pth.tar"
     if not Path(ckp).exists():
-        raise MissingFileError(
-            f"there is no checkpoint {ckp}: put the authors' download there (see the README), or give one with --ckp"
-        )
+        raise MissingFileError(f"there is no checkpoint {ckp}: put the authors' download there, or give --ckp")
     return ckp
 
 
@@ -172,8 +170,7 @@ def tree_to_test(state: Mapping[str, Any], typed: Typed, path: str) -> Tree:
         described = (state.get("network") or {}).get("compact")
         if described not in (None, compact):
             raise InputError(
-                f"--network-compact {compact} contradicts the checkpoint, whose network has {described} levels; leave "
-                "the option out"
+                f"--network-compact {compact} contradicts the {described} levels of the checkpoint; leave it out"
             )
         changes = merge(changes, {"network": {"compact": compact}})
     return merge(tree, changes)
@@ -203,10 +200,7 @@ def load_test(
     if isinstance(problem.data, Pairs):
         print("\n".join(report_truth(f.physics, problem.data)))
     if carried is None and name_of(tree, "physics") == "Inpainting" and "mask" not in tree["physics"]:
-        print(
-            "note: the checkpoint carries no mask; a random one of rate 0.3 is used, which is not the one it was "
-            "trained with: give the authors' with --mask mask_random0.3.pt"
-        )
+        print("note: the checkpoint carries no mask, and a random one is used: give the authors' with --mask")
     return f, problem.data, problem.shape
 
 
@@ -215,9 +209,7 @@ def _samples(asked: list[int] | None, task: str | None, images: Any) -> list[int
         asked = [sample_of_the_paper(task, images)]
     for sample in asked:
         if not 0 <= sample < len(images):
-            raise InputError(
-                f"--sample-to-show must be one of the {len(images)} test images (0 to {len(images) - 1}), got {sample}"
-            )
+            raise InputError(f"--sample-to-show must be a test image, 0 to {len(images) - 1}, got {sample}")
     return asked
 
 

@@ -180,8 +180,7 @@ def _range(value: Mapping[str, Any], path: str) -> list[float]:
     numbers = list(value.values())
     is_valid = all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers)
     if not is_valid or int(value["count"]) != value["count"] or value["count"] < 1:
-        raise InputError(f"{path} must be a range {{start: a, step: b, count: n}} of numbers with n >= 1, got "
-                         f"{dict(value)}")  # fmt: skip
+        raise InputError(f"{path} must be a range {{start: a, step: b, count: n}}, n >= 1, got {dict(value)}")
     return [value["start"] + k * value["step"] for k in range(int(value["count"]))]
 
 
@@ -277,10 +276,7 @@ def check_code_is_typed(tree: Mapping[str, Any], typed: set[str], path: str) -> 
             if is_user_code(text) and text not in typed:
                 where = key if key != "data" else next(f"data.{k}" for k, v in part.items() if text in walk_texts(v))
                 typing = f"--physics {text}" if key == "physics" else f"{where}='{{name: {text}}}'"
-                raise InputError(
-                    f"the checkpoint {path} names user-defined code, {text}, which is imported only if it is typed: "
-                    f"give {typing}"
-                )
+                raise InputError(f"{path} names code, {text}, which is imported only if it is typed: give {typing}")
 
 
 def get(tree: Mapping[str, Any], path: str, default: Any = None) -> Any:

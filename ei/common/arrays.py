@@ -92,10 +92,8 @@ class FileArray:
             raise InputError(f"the {self.what} file {self.path} cannot be read: permission denied") from error
         except Exception as error:  # the readers raise whatever the bytes lead them to
             reason = " ".join(str(error).split())
-            raise InputError(
-                f"the {self.what} file {self.path} cannot be read: damaged or no {self.path.suffix} file of numbers "
-                f"({reason})"
-            ) from error
+            problem = f"damaged or no {self.path.suffix} file of numbers ({reason})"
+            raise InputError(f"the {self.what} file {self.path} cannot be read: {problem}") from error
         self._process = os.getpid()
         return self._array
 
@@ -183,9 +181,7 @@ def import_h5py(path: Path) -> Any:
     try:
         return importlib.import_module("h5py")
     except ImportError as error:
-        raise MissingExtraError(
-            f"{path} is an HDF5 file, which needs h5py: pip install 'equivariant-imaging[h5]'"
-        ) from error
+        raise MissingExtraError(f"{path} needs h5py: pip install 'equivariant-imaging[h5]'") from error
 
 
 class _Hdf5Array:
@@ -235,15 +231,13 @@ class _FolderArray:
         if not paths:
             raise InputError(f"the {what} folder {folder} holds no arrays: no file in it ends in {', '.join(kinds)}")
         self.files = [FileArray(path, what=what) for path in paths]
-        for file in self.files:
-            if (file.shape, file.dtype) != (self.files[0].shape, self.files[0].dtype):
-                raise InputError(
-                    f"the files of {folder} must hold arrays of one shape and type, got {self.files[0].dtype} "
-                    f"{list(self.files[0].shape)} in {paths[0].name} and {file.dtype} {list(file.shape)} in "
-                    f"{file.path.name}"
-                )
-        self.shape = (len(paths), *self.files[0].shape)
-        self.dtype = self.files[0].dtype
+        found = [f"{file.dtype} {list(file.shape)} in {file.path.name}" for file in self.files]
+        first = self.files[0]
+        for file, kind in zip(self.files, found, strict=True):
+            if (file.shape, file.dtype) != (first.shape, first.dtype):
+                raise InputError(f"{folder} must hold arrays of one shape and type, got {found[0]} and {kind}")
+        self.shape = (len(paths), *first.shape)
+        self.dtype = first.dtype
 
     def __getitem__(self, index: Any) -> np.ndarray:
         if isinstance(index, int | np.integer):

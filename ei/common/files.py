@@ -85,10 +85,8 @@ def load_file(
     except pickle.UnpicklingError as error:
         culprit = re.search(r"(?:Unsupported (?:global|class): (?:GLOBAL )?|Trying to call )([\w.]+)", str(error))
         if culprit:
-            raise InputError(
-                f"the {what} {path} was rejected: it holds a {culprit[1]}, and unpickling it could run code. Save it "
-                "again with tensors and plain values only, from a program you trust"
-            ) from error
+            advice = "could run code: save it again with tensors and plain values only"
+            raise InputError(f"the {what} {path} was rejected: it holds a {culprit[1]}, which {advice}") from error
         raise InputError(f"the {what} {path} is damaged or was not written by torch.save; get it again") from error
     except InputError:
         raise

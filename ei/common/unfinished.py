@@ -289,8 +289,7 @@ def _stored_dtype(path: Path, shape: Sequence[int], dtype: np.dtype) -> np.dtype
     if suffix not in TIFF:
         return dtype
     if dtype.kind == "c" or len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3)):
-        raise InputError(
-            f"a TIFF file holds real images [H, W] or [1 or 3, H, W], got {dtype} {list(shape)}: write "
-            f"{path.with_suffix('.npy').name} or {path.with_suffix('.h5').name}"
-        )
+        others = f"{path.with_suffix('.npy').name} or {path.with_suffix('.h5').name}"
+        got = f"got {dtype} {list(shape)}: write {others}"
+        raise InputError(f"a TIFF file holds real images [H, W] or [1 or 3, H, W], {got}")
     return np.dtype(np.float32)

@@ -172,10 +172,8 @@ def check_run_folder(folder: Path, begun: bool = False) -> None:
     if nearest == folder and not begun:
         held = sorted(p.name for p in folder.iterdir() if p.name in (LOG, CONFIG) or p.name.startswith("ckp_"))
         if held:
-            raise InputError(
-                f"the run folder {folder} already holds a run ({held[0]}): choose another --out, or continue it with "
-                f"--resume {folder}/ckp_last.pth.tar"
-            )
+            advice = f"choose another --out, or continue it with --resume {folder}/ckp_last.pth.tar"
+            raise InputError(f"the run folder {folder} already holds a run ({held[0]}): {advice}")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"the run folder {folder} cannot be written: no permission in {nearest}")
 
@@ -201,9 +199,7 @@ class RunLock:
                 self._file.seek(0)
                 holder = self._file.read().strip() or "another process"
                 self._file.close()
-                raise InputError(
-                    f"the run folder {folder} is in use by {holder}; wait for its end, or choose another --out"
-                )
+                raise InputError(f"the run folder {folder} is in use by {holder}; wait, or choose another --out")
             # Between our opening and locking it, the one that held it may have removed it.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path)):
@@ -240,9 +236,6 @@ def _lock(file: Any) -> bool:
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
             return False
-        print(
-            f"warning: {file.name} cannot be locked ({error.strerror or error}): see to it that no other run uses its "
-            "folder",
-            file=sys.stderr,
-        )
+        reason = error.strerror or error
+        print(f"warning: {file.name} cannot be locked ({reason}): use its folder for one run only", file=sys.stderr)
     return True

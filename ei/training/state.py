@@ -36,10 +36,8 @@ def state_of(run: Run, epoch: int) -> dict[str, Any]:
         weights = network.state_dict()
         for name, value in weights.items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
-                raise TrainingDivergedError(
-                    f"{name} became NaN or infinite in epoch {run.epoch + 1}, by step {run.step}, while the "
-                    "losses were finite: lower the learning rate"
-                )
+                place = f"epoch {run.epoch + 1}, by step {run.step}"
+                raise TrainingDivergedError(f"{name} became NaN or infinite in {place}: lower the learning rate")
         state[f"state_dict{_suffix(run, key)}"] = weights
         state[f"optimizer{_suffix(run, key)}"] = run.optimizers[key].state_dict()
     if run.averaged is not None:
