@@ -220,14 +220,16 @@ class Watch:
     def __init__(self, f: Any, bars: ErrorBars | None) -> None:
         self.bars = bars
         self.has_sure = noise_with_variance(f.physics) is not None and is_precise(f)
-        self.risks: list[tuple[float, int]] = []
+        self.risk = 0.0
+        self.count = 0
         self.drawn: list[dict[str, Tensor]] = []
         self.power = 0.0
         self.pixels = 0
 
     def __call__(self, f: Any, physics: Any, y: Tensor, x: Tensor) -> Tensor | None:
-        if self.has_sure and sum(count for _, count in self.risks) < SURE_MEASUREMENTS:
-            self.risks.append((error_estimate(f, physics, y), len(y)))
+        if self.has_sure and self.count < SURE_MEASUREMENTS:
+            self.risk += error_estimate(f, physics, y) * len(y)
+            self.count += len(y)
         if self.bars is None:
             return None
         errors = self.bars.pixels(f, physics, y)
@@ -241,10 +243,9 @@ class Watch:
     def lines(self, output: Path) -> list[str]:
         """What is printed in the end; draws the figure of error bars beside the output."""
         lines = []
-        if self.risks:
-            count = sum(number for _, number in self.risks)
-            risk = sum(value * number for value, number in self.risks) / count
-            lines.append(f"SURE: ||A f(y) - A x||^2 / m is estimated as {risk:.3g}, from {count} measurements")
+        if self.count:
+            risk = self.risk / self.count
+            lines.append(f"SURE: ||A f(y) - A x||^2 / m is estimated as {risk:.3g}, from {self.count} measurements")
         if self.bars is not None and self.pixels:  # of a call that was continued, for the images that were left
             figure = beside(output).with_suffix(".png")
             error_maps(self.drawn, figure)

@@ -127,15 +127,8 @@ def _engine() -> str:
 
 
 def _axis_of_rows(conversion: Conversion, most: int) -> float:
-    """The median of where the axis falls in up to `ROWS` rows of the detector; prints their spread.
-
-    Args:
-        conversion: of the rows.
-        most: the row to check where it is found in none of these.
-
-    Raises:
-        InputError: if it is found in none.
-    """
+    """The median of where the axis falls in up to `ROWS` rows of the detector, whose spread is printed; in the row
+    ``most`` where it is found in none of these."""
     side = conversion.detectors
     count = min(ROWS, conversion.rows)
     rows = sorted({round(place) for place in np.linspace(0, conversion.rows - 1, count).tolist()})

@@ -64,10 +64,8 @@ class Problem:
     def _check_data_keys(self, data: Tree, mode: str) -> None:
         if self.has_measurements and data.get(mode) is not None:
             raise InputError(f"data.{mode} and data.measurements exclude each other: give one of them")
-        if data.get("truth") is not None and not self.has_measurements:
-            raise InputError("data.truth is the ground truth of data.measurements: give those, too")
-        for key in SELECTION:
-            if data.get(key) is not None and not self.has_measurements and mode == "train":
+        for key in ("truth", *(SELECTION if mode == "train" else ())):
+            if data.get(key) is not None and not self.has_measurements:
                 raise InputError(f"data.{key} is for data.measurements: give those, too")
 
     def _check_count(self, images: str) -> None:
@@ -102,12 +100,8 @@ class Problem:
         chosen = {key: data[key] for key in SELECTION if data.get(key) is not None}
         self.data, self.shape = load_measurements(described, self.physics, chosen)
         if data.get("truth") is not None:
-            truth = data["truth"]
-            if isinstance(truth, str) and not is_user_code(truth):
-                images = Measurements(truth, self.shape, NAMES_OF_TRUTH, slices=data.get("slices"))
-                self.data = Pairs(self.data, images)
-            else:
-                self.data = Pairs(self.data, _open(truth, "data.truth", {}))
+            arguments = {"shape": self.shape, "names": NAMES_OF_TRUTH, "slices": data.get("slices")}
+            self.data = Pairs(self.data, _open(data["truth"], "data.truth", {}, **arguments))
 
 
 # ---- operators and noise --------------------------------------------------------------------------------------------

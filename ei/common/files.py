@@ -82,17 +82,15 @@ def load_file(
             f"the {what} {path} holds numbers of NumPy: they were read as plain numbers and tensors", stacklevel=2
         )
         return content
-    except pickle.UnpicklingError as error:
-        culprit = re.search(r"(?:Unsupported (?:global|class): (?:GLOBAL )?|Trying to call )([\w.]+)", str(error))
-        if culprit:
-            advice = "could run code: save it again with tensors and plain values only"
-            raise InputError(f"the {what} {path} was rejected: it holds a {culprit[1]}, which {advice}") from error
-        raise InputError(f"the {what} {path} is damaged or was not written by torch.save; get it again") from error
     except InputError:
         raise
     except PermissionError as error:
         raise InputError(f"the {what} {path} cannot be read: permission denied") from error
     except Exception as error:  # what zipfile and torch.load raise for other bytes depends on the bytes
+        culprit = re.search(r"(?:Unsupported (?:global|class): (?:GLOBAL )?|Trying to call )([\w.]+)", str(error))
+        if culprit and isinstance(error, pickle.UnpicklingError):
+            advice = "could run code: save it again with tensors and plain values only"
+            raise InputError(f"the {what} {path} was rejected: it holds a {culprit[1]}, which {advice}") from error
         raise InputError(f"the {what} {path} is damaged or was not written by torch.save; get it again") from error
 
 

@@ -22,7 +22,7 @@ import torch
 
 from ei.common.processes import Part, Processes
 from ei.common.seeds import derive_seed, seed_all, states_kept
-from ei.common.signals import StopRequest
+from ei.common.signals import SIGNALS, StopRequest, handled
 from ei.datasets.batches import Batches, images_and_measurements, indices_of, seeded_batches
 from ei.errors import InputError, TrainingStoppedError
 from ei.models.base import computing, select_function
@@ -122,7 +122,8 @@ class Trainer(Run):
         columns = log_columns(self)
         with contextlib.ExitStack() as stack:
             # Before anything is written: a signal must find a run that can be saved.
-            stop = stack.enter_context(StopRequest(grace=2.0 if self.processes.count > 1 else 0.0))
+            stop = StopRequest(grace=2.0 if self.processes.count > 1 else 0.0)
+            stack.enter_context(handled(SIGNALS, stop))
             if self.processes.first:
                 stack.enter_context(self.run_folder.held((self.method, self.task), self.config, columns, self.history))
             stack.enter_context(replicated(self.f, self.closure, self.networks, self.processes))
