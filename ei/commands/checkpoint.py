@@ -77,8 +77,7 @@ def tree_of_checkpoint(state: Mapping[str, Any], typed: Typed, path: str) -> Tre
         if task is not None and trained not in (None, "", task):
             raise InputError(f"the checkpoint was trained for the task {trained}, not for {task}")
         base |= {key: state[key] for key in ("noise", "network") if base.get(key) is None and state.get(key)}
-        if task in presets.PAPER:
-            base.setdefault("data", presets.problem(task)["data"])  # a script (`ei.ei.EI`) has none
+        base = {**presets.data_of(task), **base}  # a script (`ei.ei.EI`) has none
     elif task is not None:
         base = presets.problem(task)
         base["network"] = {"name": "UNet"}
@@ -122,25 +121,18 @@ def carried_physics(
         return carried
     if is_user_code(typed.get("name")):
         raise InputError(f"physics {typed['name']} contradicts the checkpoint {path}, which was trained for {carried}")
-    _check_same_operator(
-        carried,
-        tree["physics"],
-        device,
-        path,
-        [key for key in {**typed, **described} if typed.get(key) != described.get(key)],
-    )
+    changed = next((key for key in {**typed, **described} if typed.get(key) != described.get(key)), "name")
+    _check_same_operator(carried, tree["physics"], device, f"physics.{changed} {typed.get(changed)} contradicts {path}")
     return carried
 
 
-def _check_same_operator(carried: Any, description: Any, device: torch.device, path: str, changed: list[str]) -> None:
+def _check_same_operator(carried: Any, description: Any, device: torch.device, problem: str) -> None:
     """Raise unless a description is that of the operator that a checkpoint carries, tensors included."""
     sides = (getattr(carried, "image_shape", None) or (1, 1))[-2:]
     other = build_physics(description, device, sizes_of((1, *sides))).object
     equal = all(_is_same(getattr(other, name, None), getattr(carried, name, None)) for name in CARRIED)
     if describe(other) != describe(carried) or not equal:
-        key = changed[0] if changed else "name"
-        value = dict(leaves(description)).get(key)
-        raise InputError(f"physics.{key} {value} contradicts {path}, trained for {carried}; leave it out")
+        raise InputError(f"{problem}, trained for {carried}; leave it out")
 
 
 def _is_same(a: Any, b: Any) -> bool:

@@ -58,6 +58,11 @@ def problem(task: str | None) -> Tree:
     return tree
 
 
+def data_of(task: str | None) -> Tree:
+    """The part ``data`` of a task's tree; nothing for other names, which scripts give to their runs."""
+    return {"data": problem(task)["data"]} if task in PAPER else {}
+
+
 def closure_for(method: str, tree: Mapping[str, Any], is_noise_unknown: bool = False) -> Tree:
     """The closure of a method with those arguments of the tree's closure that it takes. The weight of the equivariance
     loss is the tree's, or the problem's."""

@@ -105,7 +105,7 @@ class FileArray:
             return np.load(self.path, mmap_mode="r", allow_pickle=False)
         if suffix == ".npz":
             with np.load(self.path, allow_pickle=False) as file:
-                return file[self._choose(file.files)]
+                return file[self._choose(dict.fromkeys(file.files))]
         if suffix == ".mat":
             return self._read_matlab()
         if suffix in HDF5:
@@ -157,8 +157,9 @@ class FileArray:
         numbers = {name: array.shape for name, array in arrays.items() if array.dtype.kind in _NUMBERS and array.shape}
         return arrays[self._choose(numbers)]
 
-    def _choose(self, arrays: Sequence[str] | Mapping[str, tuple[int, ...]]) -> str:
-        """The name of the array to read: the one asked for, the only one, or the first of the preferred names."""
+    def _choose(self, arrays: Mapping[str, Any]) -> str:
+        """The name of the array to read, out of names and shapes (None where they are not known): the one asked for,
+        the only one, or the first of the preferred names."""
         if self.name is not None:
             matches = [name for name in arrays if name == self.name]
         elif len(arrays) == 1:
@@ -170,11 +171,12 @@ class FileArray:
             return self.name
         if not arrays:
             raise InputError(f"the {self.what} file {self.path} holds no arrays")
-        shapes = {name: f" {list(arrays[name])}" if isinstance(arrays, Mapping) else "" for name in arrays}
-        listed = ", ".join(f"{name}{shape}" for name, shape in shapes.items())
-        lacks = "" if self.name is None else f"no {self.name}, but "
-        rename = f"name the {self.what} {self.names[0]!r}, or " if self.names and self.name is None else ""
-        raise InputError(f"{self.path} holds {lacks}{listed}: {rename}choose one as {self.path}:{next(iter(arrays))}")
+        listed = ", ".join(name if shape is None else f"{name} {list(shape)}" for name, shape in arrays.items())
+        advice = f"choose one as {self.path}:{next(iter(arrays))}"
+        if self.name is not None:
+            raise InputError(f"{self.path} holds no {self.name}, but {listed}: {advice}")
+        rename = f"name the {self.what} {self.names[0]!r}, or " if self.names else ""
+        raise InputError(f"{self.path} holds {listed}: {rename}{advice}")
 
 
 def import_h5py(path: Path) -> Any:

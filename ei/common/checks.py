@@ -5,6 +5,7 @@ Every check takes the name of a value as free text, ``alpha`` or the full path `
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -43,14 +44,17 @@ def check_number(
     """
     number = _real(value)
     bounds = {">=": least, ">": above, "<=": most, "<": below}
-    if number is not None and abs(number) <= sys.float_info.max and not (integer and number != int(number)):
-        is_low = (least is not None and number < least) or (above is not None and number <= above)
-        is_high = (most is not None and number > most) or (below is not None and number >= below)
-        if not is_low and not is_high:
-            return int(number) if integer else float(number)
+    in_range = number is not None and all(
+        bound is None or _COMPARISONS[sign](number, bound) for sign, bound in bounds.items()
+    )
+    if in_range and abs(number) <= sys.float_info.max and not (integer and number != int(number)):
+        return int(number) if integer else float(number)
     wanted = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None)
     kind = "a whole number" if integer else "finite and" if wanted else "a finite number"
     raise InputError(f"{name} must be {kind} {wanted}".rstrip() + f", got {(value if number is None else number)!r}")
+
+
+_COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
 
 def _real(value: Any) -> Any:

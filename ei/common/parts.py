@@ -174,14 +174,18 @@ def build(description: Any, classes: Classes, path: str, context: Context | None
         return Built(make, {"name": name})
     signature = signature_of(make)
     _check_arguments(arguments, signature, path, str(name), context)
-    sizes = {key: value for key, value in context.sizes.items() if key in signature.parameters and key not in arguments}
-    filled = {key: value() if callable(value) else value for key, value in sizes.items()}
+    filled = _sizes_for(arguments, signature, context)
     values = {key: _build_nested(value, f"{path}.{key}", context) for key, value in arguments.items()}
     values |= filled | {key: value for key, value in context.objects.items() if key in signature.parameters}
     for key in sorted(signature.required - {*values}):
         raise InputError(f"{path}.{key} is missing: {name} needs it")
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in filled.items()}
     return Built(_call(make, values, signature, path, str(name)), {"name": name, **arguments, **plain})
+
+
+def _sizes_for(arguments: Mapping[str, Any], signature: Signature, context: Context) -> dict[str, Any]:
+    sizes = {key: value for key, value in context.sizes.items() if key in signature.parameters and key not in arguments}
+    return {key: value() if callable(value) else value for key, value in sizes.items()}
 
 
 def _check_arguments(
