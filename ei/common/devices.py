@@ -61,7 +61,6 @@ def choose_device(asked: str | None) -> torch.device:
     index = rank if device.index is None else device.index
     last = max(index, count - 1)
     if last >= available:
-        raise InputError(
-            f"cuda:{last} is needed, and torch sees {available} CUDA device(s): start fewer processes, or give --device"
-        )
+        needed = f"cuda:{last} is needed for {count} processes" if count > 1 else f"cuda:{last} was asked for"
+        raise InputError(f"{needed}, and torch sees {available}: start fewer, or give --device cpu")
     return torch.device("cuda", index)
