@@ -32,6 +32,7 @@ from ei.evaluation.calibration import (
     table,
     true_scores,
 )
+from ei.evaluation.missing_power import missing_power_scores
 from ei.evaluation.quality import image_and_measurement, write_metrics
 from ei.evaluation.uncertainty import Bootstrap, Resampling, noise_for
 from ei.models.base import select_function
@@ -80,7 +81,7 @@ def add_options(parser: Parser, calibrate: bool) -> None:
     group.add_argument("--calibration", type=path_type, metavar="FILE", help="correct them by a file of --calibrate")
     if calibrate:
         group.add_argument("--calibrate", type=path_type, metavar="FILE",
-                           help="find the correction from a tenth of each measurement that f is not given")  # fmt: skip
+                           help="find the correction from the measurements")  # fmt: skip
         group.add_argument("--calibrate-by", choices=["measurements", "truth"],
                            help="truth: find it from the ground truth of the test images instead")  # fmt: skip
 
@@ -169,19 +170,19 @@ def _of_channels(error: Tensor) -> Tensor:
 def calibrate(f: Any, data: Any, bars: ErrorBars, path: Path) -> Calibration:
     """Find the correction of error bars from the measurements of a data set alone, print it, and write it to a file."""
     bar = tqdm(measurements_of(f, data), unit="measurement", desc="calibration", total=len(data))
-    parts = [
-        held_out_scores(own, physics, bars.transform, y, bars.draws, seed=index, noise=noise_for(physics))
-        for index, (own, physics, y, _) in enumerate(bar)
-    ]
-    scores = joined(parts)
-    print(f"\ncalibration from a tenth of each of {len(parts)} measurements, which f was not given")
+    shown = ((own, physics, y) for own, physics, y, _ in bar)
+    if getattr(f.physics, "step_between_views", None) is not None:
+        source, how = "the power between the views", "the power that x lacks between the views"
+        scores = missing_power_scores(shown, bars.transform, bars.draws)
+    else:
+        source, how = "held-out measurements", "a tenth of each measurement, which f was not given"
+        scores = joined([
+            held_out_scores(own, physics, bars.transform, y, bars.draws, seed=index, noise=noise_for(physics))
+            for index, (own, physics, y) in enumerate(shown)
+        ])  # fmt: skip
+    print(f"\ncalibration of {len(scores.norms)} measurements, from {how}")
     print(f"{table(coverage(scores))}\n{remarks(scores)}")
-    if getattr(f.physics, "pixel_mask", None) is None:
-        print(
-            "note: this shows the error at measurements that could have been made. Between evenly spaced views it is "
-            "too small a factor: use --calibrate-by truth where there are images"
-        )
-    return write_calibration(scores, "held-out measurements", path)
+    return write_calibration(scores, source, path)
 
 
 def write_calibration(scores: Scores, source: str, path: Path) -> Calibration:
