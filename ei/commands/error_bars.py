@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,10 +167,10 @@ def _of_channels(error: Tensor) -> Tensor:
     return (power if len(error) == 2 else power / len(error)).sqrt()
 
 
-def calibrate(f: Any, data: Any, bars: ErrorBars, path: Path) -> Calibration:
-    """Find the correction of error bars from the measurements of a data set alone, print it, and write it to a file."""
-    bar = tqdm(measurements_of(f, data), unit="measurement", desc="calibration", total=len(data))
-    shown = ((own, physics, y) for own, physics, y, _ in bar)
+def calibrate(f: Any, measurements: Iterable[tuple[Any, ...]], bars: ErrorBars, path: Path) -> Calibration:
+    """Find the correction of error bars from measurements alone (`measurements_of`), print it, and write it to a
+    file."""
+    shown = tqdm([item[:3] for item in measurements], unit="measurement", desc="calibration")
     if getattr(f.physics, "step_between_views", None) is not None:
         source, how = "the power between the views", "the power that x lacks between the views"
         scores = missing_power_scores(shown, bars.transform, bars.draws)

@@ -97,7 +97,7 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
     if bars is not None and isinstance(images, Measurements):  # without ground truth there is nothing to test
         if options.get("calibrate_by") == "truth":
             raise InputError("--calibrate-by truth needs the --truth of the --measurements")
-        error_bars.calibrate(f, images, bars, Path(options["calibrate"]))
+        error_bars.calibrate(f, error_bars.measurements_of(f, images), bars, Path(options["calibrate"]))
         return
     task = get(tree, "trainer.task")
     samples = _samples(options.get("sample_to_show"), task, images)
@@ -130,7 +130,7 @@ def _error_bars(
     """The coverage of error bars, and their calibration by measurements (before it) or by ground truth (of it)."""
     path, by_truth = options.get("calibrate"), options.get("calibrate_by") == "truth"
     if path is not None and not by_truth:
-        found = error_bars.calibrate(f, images, bars, Path(path))
+        found = error_bars.calibrate(f, error_bars.measurements_of(f, images), bars, Path(path))
         bars = replace(bars, calibration=found)
     scores = error_bars.report_error_bars(f, images, bars, folder, samples)
     if path is not None and by_truth:
