@@ -34,7 +34,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ei.commands.flags import path as path_type
-from ei.commands.flags import whole
 from ei.commands.presets import METHODS, method_of
 from ei.commands.problem import load_images
 from ei.commands.test import load_test, sample_of_the_paper, tree_to_test
@@ -42,7 +41,7 @@ from ei.commands.tree import get, read_tree
 from ei.commands.typed import Parser, Typed, names_of
 from ei.common.complex import magnitude
 from ei.common.devices import choose_device
-from ei.common.drawing import curves, image_grid
+from ei.common.drawing import image_grid, new_figure, read_log
 from ei.common.files import load_file, write_atomically
 from ei.common.parts import describe
 from ei.common.scripts import run_script
@@ -295,6 +294,27 @@ def report(
     draw(problem, out, results)
 
 
+def curves(logs: Mapping[str, Path], spent: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """Draw the PSNR column of several ``training_loss.csv`` against the cost of the runs.
+
+    Args:
+        logs: titles and files.
+        spent: for each panel's axis ("steps", "minutes") the total of each title's run; epochs are taken as equal.
+        path: the figure.
+    """
+    psnr = {title: read_log(log).get("psnr", []) for title, log in logs.items()}  # none before an epoch has ended
+    figure = new_figure(figsize=(5.5 * len(spent), 4))
+    axes = figure.subplots(1, len(spent), squeeze=False, sharey=True)[0]
+    for ax, (unit, totals) in zip(axes, spent.items(), strict=True):
+        for title, values in psnr.items():
+            places = [totals[title] * (k + 1) / len(values) for k in range(len(values))]
+            ax.plot(places, values, label=title, marker="." if len(values) < 30 else None)
+        ax.set(xlabel=unit, ylabel="dB", title="paper PSNR of the training batches")
+        ax.grid(alpha=0.3)
+        ax.legend()
+    figure.savefig(path, dpi=120)
+
+
 ORDER = ("mc", "ei", "ei_adv", "split", "split_ei", "sure", "rei", "sup", "ei_sup")
 
 
@@ -328,7 +348,7 @@ def parser() -> Parser:
     made.add_argument("--mri-data", type=path_type, metavar="PATH", help="mri_chest_256.npz, or synthetic")
     made.add_argument("--mask", type=path_type, metavar="PATH", help="a saved mask, of inpainting or MRI")
     made.add_argument("--noise", metavar="NAME:NUMBERS", help="another noise than the cells', as ei train takes it")
-    made.add_argument("--epochs", type=whole, metavar="N", help="instead of the budget's")
+    made.add_argument("--epochs", type=int, metavar="N", help="instead of the budget's")
     made.add_argument("--average-over", type=names_of(GROUPS), metavar="NAME[,NAME]",
                       help="test-time augmentation, too: rotate90, reflect, or both")  # fmt: skip
     made.add_argument("--out", type=path_type, metavar="PATH", help="default: reproduction/<budget>-<recipe>")

@@ -14,13 +14,12 @@ from ei.commands import presets
 from ei.commands.problem import Problem, load_images
 from ei.commands.tree import (
     CLASSES,
-    DATASETS,
     DEFAULT_NAMES,
     MACHINE_KEYS,
-    NESTED,
     PARTS,
     RUN_KEYS,
     Tree,
+    build_part,
     check_keys,
     get,
     name_of,
@@ -28,7 +27,7 @@ from ei.commands.tree import (
 )
 from ei.common.checks import check_number
 from ei.common.files import load_file
-from ei.common.parts import Context, build, find, normalized, signature_of
+from ei.common.parts import find, normalized, signature_of
 from ei.common.processes import Processes, launched
 from ei.common.seeds import derive_seed
 from ei.common.user_code import is_user_code
@@ -81,45 +80,45 @@ def build_training(
         state: the content of a checkpoint of this run to continue from.
         carried: its operator.
     """
-    trainer, loader = TrainingBuilder(tree, device, carried, state is None).training(out)
+    trainer, loader = _Training(tree, device, carried, state is None).build(out)
     if state is not None:
         trainer.resume(state)
     return trainer, loader
 
 
-class TrainingBuilder:
-    """Builds the training of a tree; see `build_training`.
+class _Training(Problem):
+    """The problem of a run and what trains on it; see `build_training`.
 
     Attributes:
-        tree: the tree with all that was filled in.
-        physics: the operator, of tiles where the run has them.
-        train, validation: the training set, and a loader of the validation set or None.
-        shape: (C, H, W) of the images that a step sees.
+        tree: with all that was filled in.
+        physics, data, shape: of tiles where the run has them.
+        validation: a loader of the validation set, or None.
     """
 
     def __init__(self, tree: Mapping[str, Any], device: torch.device, carried: Any, is_new: bool) -> None:
         check_keys(tree)
         if not tree.get("closure"):
             raise InputError("closure is missing: give --method, or closure: {name: ..} in a tree")
-        problem = Problem(tree, device, "train", carried)
-        self.tree = problem.tree
-        self.physics = problem.physics
-        self.device = device
+        super().__init__(tree, device, "train", carried)
         self.is_new = is_new
-        self.has_measurements = problem.has_measurements
-        self.train = problem.data
-        self.shape = problem.shape
-        self.has_truth = not problem.has_measurements or isinstance(problem.data, Pairs)
+        self.has_truth = not self.has_measurements or isinstance(self.data, Pairs)
         self.files = self._list_of_test_images()
-        self.batch_size = check_number("data.batch_size", get(tree, "data.batch_size", 2), integer=True, least=1)
-        self.seed = check_number("trainer.seed", get(tree, "trainer.seed", 0), integer=True, least=0)
+        self.batch_size = self._number("data.batch_size", 2, integer=True, least=1)
+        self.seed = self._number("trainer.seed", 0, integer=True, least=0)
         self._check_data()
-        self._cut_into_tiles()
+        if get(tree, "data.tile") is not None:
+            side = self._number("data.tile", None, integer=True, least=1)
+            self.physics = TiledInpainting(self.physics, side)
+            self.data = Tiles(self.data, side)
+            self.shape = (self.shape[0], side, side)
         self._split_validation()
+
+    def _number(self, key: str, default: Any, **valid: Any) -> Any:
+        return check_number(key, get(self.tree, key, default), **valid)
 
     def _list_of_test_images(self) -> dict[str, str]:
         folder = get(self.tree, "data.train.folder")
-        if not isinstance(self.train, ImageTree) or folder is None or Path(folder) != self.train.folder:
+        if not isinstance(self.data, ImageTree) or folder is None or Path(folder) != self.data.folder:
             return {}  # it is divided into train/ and test/
         tests = load_images(self.tree["data"], "test", self.physics).object
         return {SPLIT: "".join(f"{name}\n" for name in tests.names)} if isinstance(tests, ImageTree) else {}
@@ -129,45 +128,32 @@ class TrainingBuilder:
             unrolled = name_of(self.tree, "reconstructor") == "Unrolled"
             needs_filter = unrolled and bool(get(self.tree, "reconstructor.filtered"))
             check_operator(self.physics, self.shape, self.device, unrolled, needs_filter)
-        if (
-            name_of(self.tree, "closure") == presets.UNSURE
-            and not self.has_measurements
-            and get_noise(self.physics) is None
-        ):
+        is_unsure = name_of(self.tree, "closure") == presets.UNSURE
+        if is_unsure and not self.has_measurements and get_noise(self.physics) is None:
             raise InputError(
-                "--noise unknown is for --measurements; to simulate it on images, give the noise that is added as a "
-                "key: noise=gaussian:0.1"
+                "--noise unknown is for --measurements: give the noise that is added as a key: noise=gaussian:0.1"
             )
-        if self.has_measurements and len(self.train) * measurement(self.train, 0).numel() <= READ_THROUGH:
-            for index in range(len(self.train)):
-                self.train[index]  # raises where one is not finite: now, and not after an epoch
-        if self.is_new and isinstance(self.train, Pairs):
-            print("\n".join(report_truth(self.physics, self.train)))
-
-    def _cut_into_tiles(self) -> None:
-        if get(self.tree, "data.tile") is not None:
-            side = check_number("data.tile", get(self.tree, "data.tile"), integer=True, least=1)
-            self.physics = TiledInpainting(self.physics, side)
-            self.train = Tiles(self.train, side)
-            self.shape = (self.shape[0], side, side)
+        if self.has_measurements and len(self.data) * measurement(self.data, 0).numel() <= READ_THROUGH:
+            for index in range(len(self.data)):
+                self.data[index]  # raises where one is not finite: now, and not after an epoch
+        if self.is_new and isinstance(self.data, Pairs):
+            print("\n".join(report_truth(self.physics, self.data)))
 
     def _split_validation(self) -> None:
         """Of measurements a tenth is the validation set by default, of images nothing."""
         self.validation: DataLoader | None = None
         described = get(self.tree, "data.validation", 0.1 if self.has_measurements else 0)
-        what = ("tiles of " if get(self.tree, "data.tile") else "") + (
-            "measurements" if self.has_measurements else "training images"
-        )
+        what = "measurements" if self.has_measurements else "training images"
+        what = f"tiles of {what}" if get(self.tree, "data.tile") else what
         if isinstance(described, Mapping):
-            context = Context({"mode": "test"}, {}, NESTED)
-            validation = build(described, DATASETS, "data.validation", context).object
+            validation = build_part(described, "data.validation", {"mode": "test"}).object
         else:
             fraction = check_number("data.validation", described, least=0, below=1)
             if not fraction:
                 return
-            self.train, validation = split_validation(self.train, fraction, f"the {what}")
+            self.data, validation = split_validation(self.data, fraction, f"the {what}")
             self.tree["data"]["validation"] = fraction
-        print(f"validation set: {len(validation)} of {len(validation) + len(self.train)} {what}")
+        print(f"validation set: {len(validation)} of {len(validation) + len(self.data)} {what}")
         items = Indexed(validation, self.has_measurements)
         shapes = shapes_of_measurements(validation, self.physics)
         if shapes is None:
@@ -178,31 +164,30 @@ class TrainingBuilder:
 
     # ---- parts
 
-    def training(self, out: Any) -> tuple[Trainer, Any]:
+    def build(self, out: Any) -> tuple[Trainer, Any]:
         """The trainer, with the run folder ``out``, and its loader."""
         if self.has_measurements and self.is_new:
-            lines = report_measurements(self.physics, self.train)
-            report = report_sinograms(self.physics, self.train)
+            lines = report_measurements(self.physics, self.data)
+            report = report_sinograms(self.physics, self.data)
             print("\n".join([*lines, *([] if report is None else [report.line()])]))
         scale = self._image_scale()
-        transform = self._transform()
-        workers = check_number("data.workers", get(self.tree, "data.workers", 0), integer=True, least=0)
         loader = make_loader(
-            self.train,
+            self.data,
             self.batch_size,
-            workers=workers,
+            workers=self._number("data.workers", 0, integer=True, least=0),
             seed=self.seed,
             measured=self.has_measurements,
-            shapes=shapes_of_measurements(self.train, self.physics),
+            shapes=shapes_of_measurements(self.data, self.physics),
         )
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(self.seed, "weights"))
             net = self._network()
             closure = self._closure()
+        transform = self._transform(closure)
         net.to(self.device)
-        f = self._build("reconstructor", {} if scale is None else {"image_scale": scale},
-                        {"net": net, "physics": self.physics})  # fmt: skip
-        self._check_network_tile(f)
+        f = self._build("reconstructor", scale, {"net": net, "physics": self.physics})
+        if getattr(f, "network_tile", None) is not None and max(self.shape[1:]) > f.network_tile:
+            check_no_batch_statistics(f.net)  # raises now what a step would raise
         if hasattr(closure, "image_scale"):
             closure.image_scale = f.image_scale
         if hasattr(closure, "check"):
@@ -216,42 +201,39 @@ class TrainingBuilder:
             load_weights(net, generator_weights(load_file(weights, "checkpoint"), weights), weights)
         return self._trainer(f, transform, closure, optimizers, out), loader
 
-    def _build(self, key: str, sizes: Mapping[str, Any], objects: Mapping[str, Any]) -> Any:
+    def _build(self, key: str, sizes: Mapping[str, Any] | None = None, objects: Mapping[str, Any] | None = None) -> Any:
         """The object of a part; its description in the tree is filled in."""
         part = normalized(self.tree.get(key) or {}, key)
         run_keys = {name: part.pop(name) for name in RUN_KEYS.get(key, ()) if name in part}
         if key in DEFAULT_NAMES:
             part = {"name": DEFAULT_NAMES[key], **part}
-        made, filled = build(part, CLASSES[key], key, Context(sizes, objects, NESTED))
+        made, filled = build_part(part, key, sizes, objects)
         self.tree[key] = {**filled, **run_keys}
         return made
 
-    def _image_scale(self) -> float | None:
-        """The image scale from measurements; None where the tree has it, or for images."""
+    def _image_scale(self) -> dict[str, float]:
+        """The image scale from measurements; nothing where the tree has it, or for images."""
         if not self.has_measurements or not self.is_new or get(self.tree, "reconstructor.image_scale") is not None:
-            return None
-        scale = find_image_scale(self.physics, self.train, self.device)
+            return {}
+        scale = find_image_scale(self.physics, self.data, self.device)
         print(f"image scale: {scale:g} (from A_dagger y; losses are in units of it)")
-        return scale
+        return {"image_scale": scale}
 
-    def _transform(self) -> Any:
+    def _transform(self, closure: Any) -> Any:
         """The group; None, and none in the tree, where the closure uses none."""
-        name = name_of(self.tree, "closure")
-        needed = getattr(find(name, CLASSES["closure"], "closure"), "needs_transform", None)
-        if name == presets.UNSURE:
-            needed = get(self.tree, "closure.alpha") is not None
+        needed = getattr(closure, "needs_transform", None)
         if needed is False or (needed is None and self.tree.get("transform") is None):
             self.tree.pop("transform", None)
             return None
         if self.tree.get("transform") is None:
-            raise InputError(f"transform is missing: {name} needs a group; give --group")
-        transform = self._build("transform", {}, {})
+            raise InputError(f"transform is missing: {name_of(self.tree, 'closure')} needs a group; give --group")
+        transform = self._build("transform")
         check_group(transform, self.shape, str(name_of(self.tree, "transform")))
         return transform
 
     def _network(self) -> nn.Module:
         channels, height, width = self.shape
-        net = self._build("network", {"in_channels": channels, "out_channels": channels}, {})
+        net = self._build("network", {"in_channels": channels, "out_channels": channels})
         if not isinstance(net, nn.Module):
             name = name_of(self.tree, "network")
             raise InputError(f"network.name: {name} must give a torch.nn.Module, got {type(net).__name__}")
@@ -267,16 +249,13 @@ class TrainingBuilder:
             self.tree["closure"] = {"discriminator": {"name": "Discriminator"}, **part}
         sizes = {
             "input_shape": self.shape,
-            "sigma": lambda: starting_level(self.physics, self.train, self.device, self.has_measurements),
+            "sigma": lambda: starting_level(self.physics, self.data, self.device, self.has_measurements),
         }
-        closure = self._build("closure", sizes, {})
+        closure = self._build("closure", sizes)
         if not callable(closure):
             raise InputError(f"closure.name: {part['name']} must give a function of (f, physics, transform, y, x)")
         if getattr(closure, "needs_truth", False) and not self.has_truth:
-            raise InputError(
-                f"{part['name']} learns from images, and data.measurements have none: use ei or mc, or give the ground "
-                "truth with --truth"
-            )
+            raise InputError(f"{part['name']} learns from images, and data.measurements have none: give --truth")
         for module in getattr(closure, "__dict__", {}).values():
             if isinstance(module, nn.Module):
                 self._check_batch_statistics(module, 4)
@@ -290,17 +269,8 @@ class TrainingBuilder:
         differs = select_physics(self.physics, [0]) is not self.physics
         recomputes = getattr(f, "recompute", False) or getattr(f, "network_tile", None) is not None
         if self.device.type != "cuda" or launched().count > 1 or recomputes or is_split or differs:
-            raise InputError(
-                "trainer.cuda_graphs is for one process on a CUDA device and one operator, without splitting, tiles, "
-                "network_tile and recompute; leave it out"
-            )
+            raise InputError("trainer.cuda_graphs is for one CUDA process, one operator and whole images; leave it out")
         f.use_cuda_graphs()
-
-    def _check_network_tile(self, f: Any) -> None:
-        """Raise now for what a step would raise, where the network is run on tiles of the images."""
-        side = getattr(f, "network_tile", None)
-        if side is not None and max(self.shape[1:]) > side:
-            check_no_batch_statistics(f.net)
 
     def _optimizers(self, net: nn.Module, closure: Any, f: Any) -> dict[str, torch.optim.Optimizer]:
         part: Tree = {"lr": 1e-3, **normalized(self.tree.get("optimizer") or {}, "optimizer")}
@@ -308,18 +278,17 @@ class TrainingBuilder:
         if "weight_decay" in part:
             part["weight_decay"] = check_number("optimizer.weight_decay", part["weight_decay"], least=0)
         self.tree["optimizer"] = part
-        optimizer = self._build("optimizer", {}, {"params": list(net.parameters())})
+        optimizer = self._build("optimizer", objects={"params": list(net.parameters())})
         others = closure.optimizers(f, part["lr"]) if hasattr(closure, "optimizers") else {}
         return {"total": optimizer, **others}
 
     def _trainer(self, f: Any, transform: Any, closure: Any, optimizers: Any, out: Any) -> Trainer:
-        trainer: Tree = {"epochs": 50, **normalized(self.tree.get("trainer") or {}, "trainer")}
-        self.tree["trainer"] = trainer
-        epochs = check_number("trainer.epochs", trainer["epochs"], integer=True, least=1)
-        schedule = self._build("schedule", {}, {"epochs": epochs}) if self.tree.get("schedule") else None
+        self.tree["trainer"] = {"epochs": 50, **normalized(self.tree.get("trainer") or {}, "trainer")}
+        epochs = self._number("trainer.epochs", None, integer=True, least=1)
+        schedule = self._build("schedule", objects={"epochs": epochs}) if self.tree.get("schedule") else None
         self.tree["data"]["batch_size"] = self.batch_size
         tree = {key: self.tree[key] for key in PARTS if self.tree.get(key) is not None}
-        folder = RunFolder(out, config=tree, files=self.files, tensorboard=bool(trainer.get("tensorboard")))
+        folder = RunFolder(out, config=tree, files=self.files, tensorboard=bool(get(tree, "trainer.tensorboard")))
         objects = {
             "f": f,
             "physics": self.physics,
@@ -333,16 +302,14 @@ class TrainingBuilder:
             "config": without(tree, MACHINE_KEYS),
             "method": presets.method_of(tree),
         }
-        return self._build("trainer", {}, objects)
+        return self._build("trainer", objects=objects)
 
     def _check_batch_statistics(self, module: nn.Module, halvings: int) -> None:
         """Raise if BatchNorm would see a single value per channel, which has no variance, after ``halvings`` of the
         sides."""
-        smallest = max(1, (len(self.train) % self.batch_size or self.batch_size) // Processes.current().count)
+        smallest = max(1, (len(self.data) % self.batch_size or self.batch_size) // Processes.current().count)
         _, height, width = self.shape
         has_norm = any(isinstance(part, nn.BatchNorm2d) for part in module.modules())
         if has_norm and smallest * -(-height // 2**halvings) * -(-width // 2**halvings) < 2:
-            raise InputError(
-                f"images of {height} x {width} in a batch of {smallest} leave BatchNorm one value per channel at the "
-                "deepest level of the network; use larger images or batches"
-            )
+            sizes = f"images of {height} x {width} in a batch of {smallest}"
+            raise InputError(f"{sizes} leave BatchNorm one value per channel; use larger images or batches")

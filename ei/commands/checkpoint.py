@@ -12,10 +12,9 @@ from torch import Tensor
 from ei.commands import presets
 from ei.commands.problem import build_physics, sizes_of, with_noise_apart
 from ei.commands.tree import (
-    CLASSES,
     MACHINE_KEYS,
-    NESTED,
     Tree,
+    build_part,
     check_code_is_typed,
     check_keys,
     get,
@@ -23,7 +22,7 @@ from ei.commands.tree import (
     name_of,
 )
 from ei.commands.typed import Typed
-from ei.common.parts import Context, build, describe
+from ei.common.parts import describe
 from ei.common.user_code import is_user_code
 from ei.diagnosis.user_defined import Shape
 from ei.errors import InputError
@@ -58,18 +57,12 @@ def check_same_run(tree: Mapping[str, Any], state: Mapping[str, Any], path: str)
         if key in FIXED or key.split(".")[0] in FIXED:
             raise InputError(f"{key} {value} contradicts the checkpoint {path}, whose run has {old}")
         if key == "data.batch_size" and state["next_batch"]:
-            raise InputError(
-                f"{key} {value} contradicts the checkpoint {path}, which is in the middle of an epoch of batches of "
-                f"{old}"
-            )
+            raise InputError(f"{key} {value} contradicts {path}, in the middle of an epoch of batches of {old}")
         print(f"note: the run continues with {key} {value}; it had {old}")
         schedule = name_of(tree, "schedule")
         if key == "trainer.epochs" and schedule in ("cosine_schedule", "one_cycle_schedule"):
-            print(
-                f"warning: {schedule} depends on the number of epochs: the learning rates so far were those of {old} "
-                f"epochs, those to come are of {value}",
-                file=sys.stderr,
-            )
+            rates = f"learning rates so far were those of {old} epochs, those to come are of {value}"
+            print(f"warning: {schedule} depends on the number of epochs: {rates}", file=sys.stderr)
 
 
 def tree_of_checkpoint(state: Mapping[str, Any], typed: Typed, path: str) -> Tree:
@@ -89,10 +82,7 @@ def tree_of_checkpoint(state: Mapping[str, Any], typed: Typed, path: str) -> Tre
         base = presets.problem(task)
         base["network"] = {"name": "UNet"}
     elif "physics" not in typed.flags:
-        raise InputError(
-            f"the checkpoint {path} names no operator: give --physics (FILE.yaml or FILE.py:NAME), or, for the paper's "
-            "scripts, --task (and --ct-views or --mask)"
-        )
+        raise InputError(f"the checkpoint {path} names no operator: give --physics, or --task for the authors'")
     if task is not None:
         base = merge(base, {"trainer": {"task": task}})
     of_files = ("measurements", "truth", "slices")
@@ -131,27 +121,18 @@ def carried_physics(
         return carried
     if is_user_code(typed.get("name")):
         raise InputError(f"physics {typed['name']} contradicts the checkpoint {path}, which was trained for {carried}")
-    _check_same_operator(
-        carried,
-        tree["physics"],
-        device,
-        path,
-        [key for key in {**typed, **described} if typed.get(key) != described.get(key)],
-    )
+    changed = next((key for key in {**typed, **described} if typed.get(key) != described.get(key)), "name")
+    _check_same_operator(carried, tree["physics"], device, f"physics.{changed} {typed.get(changed)} contradicts {path}")
     return carried
 
 
-def _check_same_operator(carried: Any, description: Any, device: torch.device, path: str, changed: list[str]) -> None:
+def _check_same_operator(carried: Any, description: Any, device: torch.device, problem: str) -> None:
     """Raise unless a description is that of the operator that a checkpoint carries, tensors included."""
     sides = (getattr(carried, "image_shape", None) or (1, 1))[-2:]
     other = build_physics(description, device, sizes_of((1, *sides))).object
     equal = all(_is_same(getattr(other, name, None), getattr(carried, name, None)) for name in CARRIED)
     if describe(other) != describe(carried) or not equal:
-        key = changed[0] if changed else "name"
-        value = dict(leaves(description)).get(key)
-        raise InputError(
-            f"physics.{key} {value} contradicts the checkpoint {path}, which was trained for {carried}; leave it out"
-        )
+        raise InputError(f"{problem}, trained for {carried}; leave it out")
 
 
 def _is_same(a: Any, b: Any) -> bool:
@@ -166,8 +147,8 @@ def load_function(
     if not isinstance(state.get("network"), Mapping):
         part = {key: value for key, value in (tree.get("network") or {}).items() if key != "weights"}
         if is_user_code(part.get("name")) or "next_epoch" not in state:
-            context = Context({"in_channels": shape[0], "out_channels": shape[0]}, {}, NESTED)
-            net = build({"name": "UNet", **part}, CLASSES["network"], "network", context).object
+            sizes = {"in_channels": shape[0], "out_channels": shape[0]}
+            net = build_part({"name": "UNet", **part}, "network", sizes).object
     f = function_of(state, path, physics, net, device)
     padding_for(f.net, *shape[1:])  # raises now if they are too small
     tile = get(tree, "reconstructor.network_tile")  # no checkpoint has it: it changes how a run is computed, not what

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from ei.commands.flags import real, whole
 from ei.commands.problem import (
     Problem,
     build_physics,
@@ -29,18 +28,18 @@ from ei.commands.problem import (
     square_side,
     with_noise_apart,
 )
-from ei.commands.tree import CLASSES, NESTED, Tree, check_keys, get, name_of
+from ei.commands.tree import Tree, build_group, check_keys, get, name_of
 from ei.commands.typed import Parser, Typed, add_flags, read_typed
 from ei.common.checks import check_number
 from ei.common.devices import choose_device
-from ei.common.parts import Context, build, normalized
+from ei.common.parts import normalized
 from ei.common.user_code import is_user_code
 from ei.datasets import image_of
 from ei.diagnosis import diagnose
 from ei.diagnosis.before_training import report_sinograms
 from ei.diagnosis.noise_level import noise_report
 from ei.diagnosis.operators import report_moves, report_operators
-from ei.diagnosis.user_defined import Shape, call, check_group
+from ei.diagnosis.user_defined import Shape, call
 from ei.errors import InputError
 from ei.physics import image_shape_of, select_physics
 from ei.physics.noise_adapter import noise_with_variance
@@ -54,10 +53,10 @@ def parser(prog: str) -> Parser:
     made = Parser(prog=prog, description=(__doc__ or "").format(prog=prog))
     add_flags(made, *FLAGS, out="the figure (default: diagnosis.png)")
     group = made.add_argument_group("diagnose")
-    group.add_argument("--size", type=whole, metavar="N", help="images of N x N, instead of any data")
-    group.add_argument("--tol", type=real, metavar="TOL",
+    group.add_argument("--size", type=int, metavar="N", help="images of N x N, instead of any data")
+    group.add_argument("--tol", type=float, metavar="TOL",
                        help="singular values below TOL of the largest are null (default: 0.01)")  # fmt: skip
-    group.add_argument("--max-elements", type=whole, metavar="N", help="group elements stacked at most (default: 64)")
+    group.add_argument("--max-elements", type=int, metavar="N", help="group elements stacked at most (default: 64)")
     return made
 
 
@@ -75,11 +74,9 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
     if tree.get("physics") is None:
         raise InputError("--task, --physics or a tree with physics is needed: what to diagnose; --help has examples")
     physics, shape, data = load_operator(tree, typed, device)
-    group = build(tree.get("transform"), CLASSES["transform"], "transform", Context({}, {}, NESTED)).object
-    check_group(group, shape, str(name_of(tree, "transform")))
+    group = build_group(tree, shape)
     if not callable(getattr(group, "sample", None)):
-        raise InputError(f"diagnose needs a group with sample(x) and apply(x, elements): {name_of(tree, 'transform')} "
-                         "has no sample")  # fmt: skip
+        raise InputError(f"diagnose needs a group with sample(x), and {name_of(tree, 'transform')} has none")
     tol = check_number("--tol", options.get("tol", 0.01), above=0, below=1)
     result = diagnose(
         select_physics(physics, [0]),
@@ -111,9 +108,7 @@ def load_operator(tree: Tree, typed: Typed, device: torch.device) -> tuple[Any, 
     problem = None
     if shape is None:
         if not has_measurements and get(tree, "data.train") is None:
-            raise InputError(
-                "the size of the images is unknown: give the operator an attribute image_shape = (C, H, W), or --size"
-            )
+            raise InputError("the size of the images is unknown: give the operator image_shape = (C, H, W), or --size")
         problem = Problem(tree, device)
         physics, shape = problem.physics, problem.shape
     elif physics is None:
@@ -137,10 +132,8 @@ def _shape_without_data(typed: Typed, physics: Any, description: Tree, has_data:
         return channels, height, width
     size = check_number("--size", size, integer=True, least=4)
     if expected and expected[-2:] != (size, size):
-        raise InputError(
-            f"--size {size} contradicts the operator, which is for images of {expected[-2]} x {expected[-1]}; leave it "
-            "out"
-        )
+        sides = f"{expected[-2]} x {expected[-1]}"
+        raise InputError(f"--size {size} contradicts the operator, which is for images of {sides}; leave it out")
     channels = CHANNELS.get(str(description["name"]), getattr(physics, "channels", 1))
     return (expected[0] if len(expected) == 3 else channels), size, size
 

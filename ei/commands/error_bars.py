@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ei.closure.sure import error_estimate, is_precise
 from ei.commands.flags import path as path_type
-from ei.commands.flags import whole
-from ei.commands.tree import CLASSES, NESTED, Tree, check_code_is_typed
+from ei.commands.tree import Tree, build_group, check_code_is_typed
 from ei.commands.typed import Parser
 from ei.common.checks import check_number
 from ei.common.complex import magnitude
 from ei.common.drawing import coverage_curves, error_maps
-from ei.common.parts import Context, build, normalized
 from ei.common.seeds import derive_seed
-from ei.datasets import simulate
-from ei.diagnosis.user_defined import Shape, check_group
+from ei.datasets import Measurements, simulate
+from ei.diagnosis.user_defined import Shape
 from ei.errors import InputError
 from ei.evaluation.calibration import (
     LEVELS,
@@ -37,7 +33,7 @@ from ei.evaluation.calibration import (
     true_scores,
 )
 from ei.evaluation.missing_power import missing_power_scores
-from ei.evaluation.quality import image_and_measurement
+from ei.evaluation.quality import image_and_measurement, write_metrics
 from ei.evaluation.uncertainty import Bootstrap, Resampling, noise_for
 from ei.models.base import select_function
 from ei.physics.noise_adapter import noise_with_variance
@@ -81,7 +77,7 @@ class ErrorBars:
 
 def add_options(parser: Parser, calibrate: bool) -> None:
     group = parser.add_argument_group("error bars")
-    group.add_argument("--uncertainty", type=whole, metavar="N", help="estimate errors by a bootstrap of N draws (100)")
+    group.add_argument("--uncertainty", type=int, metavar="N", help="estimate errors by a bootstrap of N draws (100)")
     group.add_argument("--calibration", type=path_type, metavar="FILE", help="correct them by a file of --calibrate")
     if calibrate:
         group.add_argument("--calibrate", type=path_type, metavar="FILE",
@@ -111,9 +107,7 @@ def read_options(options: Mapping[str, Any], tree: Tree, shape: Shape, code: set
     if tree.get("transform") is None:
         raise InputError("--uncertainty needs a group, and the run has none: give --group")
     check_code_is_typed({"transform": tree["transform"]}, code, path)
-    description = normalized(tree["transform"], "transform")
-    transform = build(description, CLASSES["transform"], "transform", Context({}, {}, NESTED)).object
-    check_group(transform, shape, str(description["name"]))
+    transform = build_group(tree, shape)
     if draws < 20:
         print(f"warning: {draws} draws are too few for the 95 % quantile, which needs 20; the 99 % one needs 100")
     return ErrorBars(transform, draws, calibration)
@@ -122,22 +116,24 @@ def read_options(options: Mapping[str, Any], tree: Tree, shape: Shape, code: set
 # ---- ei test --------------------------------------------------------------------------------------------------------
 
 
-def measured(f: Any, physics: Any, images: Any, index: int, device: torch.device) -> tuple[Any, Any, Tensor, Tensor]:
-    """f and operator of a test image, its measurement as `ei.evaluation.reconstruct_all` has it, and the image."""
-    x, y = image_and_measurement(images, index, device)
-    own, selected = select_function(f, physics, [index])
-    if y is None:
-        y = simulate(selected, x, [index], derive_seed(0, "test"))
-    return own, selected, y, x
+def measurements_of(f: Any, data: Any) -> Iterator[tuple[Any, Any, Tensor, Any]]:
+    """f, its operator, the measurement (of images as `ei.evaluation.reconstruct_all` has it), and the image, None of
+    measurements alone, of each item of a data set."""
+    device = next(f.parameters()).device
+    for index in range(len(data)):
+        own, physics = select_function(f, f.physics, [index])
+        if isinstance(data, Measurements):
+            yield own, physics, data[index][None].to(device), None
+            continue
+        x, y = image_and_measurement(data, index, device)
+        yield own, physics, simulate(physics, x, [index], derive_seed(0, "test")) if y is None else y, x
 
 
 def report_error_bars(f: Any, images: Any, bars: ErrorBars, folder: Path, samples: list[int]) -> Scores:
     """Print the coverage of error bars on test images, and write ``errors.csv``, ``coverage.csv``, ``coverage.png`` and
     for each sample ``sample_<i>_errors.png`` into the folder."""
-    device = next(f.parameters()).device
     parts: list[Scores] = []
-    for index in range(len(images)):
-        own, physics, y, x = measured(f, f.physics, images, index, device)
+    for index, (own, physics, y, x) in enumerate(measurements_of(f, images)):
         result = bars.bootstrap(own, physics, y)
         parts.append(true_scores(result, x))
         if index in samples:
@@ -146,11 +142,12 @@ def report_error_bars(f: Any, images: Any, bars: ErrorBars, folder: Path, sample
     rows = coverage(scores, bars.calibration)
     print(f"\nerror bars of {bars.draws} draws: how often the error is within them, over {len(images)} images")
     print(f"{table(rows)}\n{remarks(scores)}")
-    _write_csv(folder / "coverage.csv", rows)
-    _write_csv(folder / "errors.csv", [
+    write_metrics(rows, folder / "coverage.csv")
+    errors = [
         {"index": index, "estimated": float(predicted), "true": float(norm)}
         for index, (predicted, norm) in enumerate(zip(scores.predicted, scores.norms, strict=True))
-    ])  # fmt: skip
+    ]
+    write_metrics(errors, folder / "errors.csv")
     coverage_curves(rows, folder / "coverage.png")
     print(f"figures of error bars: {folder} (coverage.png, sample_*_errors.png)")
     return scores
@@ -170,20 +167,10 @@ def _of_channels(error: Tensor) -> Tensor:
     return (power if len(error) == 2 else power / len(error)).sqrt()
 
 
-def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def calibrate(f: Any, measurements: Any, bars: ErrorBars, path: Path) -> Calibration:
-    """Find the correction of error bars from measurements alone, print it, and write it to a file.
-
-    Args:
-        measurements: yields f, operator and measurement ``[1, ...]`` of each image.
-    """
-    shown = tqdm(list(measurements), unit="measurement", desc="calibration")
+def calibrate(f: Any, measurements: Iterable[tuple[Any, ...]], bars: ErrorBars, path: Path) -> Calibration:
+    """Find the correction of error bars from measurements alone (`measurements_of`), print it, and write it to a
+    file."""
+    shown = tqdm([item[:3] for item in measurements], unit="measurement", desc="calibration")
     if getattr(f.physics, "step_between_views", None) is not None:
         source, how = "the power between the views", "the power that x lacks between the views"
         scores = missing_power_scores(shown, bars.transform, bars.draws)
@@ -214,22 +201,6 @@ def write_calibration(scores: Scores, source: str, path: Path) -> Calibration:
     return calibration
 
 
-def measurements_of(f: Any, images: Any) -> Iterator[tuple[Any, Any, Tensor]]:
-    """f, operator and measurement of each test image."""
-    device = next(f.parameters()).device
-    for index in range(len(images)):
-        yield measured(f, f.physics, images, index, device)[:3]
-
-
-def given_measurements(f: Any, measurements: Any) -> Iterator[tuple[Any, Any, Tensor]]:
-    """The same of measurements without ground truth."""
-    device = next(f.parameters()).device
-    for index in range(len(measurements)):
-        item = measurements[index]
-        y = (item[0] if isinstance(item, list | tuple) else item)[None].to(device)
-        yield (*select_function(f, f.physics, [index]), y)
-
-
 # ---- ei reconstruct -------------------------------------------------------------------------------------------------
 
 
@@ -250,14 +221,16 @@ class Watch:
     def __init__(self, f: Any, bars: ErrorBars | None) -> None:
         self.bars = bars
         self.has_sure = noise_with_variance(f.physics) is not None and is_precise(f)
-        self.risks: list[tuple[float, int]] = []
+        self.risk = 0.0
+        self.count = 0
         self.drawn: list[dict[str, Tensor]] = []
         self.power = 0.0
         self.pixels = 0
 
     def __call__(self, f: Any, physics: Any, y: Tensor, x: Tensor) -> Tensor | None:
-        if self.has_sure and sum(count for _, count in self.risks) < SURE_MEASUREMENTS:
-            self.risks.append((error_estimate(f, physics, y), len(y)))
+        if self.has_sure and self.count < SURE_MEASUREMENTS:
+            self.risk += error_estimate(f, physics, y) * len(y)
+            self.count += len(y)
         if self.bars is None:
             return None
         errors = self.bars.pixels(f, physics, y)
@@ -271,10 +244,9 @@ class Watch:
     def lines(self, output: Path) -> list[str]:
         """What is printed in the end; draws the figure of error bars beside the output."""
         lines = []
-        if self.risks:
-            count = sum(number for _, number in self.risks)
-            risk = sum(value * number for value, number in self.risks) / count
-            lines.append(f"SURE: ||A f(y) - A x||^2 / m is estimated as {risk:.3g}, from {count} measurements")
+        if self.count:
+            risk = self.risk / self.count
+            lines.append(f"SURE: ||A f(y) - A x||^2 / m is estimated as {risk:.3g}, from {self.count} measurements")
         if self.bars is not None and self.pixels:  # of a call that was continued, for the images that were left
             figure = beside(output).with_suffix(".png")
             error_maps(self.drawn, figure)

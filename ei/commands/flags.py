@@ -43,20 +43,6 @@ UNKNOWN = "unknown"
 UNKNOWN_NOISE = ("sure", "rei")  # the methods that find the level of the noise
 
 
-def whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ArgumentTypeError(f"must be a whole number, got {text!r}") from None
-
-
-def real(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ArgumentTypeError(f"must be a number, got {text!r}") from None
-
-
 def path(text: str) -> str:
     if not text.strip():  # as an unset shell variable makes it
         raise ArgumentTypeError("must not be empty")
@@ -195,44 +181,44 @@ FLAGS = [
     Flag("physics", PROBLEM, "the operator: FILE.yaml (name: a class of ei.physics, its arguments, noise), or "
          "FILE.py:NAME", path, _physics, "FILE"),
     Flag("mask", PROBLEM, "a saved mask, of inpainting or MRI", path, _mask, "PATH"),
-    Flag("mask_rate", PROBLEM, "fraction of pixels removed", real, "physics.mask_rate", "RATE"),
-    Flag("ct_views", PROBLEM, "number of views", whole, "physics.radon_view", "N"),
+    Flag("mask_rate", PROBLEM, "fraction of pixels removed", float, "physics.mask_rate", "RATE"),
+    Flag("ct_views", PROBLEM, "number of views", int, "physics.radon_view", "N"),
     Flag("data", DATA, "images: a folder, a .mat or .npy file, or synthetic", path, _data, "PATH"),
     Flag("measurements", DATA, "train from measurements alone: an array or a folder of them", path, _measurements,
          "PATH"),
     Flag("truth", DATA, "the ground truth of --measurements, in the same order", path, "data.truth", "PATH"),
     Flag("held_out", DATA, "the fraction that is the validation set (default: 0.1 of --measurements, none of --data)",
-         real, "data.validation", "FRACTION"),
-    Flag("batch_size", DATA, "images a step, over all processes", whole, "data.batch_size", "N"),
-    Flag("workers", DATA, "processes that load data", whole, "data.workers", "N"),
+         float, "data.validation", "FRACTION"),
+    Flag("batch_size", DATA, "images a step, over all processes", int, "data.batch_size", "N"),
+    Flag("workers", DATA, "processes that load data", int, "data.workers", "N"),
     Flag("method", METHOD, "what to train with (default: ei)", str, _method, more={"choices": [*METHODS]}),
     Flag("noise", METHOD, "gaussian:SIGMA, poisson:GAIN, poisson-gaussian:GAIN,SIGMA, transmission:PHOTONS,SIGMA,SCALE;"
          " or unknown (sure and rei)", str, _noise, "NAME:NUMBERS"),
     Flag("group", METHOD, f"invariance of the images: {', '.join(GROUPS)}, several with commas, or FILE.py:NAME", path,
          _group, "NAME"),
-    Flag("ei_trans", METHOD, "transforms a step", whole, _ei_trans, "N"),
-    Flag("ei_alpha", METHOD, "weight of the equivariance loss", real, _ei_alpha, "ALPHA"),
+    Flag("ei_trans", METHOD, "transforms a step", int, _ei_trans, "N"),
+    Flag("ei_alpha", METHOD, "weight of the equivariance loss", float, _ei_alpha, "ALPHA"),
     Flag("reconstructor", NETWORK, "direct: network after A_dagger; unrolled: with data-consistency steps", str,
          _reconstructor, more={"choices": ["direct", "unrolled"]}),
-    Flag("base_channels", NETWORK, "of the first level of the UNet", whole, "network.base_channels", "N"),
+    Flag("base_channels", NETWORK, "of the first level of the UNet", int, "network.base_channels", "N"),
     Flag("precision", NETWORK, "fp32, tf32 or bf16", str, "reconstructor.precision"),
     Flag("weights", NETWORK, "begin with the weights of a checkpoint", path, "network.weights", "PATH"),
-    Flag("epochs", TRAINING, "passes through the data", whole, "trainer.epochs", "N"),
-    Flag("max_steps", TRAINING, "stop after N steps in all", whole, "trainer.max_steps", "N"),
-    Flag("lr", TRAINING, "learning rate", real, "optimizer.lr", "LR"),
-    Flag("wd", TRAINING, "weight decay", real, "optimizer.weight_decay", "WD"),
-    Flag("schedule", TRAINING, "epochs at which the learning rate drops to a tenth", whole, _schedule, "EPOCH",
+    Flag("epochs", TRAINING, "passes through the data", int, "trainer.epochs", "N"),
+    Flag("max_steps", TRAINING, "stop after N steps in all", int, "trainer.max_steps", "N"),
+    Flag("lr", TRAINING, "learning rate", float, "optimizer.lr", "LR"),
+    Flag("wd", TRAINING, "weight decay", float, "optimizer.weight_decay", "WD"),
+    Flag("schedule", TRAINING, "epochs at which the learning rate drops to a tenth", int, _schedule, "EPOCH",
          {"nargs": "*"}),
     Flag("cos", TRAINING, "cosine learning-rate schedule", None, _cos),
-    Flag("patience", TRAINING, "stop after N epochs without a better validation loss", whole, "trainer.patience", "N"),
-    Flag("seed", TRAINING, "random seed", whole, "trainer.seed", "N"),
+    Flag("patience", TRAINING, "stop after N epochs without a better validation loss", int, "trainer.patience", "N"),
+    Flag("seed", TRAINING, "random seed", int, "trainer.seed", "N"),
     Flag("config", RUN, "trees, as without --config", str, None, "FILE.yaml", {"nargs": "+"}),
     Flag("out", RUN, "the run folder (default: ckp/<time>_<method>_<task>)", path, None, "PATH"),
     Flag("resume", RUN, "continue from a checkpoint (auto: the newest one in --out, or begin)", str, None, "PATH|auto"),
-    Flag("ckp_interval", RUN, "epochs between the checkpoints that are kept", whole, "trainer.ckp_interval", "N"),
-    Flag("save_every", RUN, "minutes between rolling checkpoints", real, "trainer.save_every", "MINUTES"),
+    Flag("ckp_interval", RUN, "epochs between the checkpoints that are kept", int, "trainer.ckp_interval", "N"),
+    Flag("save_every", RUN, "minutes between rolling checkpoints", float, "trainer.save_every", "MINUTES"),
     Flag("device", RUN, "auto, cpu or cuda:N (default: auto)", str, "trainer.device", "DEVICE"),
-    Flag("gpu", RUN, "the same as --device cuda:N", whole, None, "N"),
+    Flag("gpu", RUN, "the same as --device cuda:N", int, None, "N"),
 ]  # fmt: skip
 BY_NAME = {flag.name: flag for flag in FLAGS}
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ei.commands.flags import path, real, whole
+from ei.commands.flags import path
 from ei.commands.typed import Parser
 from ei.common.arrays import read_array
 from ei.common.checks import check_number
@@ -59,8 +59,8 @@ def parser(prog: str) -> Parser:
     made.add_argument("--repair", action="store_true", help="sinogram: interpolate defective detectors and views, and "
                       "remove stripes")  # fmt: skip
     made.add_argument("--axes", choices=("coils", "slices"), help="kspace: what the first of three axes counts")
-    made.add_argument("--bin", type=whole, metavar="N", help="average N neighbouring detectors (default: 1)")
-    made.add_argument("--centre", type=real, metavar="BINS", help="sinogram: where the rotation axis falls on the "
+    made.add_argument("--bin", type=int, metavar="N", help="average N neighbouring detectors (default: 1)")
+    made.add_argument("--centre", type=float, metavar="BINS", help="sinogram: where the rotation axis falls on the "
                       "detector, in bins (of --bin) from its middle (default: found from the data)")  # fmt: skip
     made.add_argument("--out", type=path, metavar="PATH", help="where it goes, if not below dataset/")
     return made
@@ -127,15 +127,8 @@ def _engine() -> str:
 
 
 def _axis_of_rows(conversion: Conversion, most: int) -> float:
-    """The median of where the axis falls in up to `ROWS` rows of the detector; prints their spread.
-
-    Args:
-        conversion: of the rows.
-        most: the row to check where it is found in none of these.
-
-    Raises:
-        InputError: if it is found in none.
-    """
+    """The median of where the axis falls in up to `ROWS` rows of the detector, whose spread is printed; in the row
+    ``most`` where it is found in none of these."""
     side = conversion.detectors
     count = min(ROWS, conversion.rows)
     rows = sorted({round(place) for place in np.linspace(0, conversion.rows - 1, count).tolist()})

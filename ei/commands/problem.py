@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ei.commands.tree import CLASSES, DATASETS, NESTED, SYNTHETIC, Tree
+from ei.commands.tree import CLASSES, NESTED, SYNTHETIC, Tree, build_part
 from ei.common.checks import check_number
-from ei.common.parts import Built, Context, build, describe, find, missing_arguments, normalized, signature_of
+from ei.common.parts import Built, describe, find, missing_arguments, normalized, signature_of
 from ei.common.user_code import is_user_code
 from ei.datasets import DeadLeaves, EllipsePhantoms, MagnitudePhantoms, Measurements, Pairs, dataset_for, image_of
 from ei.datasets.measurements import NAMES_OF_TRUTH
@@ -64,10 +64,8 @@ class Problem:
     def _check_data_keys(self, data: Tree, mode: str) -> None:
         if self.has_measurements and data.get(mode) is not None:
             raise InputError(f"data.{mode} and data.measurements exclude each other: give one of them")
-        if data.get("truth") is not None and not self.has_measurements:
-            raise InputError("data.truth is the ground truth of data.measurements: give those, too")
-        for key in SELECTION:
-            if data.get(key) is not None and not self.has_measurements and mode == "train":
+        for key in ("truth", *(SELECTION if mode == "train" else ())):
+            if data.get(key) is not None and not self.has_measurements:
                 raise InputError(f"data.{key} is for data.measurements: give those, too")
 
     def _check_count(self, images: str) -> None:
@@ -75,10 +73,8 @@ class Problem:
         if count not in (1, len(self.data)):
             data = "measurements" if self.has_measurements else images
             what, key = ("a mask", "--mask") if isinstance(self.physics, Inpainting) else ("a scan", "physics.angles")
-            raise InputError(
-                f"there is {what} for each of {count} images, and there are {len(self.data)} {data}; give theirs with "
-                f"{key}"
-            )
+            there = f"there is {what} for each of {count} images, and there are {len(self.data)} {data}"
+            raise InputError(f"{there}; give theirs with {key}")
 
     def _build_physics(self, sizes: Mapping[str, Any]) -> None:
         if self.physics is not None:
@@ -104,12 +100,8 @@ class Problem:
         chosen = {key: data[key] for key in SELECTION if data.get(key) is not None}
         self.data, self.shape = load_measurements(described, self.physics, chosen)
         if data.get("truth") is not None:
-            truth = data["truth"]
-            if isinstance(truth, str) and not is_user_code(truth):
-                images = Measurements(truth, self.shape, NAMES_OF_TRUTH, slices=data.get("slices"))
-                self.data = Pairs(self.data, images)
-            else:
-                self.data = Pairs(self.data, _open(truth, "data.truth", {}))
+            arguments = {"shape": self.shape, "names": NAMES_OF_TRUTH, "slices": data.get("slices")}
+            self.data = Pairs(self.data, _open(data["truth"], "data.truth", {}, **arguments))
 
 
 # ---- operators and noise --------------------------------------------------------------------------------------------
@@ -145,8 +137,7 @@ def needs_sizes(description: Mapping[str, Any]) -> bool:
 
 def build_physics(description: Any, device: torch.device, sizes: Mapping[str, Any]) -> Built:
     """The operator of a tree, without noise. One without ``A_dagger`` gets conjugate gradients, which is printed."""
-    context = Context(sizes, {"device": device}, NESTED)
-    physics, filled = build(normalized(description, "physics"), CLASSES["physics"], "physics", context)
+    physics, filled = build_part(description, "physics", sizes, {"device": device})
     name = filled["name"]
     if not callable(getattr(physics, "A", None)):
         raise InputError(f"physics.name: {name} must give an operator with a method A, got {type(physics).__name__}")
@@ -182,7 +173,7 @@ def set_noise(physics: Any, description: Any) -> dict[str, Any]:
         noise = parse_noise(description)
         filled = describe(noise) or {}
     else:
-        noise, filled = build(description, CLASSES["noise"], "noise")
+        noise, filled = build_part(description, "noise")
     if noise is not None or describe(physics) is not None:
         try:
             physics.noise = noise
@@ -217,7 +208,7 @@ def load_images(data: Mapping[str, Any], mode: str, physics: Any = None) -> Buil
     image_shape = None if physics is None else image_shape_of(physics)
     described = _dataset_part(described, image_shape, physics)
     sizes = {"mode": mode, **({"img_size": lambda: square_side(image_shape)} if image_shape else {})}
-    images, filled = build(described, DATASETS, f"data.{mode}", Context(sizes, {}, NESTED))
+    images, filled = build_part(described, f"data.{mode}", sizes)
     if not hasattr(images, "__len__") or not hasattr(images, "__getitem__") or len(images) == 0:
         raise InputError(f"data.{mode}: {filled['name']} must give a data set with a length and items, got {images!r}")
     if isinstance(images, EllipsePhantoms | MagnitudePhantoms | DeadLeaves):
@@ -237,9 +228,7 @@ def _dataset_part(described: Any, image_shape: tuple[int, ...] | None, physics: 
 def square_side(image_shape: tuple[int, ...]) -> int:
     height, width = image_shape[-2:]
     if height != width:
-        raise InputError(
-            f"generated images are square, and the operator is for {height} x {width}; give others with --data"
-        )
+        raise InputError(f"generated images are square, and the operator is for {height} x {width}; give --data")
     return height
 
 
@@ -273,11 +262,8 @@ def load_measurements(described: Any, physics: Any, chosen: Mapping[str, Any]) -
     check_size(physics, shape)
     again = call(physics, "A", torch.zeros(1, *shape))
     if again.shape[1:] != y.shape or again.is_complex() != y.is_complex():
-        kinds = ["complex" if values.is_complex() else "real" for values in (again, y)]
-        raise InputError(
-            f"{where} holds measurements {list(y.shape)} ({kinds[1]}), but A of images {list(shape)} gives "
-            f"{list(again.shape[1:])} ({kinds[0]})"
-        )
+        expected, actual = (f"{list(v.shape)} ({'complex' if v.is_complex() else 'real'})" for v in (again[0], y))
+        raise InputError(f"{where} holds measurements {actual}, but A of images {list(shape)} gives {expected}")
     return measurements, shape
 
 
@@ -289,19 +275,15 @@ def _check_shapes(physics: Any, measurements: Any) -> None:
     for index in range(min(len(shapes), len(measurements))):
         actual = tuple(measurement(measurements, index).shape[-len(shapes[index]) :])
         if actual != shapes[index]:
-            raise InputError(
-                f"measurement {index} must have shape {list(shapes[index])} (detectors, and as many views as its scan "
-                f"has angles), got {list(actual)}; give measurements and angles in the same order"
-            )
+            expected = f"{list(shapes[index])} (detectors, and the views of its scan)"
+            raise InputError(f"measurement {index} must have shape {expected}, got {list(actual)}; check their order")
 
 
 def sizes_from_measurements(described: Any, description: Mapping[str, Any]) -> dict[str, Any]:
     """The sizes that an operator needs, from the measurements of the run."""
     make = find(description["name"], CLASSES["physics"], "physics")
     if not hasattr(make, "sizes_from_measurement"):
-        raise InputError(
-            f"the size of the images does not follow from measurements of {description['name']}: give its arguments"
-        )
+        raise InputError(f"measurements of {description['name']} do not give the size of images: give its arguments")
     y = _open(described, "data.measurements", {}, shape=None, parts=make is MRI)[0]
     if y.is_complex():
         raise InputError(f"data.measurements are complex, and those of {description['name']} are real")
@@ -315,12 +297,10 @@ def sizes_from_measurements(described: Any, description: Mapping[str, Any]) -> d
 def _open(described: Any, path: str, chosen: Mapping[str, Any], **arguments: Any) -> Any:
     if isinstance(described, list) or (isinstance(described, str) and not is_user_code(described)):
         return Measurements(described, **arguments, **chosen)
-    measurements, filled = build(described, DATASETS, path, Context({**arguments, **chosen}, {}, NESTED))
+    measurements, filled = build_part(described, path, {**arguments, **chosen})
     for key in chosen:
         if key not in filled:
-            raise InputError(
-                f"data.{key} is for measurements in files, and {filled['name']} takes no {key}; leave it out"
-            )
+            raise InputError(f"data.{key} is for measurements in files, {filled['name']} takes none; leave it out")
     return measurements
 
 

@@ -22,6 +22,7 @@ known (of the run, or ``--noise``), SURE's estimate of the error in measurements
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,13 +34,12 @@ from torch import nn
 from ei.commands import error_bars
 from ei.commands.checkpoint import carried_physics, load_function, tree_of_checkpoint
 from ei.commands.flags import path as path_type
-from ei.commands.flags import whole
 from ei.commands.problem import Problem
 from ei.commands.tree import Tree, get
 from ei.commands.typed import Parser, Typed, add_flags, names_of, read_typed
 from ei.common.checks import check_number
 from ei.common.devices import choose_device
-from ei.common.files import hash_of, identity_of, load_file
+from ei.common.files import identity_of, load_file
 from ei.common.processes import joined, launched
 from ei.common.signals import leaving_on_sigterm
 from ei.diagnosis.before_training import report_measurements
@@ -73,7 +73,7 @@ def parser(prog: str) -> Parser:
         help="where the images go: .npy, .tif (a page an image) or .h5 (needed)",
     )
     group.add_argument("--png", action="store_true", help="write a folder of PNG files beside the output, too")
-    group.add_argument("-b", "--batch-size", type=whole, metavar="N", dest="rows",
+    group.add_argument("-b", "--batch-size", type=int, metavar="N", dest="rows",
                        help="measurements at a time (default: 8)")  # fmt: skip
     group.add_argument("--average-over", type=names_of(AVERAGES), metavar="NAME[,NAME]",
                        help="test-time augmentation: rotate90, reflect, or both")  # fmt: skip
@@ -141,7 +141,7 @@ def _call_of(typed: Typed) -> dict[str, Any]:
 def _hash(typed: Typed, name: str) -> str | None:
     """A hash of the content of the file that an option names."""
     path = typed.options.get(name)
-    return hash_of(path) if path is not None and Path(path).is_file() else None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path is not None and Path(path).is_file() else None
 
 
 def _checked_output(options: Mapping[str, Any], typed: Typed) -> Path:

@@ -28,7 +28,6 @@ from ei.commands import error_bars, presets
 from ei.commands.build import split_beside
 from ei.commands.checkpoint import carried_physics, load_function, tree_of_checkpoint
 from ei.commands.flags import path as path_type
-from ei.commands.flags import real, whole
 from ei.commands.presets import PAPER
 from ei.commands.problem import Problem
 from ei.commands.tree import Tree, get, merge, name_of
@@ -53,7 +52,7 @@ from ei.evaluation.quality import (
 from ei.models.averaged import GROUPS as AVERAGES
 from ei.models.base import ReconstructionFunction
 from ei.models.weights import AVERAGED
-from ei.training.folder import new_run_folder
+from ei.training.folder import make_folder, new_run_folder
 
 OF_AUTHORS = "for a checkpoint that lacks it"
 FLAGS = ("task", "physics", "mask", "ct_views", "data", "measurements", "truth", "group", "device", "gpu", "out")
@@ -73,14 +72,14 @@ def parser(prog: str) -> Parser:
                        help="the checkpoint (default: the authors' in ckp/<task>/ckp_ei_final.pth.tar)")  # fmt: skip
     group.add_argument("--dataset-name", metavar="NAME", help="look for the task's data under this name")
     group.add_argument("--model-name", metavar="NAME", help="what table and figures call the network")
-    group.add_argument("--sample-to-show", type=whole, nargs="*", metavar="I", help="test images to draw, from 0")
-    group.add_argument("--data-range", type=real, metavar="R",
+    group.add_argument("--sample-to-show", type=int, nargs="*", metavar="I", help="test images to draw, from 0")
+    group.add_argument("--data-range", type=float, metavar="R",
                        help="range of the images for the usual PSNR and SSIM (default: 1, or found)")  # fmt: skip
     group.add_argument("--average-over", type=names_of(AVERAGES), metavar="NAME[,NAME]",
                        help="test-time augmentation, too: rotate90, reflect, or both")  # fmt: skip
-    group.add_argument("--draws", type=whole, metavar="N",
+    group.add_argument("--draws", type=int, metavar="N",
                        help="of a splitting run: average over N random parts, too (default: 8)")  # fmt: skip
-    group.add_argument("--network-compact", type=whole, metavar="N", help=f"levels of the network, {OF_AUTHORS} (4)")
+    group.add_argument("--network-compact", type=int, metavar="N", help=f"levels of the network, {OF_AUTHORS} (4)")
     error_bars.add_options(made, calibrate=True)
     return made
 
@@ -98,7 +97,7 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
     if bars is not None and isinstance(images, Measurements):  # without ground truth there is nothing to test
         if options.get("calibrate_by") == "truth":
             raise InputError("--calibrate-by truth needs the --truth of the --measurements")
-        error_bars.calibrate(f, error_bars.given_measurements(f, images), bars, Path(options["calibrate"]))
+        error_bars.calibrate(f, error_bars.measurements_of(f, images), bars, Path(options["calibrate"]))
         return
     task = get(tree, "trainer.task")
     samples = _samples(options.get("sample_to_show"), task, images)
@@ -145,9 +144,7 @@ def _checkpoint_path(ckp: str | None, task: str | None) -> str:
         raise InputError("--ckp, the checkpoint, is needed; or --task, for the authors' in ckp/<task>")
     ckp = f"./ckp/{task}/ckp_ei_final.pth.tar"
     if not Path(ckp).exists():
-        raise MissingFileError(
-            f"there is no checkpoint {ckp}: put the authors' download there (see the README), or give one with --ckp"
-        )
+        raise MissingFileError(f"there is no checkpoint {ckp}: put the authors' download there, or give --ckp")
     return ckp
 
 
@@ -173,8 +170,7 @@ def tree_to_test(state: Mapping[str, Any], typed: Typed, path: str) -> Tree:
         described = (state.get("network") or {}).get("compact")
         if described not in (None, compact):
             raise InputError(
-                f"--network-compact {compact} contradicts the checkpoint, whose network has {described} levels; leave "
-                "the option out"
+                f"--network-compact {compact} contradicts the {described} levels of the checkpoint; leave it out"
             )
         changes = merge(changes, {"network": {"compact": compact}})
     return merge(tree, changes)
@@ -204,10 +200,7 @@ def load_test(
     if isinstance(problem.data, Pairs):
         print("\n".join(report_truth(f.physics, problem.data)))
     if carried is None and name_of(tree, "physics") == "Inpainting" and "mask" not in tree["physics"]:
-        print(
-            "note: the checkpoint carries no mask; a random one of rate 0.3 is used, which is not the one it was "
-            "trained with: give the authors' with --mask mask_random0.3.pt"
-        )
+        print("note: the checkpoint carries no mask, and a random one is used: give the authors' with --mask")
     return f, problem.data, problem.shape
 
 
@@ -216,9 +209,7 @@ def _samples(asked: list[int] | None, task: str | None, images: Any) -> list[int
         asked = [sample_of_the_paper(task, images)]
     for sample in asked:
         if not 0 <= sample < len(images):
-            raise InputError(
-                f"--sample-to-show must be one of the {len(images)} test images (0 to {len(images) - 1}), got {sample}"
-            )
+            raise InputError(f"--sample-to-show must be a test image, 0 to {len(images) - 1}, got {sample}")
     return asked
 
 
@@ -258,9 +249,4 @@ def _folder(out: str | None, name: str, task: str) -> Path:
     if out is None:
         plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
         return new_run_folder(plain, task, parent="evaluations")
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"the folder {folder} cannot be made: {error.strerror or error}") from error
-    return folder
+    return make_folder(Path(out))

@@ -27,7 +27,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -41,7 +41,7 @@ from ei.common.processes import Processes, joined, launched
 from ei.errors import InputError
 from ei.training import Trainer
 from ei.training.folder import LAST, check_run_folder
-from ei.training.state import is_run_state, load_to_resume, newest_checkpoint
+from ei.training.state import Checkpoint, is_run_state, load_to_resume, newest_checkpoint
 from ei.training.validation import selecting_column
 
 
@@ -90,42 +90,31 @@ def runs_of(typed: Typed, call: Mapping[str, Any]) -> Iterator[tuple[Typed, Mapp
         yield stage, {**call, "out": str(folders[number])}
 
 
-class Checkpoint(NamedTuple):
-    """A checkpoint to continue from: its path and its content."""
-
-    path: Path
-    state: Mapping[str, Any]
-
-
 def tree_of_run(typed: Typed, call: Mapping[str, Any]) -> tuple[Tree, Checkpoint | None]:
     """The tree of a run, new or continued; and the checkpoint that it continues."""
-    path, state = checkpoint_to_resume(call)
-    if path is None or state is None:
+    found = _checkpoint_to_resume(call)
+    if found is None:
         return typed.tree(), None
+    path, state = found
     if not is_run_state(state, path):
         print(f"{path} is not a checkpoint of this project: its weights are taken, the run is new")
-        return merge(typed.tree(), {"network": {"weights": str(Path(path).resolve())}}), None
-    base = dict(state["config"])
-    task = typed.flags.pop("task", None)
-    if task is not None and task != get(base, "trainer.task"):
-        raise InputError(f"--task {task} contradicts the checkpoint {path}, whose run has {get(base, 'trainer.task')}")
-    tree = typed.over(base)
-    check_same_run(tree, state, path)
-    check_code_is_typed(tree, typed.code, path)
-    return tree, Checkpoint(Path(path), state)
+        return merge(typed.tree(), {"network": {"weights": str(path.resolve())}}), None
+    task, before = typed.flags.pop("task", None), get(state["config"], "trainer.task")
+    if task not in (None, before):
+        raise InputError(f"--task {task} contradicts the checkpoint {path}, whose run has {before}")
+    tree = typed.over(state["config"])
+    check_same_run(tree, state, str(path))
+    check_code_is_typed(tree, typed.code, str(path))
+    return tree, found
 
 
-def checkpoint_to_resume(call: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any] | None]:
-    """The checkpoint that ``--resume`` asks for, and its content; None where there is nothing to continue."""
-    if call["resume"] is None:
-        return None, None
-    if call["resume"] == "auto":
-        if call["out"] is None:
-            raise InputError("--resume auto needs --out, the run folder to continue or to begin")
-        found = newest_checkpoint(call["out"])
-    else:
-        found = load_to_resume(call["resume"])
-    return (None, None) if found is None else (str(found[0]), found[1])
+def _checkpoint_to_resume(call: Mapping[str, Any]) -> Checkpoint | None:
+    """The checkpoint that ``--resume`` asks for; None where there is nothing to continue."""
+    if call["resume"] != "auto":
+        return None if call["resume"] is None else load_to_resume(call["resume"])
+    if call["out"] is None:
+        raise InputError("--resume auto needs --out, the run folder to continue or to begin")
+    return newest_checkpoint(call["out"])
 
 
 def train(tree: Tree, device: torch.device, call: Mapping[str, Any], checkpoint: Checkpoint | None) -> bool:

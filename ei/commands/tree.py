@@ -34,9 +34,10 @@ import ei.models
 import ei.physics
 import ei.training
 import ei.transforms
-from ei.common.parts import Classes, classes_of, find, normalized, signature_of, suggestion
+from ei.common.parts import Built, Classes, Context, build, classes_of, find, normalized, signature_of, suggestion
 from ei.common.user_code import absolute, is_user_code
 from ei.common.yaml_text import parse_yaml, read_yaml
+from ei.diagnosis.user_defined import check_group
 from ei.errors import InputError
 from ei.models.base import ReconstructionFunction
 
@@ -94,32 +95,36 @@ SYNTHETIC = "synthetic"
 STAGES = "stages"
 
 
+def build_part(
+    description: Any, path: str, sizes: Mapping[str, Any] | None = None, objects: Mapping[str, Any] | None = None
+) -> Built:
+    """The object of a part, or of a data set; `ei.common.parts.build` has the arguments."""
+    return build(description, CLASSES.get(path, DATASETS), path, Context(sizes or {}, objects or {}, NESTED))
+
+
+def build_group(tree: Mapping[str, Any], shape: tuple[int, int, int]) -> Any:
+    """The group of a tree, tried on an image of ``shape`` (C, H, W)."""
+    group = build_part(tree.get("transform"), "transform").object
+    check_group(group, shape, str(name_of(tree, "transform")))
+    return group
+
+
 def read_tree(path: str) -> Tree:
     """The tree in a YAML file, with absolute paths (those in the file are relative to its folder), and its stages,
     where it has some."""
     content = read_yaml(path)
     content.pop("versions", None)  # those that a run was made with
+    stages = content.pop(STAGES, [])
+    if not isinstance(stages, list) or not all(isinstance(stage, Mapping) for stage in stages):
+        raise InputError(f"{path}: stages must be a list of trees, [{{data: {{bin: 4}}}}, {{}}], got {stages!r:.60}")
     folder = Path(path).resolve().parent
     try:
-        stages = _check_stages(content.pop("stages", None))
-        check_keys(content)
+        for tree in (content, *stages):
+            check_keys(tree)
+        content, *stages = (with_absolute_paths(tree, folder) for tree in (content, *stages))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    tree = with_absolute_paths(content, folder)
-    return tree if stages is None else {**tree, STAGES: [with_absolute_paths(stage, folder) for stage in stages]}
-
-
-def _check_stages(stages: Any) -> list[Tree] | None:
-    if stages is None:
-        return None
-    if not isinstance(stages, list) or not stages or not all(isinstance(stage, Mapping) for stage in stages):
-        raise InputError(f"stages must be a list of trees, [{{data: {{bin: 4}}}}, {{}}], got {stages!r:.60}")
-    for number, stage in enumerate(stages, 1):
-        try:
-            check_keys(stage)
-        except InputError as error:
-            raise InputError(f"stage {number}: {error}") from error
-    return [dict(stage) for stage in stages]
+    return {**content, STAGES: stages} if stages else content
 
 
 def read_physics(path: str) -> Tree:
@@ -138,16 +143,14 @@ def read_physics(path: str) -> Tree:
 
 def check_keys(tree: Mapping[str, Any]) -> None:
     """Raise unless the keys of a tree are parts, and those of ``data`` are its keys."""
-    for key, value in tree.items():
-        if key not in PARTS:
-            raise InputError(f"{key} is unknown: a run has {', '.join(PARTS)}{suggestion(key, PARTS)}")
-        if key == "data" and value is not None:
-            if not isinstance(value, Mapping):
-                raise InputError(f"data must hold keys ({', '.join(DATA_KEYS)}), got {value!r}")
-            for name in value:
-                if name not in DATA_KEYS:
-                    near = suggestion(name, DATA_KEYS)
-                    raise InputError(f"data.{name} is unknown: data has {', '.join(DATA_KEYS)}{near}")
+    data = tree.get("data")
+    if not isinstance(data, Mapping | None):
+        raise InputError(f"data must hold keys ({', '.join(DATA_KEYS)}), got {data!r}")
+    for prefix, keys, valid in (("", tree, PARTS), ("data.", data or {}, DATA_KEYS)):
+        for key in keys:
+            if key not in valid:
+                listed = f"{prefix.rstrip('.') or 'a run'} has {', '.join(valid)}"
+                raise InputError(f"{prefix}{key} is unknown: {listed}{suggestion(key, valid)}")
 
 
 def with_absolute_paths(tree: Mapping[str, Any], folder: Path) -> Tree:
@@ -177,8 +180,7 @@ def _range(value: Mapping[str, Any], path: str) -> list[float]:
     numbers = list(value.values())
     is_valid = all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers)
     if not is_valid or int(value["count"]) != value["count"] or value["count"] < 1:
-        raise InputError(f"{path} must be a range {{start: a, step: b, count: n}} of numbers with n >= 1, got "
-                         f"{dict(value)}")  # fmt: skip
+        raise InputError(f"{path} must be a range {{start: a, step: b, count: n}}, n >= 1, got {dict(value)}")
     return [value["start"] + k * value["step"] for k in range(int(value["count"]))]
 
 
@@ -262,11 +264,8 @@ def walk_texts(tree: Any) -> Iterator[str]:
     """All texts in a tree."""
     if isinstance(tree, str):
         yield tree
-    elif isinstance(tree, Mapping):
-        for value in tree.values():
-            yield from walk_texts(value)
-    elif isinstance(tree, list | tuple):
-        for value in tree:
+    elif isinstance(tree, Mapping | list | tuple):
+        for value in tree.values() if isinstance(tree, Mapping) else tree:
             yield from walk_texts(value)
 
 
@@ -277,10 +276,7 @@ def check_code_is_typed(tree: Mapping[str, Any], typed: set[str], path: str) -> 
             if is_user_code(text) and text not in typed:
                 where = key if key != "data" else next(f"data.{k}" for k, v in part.items() if text in walk_texts(v))
                 typing = f"--physics {text}" if key == "physics" else f"{where}='{{name: {text}}}'"
-                raise InputError(
-                    f"the checkpoint {path} names user-defined code, {text}, which is imported only if it is typed: "
-                    f"give {typing}"
-                )
+                raise InputError(f"{path} names code, {text}, which is imported only if it is typed: give {typing}")
 
 
 def get(tree: Mapping[str, Any], path: str, default: Any = None) -> Any:

@@ -21,7 +21,7 @@ from ei.commands.tree import (
     read_tree,
     walk_texts,
 )
-from ei.common.devices import device_of_flags
+from ei.common.checks import check_number
 from ei.common.parts import suggestion
 from ei.common.user_code import absolute, is_user_code
 from ei.errors import InputError
@@ -119,15 +119,16 @@ def read_typed(parser: Parser, words: Sequence[str]) -> Typed:
     for path in paths:
         if not path.endswith((".yaml", ".yml")):
             raise InputError(f"{path} must be a file of a tree (.yaml), or a key as trainer.epochs=3")
-    device = device_of_flags(values.pop("device", None), values.pop("gpu", None))
+    if "gpu" in values:
+        gpu = check_number("--gpu", values.pop("gpu"), integer=True, least=0)
+        if values.get("device", "auto") not in ("auto", "cuda", f"cuda:{gpu}"):
+            raise InputError(f"--gpu {gpu} and --device {values['device']} contradict each other; give one of them")
+        values["device"] = f"cuda:{gpu}"
     flags = {name: value for name, value in values.items() if name in BY_NAME}
     options = {name: value for name, value in values.items() if name not in BY_NAME}
     files = [read_tree(path) for path in paths]
     stages = [found for found in (tree.pop(STAGES, []) for tree in files) if found]
-    typed = Typed(flags, options, files, assignments, stages[-1] if stages else [])
-    if device is not None:
-        typed.flags["device"] = device
-    return typed
+    return Typed(flags, options, files, assignments, stages[-1] if stages else [])
 
 
 def add_flags(parser: Parser, *names: str, **help_texts: str) -> Parser:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ei.common.files import check_path, complete_file, load_file, natural_order, temporary_beside, writing
+from ei.common.files import check_path, load_file, natural_order
 from ei.errors import InputError, MissingExtraError, MissingFileError
 
 HDF5 = (".h5", ".hdf5", ".nxs")
@@ -92,10 +92,8 @@ class FileArray:
             raise InputError(f"the {self.what} file {self.path} cannot be read: permission denied") from error
         except Exception as error:  # the readers raise whatever the bytes lead them to
             reason = " ".join(str(error).split())
-            raise InputError(
-                f"the {self.what} file {self.path} cannot be read: damaged or no {self.path.suffix} file of numbers "
-                f"({reason})"
-            ) from error
+            problem = f"damaged or no {self.path.suffix} file of numbers ({reason})"
+            raise InputError(f"the {self.what} file {self.path} cannot be read: {problem}") from error
         self._process = os.getpid()
         return self._array
 
@@ -107,7 +105,7 @@ class FileArray:
             return np.load(self.path, mmap_mode="r", allow_pickle=False)
         if suffix == ".npz":
             with np.load(self.path, allow_pickle=False) as file:
-                return file[self._choose(file.files)]
+                return file[self._choose(dict.fromkeys(file.files))]
         if suffix == ".mat":
             return self._read_matlab()
         if suffix in HDF5:
@@ -147,7 +145,7 @@ class FileArray:
         return arrays[name] if name not in shapes else scipy.io.loadmat(self.path, variable_names=[name])[name]
 
     def _read_hdf5(self, reverse: bool = False) -> Any:
-        h5py = _import_h5py(self.path)
+        h5py = import_h5py(self.path)
         file = h5py.File(self.path, "r")
         arrays: dict[str, _Hdf5Array] = {}
 
@@ -159,40 +157,33 @@ class FileArray:
         numbers = {name: array.shape for name, array in arrays.items() if array.dtype.kind in _NUMBERS and array.shape}
         return arrays[self._choose(numbers)]
 
-    def _choose(self, arrays: Sequence[str] | Mapping[str, tuple[int, ...]]) -> str:
-        """The name of the array to read: the one asked for, the only one, or the first of the preferred names."""
+    def _choose(self, arrays: Mapping[str, Any]) -> str:
+        """The name of the array to read, out of names and shapes (None where they are not known): the one asked for,
+        the only one, or the first of the preferred names."""
         if self.name is not None:
             matches = [name for name in arrays if name == self.name]
         elif len(arrays) == 1:
             matches = list(arrays)
         else:
             matches = [name for wanted in self.names for name in arrays if wanted in (name, name.rpartition("/")[2])]
-        if not matches:
-            raise InputError(self._contents(arrays))
-        self.name = matches[0]
-        return self.name
-
-    def _contents(self, arrays: Sequence[str] | Mapping[str, tuple[int, ...]]) -> str:
-        """The message about a file without the array to read: what is in it, and how to choose."""
+        if matches:
+            self.name = matches[0]
+            return self.name
         if not arrays:
-            return f"the {self.what} file {self.path} holds no arrays"
-        listed = ", ".join(arrays)
-        if isinstance(arrays, Mapping):
-            listed = ", ".join(f"{name} {list(shape)}" for name, shape in arrays.items())
-        choose = f"choose one as {self.path}:{next(iter(arrays))}"
+            raise InputError(f"the {self.what} file {self.path} holds no arrays")
+        listed = ", ".join(name if shape is None else f"{name} {list(shape)}" for name, shape in arrays.items())
+        advice = f"choose one as {self.path}:{next(iter(arrays))}"
         if self.name is not None:
-            return f"{self.path} holds no {self.name}, but {listed}: {choose}"
+            raise InputError(f"{self.path} holds no {self.name}, but {listed}: {advice}")
         rename = f"name the {self.what} {self.names[0]!r}, or " if self.names else ""
-        return f"{self.path} holds {listed}: {rename}{choose}"
+        raise InputError(f"{self.path} holds {listed}: {rename}{advice}")
 
 
-def _import_h5py(path: Path) -> Any:
+def import_h5py(path: Path) -> Any:
     try:
         return importlib.import_module("h5py")
     except ImportError as error:
-        raise MissingExtraError(
-            f"{path} is an HDF5 file, which needs h5py: pip install 'equivariant-imaging[h5]'"
-        ) from error
+        raise MissingExtraError(f"{path} needs h5py: pip install 'equivariant-imaging[h5]'") from error
 
 
 class _Hdf5Array:
@@ -237,19 +228,18 @@ class _FolderArray:
 
     def __init__(self, folder: Path, what: str) -> None:
         kinds = (".npy", *TIFF)
-        paths = sorted((path for path in folder.iterdir() if path.suffix.lower() in kinds), key=_natural_path)
+        names = sorted((p.name for p in folder.iterdir() if p.suffix.lower() in kinds), key=natural_order)
+        paths = [folder / name for name in names]
         if not paths:
             raise InputError(f"the {what} folder {folder} holds no arrays: no file in it ends in {', '.join(kinds)}")
         self.files = [FileArray(path, what=what) for path in paths]
-        for file in self.files:
-            if (file.shape, file.dtype) != (self.files[0].shape, self.files[0].dtype):
-                raise InputError(
-                    f"the files of {folder} must hold arrays of one shape and type, got {self.files[0].dtype} "
-                    f"{list(self.files[0].shape)} in {paths[0].name} and {file.dtype} {list(file.shape)} in "
-                    f"{file.path.name}"
-                )
-        self.shape = (len(paths), *self.files[0].shape)
-        self.dtype = self.files[0].dtype
+        found = [f"{file.dtype} {list(file.shape)} in {file.path.name}" for file in self.files]
+        first = self.files[0]
+        for file, kind in zip(self.files, found, strict=True):
+            if (file.shape, file.dtype) != (first.shape, first.dtype):
+                raise InputError(f"{folder} must hold arrays of one shape and type, got {found[0]} and {kind}")
+        self.shape = (len(paths), *first.shape)
+        self.dtype = first.dtype
 
     def __getitem__(self, index: Any) -> np.ndarray:
         if isinstance(index, int | np.integer):
@@ -264,10 +254,6 @@ def _page_by_page(array: _TiffArray | _FolderArray, index: Any) -> np.ndarray | 
     if not isinstance(index, tuple) or not index or not isinstance(index[0], slice):
         return None
     return np.stack([array[page][index[1:]] for page in range(array.shape[0])[index[0]]])
-
-
-def _natural_path(path: Path) -> Any:
-    return natural_order(path.name)
 
 
 def _leaves(name: str, value: Any) -> dict[str, np.ndarray]:
@@ -305,149 +291,3 @@ def read_array(path: str | os.PathLike, names: Sequence[str] = (), what: str = "
     array = FileArray(path, names, what)
     values = np.array(array[...])
     return values.squeeze() if array.path.suffix.lower() == ".mat" else values
-
-
-def lay_out(path: Path, suffix: str, shape: Sequence[int], dtype: Any, name: str = "x") -> int:
-    """Make a file of an array whose values are still to be written, and return where in it they begin, in NumPy's
-    order: HDF5 with the array ``name`` for the endings ".h5" and ".hdf5", else NumPy's format."""
-    if suffix.lower() not in HDF5:
-        with path.open("wb") as file:
-            _write_header(file, shape, dtype)
-            return file.tell()
-    h5py = _import_h5py(path)
-    contiguous = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    contiguous.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    contiguous.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    contiguous.set_obj_track_times(False)  # equal arrays are equal files
-    with h5py.File(path, "w") as file:
-        kind, space = h5py.h5t.py_create(np.dtype(dtype), logical=True), h5py.h5s.create_simple(tuple(shape))
-        return h5py.h5d.create(file.id, name.encode(), kind, space, contiguous).get_offset()
-
-
-def _write_header(file: Any, shape: Sequence[int], dtype: Any) -> None:
-    """What NumPy's format has in front of the values."""
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": tuple(shape)}
-    np.lib.format.write_array_header_1_0(file, header)
-
-
-class _NpzFile:
-    """An array whose values are written one after the other into a new ``.npz`` file, and others behind it, as
-    `numpy.savez` writes them."""
-
-    def __init__(
-        self, path: Path, name: str, shape: Sequence[int], dtype: Any, beside: Mapping[str, np.ndarray]
-    ) -> None:
-        self.beside = beside
-        self.archive = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
-        self.entry = self.archive.open(f"{name}.npy", "w", force_zip64=True)
-        _write_header(self.entry, shape, dtype)
-
-    def write(self, content: bytes) -> None:
-        self.entry.write(content)
-
-    def close(self) -> None:
-        self.entry.close()
-        for name, values in self.beside.items():
-            with self.archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, np.asarray(values), allow_pickle=False)
-        self.archive.close()
-
-
-class ArrayWriter:
-    """Writes an array slice by slice, with the memory of one. It appears under its name when it is complete; if
-    anything is raised before, nothing is left of it.
-
-    Args:
-        path: ends in ``.npy``; ``.npz``; ``.h5`` or ``.hdf5``; ``.tif`` or ``.tiff`` (a page a slice, float32).
-        shape: of the whole array, ``[n, ...]``.
-        dtype: of the array; TIFF is real, and a slice of it ``[H, W]`` or ``[1 or 3, H, W]``.
-        name: of the array in ``.npz`` and HDF5.
-        beside: other arrays that ``.npz`` holds, by name.
-
-    Raises:
-        InputError: for another ending, or an array that the format cannot hold.
-        MissingExtraError: for HDF5 without h5py.
-        StorageError: if it cannot be written.
-
-    >>> with ArrayWriter("/tmp/x.npy", (2, 3, 3), np.float32) as writer:
-    ...     for image in np.zeros((2, 3, 3)):
-    ...         writer.write(image)
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        shape: Sequence[int],
-        dtype: Any,
-        name: str = "x",
-        beside: Mapping[str, np.ndarray] | None = None,
-    ) -> None:
-        self.path = check_path("the file to write", path)
-        self.name = name
-        self.beside = dict(beside or {})
-        self.shape = tuple(int(side) for side in shape)
-        self.dtype = np.dtype(dtype)
-        self.written = 0
-        suffix = self.path.suffix.lower()
-        if suffix not in (".npy", ".npz", ".h5", ".hdf5", *TIFF):
-            raise InputError(f"arrays are written to .npy, .npz, .tif, .tiff, .h5 or .hdf5 files, got {self.path}")
-        if suffix in (".h5", ".hdf5"):
-            _import_h5py(self.path)
-        if suffix in TIFF:
-            sides = self.shape[1:]
-            if self.dtype.kind == "c" or len(sides) not in (2, 3) or (len(sides) == 3 and sides[0] not in (1, 3)):
-                raise InputError(
-                    f"a TIFF file holds real images [H, W] or [1 or 3, H, W], got {self.dtype} {list(sides)}: write "
-                    f"{self.path.with_suffix('.npy').name} or {self.path.with_suffix('.h5').name}"
-                )
-            self.dtype = np.dtype(np.float32)
-
-    def __enter__(self) -> ArrayWriter:
-        with writing(self.path):
-            self._temporary = temporary_beside(self.path)
-            self._file = self._open()
-        return self
-
-    def write(self, values: Any) -> None:
-        """The next slice.
-
-        Raises:
-            ValueError: for another shape, or more slices than the array has.
-        """
-        values = np.ascontiguousarray(values, dtype=self.dtype)
-        if values.shape != self.shape[1:] or self.written == self.shape[0]:
-            raise ValueError(f"slice {self.written} of {list(self.shape)} has shape {list(values.shape)}")
-        with writing(self.path):
-            self._append(values)
-        self.written += 1
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        try:
-            with writing(self.path):
-                self._file.close()
-                if kind is None and self.written != self.shape[0]:
-                    raise ValueError(f"{self.written} of {self.shape[0]} slices of {self.path} were written")
-                if kind is None:
-                    complete_file(self._temporary, self.path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
-
-    def _open(self) -> Any:
-        suffix = self.path.suffix.lower()
-        if suffix in TIFF:
-            size = int(np.prod(self.shape)) * self.dtype.itemsize
-            return importlib.import_module("tifffile").TiffWriter(self._temporary, bigtiff=size > 2**31)
-        if suffix == ".npz":
-            return _NpzFile(self._temporary, self.name, self.shape, self.dtype, self.beside)
-        offset = lay_out(self._temporary, suffix, self.shape, self.dtype, self.name)
-        file = self._temporary.open("r+b")
-        file.seek(offset)
-        return file
-
-    def _append(self, values: np.ndarray) -> None:
-        if self.path.suffix.lower() not in TIFF:
-            self._file.write(values.tobytes())
-        else:
-            is_rgb = values.ndim == 3 and len(values) == 3
-            page = np.moveaxis(values, 0, -1) if is_rgb else values.reshape(values.shape[-2:])
-            self._file.write(page, photometric="rgb" if is_rgb else "minisblack", metadata=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from typing import Any
 
@@ -28,17 +27,12 @@ def device_of(name: torch.device | str) -> torch.device:
 def device_of_tensors(operator: Any) -> torch.device | None:
     """Where an operator's tensors are: the first of its buffers, parameters, or attributes; of one that wraps another
     as ``physics``, that one's. None where it has none."""
-    tensor = None
-    if isinstance(operator, torch.nn.Module):
-        tensor = next(itertools.chain(operator.buffers(), operator.parameters()), None)
-    if tensor is None:
-        tensor = next(
-            (value for value in getattr(operator, "__dict__", {}).values() if isinstance(value, Tensor)), None
-        )
-    if tensor is not None:
-        return tensor.device
-    inner = getattr(operator, "__dict__", {}).get("physics")
-    return None if inner is None else device_of_tensors(inner)
+    attributes = getattr(operator, "__dict__", {})
+    registered = [*operator.buffers(), *operator.parameters()] if isinstance(operator, torch.nn.Module) else []
+    for value in [*registered, *attributes.values()]:
+        if isinstance(value, Tensor):
+            return value.device
+    return device_of_tensors(attributes["physics"]) if attributes.get("physics") is not None else None
 
 
 def choose_device(asked: str | None) -> torch.device:
@@ -51,44 +45,22 @@ def choose_device(asked: str | None) -> torch.device:
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    device = _parse_device(("cuda" if available else "cpu") if asked in (None, "auto") else str(asked))
-    if device.type == "cpu":
-        return device
-    if device.index is not None and count > 1:
-        raise InputError(f"{count} processes cannot share {device}; leave --device and --gpu out: each takes its own")
-    if not available:
-        raise InputError(f"{device} was asked for, but torch sees no CUDA device; use --device cpu")
-    if device.index is None and count > available:
-        raise InputError(
-            f"each of {count} processes needs its own CUDA device, and torch sees {available}: start fewer, or "
-            "give --device cpu"
-        )
-    device = torch.device("cuda", rank if device.index is None else device.index)
-    if (device.index or 0) >= available:
-        raise InputError(f"{device} was asked for, but torch sees {available} CUDA device(s)")
-    return device
-
-
-def _parse_device(name: str) -> torch.device:
+    name = ("cuda" if available else "cpu") if asked in (None, "auto") else str(asked)
     try:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device must be auto, cpu or cuda:N, got {name!r}")
-    return device
-
-
-def device_of_flags(device: str | None, gpu: int | None) -> str | None:
-    """What ``--device`` and ``--gpu`` ask for together.
-
-    Raises:
-        InputError: if they contradict each other.
-    """
-    if gpu is None:
+    if device.type == "cpu":
         return device
-    if gpu < 0:
-        raise InputError(f"--gpu must be a whole number >= 0, got {gpu}")
-    if device not in (None, "auto", "cuda", f"cuda:{gpu}"):
-        raise InputError(f"--gpu {gpu} and --device {device} contradict each other; give one of them")
-    return f"cuda:{gpu}"
+    if device.index is not None and count > 1:
+        raise InputError(f"{count} processes cannot share {device}; leave --device and --gpu out: each takes its own")
+    if not available:
+        raise InputError(f"{device} was asked for, but torch sees no CUDA device; use --device cpu")
+    index = rank if device.index is None else device.index
+    last = max(index, count - 1)
+    if last >= available:
+        needed = f"cuda:{last} is needed for {count} processes" if count > 1 else f"cuda:{last} was asked for"
+        raise InputError(f"{needed}, and torch sees {available}: start fewer, or give --device cpu")
+    return torch.device("cuda", index)

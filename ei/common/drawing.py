@@ -27,7 +27,7 @@ def new_figure(**options: Any) -> Figure:
     return Figure(layout="constrained", **options)
 
 
-def _read_log(log: Path) -> dict[str, list[float]]:
+def read_log(log: Path) -> dict[str, list[float]]:
     """The columns of a ``training_loss.csv``, NaN for empty cells; none where there are no rows."""
     with open(log, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -36,7 +36,7 @@ def _read_log(log: Path) -> dict[str, list[float]]:
 
 def loss_curves(log: Path, path: Path) -> None:
     """Draw the columns of a ``training_loss.csv`` against the epoch: losses (logarithmic) and PSNR."""
-    columns = _read_log(log)
+    columns = read_log(log)
     if not columns:
         return
     epochs = columns.pop("epoch")
@@ -56,27 +56,6 @@ def loss_curves(log: Path, path: Path) -> None:
         ax.legend()
         ax.grid(alpha=0.3)
         ax.xaxis.get_major_locator().set_params(integer=True)
-    figure.savefig(path, dpi=120)
-
-
-def curves(logs: Mapping[str, Path], spent: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Draw the PSNR column of several ``training_loss.csv`` against the cost of the runs.
-
-    Args:
-        logs: titles and files.
-        spent: for each panel's axis ("steps", "minutes") the total of each title's run; epochs are taken as equal.
-        path: the figure.
-    """
-    psnr = {title: _read_log(log).get("psnr", []) for title, log in logs.items()}  # none before an epoch has ended
-    figure = new_figure(figsize=(5.5 * len(spent), 4))
-    axes = figure.subplots(1, len(spent), squeeze=False, sharey=True)[0]
-    for ax, (unit, totals) in zip(axes, spent.items(), strict=True):
-        for title, values in psnr.items():
-            places = [totals[title] * (k + 1) / len(values) for k in range(len(values))]
-            ax.plot(places, values, label=title, marker="." if len(values) < 30 else None)
-        ax.set(xlabel=unit, ylabel="dB", title="paper PSNR of the training batches")
-        ax.grid(alpha=0.3)
-        ax.legend()
     figure.savefig(path, dpi=120)
 
 

@@ -82,19 +82,15 @@ def load_file(
             f"the {what} {path} holds numbers of NumPy: they were read as plain numbers and tensors", stacklevel=2
         )
         return content
-    except pickle.UnpicklingError as error:
-        culprit = re.search(r"(?:Unsupported (?:global|class): (?:GLOBAL )?|Trying to call )([\w.]+)", str(error))
-        if culprit:
-            raise InputError(
-                f"the {what} {path} was rejected: it holds a {culprit[1]}, and unpickling it could run code. Save it "
-                "again with tensors and plain values only, from a program you trust"
-            ) from error
-        raise InputError(f"the {what} {path} is damaged or was not written by torch.save; get it again") from error
     except InputError:
         raise
     except PermissionError as error:
         raise InputError(f"the {what} {path} cannot be read: permission denied") from error
     except Exception as error:  # what zipfile and torch.load raise for other bytes depends on the bytes
+        culprit = re.search(r"(?:Unsupported (?:global|class): (?:GLOBAL )?|Trying to call )([\w.]+)", str(error))
+        if culprit and isinstance(error, pickle.UnpicklingError):
+            advice = "could run code: save it again with tensors and plain values only"
+            raise InputError(f"the {what} {path} was rejected: it holds a {culprit[1]}, which {advice}") from error
         raise InputError(f"the {what} {path} is damaged or was not written by torch.save; get it again") from error
 
 
@@ -130,20 +126,22 @@ def write_atomically(path: str | os.PathLike, content: bytes | memoryview, previ
         StorageError: if it cannot be written (a full disk, a missing permission); the old file is as it was.
     """
     path = Path(path)
-    with writing(path):
-        temporary = temporary_beside(path)
-        try:
-            temporary.write_bytes(content)
-            complete_file(temporary, path, previous)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with writing(path), replacing(path, previous) as temporary:
+        temporary.write_bytes(content)
 
 
-def temporary_beside(path: Path) -> Path:
-    """A new empty file beside ``path``, to be written and then put in its place by `complete_file`."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+@contextlib.contextmanager
+def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
+    """A new empty file, to be written in a ``with`` block, at whose end it takes the place of ``path``; if anything is
+    raised, nothing is left of it. The old file is kept as ``previous``, if that is given."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     os.close(handle)
-    return Path(temporary)
+    temporary = Path(name)
+    try:
+        yield temporary
+        complete_file(temporary, path, previous)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def complete_file(temporary: Path, path: Path, previous: Path | None = None) -> None:
@@ -165,15 +163,6 @@ def identity_of(paths: Iterable[Path]) -> str:
     for path in paths:
         status = path.stat()
         digest.update(f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-    return digest.hexdigest()
-
-
-def hash_of(path: str | os.PathLike) -> str:
-    """A hash of the content of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**22):
-            digest.update(block)
     return digest.hexdigest()
 
 

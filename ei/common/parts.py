@@ -110,8 +110,6 @@ class Signature(NamedTuple):
 def signature_of(make: Callable[..., Any]) -> Signature:
     """The arguments of a class or function; ``**shared`` of a constructor stands for those of its base classes. Other
     objects, which user-defined code may be, take none."""
-    if not callable(make):
-        return Signature({}, False, None)
     parameters: dict[str, inspect.Parameter] = {}
     variadic = None
     for function in _constructors(make):
@@ -125,12 +123,12 @@ def signature_of(make: Callable[..., Any]) -> Signature:
                 parameters.setdefault(name, parameter)
         if not forwards:
             return Signature(parameters, False, variadic)
-    return Signature(parameters, not inspect.isclass(make), variadic)
+    return Signature(parameters, callable(make) and not inspect.isclass(make), variadic)
 
 
 def _constructors(make: Callable[..., Any]) -> list[Callable[..., Any]]:
     if not inspect.isclass(make):
-        return [make]
+        return [make] if callable(make) else []
     # torch's and Python's own base classes take anything and use none of it.
     mro = [cls for cls in make.__mro__ if cls is make or not cls.__module__.startswith(("torch.nn", "torch.utils"))]
     constructors = [vars(cls)["__init__"] for cls in mro if "__init__" in vars(cls) and cls is not object]
@@ -175,7 +173,7 @@ def build(description: Any, classes: Classes, path: str, context: Context | None
             raise InputError(f"{path}: {name} is an object and takes no arguments, got {', '.join(arguments)}")
         return Built(make, {"name": name})
     signature = signature_of(make)
-    check_arguments(arguments, signature, path, str(name), context)
+    _check_arguments(arguments, signature, path, str(name), context)
     filled = _sizes_for(arguments, signature, context)
     values = {key: _build_nested(value, f"{path}.{key}", context) for key, value in arguments.items()}
     values |= filled | {key: value for key, value in context.objects.items() if key in signature.parameters}
@@ -186,24 +184,18 @@ def build(description: Any, classes: Classes, path: str, context: Context | None
 
 
 def _sizes_for(arguments: Mapping[str, Any], signature: Signature, context: Context) -> dict[str, Any]:
-    """The sizes that a constructor takes and its arguments lack."""
     sizes = {key: value for key, value in context.sizes.items() if key in signature.parameters and key not in arguments}
     return {key: value() if callable(value) else value for key, value in sizes.items()}
 
 
-def check_arguments(
-    arguments: Mapping[str, Any], signature: Signature, path: str, name: str, context: Context | None = None
+def _check_arguments(
+    arguments: Mapping[str, Any], signature: Signature, path: str, name: str, context: Context
 ) -> None:
-    """Raise unless a class takes all of the arguments, and none is one that the run sets.
-
-    Raises:
-        InputError: listing the valid ones.
-    """
-    objects = {} if context is None else context.objects
-    valid = [key for key in signature.parameters if key not in objects]
+    """Raise unless a class takes all of the arguments, and none is one that the run sets; lists the valid ones."""
+    valid = [key for key in signature.parameters if key not in context.objects]
     valid += [signature.variadic] if signature.variadic else []
     for key in arguments:
-        if key in objects or (key not in valid and not signature.takes_any):
+        if key in context.objects or (key not in valid and not signature.takes_any):
             listed = ", ".join(valid) or "no arguments"
             raise InputError(f"{path}.{key} is unknown: {name} takes {listed}{suggestion(key, valid)}")
 

@@ -157,7 +157,5 @@ def check_division(batch_size: int, processes: Processes) -> None:
     """
     if batch_size % processes.count:
         following = -(-batch_size // processes.count) * processes.count
-        raise InputError(
-            f"a batch of {batch_size} cannot be divided over {processes.count} processes; choose --batch-size "
-            f"{following}"
-        )
+        what = f"a batch of {batch_size} cannot be divided over {processes.count} processes"
+        raise InputError(f"{what}; choose --batch-size {following}")

@@ -7,16 +7,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import Any
 
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
 class StopRequest:
-    """While a ``with`` block runs, a signal only sets ``received``; a second one ends the process at once.
+    """What a signal does while a run has it: it only sets ``received``; a second one ends the process at once.
 
     Args:
         grace: seconds in which a repeated signal is the same request. A launcher hands Ctrl-C on to processes that
@@ -27,19 +26,8 @@ class StopRequest:
         self.grace = grace
         self.received = 0
         self._at = 0.0
-        self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        self._before = {}
-
-    def _handle(self, number: int, _: FrameType | None) -> None:
+    def __call__(self, number: int, _: FrameType | None) -> None:
         if not self.received:
             self.received, self._at = number, time.monotonic()
         elif time.monotonic() - self._at > self.grace:
@@ -47,20 +35,24 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def leaving_on_sigterm() -> Iterator[None]:
+def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """In a ``with`` block signals call a handler; but in the main thread alone, since Python takes none elsewhere."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in numbers} if is_main else {}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous if previous is not None else signal.SIG_DFL)
+
+
+def leaving_on_sigterm() -> contextlib.AbstractContextManager[None]:
     """SIGTERM ends a ``with`` block as an exception does, so that what is to be done at its end is done."""
 
     def leave(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    if threading.current_thread() is not threading.main_thread():  # elsewhere Python takes no handlers
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return handled((signal.SIGTERM,), leave)
 
 
 def outlive_the_step(_: int) -> None:

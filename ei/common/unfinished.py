@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
+import shutil
 import sys
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ei.common.arrays import TIFF, ArrayWriter, lay_out
-from ei.common.files import check_path, complete_file, write_atomically, writing
+from ei.common.arrays import HDF5, TIFF, import_h5py
+from ei.common.files import check_path, complete_file, replacing, write_atomically, writing
 from ei.common.processes import Part, Processes
 from ei.errors import InputError, StorageError
 
@@ -30,17 +34,20 @@ class UnfinishedArray:
     keeps them.
 
     Args:
-        path: of the file, as `ArrayWriter` has it. TIFF and ``.npz`` files are written from the slices when all are
-            there.
+        path: of the file: ``.npy``, ``.npz``, ``.h5``, ``.hdf5``, or ``.tif`` and ``.tiff`` (a page a slice, float32).
+            TIFF and ``.npz`` files are written from the slices when all are there.
         count: n, the number of slices.
         call: plain values that identify the call.
-        name, beside: of the array in the file, and other arrays in it, as `ArrayWriter` has them.
+        name: of the array in ``.npz`` and HDF5.
+        beside: other arrays that ``.npz`` holds, by name.
         what: slices are to the user, for messages.
 
     Processes that have joined (`ei.common.processes`) write it together. The first one begins and completes it.
 
     Raises:
-        InputError: (entering) if the unfinished file is of another call, or (in `begin`) as `ArrayWriter`.
+        InputError: (entering) if the unfinished file is of another call, or (in `begin`) for another ending, or an
+            array that the format cannot hold.
+        MissingExtraError: (in `begin`) for HDF5 without h5py.
         StorageError: if it cannot be written; what is written is kept.
 
     >>> with UnfinishedArray("/tmp/x.npy", 2, {}) as array:
@@ -89,9 +96,9 @@ class UnfinishedArray:
     def begin(self, shape: Sequence[int], dtype: Any) -> None:
         """Begin the file, for slices of this shape and type."""
         whole = (self.count, *(int(side) for side in shape))
-        dtype = ArrayWriter(self.path, whole, dtype).dtype  # raises for what the format cannot hold
+        dtype = _stored_dtype(self.path, whole[1:], np.dtype(dtype))
         with writing(self.path, ADVICE):
-            offset = lay_out(self.unfinished, self.path.suffix, whole, dtype, self.name)
+            offset = self._lay_out(whole, dtype)
             end = offset + int(np.prod(whole)) * dtype.itemsize
             marks = max(end, self.unfinished.stat().st_size)  # HDF5 may have something behind the values
             with self.unfinished.open("r+b") as file:
@@ -149,14 +156,14 @@ class UnfinishedArray:
                 raise ValueError(f"{self.written} of {self.count} slices of {self.path} were written")
             time.sleep(0.2)
         with writing(self.path, ADVICE):
-            if self.path.suffix.lower() in (*TIFF, ".npz"):
-                with ArrayWriter(self.path, self.shape, self.dtype, self.name, self.beside) as writer:
-                    for index in range(self.count):
-                        writer.write(self._read(index))
+            self._file.truncate(self._marks_at)
+            suffix = self.path.suffix.lower()
+            if suffix in (*TIFF, ".npz"):
+                with replacing(self.path) as temporary:
+                    (self._write_npz if suffix == ".npz" else self._write_tiff)(temporary)
                 self._close()
                 self.unfinished.unlink()
             else:
-                self._file.truncate(self._marks_at)
                 self._close()
                 complete_file(self.unfinished, self.path)
             self.note.unlink()
@@ -178,6 +185,43 @@ class UnfinishedArray:
             print(f"{kept}: the same command continues there", file=sys.stderr)
 
     # ---- the file
+
+    def _lay_out(self, shape: Sequence[int], dtype: np.dtype) -> int:
+        """Make the file with room for the values, and return where in it they begin, in NumPy's order: HDF5 for its
+        endings, else NumPy's format."""
+        if self.path.suffix.lower() not in HDF5:
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            with self.unfinished.open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                return file.tell()
+        h5py = import_h5py(self.path)
+        contiguous = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        contiguous.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        contiguous.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        contiguous.set_obj_track_times(False)  # equal arrays are equal files
+        with h5py.File(self.unfinished, "w") as file:
+            kind = h5py.h5t.py_create(dtype, logical=True)
+            space = h5py.h5s.create_simple(tuple(shape))
+            return h5py.h5d.create(file.id, self.name.encode(), kind, space, contiguous).get_offset()
+
+    def _write_npz(self, path: Path) -> None:
+        """As `numpy.savez` does, with the memory of a part: the unfinished file is one of NumPy."""
+        with zipfile.ZipFile(path, "w") as archive:
+            with archive.open(f"{self.name}.npy", "w", force_zip64=True) as entry:
+                self._file.seek(0)
+                shutil.copyfileobj(self._file, entry)
+            for name, values in self.beside.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, np.asarray(values), allow_pickle=False)
+
+    def _write_tiff(self, path: Path) -> None:
+        is_big = self.count * self._bytes > 2**31
+        is_rgb = len(self.shape) == 4 and self.shape[1] == 3
+        with importlib.import_module("tifffile").TiffWriter(path, bigtiff=is_big) as file:
+            for index in range(self.count):
+                value = self._read(index)
+                page = np.moveaxis(value, 0, -1) if is_rgb else value.reshape(value.shape[-2:])
+                file.write(page, photometric="rgb" if is_rgb else "minisblack", metadata=None)
 
     def _read_note(self) -> Mapping[str, Any]:
         """What the unfinished file is of."""
@@ -235,3 +279,17 @@ class UnfinishedArray:
                 self._write_at(self._marks_at + index, b"\1")
         self._pending = []
         self._flushed = time.monotonic()
+
+
+def _stored_dtype(path: Path, shape: Sequence[int], dtype: np.dtype) -> np.dtype:
+    """The type that slices of a shape and type have in a file of this ending; raises if it cannot hold them."""
+    suffix = path.suffix.lower()
+    if suffix not in (".npy", ".npz", ".h5", ".hdf5", *TIFF):
+        raise InputError(f"arrays are written to .npy, .npz, .tif, .tiff, .h5 or .hdf5 files, got {path}")
+    if suffix not in TIFF:
+        return dtype
+    if dtype.kind == "c" or len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3)):
+        others = f"{path.with_suffix('.npy').name} or {path.with_suffix('.h5').name}"
+        got = f"got {dtype} {list(shape)}: write {others}"
+        raise InputError(f"a TIFF file holds real images [H, W] or [1 or 3, H, W], {got}")
+    return np.dtype(np.float32)

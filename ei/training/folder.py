@@ -19,7 +19,7 @@ from ei import __version__
 from ei.common.drawing import loss_curves
 from ei.common.files import TEMPORARY, remove_temporaries, save_file, write_atomically, writing
 from ei.errors import InputError
-from ei.training.log import LOG, TensorBoard, TrainingLog, check_tensorboard
+from ei.training.log import LOG, TrainingLog, check_tensorboard
 
 LOCK = ".lock"
 CONFIG = "config.yaml"
@@ -58,21 +58,10 @@ class RunFolder:
         self.files = dict(files or {})
         self.path: Path | None = None
         self.continues = False
-        self._run: Any = None
         self._tensorboard = tensorboard
-        self._board: TensorBoard | None = None
+        self._board: Any = None
         self._log: TrainingLog | None = None
         self._drawn = 0
-
-    def belongs_to(self, run: Any) -> None:
-        """Note the run that writes here.
-
-        Raises:
-            InputError: if there is one already.
-        """
-        if self._run is not None:
-            raise InputError("a RunFolder belongs to one training: make another one")
-        self._run = run
 
     @contextlib.contextmanager
     def held(
@@ -97,9 +86,9 @@ class RunFolder:
                 self.path = new_run_folder(*name)
             else:
                 out = Path(str(self.out))
-                self.path = out if self.continues else claim_run_folder(out)
-                with writing(self.path):
-                    self.path.mkdir(parents=True, exist_ok=True)
+                if not self.continues:
+                    check_run_folder(out)
+                self.path = make_folder(out)
         lock = RunLock(self.path)
         try:
             remove_temporaries(self.path)
@@ -110,7 +99,11 @@ class RunFolder:
                 write_atomically(self.path / file, written.encode())
             columns = [c for c in history[0] if c != "epoch"] if history else columns
             self._log = TrainingLog(self.path / LOG, columns, history) if columns else None
-            self._board = TensorBoard(self.path, len(history)) if self._tensorboard else None
+            if self._tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                # What an interrupted run wrote after the checkpoint it continues from is dropped.
+                self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=len(history) + 1)
             yield
         finally:
             if self._board is not None:
@@ -127,7 +120,9 @@ class RunFolder:
             self._log = TrainingLog(self.path / LOG, [column for column in row if column != "epoch"], history[:-1])
         self._log.append(row)
         if self._board is not None:
-            self._board.append(row)
+            for column in row.keys() - {"epoch"}:
+                self._board.add_scalar(column, row[column], row["epoch"])
+            self._board.flush()
 
     def save(self, state: Mapping[str, Any], name: str) -> None:
         """Write a checkpoint. What was ``ckp_last.pth.tar`` before stays as ``ckp_last-1.pth.tar``."""
@@ -147,54 +142,40 @@ def new_run_folder(method: str, task: str, parent: str | os.PathLike = "ckp") ->
     name = "_".join(part for part in (time.strftime("%Y-%m-%d_%H-%M-%S"), method, task) if part)
     number = 1
     while True:
-        folder = Path(parent) / (name if number == 1 else f"{name}-{number}")
         try:
-            _make(folder, exist_ok=False)
-            return folder
+            return make_folder(Path(parent) / (name if number == 1 else f"{name}-{number}"), exist_ok=False)
         except FileExistsError:
             number += 1
 
 
-def claim_run_folder(out: str | os.PathLike) -> Path:
-    """Make ``out`` and return it.
+def make_folder(folder: Path, exist_ok: bool = True) -> Path:
+    """Make a folder, with those above it.
 
     Raises:
-        InputError: if it is a file, cannot be written, or holds a run already.
+        InputError: if that is not possible.
     """
-    folder = Path(out)
-    check_run_folder(folder)
-    _make(folder, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+    except OSError as error:
+        if not exist_ok and isinstance(error, FileExistsError):
+            raise
+        raise InputError(f"the folder {folder} cannot be made: {error.strerror or error}") from error
     return folder
 
 
 def check_run_folder(folder: Path, begun: bool = False) -> None:
     """Raise if ``folder`` cannot become a run folder; makes nothing. It may hold a run that has ``begun`` without a
     checkpoint, if that is given."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"the run folder {folder} is a file; choose another --out")
-    if folder.is_dir() and not begun:
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise InputError(f"the run folder {folder} cannot be made: {nearest} is a file; choose another --out")
+    if nearest == folder and not begun:
         held = sorted(p.name for p in folder.iterdir() if p.name in (LOG, CONFIG) or p.name.startswith("ckp_"))
         if held:
-            raise InputError(
-                f"the run folder {folder} already holds a run ({held[0]}): choose another --out, or continue it with "
-                f"--resume {folder}/ckp_last.pth.tar"
-            )
-    nearest = folder
-    while not nearest.exists():
-        nearest = nearest.parent
-    if not nearest.is_dir():
-        raise InputError(f"the run folder {folder} cannot be made: {nearest} is a file")
+            advice = f"choose another --out, or continue it with --resume {folder}/ckp_last.pth.tar"
+            raise InputError(f"the run folder {folder} already holds a run ({held[0]}): {advice}")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"the run folder {folder} cannot be written: no permission in {nearest}")
-
-
-def _make(folder: Path, exist_ok: bool) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=exist_ok)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise InputError(f"the run folder {folder} cannot be made: {error.strerror or error}") from error
 
 
 class RunLock:
@@ -218,9 +199,7 @@ class RunLock:
                 self._file.seek(0)
                 holder = self._file.read().strip() or "another process"
                 self._file.close()
-                raise InputError(
-                    f"the run folder {folder} is in use by {holder}; wait for its end, or choose another --out"
-                )
+                raise InputError(f"the run folder {folder} is in use by {holder}; wait, or choose another --out")
             # Between our opening and locking it, the one that held it may have removed it.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path)):
@@ -257,9 +236,6 @@ def _lock(file: Any) -> bool:
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
             return False
-        print(
-            f"warning: {file.name} cannot be locked ({error.strerror or error}): see to it that no other run uses its "
-            "folder",
-            file=sys.stderr,
-        )
+        reason = error.strerror or error
+        print(f"warning: {file.name} cannot be locked ({reason}): use its folder for one run only", file=sys.stderr)
     return True

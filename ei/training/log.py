@@ -41,25 +41,6 @@ class TrainingLog:
             os.fsync(file.fileno())
 
 
-class TensorBoard:
-    """The log's rows once more, for TensorBoard, in ``<run folder>/tensorboard``; see `check_tensorboard`."""
-
-    def __init__(self, folder: Path, epoch: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        # What an interrupted run wrote after the checkpoint it continues from is dropped.
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch + 1)
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        for column, value in row.items():
-            if column != "epoch":
-                self.writer.add_scalar(column, value, row["epoch"])
-        self.writer.flush()
-
-    def close(self) -> None:
-        self.writer.close()
-
-
 def check_tensorboard() -> None:
     """Raise unless TensorBoard is installed."""
     if importlib.util.find_spec("tensorboard") is None:
@@ -71,23 +52,24 @@ class Progress:
     the first steps how long all will take, then one at the end of an epoch, every few seconds."""
 
     def __init__(self, epochs: int, steps_per_epoch: int | None, first_step: int, show: bool) -> None:
-        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
-        self.first_step, self.step = first_step, first_step
+        self.epochs = epochs
+        self.total = None if steps_per_epoch is None else epochs * steps_per_epoch
+        self.first_step = first_step
+        self.step = first_step
         self.began = time.monotonic()
         self.last_line = -math.inf
         self.lines = show and not (sys.stdout.isatty() and sys.stderr.isatty())
-        total = None if steps_per_epoch is None else epochs * steps_per_epoch
         self.bar = tqdm(
-            total=total, initial=first_step, unit="step", disable=not show or self.lines, dynamic_ncols=True
+            total=self.total, initial=first_step, unit="step", disable=not show or self.lines, dynamic_ncols=True
         )
 
     def advance(self) -> None:
         self.step += 1
         self.bar.update()
-        if self.lines and self.steps_per_epoch is not None and self.step - self.first_step == FIRST_STEPS:
+        if self.lines and self.total is not None and self.step - self.first_step == FIRST_STEPS:
             seconds = (time.monotonic() - self.began) / FIRST_STEPS
-            steps = self.epochs * self.steps_per_epoch - self.first_step
-            print(f"{steps} steps, {seconds:.2g} s/step: about {self._interval(seconds * steps)}", flush=True)
+            steps = self.total - self.first_step
+            print(f"{steps} steps, {seconds:.2g} s/step: about {_interval(seconds * steps)}", flush=True)
 
     def losses(self, epoch: int, values: Mapping[str, float]) -> None:
         """Show the losses of a step on the bar."""
@@ -96,23 +78,19 @@ class Progress:
 
     def epoch_ended(self, epoch: int, values: Mapping[str, float]) -> None:
         now = time.monotonic()
-        last = epoch + 1 == self.epochs
-        if self.lines and (now - self.last_line >= 5 or last):
-            self.last_line = now
-            seconds = (now - self.began) / max(1, self.step - self.first_step)
-            left = "" if self.steps_per_epoch is None else self._left(seconds)
-            print(f"epoch {epoch + 1}/{self.epochs}  {_format(values)}  {seconds:.3g} s/step{left}", flush=True)
-
-    def _left(self, seconds_per_step: float) -> str:
-        steps = self.epochs * (self.steps_per_epoch or 0) - self.step
-        return f"  {self._interval(seconds_per_step * steps)} left"
-
-    @staticmethod
-    def _interval(seconds: float) -> str:
-        return str(tqdm.format_interval(max(0, round(seconds))))
+        if not self.lines or (now - self.last_line < 5 and epoch + 1 < self.epochs):
+            return
+        self.last_line = now
+        seconds = (now - self.began) / max(1, self.step - self.first_step)
+        left = "" if self.total is None else f"  {_interval(seconds * (self.total - self.step))} left"
+        print(f"epoch {epoch + 1}/{self.epochs}  {_format(values)}  {seconds:.3g} s/step{left}", flush=True)
 
     def close(self) -> None:
         self.bar.close()
+
+
+def _interval(seconds: float) -> str:
+    return str(tqdm.format_interval(max(0, round(seconds))))
 
 
 def _format(values: Mapping[str, float]) -> str:

@@ -90,7 +90,8 @@ class Run:
         keep_average(f, None if self.averaged is None else self.averaged.module)
 
         self.run_folder = out if isinstance(out, RunFolder) else RunFolder(out)
-        self.run_folder.belongs_to(self)
+        if self.run_folder.path is not None:
+            raise InputError("a RunFolder belongs to one training: make another one")
         self.processes = Processes.current()
         self.epoch = 0
         self.batch = 0
@@ -124,10 +125,8 @@ def networks_trained(f: Any, closure: Any, optimizers: Mapping[str, Optimizer]) 
             trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
             holders = [module for module in modules if trained <= {id(p) for p in module.parameters()}]
             if not holders:
-                raise InputError(
-                    f"the optimiser {key!r} trains parameters of no module of {type(closure).__name__}: keep what it "
-                    "trains as an attribute that is an nn.Module"
-                )
+                where = f"no module of {type(closure).__name__}: keep them in an attribute that is an nn.Module"
+                raise InputError(f"the optimiser {key!r} trains parameters of {where}")
             networks[key] = holders[0]
     return networks
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -35,10 +36,8 @@ def state_of(run: Run, epoch: int) -> dict[str, Any]:
         weights = network.state_dict()
         for name, value in weights.items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
-                raise TrainingDivergedError(
-                    f"{name} became NaN or infinite in epoch {run.epoch + 1}, by step {run.step}, while the "
-                    "losses were finite: lower the learning rate"
-                )
+                place = f"epoch {run.epoch + 1}, by step {run.step}"
+                raise TrainingDivergedError(f"{name} became NaN or infinite in {place}: lower the learning rate")
         state[f"state_dict{_suffix(run, key)}"] = weights
         state[f"optimizer{_suffix(run, key)}"] = run.optimizers[key].state_dict()
     if run.averaged is not None:
@@ -137,51 +136,58 @@ def is_run_state(state: Any, path: str | os.PathLike) -> bool:
     return True
 
 
-def newest_checkpoint(folder: str | os.PathLike) -> tuple[Path, Any] | None:
-    """The undamaged checkpoint of a run folder that is furthest in its run, with its content; None if the folder has no
-    checkpoints. Damaged ones are reported on stderr.
+class Checkpoint(NamedTuple):
+    """A checkpoint to continue from: its path and its content."""
+
+    path: Path
+    state: Any
+
+
+def newest_checkpoint(folder: str | os.PathLike) -> Checkpoint | None:
+    """The undamaged checkpoint of a run folder that is furthest in its run; None if the folder has no checkpoints.
+    Damaged ones are reported on stderr.
 
     Raises:
         InputError: if there are checkpoints and none can be loaded.
     """
     folder = Path(folder)
-    kept = [path for path in folder.glob("ckp_*.pth.tar") if re.fullmatch(r"ckp_\d+\.pth\.tar", path.name)]
-    kept.sort(key=lambda path: int(path.name.split("_")[1].split(".")[0]), reverse=True)
+    matches = (re.fullmatch(r"ckp_(\d+)\.pth\.tar", path.name) for path in folder.glob("ckp_*.pth.tar"))
+    epochs = sorted((int(match[1]) for match in matches if match), reverse=True)
+    kept = [folder / f"ckp_{epoch}.pth.tar" for epoch in epochs]
     rolling = [path for path in (folder / LAST, folder / LAST_BUT_ONE) if path.exists()]
-    good: list[tuple[Path, Any]] = []
-    for path in [*rolling, *kept]:
-        if path in kept and good and good[-1][0] in kept:
-            break  # previous checkpoints cannot be newer than this
-        try:
-            state = load_file(path, "checkpoint")
-            if is_run_state(state, path):
-                good.append((path, state))
-        except InputError as error:
-            print(f"warning: {error}; looking for another one", file=sys.stderr)
+    good = [*_undamaged(rolling), *itertools.islice(_undamaged(kept), 1)]
     if not good and (rolling or kept):
         raise InputError(f"no checkpoint in {folder} can be used; move them away, or choose another --out")
     # Of equals the first one: the rolling one.
-    return max(good, key=lambda found: found[1]["step"]) if good else None
+    return max(good, key=lambda found: found.state["step"]) if good else None
 
 
-def load_to_resume(path: str | os.PathLike) -> tuple[Path, Any]:
-    """The checkpoint ``path`` and its content. If it is the newest one of a run (``ckp_last.pth.tar``) and damaged, or
-    missing beside an older one, that is reported on stderr, and the newest good one of the run is used.
+def _undamaged(paths: Iterable[Path]) -> Iterator[Checkpoint]:
+    for path in paths:
+        try:
+            state = load_file(path, "checkpoint")
+            if is_run_state(state, path):
+                yield Checkpoint(path, state)
+        except InputError as error:
+            print(f"warning: {error}; looking for another one", file=sys.stderr)
+
+
+def load_to_resume(path: str | os.PathLike) -> Checkpoint:
+    """The checkpoint ``path``. If it is the newest one of a run (``ckp_last.pth.tar``) and damaged, or missing beside
+    an older one, that is reported on stderr, and the newest good one of the run is used.
 
     Raises:
         InputError: if it cannot be loaded.
     """
     path = Path(path)
     try:
-        return path, load_file(path, "checkpoint")
+        return Checkpoint(path, load_file(path, "checkpoint"))
     except InputError as error:
-        others = path.name == LAST and path.parent.is_dir()
-        found = newest_checkpoint(path.parent) if others and (path.parent / LAST_BUT_ONE).exists() else None
-        if found is None and any(path.parent.glob("ckp_*.pth.tar")) and path.name.startswith("ckp_"):
-            raise InputError(
-                f"{error}, or look for another one of the run: --resume auto --out {path.parent}"
-            ) from error
-        if found is None:
+        has_older = path.name == LAST and (path.parent / LAST_BUT_ONE).exists()
+        found = newest_checkpoint(path.parent) if has_older else None
+        if found is not None:
+            print(f"warning: {path} cannot be used; continuing from {found.path}", file=sys.stderr)
+            return found
+        if not path.name.startswith("ckp_") or not any(path.parent.glob("ckp_*.pth.tar")):
             raise
-        print(f"warning: {path} cannot be used; continuing from {found[0]}", file=sys.stderr)
-        return found
+        raise InputError(f"{error}, or look for another one of the run: --resume auto --out {path.parent}") from error

@@ -20,15 +20,12 @@ def check_optimizers(optimizers: Mapping[str, Optimizer]) -> None:
     owners: dict[int, str] = {}
     for key, optimizer in optimizers.items():
         if not _trained(optimizer):
-            raise InputError(f"all parameters of the optimiser {key!r} are frozen (requires_grad is False): "
-                             "there is nothing to train")  # fmt: skip
+            raise InputError(f"all parameters of the optimiser {key!r} are frozen: let some have requires_grad")
         for parameter in _parameters(optimizer):
             other = owners.setdefault(id(parameter), key)
             if other != key:
-                raise InputError(
-                    f"the optimisers {other!r} and {key!r} share a parameter of the shape {list(parameter.shape)}: "
-                    "give it to one of them"
-                )
+                shared = f"share a parameter of the shape {list(parameter.shape)}: give it to one of them"
+                raise InputError(f"the optimisers {other!r} and {key!r} {shared}")
 
 
 def set_learning_rates(optimizers: Mapping[str, Optimizer], base: Mapping[str, Sequence[float]], factor: float) -> None:

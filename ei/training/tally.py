@@ -78,16 +78,13 @@ class Tally:
             for column, value in values.items():
                 # The PSNR of an exact reconstruction is infinite, and that is no failure.
                 if not math.isfinite(value) and column != "psnr":
-                    raise TrainingDivergedError(
-                        f"{column} became {value} in epoch {note.epoch + 1}, step {note.step}: lower the learning rate "
-                        "or the loss weights, or look for bad values in the data"
-                    )
+                    place = f"epoch {note.epoch + 1}, step {note.step}"
+                    advice = "lower the learning rate or the loss weights, or look for bad values in the data"
+                    raise TrainingDivergedError(f"{column} became {value} in {place}: {advice}")
             if self.steps and values.keys() != self.sums.keys():
-                raise InputError(
-                    f"step {note.step} gives {', '.join(values)}, the steps before it in epoch {note.epoch + 1} gave "
-                    f"{', '.join(self.sums)}: their means would be wrong. All batches must have ground truth, or none, "
-                    "and a closure must give the same losses in every step"
-                )
+                before = f"those before it in epoch {note.epoch + 1} gave {', '.join(self.sums)}"
+                advice = "All batches must have ground truth, or none, and a closure the same losses in every step"
+                raise InputError(f"step {note.step} gives {', '.join(values)}, {before}. {advice}")
             for column, value in values.items():
                 self.sums[column] = self.sums.get(column, 0.0) + value
             self.steps += 1

@@ -22,10 +22,10 @@ import torch
 
 from ei.common.processes import Part, Processes
 from ei.common.seeds import derive_seed, seed_all, states_kept
-from ei.common.signals import StopRequest
-from ei.datasets.batches import Batches, images_and_measurements, seeded_batches
+from ei.common.signals import SIGNALS, StopRequest, handled
+from ei.datasets.batches import Batches, images_and_measurements, indices_of, seeded_batches
 from ei.errors import InputError, TrainingStoppedError
-from ei.models.base import computing
+from ei.models.base import computing, select_function
 from ei.training.folder import BEST, LAST
 from ei.training.log import Progress
 from ei.training.parallel import division, draws_of_part, replicated
@@ -37,7 +37,6 @@ from ei.training.validation import (
     is_best,
     log_columns,
     out_of_patience,
-    parts_for_batch,
     seeded_group,
     validate,
 )
@@ -123,7 +122,8 @@ class Trainer(Run):
         columns = log_columns(self)
         with contextlib.ExitStack() as stack:
             # Before anything is written: a signal must find a run that can be saved.
-            stop = stack.enter_context(StopRequest(grace=2.0 if self.processes.count > 1 else 0.0))
+            stop = StopRequest(grace=2.0 if self.processes.count > 1 else 0.0)
+            stack.enter_context(handled(SIGNALS, stop))
             if self.processes.first:
                 stack.enter_context(self.run_folder.held((self.method, self.task), self.config, columns, self.history))
             stack.enter_context(replicated(self.f, self.closure, self.networks, self.processes))
@@ -180,7 +180,7 @@ class Trainer(Run):
         at = self.step if getattr(self.schedule, "of_step", False) else self.epoch
         set_learning_rates(self.optimizers, self.base_lr, self.schedule(at))
         seed_all(derive_seed(self.seed, "step", self.step))
-        f, physics = parts_for_batch(self.f, self.physics, batch)
+        f, physics = select_function(self.f, self.physics, indices_of(batch))
         like = next(self.networks["total"].parameters())
         x, y = images_and_measurements(batch, physics, like=like, seed=self.seed)
         part = part or Part.of(len(y), Processes())

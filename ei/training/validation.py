@@ -49,11 +49,6 @@ def _further_columns(run: Run) -> list[str]:
     return ["sure"] if needs_sure else []
 
 
-def parts_for_batch(f: Any, physics: Any, batch: Any) -> tuple[Any, Any]:
-    """The reconstruction function and the operator of a batch's images."""
-    return select_function(f, physics, indices_of(batch))
-
-
 def seeded_group(run: Run, *place: str | int) -> Any:
     """The group with the elements of a step, or of another ``place``: the same in all processes, and whatever else was
     drawn there before."""
@@ -88,7 +83,7 @@ def _validate_batch(run: Run, number: int, batch: Any, part: Part | None) -> tup
     """The columns of a batch of the validation set, or of this process's ``part`` of it, and how many images they are
     the mean of."""
     seed_all(derive_seed(run.seed, "held out", number))
-    f, physics = parts_for_batch(run.f, run.physics, batch)
+    f, physics = select_function(run.f, run.physics, indices_of(batch))
     like = next(run.networks["total"].parameters())
     x, y = images_and_measurements(batch, physics, like=like, seed=run.seed)
     part, processes = (Part.of(len(y), Processes()), Processes()) if part is None else (part, run.processes)

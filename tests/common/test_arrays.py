@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from conftest import subprocess_run
 
-from ei.common.arrays import ArrayWriter, FileArray, read_array
-from ei.errors import InputError, MissingExtraError, MissingFileError, StorageError
+from ei.common.arrays import FileArray, read_array
+from ei.errors import InputError, MissingExtraError, MissingFileError
 
 ARRAY = np.arange(42.0).reshape(7, 6)
 
@@ -255,86 +254,3 @@ def test_text_in_hdf5_is_no_array(tmp_path: Path) -> None:
         file["entry/number"] = 3.0
         file["entry/data/data"] = ARRAY
     np.testing.assert_array_equal(read_array(tmp_path / "a.nxs"), ARRAY)
-
-
-# ---- writing ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ending", [".npy", ".h5", ".tif", ".tiff"])
-@pytest.mark.parametrize("shape", [(5, 6, 7), (4, 1, 6, 7), (4, 3, 6, 7)])
-def test_an_array_is_written_slice_by_slice(tmp_path: Path, ending: str, shape: tuple[int, ...]) -> None:
-    array = np.random.default_rng(0).random(shape).astype(np.float32)
-    path = tmp_path / f"x{ending}"
-    with ArrayWriter(path, shape, np.float64 if "tif" in ending else np.float32) as writer:
-        for image in array:
-            writer.write(image)
-            assert not path.exists()
-    read = FileArray(path)
-    assert read.dtype == np.float32 and [file.name for file in tmp_path.iterdir()] == [path.name]
-    if "tif" in ending:
-        array = np.moveaxis(array, 1, -1) if shape[1] == 3 else array.reshape(shape[0], 6, 7)
-    np.testing.assert_array_equal(read[...], array)
-    np.testing.assert_array_equal(read[2], array[2])
-    if ending == ".npy":
-        np.testing.assert_array_equal(np.load(path), array)
-
-
-@pytest.mark.parametrize("ending", [".npy", ".h5"])
-def test_complex_images_are_written(tmp_path: Path, ending: str) -> None:
-    array = (ARRAY * (1 + 2j)).astype(np.complex64)
-    with ArrayWriter(tmp_path / f"x{ending}", array.shape, array.dtype) as writer:
-        for row in array:
-            writer.write(row)
-    np.testing.assert_array_equal(read_array(tmp_path / f"x{ending}"), array)
-
-
-@pytest.mark.parametrize("ending", [".npy", ".h5", ".tif"])
-def test_nothing_is_left_of_an_array_that_is_not_complete(tmp_path: Path, ending: str) -> None:
-    path = tmp_path / f"x{ending}"
-    path.write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), ArrayWriter(path, (3, 6, 7), np.float32) as writer:
-        writer.write(np.zeros((6, 7)))
-        raise KeyboardInterrupt
-    with pytest.raises(ValueError, match="1 of 3 slices"), ArrayWriter(path, (3, 6, 7), np.float32) as writer:
-        writer.write(np.zeros((6, 7)))
-    wrong = pytest.raises(ValueError, match=r"slice 0 of \[3, 6, 7\] has shape \[7, 6\]")
-    with wrong, ArrayWriter(path, (3, 6, 7), np.float32) as writer:
-        writer.write(np.zeros((7, 6)))
-    assert path.read_bytes() == b"old" and [file.name for file in tmp_path.iterdir()] == [path.name]
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "dtype", "message"),
-    [
-        ("x.png", (3, 6, 7), np.float32, "written to .npy, .npz, .tif, .tiff, .h5 or .hdf5"),
-        ("x.tif", (3, 6, 7), np.complex64, r"real images \[H, W\] or .*, got complex64 \[6, 7\]: write x.npy or x.h5"),
-        ("x.tif", (3, 2, 6, 7), np.float32, r"got float32 \[2, 6, 7\]"),
-    ],
-)
-def test_arrays_that_a_format_cannot_hold(name: str, shape: tuple, dtype: type, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        ArrayWriter(name, shape, dtype)
-
-
-def test_a_folder_to_write_to_must_be_there(tmp_path: Path) -> None:
-    writer = ArrayWriter(tmp_path / "none" / "x.npy", (1, 2), float)
-    with pytest.raises(StorageError, match=r"x\.npy could not be written"), writer:
-        pass
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("ending", [".npy", ".h5", ".tif"])
-def test_writing_needs_the_memory_of_a_few_slices(tmp_path: Path, ending: str) -> None:
-    """400 slices of 1 MiB, and less than 60 MiB more than before."""
-    code = f"""
-import resource, numpy as np
-from ei.common.arrays import ArrayWriter, FileArray
-import h5py, tifffile
-x = np.ones((512, 512), np.float32)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-with ArrayWriter(r"{tmp_path / ("x" + ending)}", (400, 512, 512), np.float32) as writer:
-    for _ in range(400): writer.write(x)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-"""
-    done = subprocess_run("python", "-c", code, cwd=tmp_path)
-    assert done.code == 0 and float(done.out) < 60, done

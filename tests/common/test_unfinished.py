@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import subprocess_run
 
-from ei.common.arrays import ArrayWriter, read_array
+from ei.common.arrays import FileArray, read_array
 from ei.common.unfinished import UnfinishedArray
 from ei.errors import InputError, StorageError
 
-ENDINGS = [".npy", ".h5", ".tif"]
+ENDINGS = [".npy", ".npz", ".h5", ".tif"]
 IMAGES = np.random.default_rng(0).random((5, 6, 7)).astype(np.float32)
 
 
@@ -54,13 +55,79 @@ def test_an_interrupted_array_is_continued(tmp_path: Path, ending: str, capsys: 
     assert path.read_bytes() == whole.read_bytes() and names(tmp_path) == sorted([whole.name, path.name])
 
 
+@pytest.mark.parametrize("ending", [".npy", ".npz", ".h5", ".tif", ".tiff"])
+@pytest.mark.parametrize("shape", [(5, 6, 7), (4, 1, 6, 7), (4, 3, 6, 7)])
+def test_the_file_of_an_array(tmp_path: Path, ending: str, shape: tuple[int, ...]) -> None:
+    images = np.random.default_rng(0).random(shape).astype(np.float32)
+    path, angles = tmp_path / f"x{ending}", np.arange(3.0)
+    with UnfinishedArray(path, len(images), {}, beside={"angles": angles}) as array:
+        array.begin(shape[1:], np.float64 if "tif" in ending else np.float32)
+        array.write(range(len(images)), images)
+        assert not path.exists()
+        array.complete()
+    read = FileArray(path, ("x",))
+    assert read.dtype == np.float32 and names(tmp_path) == [path.name]
+    expected = images
+    if "tif" in ending:
+        expected = np.moveaxis(images, 1, -1) if shape[1] == 3 else images.reshape(shape[0], 6, 7)
+    np.testing.assert_array_equal(read[...], expected)
+    np.testing.assert_array_equal(read[2], expected[2])
+    if ending == ".npz":
+        np.savez(tmp_path / "theirs.npz", x=images, angles=angles)
+        assert path.read_bytes() == (tmp_path / "theirs.npz").read_bytes()
+    elif ending == ".npy":
+        np.save(tmp_path / "theirs.npy", images)
+        assert path.read_bytes() == (tmp_path / "theirs.npy").read_bytes()
+
+
 @pytest.mark.parametrize("ending", [".npy", ".h5"])
-def test_it_is_the_file_that_a_writer_writes(tmp_path: Path, ending: str) -> None:
-    write(tmp_path / f"x{ending}")
-    with ArrayWriter(tmp_path / f"other{ending}", IMAGES.shape, np.float32) as writer:
-        for image in IMAGES:
-            writer.write(image)
-    assert (tmp_path / f"x{ending}").read_bytes() == (tmp_path / f"other{ending}").read_bytes()
+def test_complex_images_are_written(tmp_path: Path, ending: str) -> None:
+    images = (IMAGES * (1 + 2j)).astype(np.complex64)
+    with UnfinishedArray(tmp_path / f"x{ending}", 5, {}) as array:
+        array.begin((6, 7), images.dtype)
+        array.write(range(5), images)
+        array.complete()
+    np.testing.assert_array_equal(read_array(tmp_path / f"x{ending}"), images)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype", "message"),
+    [
+        ("x.png", (6, 7), np.float32, "written to .npy, .npz, .tif, .tiff, .h5 or .hdf5"),
+        ("x.tif", (6, 7), np.complex64, r"real images \[H, W\] or .*, got complex64 \[6, 7\]: write x.npy or x.h5"),
+        ("x.tif", (2, 6, 7), np.float32, r"got float32 \[2, 6, 7\]"),
+    ],
+)
+def test_arrays_that_a_format_cannot_hold(tmp_path: Path, name: str, shape: tuple, dtype: type, message: str) -> None:
+    with pytest.raises(InputError, match=message), UnfinishedArray(tmp_path / name, 3, {}) as array:
+        array.begin(shape, dtype)
+    assert names(tmp_path) == []
+
+
+def test_a_folder_to_write_to_must_be_there(tmp_path: Path) -> None:
+    missing = pytest.raises(StorageError, match=r"x\.npy could not be written")
+    with missing, UnfinishedArray(tmp_path / "none" / "x.npy", 1, {}) as array:
+        array.begin((2,), float)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [".npy", ".npz", ".h5", ".tif"])
+def test_writing_needs_the_memory_of_a_few_slices(tmp_path: Path, ending: str) -> None:
+    """400 slices of 1 MiB, and less than 60 MiB more than before."""
+    code = f"""
+import resource, numpy as np
+from ei.common.unfinished import UnfinishedArray
+import h5py, tifffile
+x = np.ones((1, 512, 512), np.float32)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with UnfinishedArray(r"{tmp_path / ("x" + ending)}", 400, {{}}) as array:
+    array.begin((512, 512), np.float32)
+    for index in range(400): array.write([index], x)
+    array.complete()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    done = subprocess_run("python", "-c", code, cwd=tmp_path)
+    assert done.code == 0 and float(done.out) < 60, done
 
 
 def test_another_call_does_not_continue_it(tmp_path: Path) -> None:
@@ -87,8 +154,6 @@ def test_wrong_input_keeps_nothing(tmp_path: Path) -> None:
         array.begin((6, 7), np.float32)
         array.write([0], IMAGES[:1])
         raise InputError("wrong")
-    with pytest.raises(InputError, match="TIFF"), UnfinishedArray(tmp_path / "x.tif", 5, {}) as array:
-        array.begin((6, 7), np.complex64)
     assert names(tmp_path) == []
     wrong = pytest.raises(ValueError, match=r"2 slices of \[5, 6, 7\] have shape \[1, 6, 7\]")
     with wrong, UnfinishedArray(tmp_path / "x.npy", 5, {}) as array:
