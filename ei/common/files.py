@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import hashlib
 import io
 import os
@@ -23,6 +25,7 @@ from ei.common.numpy_in_files import numbers_of_numpy, plain
 from ei.errors import InputError, MissingFileError, StorageError
 
 TEMPORARY = ".tmp"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CONTINUE = "Files written before are whole; make room, then continue with --resume auto"
 
 
@@ -160,9 +163,12 @@ def complete_file(temporary: Path, path: Path, previous: Path | None = None) -> 
 
 
 def identity_of(paths: Iterable[Path]) -> str:
-    """A hash of the names, sizes and times of files: another one means that a file was replaced or changed."""
+    """A hash of the names, sizes and times of files, and of those in folders: another one means that a file was
+    replaced or changed."""
     digest = hashlib.sha256()
-    for path in paths:
+    # A folder's own time stays when a file in it is written over.
+    files = (file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path]))
+    for path in files:
         status = path.stat()
         digest.update(f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     return digest.hexdigest()
@@ -220,16 +226,19 @@ def _flush_folder(folder: Path) -> None:
 @contextlib.contextmanager
 def writing(path: Path, advice: str = CONTINUE) -> Iterator[None]:
     """Turn an error of the file system in a ``with`` block into a `StorageError` about ``path``, which ends with an
-    advice."""
+    advice, for a full disk "make room"."""
     try:
         yield
     except OSError as error:
+        if error.errno not in FULL:
+            advice = re.sub("make room", "correct that", advice, flags=re.IGNORECASE)
+            advice = advice[0].upper() + advice[1:]
         raise StorageError(f"{path} could not be written: {error.strerror or error}. {advice}") from error
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Remove what a killed process left half written in ``folder``."""
-    for path in folder.glob(f".*{TEMPORARY}"):
+def remove_temporaries(folder: Path, name: str = "*") -> None:
+    """Remove what a killed process left half written in ``folder``: of all files, or of the one of this name."""
+    for path in folder.glob(f".{name if name == '*' else glob.escape(name) + '.*'}{TEMPORARY}"):
         path.unlink(missing_ok=True)
 
 

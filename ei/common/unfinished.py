@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from ei.common.arrays import TIFF, ArrayWriter, lay_out
-from ei.common.files import check_path, complete_file, write_atomically, writing
+from ei.common.files import check_path, complete_file, remove_temporaries, write_atomically, writing
+from ei.common.locks import Lock
 from ei.common.processes import Part, Processes
 from ei.errors import InputError, StorageError
 
@@ -26,8 +27,8 @@ ADVICE = "Make room, then give the same command again: it continues"
 class UnfinishedArray:
     """An array on its way to its file: ``x.npy.unfinished`` beside it has the slices that are written, and behind them
     a byte for each, which is 1 where it is; ``x.npy.unfinished.json`` identifies the call, and the same call continues
-    it. Raised in its ``with`` block, an `InputError` removes both (its input has to be changed), and any other error
-    keeps them.
+    it. Raised in its ``with`` block once slices are shared, an `InputError` removes both (its input has to be changed),
+    and any other error keeps them. A lock keeps them to one call.
 
     Args:
         path: of the file, as `ArrayWriter` has it. TIFF and ``.npz`` files are written from the slices when all are
@@ -40,7 +41,8 @@ class UnfinishedArray:
     Processes that have joined (`ei.common.processes`) write it together. The first one begins and completes it.
 
     Raises:
-        InputError: (entering) if the unfinished file is of another call, or (in `begin`) as `ArrayWriter`.
+        InputError: (entering) if the unfinished file is of another call or in use, the folder cannot be written, or (in
+            `begin`) as `ArrayWriter`.
         StorageError: if it cannot be written; what is written is kept.
 
     >>> with UnfinishedArray("/tmp/x.npy", 2, {}) as array:
@@ -68,12 +70,21 @@ class UnfinishedArray:
         self.call = json.loads(json.dumps(call, default=str))
         self.processes = Processes.current()
         self._file: Any = None
+        self._lock: Lock | None = None
+        self._works = False
         self._pending: list[int] = []
         self._flushed = time.monotonic()
 
     def __enter__(self) -> UnfinishedArray:
-        if self.processes.first and self.note.exists() and self.unfinished.exists():
-            self._open(self._read_note())
+        if not self.processes.first:
+            return self
+        self._lock = Lock(self.path.with_name(f".{self.path.name}.lock"), str(self.path), "name")
+        try:
+            if self.note.exists() and self.unfinished.exists():
+                self._open(self._read_note())
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     @property
@@ -88,6 +99,7 @@ class UnfinishedArray:
 
     def begin(self, shape: Sequence[int], dtype: Any) -> None:
         """Begin the file, for slices of this shape and type."""
+        self._works = True
         whole = (self.count, *(int(side) for side in shape))
         dtype = ArrayWriter(self.path, whole, dtype).dtype  # raises for what the format cannot hold
         with writing(self.path, ADVICE):
@@ -107,6 +119,8 @@ class UnfinishedArray:
         """The slices that are left for this process, here or in one of the others of as many. All processes have to
         call it together."""
         arrays = (self, *others)
+        for array in arrays:
+            array._works = True
         done = np.zeros(self.count, np.int64)
         if self.processes.first:
             for array in arrays:
@@ -150,6 +164,7 @@ class UnfinishedArray:
             time.sleep(0.2)
         with writing(self.path, ADVICE):
             if self.path.suffix.lower() in (*TIFF, ".npz"):
+                remove_temporaries(self.path.parent, self.path.name)
                 with ArrayWriter(self.path, self.shape, self.dtype, self.name, self.beside) as writer:
                     for index in range(self.count):
                         writer.write(self._read(index))
@@ -162,13 +177,20 @@ class UnfinishedArray:
             self.note.unlink()
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, traceback: Any) -> None:
-        if not self.is_begun:
-            return
+        try:
+            if self.is_begun:
+                self._leave(kind)
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def _leave(self, kind: type[BaseException] | None) -> None:
+        """Close the file, and remove it where it is of no use."""
         with contextlib.suppress(StorageError):
             self._flush()
         written = self.written
         self._close()
-        if not self.processes.first or kind is None:
+        if not self.processes.first or kind is None or not self._works:
             return
         if issubclass(kind, InputError) or not written:
             self.note.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ei.common.files import identity_of
+from ei.common.processes import Processes
 from ei.common.unfinished import UnfinishedArray
 from ei.datasets.defects import Defects
 from ei.datasets.scans import ScanFiles, bin_detectors, finished_sinograms
@@ -64,7 +65,8 @@ class Conversion:
 
     def write(self, out: Path, call: Mapping[str, Any]) -> None:
         """Write all sinograms ``[rows, D/n, V]`` to a file, which appears when it is complete. What an interrupted call
-        has written is kept beside it, and the same call continues there (`ei.common.unfinished`).
+        has written is kept beside it, and the same call continues there (`ei.common.unfinished`). Processes that have
+        joined (`ei.common.processes`) share the rows.
 
         Args:
             out: ends in ``.npz`` (y, angles), ``.npy``, ``.h5`` or ``.hdf5`` (y).
@@ -80,17 +82,24 @@ class Conversion:
         with UnfinishedArray(out, self.rows, call, "y", beside, "sinograms") as array:
             if array.is_begun:
                 print(f"continuing {array.unfinished}: {array.written} of {self.rows} sinograms are there")
-            else:
+            elif array.processes.first:
                 array.begin((self.detectors, len(self.scan.angles)), np.float32)
             left = array.share()
-            with tqdm(total=self.rows, initial=self.rows - len(left), unit="row", delay=1) as bar:
+            is_first = array.processes.first
+            with tqdm(total=len(left), unit="row", delay=1, disable=not is_first) as bar:
                 for block in _blocks(left, self._rows_at_once):
                     y, found = self.sinograms(block.start, block.stop)
                     array.write(block, y)
                     for name in ("stuck", "drifted", "dark_views"):
                         getattr(self.defects, name).extend(getattr(found, name))
                     bar.update(len(block))
+            self._gather_defects(array.processes)
             array.complete()
+
+    def _gather_defects(self, processes: Processes) -> None:
+        """Let each process have the defects that all of them found."""
+        found = processes.gathered((self.defects.stuck, self.defects.drifted, self.defects.dark_views))
+        self.defects = Defects(*([place for places in lists for place in places] for lists in zip(*found, strict=True)))
 
 
 def check_output(out: Path) -> None:

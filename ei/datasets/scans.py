@@ -49,6 +49,9 @@ class _Frames:
     def __init__(self, path: str | Path, name: str, chosen: np.ndarray | None = None) -> None:
         self.array: FileArray | np.ndarray = FileArray(path, NAMES[name], name)
         self.path = self.array.path
+        self.place = (self.path, self.array.name)
+        if self.array.dtype.kind == "c":
+            raise InputError(f"the {name} file {path} must hold real numbers, got {self.array.dtype}")
         if self.path.suffix.lower() == ".mat":  # whose axes of length one are dropped
             self.array = read_array(path, NAMES[name], name)
         self.chosen = chosen
@@ -94,16 +97,25 @@ def _find_scan(counts: str, flat: str | None, dark: str | None, angles: str | No
     arrays = [frames if key is None else _Frames(counts, "counts", np.flatnonzero(key == 0))]
     for name, source, number in (("flat", flat, 1), ("dark", dark, 2)):
         if source is not None or key is None:
-            arrays.append(_Frames(file if source is None else source, name))
+            arrays.append(_beside(file, name, frames) if source is None else _Frames(source, name))
         elif (key == number).any():
             arrays.append(_Frames(counts, "counts", np.flatnonzero(key == number)))
         else:
             raise InputError(f"{file} holds no {name} (image_key {number}): give a file of it")
-    degrees = np.atleast_1d(read_array(file if angles is None else angles, NAMES["angles"], "angles"))
+    of_views = _beside(file, "angles", frames) if angles is None else _Frames(angles, "angles")
+    degrees = np.atleast_1d(of_views.read())
     if degrees.ndim != 1:
         raise InputError(f"the angles must be a list of numbers, in degrees, got shape {list(degrees.shape)}")
     degrees = degrees if key is None or len(degrees) != len(key) else degrees[key == 0]
     return _Found(arrays[0], arrays[1], arrays[2], degrees)
+
+
+def _beside(file: Path, name: str, counts: _Frames) -> _Frames:
+    """An array in the file of the counts."""
+    found = _Frames(file, name)
+    if found.place == counts.place:  # which is taken for any name where it is the only one
+        raise InputError(f"{file} holds the counts alone: give a file of the {name}, too (--{name})")
+    return found
 
 
 class ScanFiles:

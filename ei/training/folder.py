@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +15,8 @@ import yaml
 
 from ei import __version__
 from ei.common.drawing import loss_curves
-from ei.common.files import TEMPORARY, remove_temporaries, save_file, write_atomically, writing
+from ei.common.files import remove_temporaries, save_file, write_atomically, writing
+from ei.common.locks import Lock
 from ei.errors import InputError
 from ei.training.log import LOG, TensorBoard, TrainingLog, check_tensorboard
 
@@ -197,7 +196,7 @@ def _make(folder: Path, exist_ok: bool) -> None:
         raise InputError(f"the run folder {folder} cannot be made: {error.strerror or error}") from error
 
 
-class RunLock:
+class RunLock(Lock):
     """Keeps a run folder to one living process. The system releases it when the process dies, however it dies.
 
     Args:
@@ -208,58 +207,4 @@ class RunLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK
-        while True:
-            try:
-                self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115
-            except OSError as error:
-                raise InputError(f"the run folder {folder} cannot be written: {error.strerror or error}") from error
-            if not _lock(self._file):
-                self._file.seek(0)
-                holder = self._file.read().strip() or "another process"
-                self._file.close()
-                raise InputError(
-                    f"the run folder {folder} is in use by {holder}; wait for its end, or choose another --out"
-                )
-            # Between our opening and locking it, the one that held it may have removed it.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path)):
-                    break
-            self._file.close()
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {platform.node()}")
-        self._file.flush()
-
-    def release(self) -> None:
-        # The name goes while the lock is held, so that nobody locks a file that is about to vanish. Windows neither
-        # renames nor removes an open file: there the file is closed first, and stays if another process has opened it.
-        path = self.path
-        with contextlib.suppress(OSError):
-            path = path.replace(path.with_name(f"{LOCK}{TEMPORARY}"))
-        self._file.close()
-        with contextlib.suppress(PermissionError):
-            path.unlink(missing_ok=True)
-
-
-def _lock(file: Any) -> bool:
-    """Take the lock on a file; False if another process has it. POSIX record locks, because a forked process that
-    loads data must not inherit it."""
-    try:
-        if os.name == "posix":
-            import fcntl
-
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            import msvcrt
-
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-            return False
-        print(
-            f"warning: {file.name} cannot be locked ({error.strerror or error}): see to it that no other run uses its "
-            "folder",
-            file=sys.stderr,
-        )
-    return True
+        super().__init__(folder / LOCK, f"the run folder {folder}", "--out")

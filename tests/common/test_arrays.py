@@ -338,3 +338,15 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
     done = subprocess_run("python", "-c", code, cwd=tmp_path)
     assert done.code == 0 and float(done.out) < 60, done
+
+
+def test_values_that_a_damaged_file_lacks(tmp_path: Path) -> None:
+    """Its beginning is whole, so that it opens."""
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "y.tif"
+    tifffile.imwrite(path, np.zeros((20, 32, 32), np.float32))
+    path.write_bytes(path.read_bytes()[:50_000])
+    array = FileArray(path, what="measurements")
+    with pytest.raises(InputError, match=r"the measurements file .*y\.tif cannot be read: damaged") as error:
+        array[19]
+    assert "\n" not in str(error.value)
