@@ -79,14 +79,14 @@ class FileArray:
     def __getitem__(self, index: Any) -> np.ndarray:
         if self._process != os.getpid():  # processes must not share an open HDF5 file
             self._open()
-        with self._reading(IndexError):
+        with self._reading(InputError, IndexError):
             return np.asarray(self._array[index])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_array": None, "_process": None}
 
     def _open(self) -> Any:
-        with self._reading():
+        with self._reading(InputError, MissingExtraError):
             self._array = self._read()
         self._process = os.getpid()
         return self._array
@@ -96,7 +96,7 @@ class FileArray:
         """Turn what a reader raises in a ``with`` block into an `InputError`, but for what is ``passed`` on."""
         try:
             yield
-        except (InputError, MissingExtraError, *passed):
+        except passed:
             raise
         except PermissionError as error:
             raise InputError(f"the {self.what} file {self.path} cannot be read: permission denied") from error

@@ -26,6 +26,7 @@ from ei.errors import InputError, MissingFileError, StorageError
 
 TEMPORARY = ".tmp"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+AGAIN = "Make room, then give the same command again"
 CONTINUE = "Files written before are whole; make room, then continue with --resume auto"
 
 
@@ -122,18 +123,21 @@ def save_file(content: Any, path: str | os.PathLike, previous: Path | None = Non
     # Serialised in memory first: torch reports a full disk as an inconsistency of its own archive.
     buffer = io.BytesIO()
     torch.save(_plain(content, {}), buffer)
-    write_atomically(path, buffer.getbuffer(), previous)
+    write_atomically(path, buffer.getbuffer(), previous, CONTINUE)
 
 
-def write_atomically(path: str | os.PathLike, content: bytes | memoryview, previous: Path | None = None) -> None:
+def write_atomically(
+    path: str | os.PathLike, content: bytes | memoryview, previous: Path | None = None, advice: str = AGAIN
+) -> None:
     """Write ``content`` so that ``path`` holds either the old bytes or all of the new ones, whatever happens. There is
-    a whole file under its name at any moment; the old one is kept as ``previous``, if that is given.
+    a whole file under its name at any moment; the old one is kept as ``previous``, if that is given. An error ends with
+    the advice.
 
     Raises:
         StorageError: if it cannot be written (a full disk, a missing permission); the old file is as it was.
     """
     path = Path(path)
-    with writing(path):
+    with writing(path, advice):
         temporary = temporary_beside(path)
         try:
             temporary.write_bytes(content)
@@ -224,13 +228,13 @@ def _flush_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path, advice: str = CONTINUE) -> Iterator[None]:
+def writing(path: Path, advice: str = AGAIN) -> Iterator[None]:
     """Turn an error of the file system in a ``with`` block into a `StorageError` about ``path``, which ends with an
     advice, for a full disk "make room"."""
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in (*FULL, None):  # NumPy gives no number
             advice = re.sub("make room", "correct that", advice, flags=re.IGNORECASE)
             advice = advice[0].upper() + advice[1:]
         raise StorageError(f"{path} could not be written: {error.strerror or error}. {advice}") from error

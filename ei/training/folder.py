@@ -15,7 +15,7 @@ import yaml
 
 from ei import __version__
 from ei.common.drawing import loss_curves
-from ei.common.files import remove_temporaries, save_file, write_atomically, writing
+from ei.common.files import CONTINUE, remove_temporaries, save_file, write_atomically, writing
 from ei.common.locks import Lock
 from ei.errors import InputError
 from ei.training.log import LOG, TensorBoard, TrainingLog, check_tensorboard
@@ -97,7 +97,7 @@ class RunFolder:
             else:
                 out = Path(str(self.out))
                 self.path = out if self.continues else claim_run_folder(out)
-                with writing(self.path):
+                with writing(self.path, CONTINUE):
                     self.path.mkdir(parents=True, exist_ok=True)
         lock = RunLock(self.path)
         try:
@@ -106,7 +106,7 @@ class RunFolder:
             content = {**(config if self.config is None else self.config), "versions": versions}
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
             for file, written in {CONFIG: text, **self.files}.items():
-                write_atomically(self.path / file, written.encode())
+                write_atomically(self.path / file, written.encode(), advice=CONTINUE)
             columns = [c for c in history[0] if c != "epoch"] if history else columns
             self._log = TrainingLog(self.path / LOG, columns, history) if columns else None
             self._board = TensorBoard(self.path, len(history)) if self._tensorboard else None
@@ -137,7 +137,7 @@ class RunFolder:
         """Draw ``loss.png`` if the log, of ``rows`` rows, has grown."""
         if self.path is not None and rows > self._drawn:
             self._drawn = rows
-            with writing(self.path / "loss.png"):
+            with writing(self.path / "loss.png", CONTINUE):
                 loss_curves(self.path / LOG, self.path / "loss.png")
 
 

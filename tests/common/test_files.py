@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from ei.common.files import identity_of, natural_order, writing
+from ei.common.scripts import run_script
 from ei.common.yaml_text import parse_yaml, read_yaml
 from ei.errors import InputError, StorageError
 
@@ -96,3 +97,17 @@ def test_room_is_advised_for_a_full_disk_alone(number: int, advice: str) -> None
         writing(Path("x.npy"), "Make room, then again"),
     ):
         raise OSError(number, os.strerror(number))
+
+
+def test_a_command_without_permission_ends_in_one_line(capsys: pytest.CaptureFixture) -> None:
+    """Wherever it writes: figures and tables of results, too."""
+
+    def fails() -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "results.csv")
+
+    with pytest.raises(SystemExit) as error:
+        run_script("ei test", fails)
+    assert error.value.code == 1
+    assert capsys.readouterr().err == (
+        "ei test: stopped: a file results.csv could not be read or written: Read-only file system\n"
+    )
