@@ -725,6 +725,6 @@ def test_training_on_a_gpu(tmp_path: Path) -> None:
     ],
 )
 def test_parts_without_their_methods_are_named(physics: Any, transform: Any, message: str) -> None:
-    f = Reconstructor(SmallNet(), Inpainting(8, 8))
+    f = Reconstructor(SmallNet(1), Inpainting(8, 8))
     with pytest.raises(InputError, match=message):
         Trainer(f, physics, transform, EIClosure(alpha=1), {"total": Adam(f.net.parameters())}, epochs=1, out=False)
