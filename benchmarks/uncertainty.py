@@ -22,15 +22,17 @@ import torch
 from scipy.io import loadmat
 from torch import Tensor
 
-from ei.closure import EIClosure, SupervisedClosure
+from ei.closure import EIClosure, RobustEIClosure, SupervisedClosure
 from ei.common.drawing import error_maps
 from ei.common.files import load_file
 from ei.common.seeds import generator
 from ei.datasets import CVDB, make_loader
 from ei.evaluation.calibration import Calibration, Scores, coverage, held_out_scores, joined, true_scores
+from ei.evaluation.missing_power import missing_power_scores
 from ei.evaluation.uncertainty import bootstrap
 from ei.models import UNet, Unrolled
-from ei.physics import Inpainting, Tomography
+from ei.physics import Inpainting, Tomography, TransmissionNoise
+from ei.physics.noise_adapter import get_noise
 from ei.training import Trainer, cosine_schedule
 from ei.transforms import FourierRotate, Shift, Turn
 
@@ -85,8 +87,10 @@ def crops(data: Path) -> dict[str, Tensor]:
     }
 
 
-def scanner(views: int, arc: float) -> Tomography:
-    return Tomography((SIDE, SIDE), [arc / views * v for v in range(views)], 91)
+def scanner(views: int, arc: float, noise: Any = None) -> Tomography:
+    made = Tomography((SIDE, SIDE), [arc / views * v for v in range(views)], 91)
+    made.noise = noise
+    return made
 
 
 def problems() -> dict[str, Problem]:
@@ -95,6 +99,10 @@ def problems() -> dict[str, Problem]:
     three: dict[str, Any] = {"iterations": 3, "cg_steps": 5}
     filtered: dict[str, Any] = {"iterations": 3, "cg_steps": 3, "filtered": True}
     even, wedge = scanner(25, 180), scanner(30, 120)
+    # Pixels are of 2 x 2 of CT100's, for which the scale is 0.0064.
+    counts = scanner(25, 180, TransmissionNoise(photons=1e5, sigma=30, scale=0.0128))
+    rei = RobustEIClosure(alpha=1, stop_gradient=True, mc_domain="image", move="operator")
+    denoising: dict[str, Any] = {"iterations": 4, "cg_steps": 3, "last": "net"}
     mask = Inpainting(SIDE, SIDE, mask_rate=0.3)
     one: dict[str, Any] = {"iterations": 1, "cg_steps": 1}
     turn = Turn(2, step=7.2)
@@ -106,6 +114,10 @@ def problems() -> dict[str, Problem]:
         "inpainting_ei": Problem(mask, crops, f"{inpainting}: EI", Shift(1), ei, 3, batch=4, lr=2e-3, f=one),
         "limited_ei": Problem(
             wedge, slices, f"{limited}: EI", FourierRotate(2), EIClosure(**moved), 3, f=filtered, **any_angle
+        ),
+        "ct_counts_rei": Problem(counts, slices, f"{ct}, photon counts: REI", turn, rei, 10, f=denoising, **any_angle),
+        "ct_counts_sup": Problem(
+            counts, slices, f"{ct}, photon counts: supervised", None, sup, 6, f=denoising, **any_angle
         ),
         "ct_sup": Problem(even, slices, f"{ct}: supervised", None, sup, 6, f=three, **any_angle),
     }
@@ -140,11 +152,15 @@ def measure(name: str, data: Path, runs: Path, draws: int) -> None:
     tested = joined([_scores(problem, f, group, x, draws) for x in sets["test"].split(BATCH)])
     seconds = (time.process_time() - began) / len(sets["test"])
     seen = joined([_scores(problem, f, group, x, draws) for x in sets["validation"].split(BATCH)])
+    measurements = [(f, problem.physics, _measured(problem, x)) for x in sets["validation"].split(BATCH)]
     held_out = joined([
-        held_out_scores(f, problem.physics, group, problem.physics.A(x), draws, seed=k)
-        for k, x in enumerate(sets["validation"].split(BATCH))
+        held_out_scores(*measured[:2], group, measured[2], draws, seed=k, noise=get_noise(problem.physics))
+        for k, measured in enumerate(measurements)
     ])  # fmt: skip
-    by_measurements = coverage(tested, Calibration.of(held_out, "held-out measurements"))
+    sources = {"held-out measurements": held_out}
+    if getattr(problem.physics, "step_between_views", None) is not None:
+        sources["the power between the views"] = missing_power_scores(measurements, group, draws)
+    by_measurements = coverage(tested, Calibration.of(list(sources.values())[-1], ""))
     by_truth = coverage(tested, Calibration.of(seen, "ground truth"))
     rows = [
         {**row, "norm_by_truth": other["norm_calibrated"], "pixels_by_truth": other["pixels_calibrated"]}
@@ -154,18 +170,31 @@ def measure(name: str, data: Path, runs: Path, draws: int) -> None:
     write(RESULTS / f"{name}_factors.csv", [
         _factors("test images, ground truth", tested, seconds),
         _factors("validation images, ground truth", seen),
-        _factors("validation images, held-out measurements", held_out),
+        *(_factors(f"validation images, {source}", scores) for source, scores in sources.items()),
     ])  # fmt: skip
     write(RESULTS / f"{name}_images.csv", [
         {"index": n, "estimated": float(a), "true": float(b)}
         for n, (a, b) in enumerate(zip(tested.predicted, tested.norms, strict=True))
     ])  # fmt: skip
-    _draw(problem, f, group, sets["test"][:2], draws, Calibration.of(held_out, "").factor, RESULTS / f"{name}.png")
+    _draw(
+        problem,
+        f,
+        group,
+        sets["test"][:2],
+        draws,
+        Calibration.of(list(sources.values())[-1], "").factor,
+        RESULTS / f"{name}.png",
+    )
 
 
 def _scores(problem: Problem, f: Any, group: Any, x: Tensor, draws: int) -> Scores:
-    y = problem.physics.A(x)
+    y = _measured(problem, x)
     return true_scores(bootstrap(f, problem.physics, group, y, draws, generator=generator(0)), x)
+
+
+def _measured(problem: Problem, x: Tensor) -> Tensor:
+    noise, y = get_noise(problem.physics), problem.physics.A(x)
+    return y if noise is None else noise(y, generator=generator(0, "noise"))
 
 
 def _factors(source: str, scores: Scores, seconds: float = 0.0) -> dict[str, Any]:
@@ -177,7 +206,7 @@ def _factors(source: str, scores: Scores, seconds: float = 0.0) -> dict[str, Any
 
 
 def _draw(problem: Problem, f: Any, group: Any, x: Tensor, draws: int, factor: float, path: Path) -> None:
-    result = bootstrap(f, problem.physics, group, problem.physics.A(x), draws, generator=generator(0))
+    result = bootstrap(f, problem.physics, group, _measured(problem, x), draws, generator=generator(0))
     gray = lambda error: error.square().mean(0, keepdim=True).sqrt()  # noqa: E731
     error_maps([
         {"x": image, "estimated, times the factor": factor * gray(rmse), "true error": gray(image - truth)}

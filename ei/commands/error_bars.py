@@ -36,6 +36,7 @@ from ei.evaluation.calibration import (
     table,
     true_scores,
 )
+from ei.evaluation.missing_power import missing_power_scores
 from ei.evaluation.quality import image_and_measurement
 from ei.evaluation.uncertainty import Bootstrap, Resampling, noise_for
 from ei.models.base import select_function
@@ -84,7 +85,7 @@ def add_options(parser: Parser, calibrate: bool) -> None:
     group.add_argument("--calibration", type=path_type, metavar="FILE", help="correct them by a file of --calibrate")
     if calibrate:
         group.add_argument("--calibrate", type=path_type, metavar="FILE",
-                           help="find the correction from a tenth of each measurement that f is not given")  # fmt: skip
+                           help="find the correction from the measurements")  # fmt: skip
         group.add_argument("--calibrate-by", choices=["measurements", "truth"],
                            help="truth: find it from the ground truth of the test images instead")  # fmt: skip
 
@@ -182,19 +183,19 @@ def calibrate(f: Any, measurements: Any, bars: ErrorBars, path: Path) -> Calibra
     Args:
         measurements: yields f, operator and measurement ``[1, ...]`` of each image.
     """
-    parts = [
-        held_out_scores(own, physics, bars.transform, y, bars.draws, seed=index, noise=noise_for(physics))
-        for index, (own, physics, y) in enumerate(tqdm(list(measurements), unit="measurement", desc="calibration"))
-    ]
-    scores = joined(parts)
-    print(f"\ncalibration from a tenth of each of {len(parts)} measurements, which f was not given")
+    shown = tqdm(list(measurements), unit="measurement", desc="calibration")
+    if getattr(f.physics, "step_between_views", None) is not None:
+        source, how = "the power between the views", "the power that x lacks between the views"
+        scores = missing_power_scores(shown, bars.transform, bars.draws)
+    else:
+        source, how = "held-out measurements", "a tenth of each measurement, which f was not given"
+        scores = joined([
+            held_out_scores(own, physics, bars.transform, y, bars.draws, seed=index, noise=noise_for(physics))
+            for index, (own, physics, y) in enumerate(shown)
+        ])  # fmt: skip
+    print(f"\ncalibration of {len(scores.norms)} measurements, from {how}")
     print(f"{table(coverage(scores))}\n{remarks(scores)}")
-    if getattr(f.physics, "pixel_mask", None) is None:
-        print(
-            "note: this shows the error at measurements that could have been made. Between evenly spaced views it is "
-            "too small a factor: use --calibrate-by truth where there are images"
-        )
-    return write_calibration(scores, "held-out measurements", path)
+    return write_calibration(scores, source, path)
 
 
 def write_calibration(scores: Scores, source: str, path: Path) -> Calibration:

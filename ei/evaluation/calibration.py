@@ -75,10 +75,10 @@ def true_scores(result: Bootstrap, truth: Tensor) -> Scores:
     """The errors of the reconstructions of a bootstrap against the ground truth ``[B, C, H, W]``."""
     error = result.x - truth
     norms = torch.linalg.vector_norm(error.flatten(1), dim=1).double()
-    return Scores(norms, *_said(result.norms), _ratios(error.abs().double(), result.rmse.double()))
+    return Scores(norms, *quantiles_of_norms(result.norms), _ratios(error.abs().double(), result.rmse.double()))
 
 
-def _said(norms: Tensor) -> tuple[Tensor, Tensor]:
+def quantiles_of_norms(norms: Tensor) -> tuple[Tensor, Tensor]:
     """Root mean square and quantiles of the norms of draws ``[draws, B]``."""
     levels = torch.tensor(LEVELS, dtype=norms.dtype, device=norms.device)
     return norms.square().mean(0).sqrt(), torch.quantile(norms, levels, dim=0).T
@@ -156,7 +156,7 @@ def _scores_of_part(resampling: Resampling, part: Split, y: Tensor) -> tuple[Ten
             sums.add(image.abs().square(), resampling.back(draw, _is_seen(draw.physics, y)).clamp(min=0))
         else:
             sums.add(resampling.back(draw, draw.error).abs().square(), resampling.likeness(draw))
-    predicted, quantiles = _said(torch.stack([norms[number] for number in sorted(norms)]))
+    predicted, quantiles = quantiles_of_norms(torch.stack([norms[number] for number in sorted(norms)]))
     true = (_power(part.physics, residual) - of_noise).clamp(min=0).sqrt()
     shown = _is_seen(part, y) * (sums.weight > 0)
     # With noise, a pixel is compared with both that and the error.

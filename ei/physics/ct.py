@@ -22,6 +22,7 @@ from ei.common.checks import check_flag, check_number
 from ei.common.devices import device_of
 from ei.errors import InputError
 from ei.physics.base import NoiseModel
+from ei.physics.fbp import step_between_views, view_weights
 from ei.physics.linear_map import LinearMap, check_matrix_size, shared
 from ei.physics.projections import Projections, back_projection_matrix, linear_weights, views_last
 from ei.physics.symmetry import Symmetry, map_of_views, symmetry_of, views_kept
@@ -120,6 +121,11 @@ class CT(Projections):
     def angles(self) -> Tensor:
         """The view angles in degrees, ``[V]``, float64."""
         return torch.from_numpy(self.geometry.angles)
+
+    @property
+    def step_between_views(self) -> float | None:
+        angles = self.geometry.angles.tolist()
+        return None if view_weights(angles, 180)[1] else step_between_views(angles, 180)
 
     def _turn(self, degrees: float) -> None:
         self.first_angle = (self.first_angle + degrees) % 360

@@ -227,6 +227,14 @@ def _extension(scan: Scan) -> tuple[np.ndarray, int]:
     return matrix, -before
 
 
+def step_between_views(angles: Sequence[float], period: float) -> float:
+    """The degrees from a view to the next one, in the mean, beside arcs that are missing; arguments as of
+    `view_weights`."""
+    _, arcs = view_weights(angles, period)
+    views = np.unique(np.round(np.asarray(angles, dtype=np.float64) % period, 6) % period)
+    return (period - sum(last - first for first, last in arcs)) / len(views)
+
+
 def misses_views(scan: Scan) -> bool:
     """Whether there are lines that no ray runs along: of directions in an arc of a parallel scan, or more than a short
     scan of a fan or a displaced detector can do without."""

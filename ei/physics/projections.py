@@ -88,6 +88,12 @@ class Projections(Physics):
         """Add ``degrees`` to the angles of all views."""
         raise NotImplementedError
 
+    @property
+    def step_between_views(self) -> float | None:
+        """Degrees between neighbouring views, where they and the detector leave out no line through the image; else
+        None."""
+        return None
+
     def cached(self, make: Callable[..., Made], *arguments: Any) -> Made:
         """``make(*arguments)``, kept as long as this operator: freed with the last operator of its geometry."""
         key = (make, *arguments)

@@ -27,6 +27,7 @@ from ei.physics.fbp import (
     period,
     ray_weights,
     sides,
+    step_between_views,
     view_weights,
 )
 from ei.physics.linear_map import LinearMap, check_matrix_size
@@ -179,6 +180,11 @@ class Tomography(Projections):
         other._set_scans(scans)
         other._cache, other._moved_cache = self._cache, self._moved_cache
         return other
+
+    @property
+    def step_between_views(self) -> float | None:
+        cut = any(misses_views(scan) or is_displaced(scan) or extension_radius(scan) for scan in self.scans)
+        return None if cut else step_between_views(self.scan.angles, period(self.scan))
 
     def _turn(self, degrees: float) -> None:
         self._set_scans(

@@ -11,17 +11,21 @@ import numpy as np
 import pytest
 import torch
 from conftest import Result
+from torch import Tensor
 from torch.optim import Adam
 
 import ei
 from ei.closure import EIClosure
 from ei.closure.sure import error_estimate
+from ei.commands.error_bars import ErrorBars, calibrate
 from ei.datasets import EllipsePhantoms, make_loader
 from ei.evaluation import bootstrap
+from ei.evaluation.calibration import Calibration
 from ei.models import UNet, Unrolled
-from ei.physics import GaussianNoise, Inpainting
+from ei.models.base import ReconstructionFunction
+from ei.physics import CT, GaussianNoise, Inpainting
 from ei.training import Trainer
-from ei.transforms import Shift
+from ei.transforms import Shift, Turn
 
 Script = Callable[..., Result]
 CKP = ("--ckp", "run/ckp_last.pth.tar")
@@ -95,6 +99,25 @@ def test_a_calibration_is_found_and_applied(script: Script, run: Inpainting) -> 
     f, y = ei.load(CKP[1]), torch.from_numpy(np.load("y.npy"))[:, None]
     result = bootstrap(f, f.physics, Shift(1), y, 400, generator=torch.Generator().manual_seed(5))
     assert float(np.sqrt((plain**2).mean())) == pytest.approx(float(result.rmse.square().mean().sqrt()), rel=0.3)
+
+
+class Smooth(ReconstructionFunction):
+    """Filtered back-projection, blurred: it lacks power, and streaks with it."""
+
+    def forward(self, y: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool2d(self.physics.A_dagger(y), 5, 1, 2)
+
+
+def test_a_scanner_is_calibrated_by_the_power_between_its_views(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    f = Smooth(torch.nn.Identity(), CT(32, 20))
+    images = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    measurements = [(f, f.physics, f.physics.A(x[None])) for x in images]
+    found = calibrate(f, measurements, ErrorBars(Turn(1), 4), tmp_path / "c.json")
+    assert found == Calibration.load(tmp_path / "c.json") and found.source == "the power between the views"
+    assert found.factor == pytest.approx(found.pixels[0.9], rel=0.1)
+    assert "calibration of 3 measurements, from the power that x lacks" in capsys.readouterr().out
 
 
 def test_error_bars_beside_images(script: Script, run: Inpainting) -> None:

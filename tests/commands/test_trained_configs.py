@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import REFERENCE, ROOT, Result
 
 from ei.common.files import load_file
@@ -36,8 +37,8 @@ RECIPES = {
     "unrolled_noise": ["ct_noise_rei", "ct_noise_mc", "ct_noise_sup"],
     "unrolled_wide": ["ct_ei", "ct_sup", "limited_angle_ei"],
 }
-# Tried on measurements, in test_large_scans.py.
-OF_MEASUREMENTS = {"coarse_to_fine"}
+# Newer than these figures; tried in test_large_scans.py and below.
+NEWER = {"coarse_to_fine", "unrolled_turned"}
 # A cell of each problem, a method with two networks, a budget, two recipes: in `make test`, too.
 FAST = {"ct_ei", "inpainting_split", "mri_rei", "ct_noise_sure", "ct_ei + short", "ct_noise_rei + direct_noise",
         "mri_sup + unrolled_mri"}  # fmt: skip
@@ -51,7 +52,7 @@ def cases() -> dict[str, list[Any]]:
     """The words of ``ei train``, by case."""
     words: dict[str, list[Any]] = {cell: [CONFIGS / f"{cell}.yaml"] for cell in names_in()}
     over = {budget: ("budget", ["ct_ei"]) for budget in names_in("budget")}
-    over |= {recipe: ("recipe", RECIPES[recipe]) for recipe in names_in("recipe") if recipe not in OF_MEASUREMENTS}
+    over |= {recipe: ("recipe", RECIPES[recipe]) for recipe in names_in("recipe") if recipe not in NEWER}
     for name, (folder, cells) in over.items():
         words |= {f"{cell} + {name}": [CONFIGS / f"{cell}.yaml", CONFIGS / folder / f"{name}.yaml"] for cell in cells}
     physics = {f"physics {name}": ["--physics", CONFIGS / "physics" / f"{name}.yaml"] for name in names_in("physics")}
@@ -80,3 +81,18 @@ def test_it_trains_as_before(script: Script, tmp_path: Path, monkeypatch: pytest
     figures = FIGURES["cases"][case]
     assert total == pytest.approx(figures["abs_sum"], rel=1e-3)
     assert state["sums"] == pytest.approx(figures["sums"], rel=2e-2)
+
+
+def test_the_turned_recipe_is_the_wide_one_with_a_scanner_that_turns(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Generated.__init__, "__defaults__", ("train", 32, 100, 0))
+    turned = ["transform={name: Turn, n_trans: 2, step: 3.6}", "closure.move=operator", "--precision", "bf16"]
+    weights = []
+    for recipe, more in (("unrolled_turned", []), ("unrolled_wide", turned)):
+        trees = [CONFIGS / "ct_ei.yaml", CONFIGS / "recipe" / f"{recipe}.yaml"]
+        done = script("ei train", *trees, *more, "--data", "synthetic", "--base-channels", 4, "--max-steps", 2,
+                      "--device", "cpu", "--out", f"run_{len(weights)}")  # fmt: skip
+        assert done.code == 0, done.err
+        weights.append(load_file(tmp_path / f"run_{len(weights)}" / "ckp_last.pth.tar")["state_dict"])
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])

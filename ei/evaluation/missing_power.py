@@ -1,0 +1,113 @@
+"""The error of a reconstruction between the views of a scan, found without ground truth: by the power that it lacks.
+
+The mean ``x = E[truth | y]`` is orthogonal to its error, so ``E|truth|^2 = E|x|^2 + E|x - truth|^2``: at every
+frequency what x lacks in power is its mean squared error. Between the views nothing measures the power of the truth;
+but where views surround the object it is, in the mean over views, that along them, which y has. So the spectra of the
+views y are compared with those of projections of x at angles between the views.
+
+It holds for an f that is near the mean: one that was trained to a small squared error, by EI or with ground truth.
+Least squares and filtered back-projection have streaks, which are power, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ei.common.seeds import derive_seed, generator
+from ei.errors import InputError
+from ei.evaluation.calibration import NOISE_DRAWS, PIXELS, Scores, gaussian_bound, quantiles_of_norms
+from ei.evaluation.uncertainty import bootstrap, measure_with, noise_for
+
+# Positions between two views, and images of white noise that show how much power of each frequency A passes on.
+POSITIONS, WHITE_IMAGES = 6, 8
+# Frequencies of which A passes on less than this part of the most are left out: finer than the pixels.
+LEAST_PASSED = 0.1
+
+
+@torch.no_grad()
+def missing_power(physics: Any, x: Tensor, y: Tensor, noise: Any = None, seed: int = 0) -> Tensor:
+    """An estimate of ``||x - truth||^2`` of each image, ``[B]``, from its measurements alone. It is right in the mean
+    over images; that of one image has the spread of its directions in it, and can be negative.
+
+    Args:
+        physics: a scanner with ``step_between_views`` (`ei.physics.CT`, `ei.physics.Tomography`).
+        x: reconstructions ``[B, C, H, W]``, near the mean of the truths that y allows.
+        y: their measurements ``[B, C, D, V]``.
+        noise: the noise model of y, whose power is taken off; None for none.
+        seed: of the noise that is drawn for that.
+
+    Raises:
+        InputError: for an operator without ``step_between_views``, or one that leaves lines out.
+
+    >>> physics = ei.physics.CT(16, 10)
+    >>> x = torch.rand(2, 1, 16, 16)
+    >>> missing_power(physics, x, physics.A(x)).shape
+    torch.Size([2])
+    """
+    step = getattr(physics, "step_between_views", None)
+    if step is None:
+        raise InputError(f"{physics} has no views all around the object: power between them says nothing of the error")
+    positions = [physics.moved((k + 0.5) / POSITIONS * step) for k in range(POSITIONS)]
+    lacking = spectrum(y) - sum(spectrum(moved.A(x)) for moved in positions) / POSITIONS
+    if noise is not None:
+        clean = physics.A(x)
+        for number in range(NOISE_DRAWS):
+            noisy = measure_with(noise, physics, x, derive_seed(seed, "missing power", number))
+            lacking -= spectrum(noisy - clean) / NOISE_DRAWS
+    return (lacking * _weights(physics, x)).sum(1)
+
+
+def spectrum(y: Tensor) -> Tensor:
+    """The power of views ``[B, C, D, V]`` at the frequencies along the detector, ``[B, D + 1]``: the mean over views,
+    the sum over channels."""
+    transformed = torch.fft.rfft(y.double(), n=2 * y.shape[-2], dim=-2)
+    return transformed.abs().square().mean(-1).sum(1)
+
+
+def _weights(physics: Any, x: Tensor) -> Tensor:
+    """Weights of the frequencies ``[B, D + 1]``, with which the sum of a `spectrum` is the squared norm of the image:
+    white noise has power in proportion to the frequency, as the rings of the plane grow with their radius."""
+    passed = torch.zeros((), dtype=torch.float64, device=x.device)
+    norm = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    random = generator(0, "white noise")
+    for _ in range(WHITE_IMAGES):
+        white = torch.randn(x[:1].shape, generator=random, dtype=torch.float64).to(x).expand_as(x)
+        passed = passed + spectrum(physics.A(white)) / WHITE_IMAGES
+        norm += white.double().square().flatten(1).sum(1) / WHITE_IMAGES
+    frequency = torch.arange(passed.shape[1], dtype=torch.float64, device=x.device)
+    rings = frequency * (passed >= LEAST_PASSED * passed.amax(1, keepdim=True))
+    return norm[:, None] * rings / rings.sum(1, keepdim=True) / passed.clamp(min=1e-300)
+
+
+def missing_power_scores(measurements: Iterable[tuple[Any, Any, Tensor]], transform: Any, draws: int = 100) -> Scores:
+    """The scores of reconstructions without ground truth, by `missing_power`. It is right in the mean over images,
+    which gives the factor of pixels; their errors are taken for Gaussian. Single images scatter about it, so that
+    calibrated norms are covered rather too often.
+
+    Args:
+        measurements: f, its operator and measurements ``[B, ...]``; a progress bar around a list of them, say.
+        transform, draws: see `ei.evaluation.bootstrap`.
+
+    Raises:
+        InputError: where the power is not above zero by two standard errors, as of streaks, a network that was trained
+            too little, or too few measurements; otherwise see `missing_power` and `bootstrap`.
+    """
+    parts = []
+    for number, (f, physics, y) in enumerate(measurements):
+        noise = noise_for(physics)
+        result = bootstrap(f, physics, transform, y, draws, noise, generator(number))
+        parts.append((missing_power(physics, result.x, y, noise, number), *quantiles_of_norms(result.norms)))
+    power, predicted, quantiles = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    scatter = float(power.std()) * len(power) ** 0.5 if len(power) > 1 else 0.0
+    if not float(power.sum()) > 2 * scatter:
+        raise InputError(
+            f"between the views the reconstructions lack a power of {float(power.mean()):.3g} an image, which is not "
+            f"told from zero by {len(power)} measurements: take more, a network that is trained longer, or ground truth"
+        )
+    factor = (power.sum() / predicted.square().sum()).sqrt()
+    gaussian = torch.tensor([gaussian_bound((k + 0.5) / PIXELS) for k in range(PIXELS)], dtype=torch.float64)
+    return Scores(power.clamp(min=0).sqrt(), predicted, quantiles, gaussian.to(factor) * factor)
