@@ -4,6 +4,7 @@
     {prog} urban100 --source Urban100.zip           writes dataset/Urban100/train/... and test/...
     {prog} sinogram --counts counts.npy --flat flat.npy --dark dark.npy --angles angles.txt --bin 2 --out y.npz
                                                     a parallel scan: y.npz, and its geometry y.yaml
+    torchrun --nproc_per_node=4 -m ei prepare sinogram ...   several processes share the rows
     {prog} sinogram --counts scan.h5 --out y.h5     one of Data Exchange or NeXus
     {prog} kspace --source kspace.npy --out y.npz   MRI: k-space y.npz, its mask, coil maps, and y.yaml
     {prog} noise --flat flat.npy --dark dark.npy    gain and read-out noise of a detector, as --noise takes them
@@ -30,6 +31,7 @@ from ei.commands.typed import Parser
 from ei.common.arrays import read_array
 from ei.common.checks import check_number
 from ei.common.files import writing
+from ei.common.processes import launched, together
 from ei.datasets.conversion import Conversion, check_output
 from ei.datasets.flats import detector_noise
 from ei.datasets.kspace import prepare_kspace, read_kspace
@@ -72,6 +74,9 @@ def main(arguments: Sequence[str], prog: str = "ei prepare") -> None:
     for name in what.needed:
         if name not in options:
             raise InputError(f"{options['what']} needs --{name}; --help has examples")
+    for name in options:
+        if name not in ("what", *what.needed, *what.others):
+            raise InputError(f"{options['what']} does not use --{name}; --help says what does")
     options["bin"] = check_number("--bin", options.get("bin", 1), integer=True, least=1)
     what.prepare(options)
 
@@ -89,8 +94,13 @@ def _urban100(options: Mapping[str, Any]) -> None:
 
 
 def _sinogram(options: Mapping[str, Any]) -> None:
+    check_output(Path(options["out"]))
+    with together(torch.device("cpu")):
+        _write_sinograms(options)
+
+
+def _write_sinograms(options: Mapping[str, Any]) -> None:
     out = Path(options["out"])
-    check_output(out)
     given = options.get("centre")
     if given is not None:
         given = check_number("--centre", given)
@@ -106,6 +116,8 @@ def _sinogram(options: Mapping[str, Any]) -> None:
     finally:  # also of a part that is kept
         for sentence in conversion.defects.sentences:
             print(sentence if with_repair else f"warning: {sentence}; --repair interpolates them")
+    if not launched().first:
+        return
     geometry = parallel_geometry(conversion.detectors, centre)
     where = out.name if out.suffix.lower() == ".npz" else conversion.angles.tolist()
     write_geometry(out.with_suffix(".yaml"), **geometry, angles=where)
@@ -173,16 +185,17 @@ def _kspace(options: Mapping[str, Any]) -> None:
 
 
 class What(NamedTuple):
-    """What is prepared: by which function, and the options that it needs."""
+    """What is prepared: by which function, the options that it needs, and others that it takes."""
 
     prepare: Callable[[Mapping[str, Any]], None]
     needed: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
 
 WHAT = {
-    "ct100": What(_ct100, ("dicom",)),
-    "urban100": What(_urban100, ("source",)),
-    "sinogram": What(_sinogram, ("counts", "out")),
-    "noise": What(_noise, ("flat", "dark")),
-    "kspace": What(_kspace, ("source", "out")),
+    "ct100": What(_ct100, ("dicom",), ("out",)),
+    "urban100": What(_urban100, ("source",), ("out",)),
+    "sinogram": What(_sinogram, ("counts", "out"), ("flat", "dark", "angles", "repair", "bin", "centre")),
+    "noise": What(_noise, ("flat", "dark"), ("bin",)),
+    "kspace": What(_kspace, ("source", "out"), ("axes",)),
 }

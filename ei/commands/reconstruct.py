@@ -21,7 +21,6 @@ known (of the run, or ``--noise``), SURE's estimate of the error in measurements
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -40,8 +39,7 @@ from ei.commands.typed import Parser, Typed, add_flags, names_of, read_typed
 from ei.common.checks import check_number
 from ei.common.devices import choose_device
 from ei.common.files import identity_of, load_file
-from ei.common.processes import joined, launched
-from ei.common.signals import leaving_on_sigterm
+from ei.common.processes import launched, together
 from ei.diagnosis.before_training import report_measurements
 from ei.diagnosis.user_defined import Shape
 from ei.errors import InputError
@@ -86,11 +84,7 @@ def main(arguments: Sequence[str], prog: str = "ei reconstruct") -> None:
     options = typed.options
     device = choose_device(typed.flags.pop("device", None))
     output = _checked_output(options, typed)
-    with contextlib.ExitStack() as stack:
-        if not launched().first:
-            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        stack.enter_context(joined(device))
-        stack.enter_context(leaving_on_sigterm())
+    with together(device):
         _reconstruct(typed, output, device)
 
 

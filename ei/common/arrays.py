@@ -3,11 +3,12 @@ file brings along."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +79,24 @@ class FileArray:
     def __getitem__(self, index: Any) -> np.ndarray:
         if self._process != os.getpid():  # processes must not share an open HDF5 file
             self._open()
-        return np.asarray(self._array[index])
+        with self._reading(InputError, IndexError):
+            return np.asarray(self._array[index])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_array": None, "_process": None}
 
     def _open(self) -> Any:
-        try:
+        with self._reading(InputError, MissingExtraError):
             self._array = self._read()
-        except (InputError, MissingExtraError):
+        self._process = os.getpid()
+        return self._array
+
+    @contextlib.contextmanager
+    def _reading(self, *passed: type[Exception]) -> Iterator[None]:
+        """Turn what a reader raises in a ``with`` block into an `InputError`, but for what is ``passed`` on."""
+        try:
+            yield
+        except passed:
             raise
         except PermissionError as error:
             raise InputError(f"the {self.what} file {self.path} cannot be read: permission denied") from error
@@ -94,8 +104,6 @@ class FileArray:
             reason = " ".join(str(error).split())
             problem = f"damaged or no {self.path.suffix} file of numbers ({reason})"
             raise InputError(f"the {self.what} file {self.path} cannot be read: {problem}") from error
-        self._process = os.getpid()
-        return self._array
 
     def _read(self) -> Any:
         suffix = self.path.suffix.lower()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import hashlib
 import io
 import os
@@ -23,6 +25,8 @@ from ei.common.numpy_in_files import numbers_of_numpy, plain
 from ei.errors import InputError, MissingFileError, StorageError
 
 TEMPORARY = ".tmp"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+AGAIN = "Make room, then give the same command again"
 CONTINUE = "Files written before are whole; make room, then continue with --resume auto"
 
 
@@ -115,18 +119,21 @@ def save_file(content: Any, path: str | os.PathLike, previous: Path | None = Non
     # Serialised in memory first: torch reports a full disk as an inconsistency of its own archive.
     buffer = io.BytesIO()
     torch.save(_plain(content, {}), buffer)
-    write_atomically(path, buffer.getbuffer(), previous)
+    write_atomically(path, buffer.getbuffer(), previous, CONTINUE)
 
 
-def write_atomically(path: str | os.PathLike, content: bytes | memoryview, previous: Path | None = None) -> None:
+def write_atomically(
+    path: str | os.PathLike, content: bytes | memoryview, previous: Path | None = None, advice: str = AGAIN
+) -> None:
     """Write ``content`` so that ``path`` holds either the old bytes or all of the new ones, whatever happens. There is
-    a whole file under its name at any moment; the old one is kept as ``previous``, if that is given.
+    a whole file under its name at any moment; the old one is kept as ``previous``, if that is given. An error ends with
+    the advice.
 
     Raises:
         StorageError: if it cannot be written (a full disk, a missing permission); the old file is as it was.
     """
     path = Path(path)
-    with writing(path), replacing(path, previous) as temporary:
+    with writing(path, advice), replacing(path, previous) as temporary:
         temporary.write_bytes(content)
 
 
@@ -158,9 +165,12 @@ def complete_file(temporary: Path, path: Path, previous: Path | None = None) -> 
 
 
 def identity_of(paths: Iterable[Path]) -> str:
-    """A hash of the names, sizes and times of files: another one means that a file was replaced or changed."""
+    """A hash of the names, sizes and times of files, and of those in folders: another one means that a file was
+    replaced or changed."""
     digest = hashlib.sha256()
-    for path in paths:
+    # A folder's own time stays when a file in it is written over.
+    files = (file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path]))
+    for path in files:
         status = path.stat()
         digest.update(f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     return digest.hexdigest()
@@ -207,18 +217,21 @@ def _flush_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path, advice: str = CONTINUE) -> Iterator[None]:
+def writing(path: Path, advice: str = AGAIN) -> Iterator[None]:
     """Turn an error of the file system in a ``with`` block into a `StorageError` about ``path``, which ends with an
-    advice."""
+    advice, for a full disk "make room"."""
     try:
         yield
     except OSError as error:
+        if error.errno not in (*FULL, None):  # NumPy gives no number
+            advice = re.sub("make room", "correct that", advice, flags=re.IGNORECASE)
+            advice = advice[0].upper() + advice[1:]
         raise StorageError(f"{path} could not be written: {error.strerror or error}. {advice}") from error
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Remove what a killed process left half written in ``folder``."""
-    for path in folder.glob(f".*{TEMPORARY}"):
+def remove_temporaries(folder: Path, name: str = "*") -> None:
+    """Remove what a killed process left half written in ``folder``: of all files, or of the one of this name."""
+    for path in folder.glob(f".{name if name == '*' else glob.escape(name) + '.*'}{TEMPORARY}"):
         path.unlink(missing_ok=True)
 
 

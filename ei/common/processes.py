@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ei.common.signals import leaving_on_sigterm
 from ei.errors import InputError
 
 
@@ -51,6 +52,13 @@ class Processes:
         """The elementwise maximum over all processes of a tensor on the CPU, in place."""
         if self.count > 1:
             dist.all_reduce(values, dist.ReduceOp.MAX)
+        return values
+
+    def gathered(self, value: Any) -> list[Any]:
+        """The plain values of all processes, by rank."""
+        values = [value] * self.count
+        if self.count > 1:
+            dist.all_gather_object(values, value)
         return values
 
     def wait(self) -> None:
@@ -147,6 +155,18 @@ def joined(device: torch.device) -> Iterator[Processes]:
         processes.wait()
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def together(device: torch.device) -> Iterator[Processes]:
+    """Do the work of a command together, for the time of a ``with`` block: the processes that a launcher started have
+    `joined`, the first one alone prints, and SIGTERM ends each of them as an exception does."""
+    with contextlib.ExitStack() as stack:
+        if not launched().first:
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        processes = stack.enter_context(joined(device))
+        stack.enter_context(leaving_on_sigterm())
+        yield processes
 
 
 def check_division(batch_size: int, processes: Processes) -> None:

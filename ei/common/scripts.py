@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
+from ei.common.files import FULL
 from ei.common.processes import launched
 from ei.errors import InputError, RunError, TrainingStoppedError
 
@@ -35,6 +37,12 @@ def run_script(name: str, main: Callable[[], None]) -> NoReturn:
     except BrokenPipeError:  # who read the output has enough of it, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in (*FULL, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        print(f"{name}: stopped: a file{where} could not be read or written: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from ei.common.arrays import HDF5, TIFF, import_h5py
-from ei.common.files import check_path, complete_file, replacing, write_atomically, writing
+from ei.common.files import check_path, complete_file, remove_temporaries, replacing, write_atomically, writing
+from ei.common.locks import Lock
 from ei.common.processes import Part, Processes
 from ei.errors import InputError, StorageError
 
@@ -30,8 +31,8 @@ ADVICE = "Make room, then give the same command again: it continues"
 class UnfinishedArray:
     """An array on its way to its file: ``x.npy.unfinished`` beside it has the slices that are written, and behind them
     a byte for each, which is 1 where it is; ``x.npy.unfinished.json`` identifies the call, and the same call continues
-    it. Raised in its ``with`` block, an `InputError` removes both (its input has to be changed), and any other error
-    keeps them.
+    it. Raised in its ``with`` block once slices are shared, an `InputError` removes both (its input has to be changed),
+    and any other error keeps them. A lock keeps them to one call.
 
     Args:
         path: of the file: ``.npy``, ``.npz``, ``.h5``, ``.hdf5``, or ``.tif`` and ``.tiff`` (a page a slice, float32).
@@ -45,8 +46,8 @@ class UnfinishedArray:
     Processes that have joined (`ei.common.processes`) write it together. The first one begins and completes it.
 
     Raises:
-        InputError: (entering) if the unfinished file is of another call, or (in `begin`) for another ending, or an
-            array that the format cannot hold.
+        InputError: (entering) if the unfinished file is of another call or in use, the folder cannot be written, or (in
+            `begin`) for another ending, or an array that the format cannot hold.
         MissingExtraError: (in `begin`) for HDF5 without h5py.
         StorageError: if it cannot be written; what is written is kept.
 
@@ -75,12 +76,21 @@ class UnfinishedArray:
         self.call = json.loads(json.dumps(call, default=str))
         self.processes = Processes.current()
         self._file: Any = None
+        self._lock: Lock | None = None
+        self._works = False
         self._pending: list[int] = []
         self._flushed = time.monotonic()
 
     def __enter__(self) -> UnfinishedArray:
-        if self.processes.first and self.note.exists() and self.unfinished.exists():
-            self._open(self._read_note())
+        if not self.processes.first:
+            return self
+        self._lock = Lock(self.path.with_name(f".{self.path.name}.lock"), str(self.path), "name")
+        try:
+            if self.note.exists() and self.unfinished.exists():
+                self._open(self._read_note())
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     @property
@@ -95,6 +105,7 @@ class UnfinishedArray:
 
     def begin(self, shape: Sequence[int], dtype: Any) -> None:
         """Begin the file, for slices of this shape and type."""
+        self._works = True
         whole = (self.count, *(int(side) for side in shape))
         dtype = _stored_dtype(self.path, whole[1:], np.dtype(dtype))
         with writing(self.path, ADVICE):
@@ -114,6 +125,8 @@ class UnfinishedArray:
         """The slices that are left for this process, here or in one of the others of as many. All processes have to
         call it together."""
         arrays = (self, *others)
+        for array in arrays:
+            array._works = True
         done = np.zeros(self.count, np.int64)
         if self.processes.first:
             for array in arrays:
@@ -159,6 +172,7 @@ class UnfinishedArray:
             self._file.truncate(self._marks_at)
             suffix = self.path.suffix.lower()
             if suffix in (*TIFF, ".npz"):
+                remove_temporaries(self.path.parent, self.path.name)
                 with replacing(self.path) as temporary:
                     (self._write_npz if suffix == ".npz" else self._write_tiff)(temporary)
                 self._close()
@@ -169,13 +183,20 @@ class UnfinishedArray:
             self.note.unlink()
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, traceback: Any) -> None:
-        if not self.is_begun:
-            return
+        try:
+            if self.is_begun:
+                self._leave(kind)
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def _leave(self, kind: type[BaseException] | None) -> None:
+        """Close the file, and remove it where it is of no use."""
         with contextlib.suppress(StorageError):
             self._flush()
         written = self.written
         self._close()
-        if not self.processes.first or kind is None:
+        if not self.processes.first or kind is None or not self._works:
             return
         if issubclass(kind, InputError) or not written:
             self.note.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ei.common.arrays import HDF5, FileArray, read_array, split_name
 from ei.common.files import identity_of
+from ei.common.processes import Processes
 from ei.common.unfinished import UnfinishedArray
 from ei.datasets.counts import Light, beam_of, transmission
 from ei.datasets.defects import Defects, find_defects, repair
@@ -35,6 +36,9 @@ class Frames:
     def __init__(self, path: str | Path, name: str, chosen: np.ndarray | None = None) -> None:
         self.array: FileArray | np.ndarray = FileArray(path, NAMES[name], name)
         self.path = self.array.path
+        self.place = (self.path, self.array.name)
+        if self.array.dtype.kind == "c":
+            raise InputError(f"the {name} file {path} must hold real numbers, got {self.array.dtype}")
         if self.path.suffix.lower() == ".mat":  # whose axes of length one are dropped
             self.array = read_array(path, NAMES[name], name)
         self.chosen = chosen
@@ -65,7 +69,7 @@ class Frames:
 def find_scan(
     counts: str, flat: str | None = None, dark: str | None = None, angles: str | None = None
 ) -> tuple[dict[str, Frames], np.ndarray]:
-    """The arrays of a scan ("counts", "flat" and "dark"), not read yet, and its angles (see `ScanFiles`)."""
+    """The arrays of a scan ("counts", "flat" and "dark"), not read yet, and its angles (see `Conversion`)."""
     file, _ = split_name(counts)
     key = _image_key(file)
     frames = Frames(counts, "counts")
@@ -74,15 +78,24 @@ def find_scan(
     found = {"counts": frames if key is None else Frames(counts, "counts", np.flatnonzero(key == 0))}
     for name, source, number in (("flat", flat, 1), ("dark", dark, 2)):
         if source is not None or key is None:
-            found[name] = Frames(file if source is None else source, name)
+            found[name] = _beside(file, name, frames) if source is None else Frames(source, name)
         elif (key == number).any():
             found[name] = Frames(counts, "counts", np.flatnonzero(key == number))
         else:
             raise InputError(f"{file} holds no {name} (image_key {number}): give a file of it")
-    degrees = np.atleast_1d(read_array(file if angles is None else angles, NAMES["angles"], "angles"))
+    of_views = _beside(file, "angles", frames) if angles is None else Frames(angles, "angles")
+    degrees = np.atleast_1d(of_views.read())
     if degrees.ndim != 1:
         raise InputError(f"the angles must be a list of numbers, in degrees, got shape {list(degrees.shape)}")
     return found, degrees if key is None or len(degrees) != len(key) else degrees[key == 0]
+
+
+def _beside(file: Path, name: str, counts: Frames) -> Frames:
+    """An array in the file of the counts."""
+    found = Frames(file, name)
+    if found.place == counts.place:  # which is taken for any name where it is the only one
+        raise InputError(f"{file} holds the counts alone: give a file of the {name}, too (--{name})")
+    return found
 
 
 def _image_key(file: Path) -> np.ndarray | None:
@@ -190,7 +203,8 @@ class Conversion:
 
     def write(self, out: Path, call: Mapping[str, Any]) -> None:
         """Write all sinograms ``[rows, D/n, V]`` to a file, which appears when it is complete. What an interrupted call
-        has written is kept beside it, and the same call continues there (`ei.common.unfinished`, also for the errors).
+        has written is kept beside it, and the same call continues there (`ei.common.unfinished`). Processes that have
+        joined (`ei.common.processes`) share the rows.
 
         Args:
             out: ends in ``.npz`` (y, angles), ``.npy``, ``.h5`` or ``.hdf5`` (y).
@@ -202,21 +216,38 @@ class Conversion:
         with UnfinishedArray(out, self.rows, call, "y", beside, "sinograms") as array:
             if array.is_begun:
                 print(f"continuing {array.unfinished}: {array.written} of {self.rows} sinograms are there")
-            else:
+            elif array.processes.first:
                 array.begin((self.detectors, len(self.angles)), np.float32)
             left = array.share()
-            with tqdm(total=self.rows, initial=self.rows - len(left), unit="row", delay=1) as bar:
-                for place in range(0, len(left), self._rows_at_once):
-                    block = left[place : place + self._rows_at_once]  # neighbours: rows are written in their order
-                    y, found = self.sinograms(block[0], block[-1] + 1)
+            is_first = array.processes.first
+            with tqdm(total=len(left), unit="row", delay=1, disable=not is_first) as bar:
+                for block in _blocks(left, self._rows_at_once):
+                    y, found = self.sinograms(block.start, block.stop)
                     array.write(block, y)
                     for name in ("stuck", "drifted", "dark_views"):
                         getattr(self.defects, name).extend(getattr(found, name))
                     bar.update(len(block))
+            self._gather_defects(array.processes)
             array.complete()
+
+    def _gather_defects(self, processes: Processes) -> None:
+        """Let each process have the defects that all of them found."""
+        found = processes.gathered((self.defects.stuck, self.defects.drifted, self.defects.dark_views))
+        self.defects = Defects(*([place for places in lists for place in places] for lists in zip(*found, strict=True)))
 
 
 def check_output(out: Path) -> None:
     """Raise `InputError` unless sinograms can be written to a file of this ending."""
     if out.suffix.lower() not in OUTPUTS or out.is_dir():
         raise InputError(f"--out must be a file that ends in {', '.join(OUTPUTS)}, got {out}")
+
+
+def _blocks(rows: Sequence[int], most: int) -> Iterator[range]:
+    """Runs of up to ``most`` neighbouring rows."""
+    place = 0
+    while place < len(rows):
+        length = 1
+        while length < most and place + length < len(rows) and rows[place + length] == rows[place] + length:
+            length += 1
+        yield range(rows[place], rows[place] + length)
+        place += length

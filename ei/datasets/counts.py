@@ -105,6 +105,8 @@ def transmission(counts: np.ndarray, beam: np.ndarray, background: np.ndarray) -
 def _array(name: str, values: Any) -> np.ndarray:
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
+    if np.iscomplexobj(values):
+        raise InputError(f"{name} must be an array of real numbers, got complex ones")
     try:
         array = np.asarray(values).astype(np.float64)
     except (TypeError, ValueError) as error:
@@ -112,7 +114,8 @@ def _array(name: str, values: Any) -> np.ndarray:
     if array.size == 0:
         raise InputError(f"{name} must hold values, got shape {list(array.shape)}")
     if not np.isfinite(array).all():
-        raise InputError(f"{name} holds {np.count_nonzero(~np.isfinite(array))} values that are not finite")
+        number = np.count_nonzero(~np.isfinite(array))
+        raise InputError(f"{name} holds {number} values that are not finite; correct or remove them")
     return array
 
 

@@ -33,6 +33,8 @@ def coarse_fit(scan: Scan, y: np.ndarray) -> tuple[float, float]:
     resolution, and the largest value of that reconstruction but for a hundredth."""
     views = np.linspace(0, y.shape[1] - 1, min(y.shape[1], VIEWS)).round().astype(int)
     scan, binned = with_fewer_detectors(scan, y[:, views], DETECTORS)
+    if np.all(np.abs(scan.distances(scan.positions)) >= scan.pixel_size * min(scan.image_shape) / 2):
+        return 1.0, 0.0  # an axis so far away that no ray meets the image: wrong angles lead to one
     height, width = scan.image_shape
     coarse = max(1.0, max(height, width) / PIXELS)
     physics = Tomography(

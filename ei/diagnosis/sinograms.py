@@ -364,6 +364,17 @@ def _parallel_misfit(scan: Scan, y: np.ndarray) -> float:
     return product
 
 
+def _other_readings(angles: np.ndarray, is_fan: bool) -> dict[str, np.ndarray]:
+    """What the angles may be in place of what they are given as, by what is then said of them."""
+    readings = {
+        "cover only half of their range (double them)": 2 * angles,
+        "cover twice their range (halve them)": angles / 2,
+    }
+    if np.ptp(angles) <= 2 * np.pi:
+        readings["be in radians (give degrees)"] = np.rad2deg(angles)
+    return {**readings, REVERSED: -angles} if is_fan else readings
+
+
 def _check_angles(
     scan: Scan, y: np.ndarray, report: SinogramReport, misfit: Callable[[Scan], float], better: float
 ) -> None:
@@ -375,18 +386,15 @@ def _check_angles(
     if len(angles) < 4:
         report.findings.append("So few views do not determine their angles.")
         return
+    if np.ptp(angles) <= 2 * np.pi:
+        report.findings.append(f"The angles cover only {np.ptp(angles):.1f} degrees; are they in radians?")
     shuffled = replace(scan, angles=tuple(np.random.default_rng(0).permutation(angles).tolist()))
     of_shuffled = unexplained(shuffled, y)
     report.figures["unexplained, angles shuffled"] = of_shuffled
     if why := _why_alike(report):
         report.findings.append(f"{why}, so the angles cannot be checked.")
         return
-    readings = {
-        "cover only half of their range (double them)": 2 * angles,
-        "cover twice their range (halve them)": angles / 2,
-    }
-    if scan.fan:
-        readings[REVERSED] = -angles
+    readings = _other_readings(angles, scan.fan)
     values = {name: misfit(replace(scan, angles=tuple(other.tolist()))) for name, other in readings.items()}
     as_given = misfit(scan)
     best = min(values, key=values.__getitem__)

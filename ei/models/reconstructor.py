@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ei.errors import InputError
 from ei.models.base import ReconstructionFunction, outside_autocast
 
 
@@ -41,6 +42,11 @@ class Reconstructor(ReconstructionFunction):
     def forward(self, y: Tensor) -> Tensor:
         """Measurements ``y`` to images ``[B, C, H, W]`` in the dtype of the network's weights (float32), complex where
         those of A_dagger are."""
+        if not hasattr(self.physics, "A_dagger"):
+            raise InputError(
+                f"Reconstructor needs A_dagger(y), and {type(self.physics).__name__} has none: define it as "
+                "ei.physics.pinv_cg(self, y, steps=20), or use Unrolled"
+            )
         with outside_autocast(y):
             x = self.physics.A_dagger(y)
         return self.call_net(x)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +15,8 @@ import yaml
 
 from ei import __version__
 from ei.common.drawing import loss_curves
-from ei.common.files import TEMPORARY, remove_temporaries, save_file, write_atomically, writing
+from ei.common.files import CONTINUE, remove_temporaries, save_file, write_atomically, writing
+from ei.common.locks import Lock
 from ei.errors import InputError
 from ei.training.log import LOG, TrainingLog, check_tensorboard
 
@@ -96,7 +95,7 @@ class RunFolder:
             content = {**(config if self.config is None else self.config), "versions": versions}
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
             for file, written in {CONFIG: text, **self.files}.items():
-                write_atomically(self.path / file, written.encode())
+                write_atomically(self.path / file, written.encode(), advice=CONTINUE)
             columns = [c for c in history[0] if c != "epoch"] if history else columns
             self._log = TrainingLog(self.path / LOG, columns, history) if columns else None
             if self._tensorboard:
@@ -133,7 +132,7 @@ class RunFolder:
         """Draw ``loss.png`` if the log, of ``rows`` rows, has grown."""
         if self.path is not None and rows > self._drawn:
             self._drawn = rows
-            with writing(self.path / "loss.png"):
+            with writing(self.path / "loss.png", CONTINUE):
                 loss_curves(self.path / LOG, self.path / "loss.png")
 
 
@@ -178,7 +177,7 @@ def check_run_folder(folder: Path, begun: bool = False) -> None:
         raise InputError(f"the run folder {folder} cannot be written: no permission in {nearest}")
 
 
-class RunLock:
+class RunLock(Lock):
     """Keeps a run folder to one living process. The system releases it when the process dies, however it dies.
 
     Args:
@@ -189,53 +188,4 @@ class RunLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK
-        while True:
-            try:
-                self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115
-            except OSError as error:
-                raise InputError(f"the run folder {folder} cannot be written: {error.strerror or error}") from error
-            if not _lock(self._file):
-                self._file.seek(0)
-                holder = self._file.read().strip() or "another process"
-                self._file.close()
-                raise InputError(f"the run folder {folder} is in use by {holder}; wait, or choose another --out")
-            # Between our opening and locking it, the one that held it may have removed it.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path)):
-                    break
-            self._file.close()
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {platform.node()}")
-        self._file.flush()
-
-    def release(self) -> None:
-        # The name goes while the lock is held, so that nobody locks a file that is about to vanish. Windows neither
-        # renames nor removes an open file: there the file is closed first, and stays if another process has opened it.
-        path = self.path
-        with contextlib.suppress(OSError):
-            path = path.replace(path.with_name(f"{LOCK}{TEMPORARY}"))
-        self._file.close()
-        with contextlib.suppress(PermissionError):
-            path.unlink(missing_ok=True)
-
-
-def _lock(file: Any) -> bool:
-    """Take the lock on a file; False if another process has it. POSIX record locks, because a forked process that
-    loads data must not inherit it."""
-    try:
-        if os.name == "posix":
-            import fcntl
-
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            import msvcrt
-
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-            return False
-        reason = error.strerror or error
-        print(f"warning: {file.name} cannot be locked ({reason}): use its folder for one run only", file=sys.stderr)
-    return True
+        super().__init__(folder / LOCK, f"the run folder {folder}", "--out")

@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ei.common.files import write_atomically, writing
+from ei.common.files import CONTINUE, write_atomically, writing
 from ei.errors import MissingExtraError
 
 LOG = "training_loss.csv"
@@ -32,10 +32,10 @@ class TrainingLog:
         writer = csv.DictWriter(text, self.columns)
         writer.writeheader()
         writer.writerows(rows)
-        write_atomically(path, text.getvalue().encode())
+        write_atomically(path, text.getvalue().encode(), advice=CONTINUE)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        with writing(self.path), open(self.path, "a", newline="", encoding="utf-8") as file:
+        with writing(self.path, CONTINUE), open(self.path, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns).writerow(row)
             file.flush()
             os.fsync(file.fileno())

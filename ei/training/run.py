@@ -58,6 +58,7 @@ class Run:
         progress: bool = True,
         on_epoch_end: Callable[[Any], None] | None = None,
     ) -> None:
+        _check_problem(physics, transform)
         self.f = f
         self.physics = physics
         self.transform = transform
@@ -133,3 +134,17 @@ def networks_trained(f: Any, closure: Any, optimizers: Mapping[str, Optimizer]) 
 
 def _optional(name: str, value: Any, **valid: Any) -> Any:
     return None if value is None else check_number(name, value, **valid)
+
+
+def _check_problem(physics: Any, transform: Any) -> None:
+    """Raise unless what a user may have defined has the methods that a training calls."""
+    if not callable(getattr(physics, "A", None)):
+        raise InputError(
+            f"physics must have a method A(x), got a {type(physics).__name__}; two functions are one as "
+            "types.SimpleNamespace(A=.., A_dagger=..)"
+        )
+    if transform is not None and not callable(getattr(transform, "apply", None)):
+        raise InputError(
+            f"transform must have a method apply(x), got a {type(transform).__name__}; derive it from "
+            "ei.transforms.Transform"
+        )

@@ -415,3 +415,25 @@ def test_wrong_words_for_sinograms(words: tuple[str, ...], message: str, script:
     done = script("ei prepare", "sinogram", *COUNTS, *words)
     assert done.code == 2 and message in done.err and done.err.count("\n") == 1, done.err
     assert not list(Path().glob("y*"))
+
+
+def test_prepare_takes_the_options_of_what_it_prepares(script: Script, scan: Path) -> None:
+    counts_of_a_small_scan()
+    words = ("--counts", "counts.npy", "--flat", "flat.npy", "--dark", "dark.npy", "--angles", "angles.txt")
+    done = script("ei prepare", "sinogram", *words, "--source", "x.npy", "--out", "z.npz")
+    assert done.code == 2 and "sinogram does not use --source" in done.err and not Path("z.npz").exists()
+    done = script("ei prepare", "noise", "--flat", "flat.npy", "--dark", "dark.npy", "--out", "z.npz")
+    assert done.code == 2 and "noise does not use --out" in done.err
+
+
+@pytest.mark.slow
+def test_two_processes_prepare_one_file(script: Script, scan: Path) -> None:
+    counts_of_a_small_scan(rows=5)
+    words = ("prepare", "sinogram", "--counts", "counts.npy", "--flat", "flat.npy", "--dark", "dark.npy", "--angles",
+             "angles.txt", "--centre", "1.5", "--out")  # fmt: skip
+    assert script("ei", *words, "one.npy").code == 0
+    done = subprocess_run("torchrun", "--standalone", "--nproc_per_node=2", "-m", "ei", *words, "two.npy", cwd=scan)
+    assert done.code == 0, done.err
+    assert done.out.count("two.yaml: the geometry") == 1
+    assert Path("one.npy").read_bytes() == Path("two.npy").read_bytes()
+    assert sorted(path.name for path in scan.glob("*two*")) == ["two.npy", "two.yaml"]

@@ -254,3 +254,15 @@ def test_text_in_hdf5_is_no_array(tmp_path: Path) -> None:
         file["entry/number"] = 3.0
         file["entry/data/data"] = ARRAY
     np.testing.assert_array_equal(read_array(tmp_path / "a.nxs"), ARRAY)
+
+
+def test_values_that_a_damaged_file_lacks(tmp_path: Path) -> None:
+    """Its beginning is whole, so that it opens."""
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "y.tif"
+    tifffile.imwrite(path, np.zeros((20, 32, 32), np.float32))
+    path.write_bytes(path.read_bytes()[:50_000])
+    array = FileArray(path, what="measurements")
+    with pytest.raises(InputError, match=r"the measurements file .*y\.tif cannot be read: damaged") as error:
+        array[19]
+    assert "\n" not in str(error.value)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 import yaml
 
-from ei.common.files import natural_order
+from ei.common.files import identity_of, natural_order, writing
+from ei.common.scripts import run_script
 from ei.common.yaml_text import parse_yaml, read_yaml
-from ei.errors import InputError
+from ei.errors import InputError, StorageError
 
 
 def test_natural_order() -> None:
@@ -72,3 +75,39 @@ def test_damaged_yaml(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match=r"c\.yaml") as error:
         read_yaml(tmp_path / "c.yaml")
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_is_another_when_a_file_in_it_is_written_over(tmp_path: Path) -> None:
+    """As the pages of a scan are, whose folder keeps its own time."""
+    page = tmp_path / "p_1.tif"
+    page.write_bytes(b"old")
+    before = identity_of([tmp_path])
+    assert identity_of([tmp_path]) == before
+    page.write_bytes(b"newer")
+    assert identity_of([tmp_path]) != before
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "Make room, then"), (errno.EACCES, "Correct that, then"), (errno.EROFS, "Correct that, then")],
+)
+def test_room_is_advised_for_a_full_disk_alone(number: int, advice: str) -> None:
+    with (
+        pytest.raises(StorageError, match=rf"x\.npy could not be written: .*{advice} again"),
+        writing(Path("x.npy"), "Make room, then again"),
+    ):
+        raise OSError(number, os.strerror(number))
+
+
+def test_a_command_without_permission_ends_in_one_line(capsys: pytest.CaptureFixture) -> None:
+    """Wherever it writes: figures and tables of results, too."""
+
+    def fails() -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "results.csv")
+
+    with pytest.raises(SystemExit) as error:
+        run_script("ei test", fails)
+    assert error.value.code == 1
+    assert capsys.readouterr().err == (
+        "ei test: stopped: a file results.csv could not be read or written: Read-only file system\n"
+    )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import subprocess_run
+from conftest import ROOT, subprocess_run
 
 from ei.common.arrays import FileArray, read_array
 from ei.common.unfinished import UnfinishedArray
@@ -211,3 +213,46 @@ def test_the_note_says_what_the_file_is(tmp_path: Path) -> None:
         write(tmp_path / "x.npy", stop_at=3)
     note = json.loads((tmp_path / "x.npy.unfinished.json").read_text())
     assert note["call"] == {"input": "y.npy"} and note["shape"] == [5, 6, 7] and note["dtype"] == "<f4"
+
+
+def test_two_calls_do_not_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    held = f"import sys; from ei.common.unfinished import UnfinishedArray; x = UnfinishedArray({str(path)!r}, 5, {{}})"
+    wait = "x.__enter__(); print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{held}\n{wait}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        with pytest.raises(
+            InputError, match=r"x\.npy is in use by process \d+ .*; wait for its end, or choose another"
+        ):
+            write(path)
+    assert write(path) == [0, 1, 2, 3, 4]  # also after it was killed
+    assert names(tmp_path) == ["x.npy"]
+
+
+def test_an_error_about_another_file_keeps_what_is_written(tmp_path: Path) -> None:
+    """`ei reconstruct --uncertainty` enters two: one that is damaged must not cost the other one."""
+    path = tmp_path / "x.npy"
+    with pytest.raises(KeyboardInterrupt):
+        write(path, stop_at=3)
+    (tmp_path / "z.npy.unfinished").write_bytes(b"")
+    (tmp_path / "z.npy.unfinished.json").write_bytes(b"")
+    arrays = [UnfinishedArray(tmp_path / name, 5, {"input": "y.npy"}) for name in ("x.npy", "z.npy")]
+    with pytest.raises(InputError, match=r"z\.npy\.unfinished\.json is damaged"), arrays[0], arrays[1]:
+        pass
+    assert write(path) == [2, 3, 4]
+
+
+def test_what_a_killed_process_left_of_a_copy_is_removed(tmp_path: Path) -> None:
+    left = [tmp_path / f".{name}.k3j2.tmp" for name in ("x.tif", "other.tif")]
+    for file in left:
+        file.write_bytes(b"a part")
+    write(tmp_path / "x.tif")
+    assert [file.exists() for file in left] == [False, True]
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_any_work(tmp_path: Path) -> None:
+    wrong = pytest.raises(InputError, match=r"x\.npy cannot be written: No such file or directory; correct that, or")
+    with wrong, UnfinishedArray(tmp_path / "nowhere" / "x.npy", 5, {}):
+        raise AssertionError("entered")

@@ -290,3 +290,22 @@ def test_the_peak_memory_does_not_grow_with_the_rows(ending: str, tmp_path: Path
     pytest.importorskip("h5py")
     done = subprocess_run(sys.executable, "-c", PEAK, 400, f"y{ending}", cwd=tmp_path)
     assert done.code == 0 and float(done.out) < 50, (done, ROOT)
+
+
+@pytest.mark.parametrize(("lacks", "place"), [("flat", 1), ("dark", 2), ("angles", 3)])
+def test_counts_are_not_taken_for_what_is_missing(lacks: str, place: int, tmp_path: Path) -> None:
+    """A file of one array has it under any name."""
+    files: list[str | None] = [*write_npy(tmp_path, arrays(dark_places=False))]
+    files[place] = None
+    with pytest.raises(InputError, match=rf"counts\.npy holds the counts alone: give a file of the {lacks}, too"):
+        Conversion(*files)
+    with pytest.raises(InputError, match=f"give a file of the {lacks}"):
+        read_scan(*files)
+
+
+@pytest.mark.parametrize("name", ["counts", "flat", "dark", "angles"])
+def test_complex_arrays_are_rejected(name: str, tmp_path: Path) -> None:
+    scan = arrays(dark_places=False)
+    files = write_npy(tmp_path, {**scan, name: scan[name].astype(complex)})
+    with pytest.raises(InputError, match=rf"the {name} file .* must hold real numbers, got complex128"):
+        Conversion(*files)

@@ -25,3 +25,11 @@ def test_line_integrals_follow_beer_and_lambert() -> None:
     for wrong in ((counts, dark, flat), (counts, flat[:, :, :3], dark), (counts * np.nan, flat, dark)):
         with pytest.raises(InputError):
             line_integrals(*wrong)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_complex_counts_are_rejected(place: int) -> None:
+    scan = [np.full(3, 50.0), np.full(3, 100.0), np.zeros(3)]
+    scan[place] = scan[place].astype(complex)
+    with pytest.raises(InputError, match="must be an array of real numbers, got complex ones"):
+        line_integrals(*scan)

@@ -52,6 +52,7 @@ def test_each_mistake_is_a_finding(fan: bool) -> None:
     mistakes: dict[str, tuple[torch.Tensor, dict[str, Any], str]] = {
         "half the range": (y, {"angles": angles / 2}, "half"),
         "twice the range": (y, {"angles": angles * 2}, "twice"),
+        "radians": (y, {"angles": np.deg2rad(angles)}, "radians"),
         "shuffled": (y, {"angles": angles[order]}, "order"),
         "swapped axes": (y.mT.contiguous(), {}, "swapped"),
         "counts": (1e4 * torch.exp(-y), {}, "logarithm"),

@@ -12,6 +12,7 @@ import torch
 from conftest import SmallNet, fill, filled, reference, state_dict_shapes, subprocess_run
 from torch import nn
 
+from ei.errors import InputError
 from ei.models import Discriminator, GroupAverage, Reconstructor, UNet, Unrolled
 from ei.models.base import computing
 from ei.models.unet import Up
@@ -255,3 +256,12 @@ if hasattr(conv, "fp32_precision"):  # torch 2.9
 def test_precisions_chosen_by_their_newer_names(chosen: str, tmp_path: Path) -> None:
     done = subprocess_run(sys.executable, "-c", NEWER, chosen, cwd=tmp_path)
     assert done.code == 0, done.err
+
+
+def test_an_operator_without_a_pseudo_inverse_is_named() -> None:
+    class EveryOther:
+        def A(self, x: torch.Tensor) -> torch.Tensor:
+            return x[..., ::2]
+
+    with pytest.raises(InputError, match=r"Reconstructor needs A_dagger\(y\), and EveryOther has none: define it as"):
+        Reconstructor(torch.nn.Identity(), EveryOther())(torch.ones(1, 1, 4, 2))

@@ -28,6 +28,7 @@ from ei.closure import (
 from ei.common.files import load_file
 from ei.common.seeds import generator
 from ei.datasets import make_loader
+from ei.errors import InputError
 from ei.evaluation import evaluate
 from ei.models import Discriminator, Reconstructor
 from ei.models.base import evaluating
@@ -714,3 +715,16 @@ def test_training_on_a_gpu(tmp_path: Path) -> None:
     trainer.f.cuda()
     trainer.fit(loader())
     assert load_file(tmp_path / "run" / "ckp_last.pth.tar")["state_dict"]["a.weight"].device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("physics", "transform", "message"),
+    [
+        ((lambda x: x, lambda y: y), Shift(1), r"physics must have a method A\(x\), got a tuple; two functions are"),
+        (Inpainting(8, 8), lambda x: x.flip(-1), r"transform must have a method apply\(x\), got a function; derive it"),
+    ],
+)
+def test_parts_without_their_methods_are_named(physics: Any, transform: Any, message: str) -> None:
+    f = Reconstructor(SmallNet(1), Inpainting(8, 8))
+    with pytest.raises(InputError, match=message):
+        Trainer(f, physics, transform, EIClosure(alpha=1), {"total": Adam(f.net.parameters())}, epochs=1, out=False)
