@@ -106,12 +106,6 @@ def test_arrays_that_a_format_cannot_hold(tmp_path: Path, name: str, shape: tupl
     assert names(tmp_path) == []
 
 
-def test_a_folder_to_write_to_must_be_there(tmp_path: Path) -> None:
-    missing = pytest.raises(StorageError, match=r"x\.npy could not be written")
-    with missing, UnfinishedArray(tmp_path / "none" / "x.npy", 1, {}) as array:
-        array.begin((2,), float)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [".npy", ".npz", ".h5", ".tif"])
 def test_writing_needs_the_memory_of_a_few_slices(tmp_path: Path, ending: str) -> None:
