@@ -114,16 +114,17 @@ def read_tree(path: str) -> Tree:
     where it has some."""
     content = read_yaml(path)
     content.pop("versions", None)  # those that a run was made with
+    has_stages = STAGES in content
     stages = content.pop(STAGES, [])
-    if not isinstance(stages, list) or not all(isinstance(stage, Mapping) for stage in stages):
+    if has_stages and not (isinstance(stages, list) and stages and all(isinstance(one, Mapping) for one in stages)):
         raise InputError(f"{path}: stages must be a list of trees, [{{data: {{bin: 4}}}}, {{}}], got {stages!r:.60}")
     folder = Path(path).resolve().parent
-    try:
-        for tree in (content, *stages):
+    for number, tree in enumerate((content, *stages)):
+        try:
             check_keys(tree)
-        content, *stages = (with_absolute_paths(tree, folder) for tree in (content, *stages))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        except InputError as error:
+            raise InputError(f"{path}: {f'stage {number}: ' if number else ''}{error}") from error
+    content, *stages = (with_absolute_paths(tree, folder) for tree in (content, *stages))
     return {**content, STAGES: stages} if stages else content
 
 

@@ -87,7 +87,7 @@ def test_the_turned_recipe_is_the_wide_one_with_a_scanner_that_turns(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_Generated.__init__, "__defaults__", ("train", 32, 100, 0))
-    turned = ["transform={name: Turn, n_trans: 2, step: 3.6}", "closure.move=operator", "--precision", "bf16"]
+    turned = ["transform={name: Turn, n_trans: 2, step: 3.6}", "closure.move=operator"]
     weights = []
     for recipe, more in (("unrolled_turned", []), ("unrolled_wide", turned)):
         trees = [CONFIGS / "ct_ei.yaml", CONFIGS / "recipe" / f"{recipe}.yaml"]
