@@ -160,7 +160,8 @@ def measure(name: str, data: Path, runs: Path, draws: int) -> None:
     sources = {"held-out measurements": held_out}
     if getattr(problem.physics, "step_between_views", None) is not None:
         sources["the power between the views"] = missing_power_scores(measurements, group, draws)
-    by_measurements = coverage(tested, Calibration.of(list(sources.values())[-1], ""))
+    calibration = Calibration.of(list(sources.values())[-1], "")
+    by_measurements = coverage(tested, calibration)
     by_truth = coverage(tested, Calibration.of(seen, "ground truth"))
     rows = [
         {**row, "norm_by_truth": other["norm_calibrated"], "pixels_by_truth": other["pixels_calibrated"]}
@@ -176,15 +177,7 @@ def measure(name: str, data: Path, runs: Path, draws: int) -> None:
         {"index": n, "estimated": float(a), "true": float(b)}
         for n, (a, b) in enumerate(zip(tested.predicted, tested.norms, strict=True))
     ])  # fmt: skip
-    _draw(
-        problem,
-        f,
-        group,
-        sets["test"][:2],
-        draws,
-        Calibration.of(list(sources.values())[-1], "").factor,
-        RESULTS / f"{name}.png",
-    )
+    _draw(problem, f, group, sets["test"][:2], draws, calibration.factor, RESULTS / f"{name}.png")
 
 
 def _scores(problem: Problem, f: Any, group: Any, x: Tensor, draws: int) -> Scores:

@@ -114,17 +114,18 @@ def read_tree(path: str) -> Tree:
     where it has some."""
     content = read_yaml(path)
     content.pop("versions", None)  # those that a run was made with
-    has_stages = STAGES in content
-    stages = content.pop(STAGES, [])
-    if has_stages and not (isinstance(stages, list) and stages and all(isinstance(one, Mapping) for one in stages)):
+    stages = content.pop(STAGES, None)
+    is_list = isinstance(stages, list) and len(stages) > 0 and all(isinstance(stage, Mapping) for stage in stages)
+    if stages is not None and not is_list:
         raise InputError(f"{path}: stages must be a list of trees, [{{data: {{bin: 4}}}}, {{}}], got {stages!r:.60}")
     folder = Path(path).resolve().parent
-    for number, tree in enumerate((content, *stages)):
+    trees = [content, *(stages or [])]
+    for number, tree in enumerate(trees):
         try:
             check_keys(tree)
         except InputError as error:
             raise InputError(f"{path}: {f'stage {number}: ' if number else ''}{error}") from error
-    content, *stages = (with_absolute_paths(tree, folder) for tree in (content, *stages))
+    content, *stages = (with_absolute_paths(tree, folder) for tree in trees)
     return {**content, STAGES: stages} if stages else content
 
 

@@ -26,7 +26,8 @@ class Indexed(Dataset):
     operator. Measurements are ``{"y": measurement, "index": its index}``, with their image ``"x"`` where they have one.
 
     Asked for ``(epoch, index)``, what the data set draws for an item, from torch's, NumPy's or Python's global
-    generator, is a function of ``seed``, both: neither workers, nor processes, nor an interruption change it.
+    generator, is a function of ``seed``, epoch and index. Neither workers, nor processes, nor an interruption change
+    it.
     """
 
     def __init__(self, dataset: Any, measured: bool = False, seed: int = 0) -> None:

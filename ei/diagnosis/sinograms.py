@@ -223,7 +223,7 @@ def _check_values(y: np.ndarray, report: SinogramReport) -> None:
             f"and {100 * beyond[1]:.0f} % of the largest): filtered back-projection, which A_dagger is, may be wrong; "
             "where every view sees the object, use conjugate gradients (pinv_cg, --reconstructor unrolled)"
         )
-        report.findings.append(f"T{report.wider[1:]}.")
+        report.findings.append(f"{report.wider[0].upper()}{report.wider[1:]}.")
 
 
 def scan_of(physics: Projections) -> Scan:

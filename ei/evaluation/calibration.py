@@ -227,7 +227,7 @@ class Calibration:
     norm: Mapping[float, float]  # at each of LEVELS, of the quantile of the error's norm
     pixels: Mapping[float, float]  # at each of LEVELS, of the Gaussian interval of a pixel
     images: int  # how many they were found from
-    source: str  # "ground truth" or "held-out measurements"
+    source: str  # "ground truth", "held-out measurements" or "the power between the views"
 
     @property
     def map_factor(self) -> float:

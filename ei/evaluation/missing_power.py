@@ -69,18 +69,18 @@ def spectrum(y: Tensor) -> Tensor:
 
 
 def _weights(physics: Any, x: Tensor) -> Tensor:
-    """Weights of the frequencies ``[B, D + 1]``, with which the sum of a `spectrum` is the squared norm of the image:
-    white noise has power in proportion to the frequency, as the rings of the plane grow with their radius."""
-    passed = torch.zeros((), dtype=torch.float64, device=x.device)
-    norm = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    """Weights of the frequencies ``[1 or B, D + 1]``, with which the sum of a `spectrum` is the squared norm of the
+    image: white noise has power in proportion to the frequency, as the rings of the plane grow with their radius."""
+    passed = norm = torch.zeros((), dtype=torch.float64, device=x.device)
     random = generator(0, "white noise")
+    scans = len(x) if getattr(physics, "count", 1) > 1 else 1  # one geometry serves all images, or each has its own
     for _ in range(WHITE_IMAGES):
-        white = torch.randn(x[:1].shape, generator=random, dtype=torch.float64).to(x).expand_as(x)
-        passed = passed + spectrum(physics.A(white)) / WHITE_IMAGES
-        norm += white.double().square().flatten(1).sum(1) / WHITE_IMAGES
+        white = torch.randn(x[:1].shape, generator=random, dtype=torch.float64).to(x)
+        passed = passed + spectrum(physics.A(white.expand(scans, -1, -1, -1))) / WHITE_IMAGES
+        norm = norm + white.double().square().sum() / WHITE_IMAGES
     frequency = torch.arange(passed.shape[1], dtype=torch.float64, device=x.device)
     rings = frequency * (passed >= LEAST_PASSED * passed.amax(1, keepdim=True))
-    return norm[:, None] * rings / rings.sum(1, keepdim=True) / passed.clamp(min=1e-300)
+    return norm * rings / rings.sum(1, keepdim=True) / passed.clamp(min=1e-300)
 
 
 def missing_power_scores(measurements: Iterable[tuple[Any, Any, Tensor]], transform: Any, draws: int = 100) -> Scores:

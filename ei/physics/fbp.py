@@ -94,8 +94,7 @@ def view_weights(angles: Sequence[float], period: float) -> tuple[np.ndarray, li
         usual (median) step counts. And ``(first, last)`` of every missing arc in degrees, half a step behind the views
         at its ends.
     """
-    turned = np.round(np.asarray(angles, dtype=np.float64) % period, 6) % period
-    views, which, times = np.unique(turned, return_inverse=True, return_counts=True)
+    views, which, times = np.unique(_turned(angles, period), return_inverse=True, return_counts=True)
     steps = np.diff(np.append(views, views[0] + period))
     missing = steps >= _least_missing(steps)
     usual = float(np.median(steps[~missing]))
@@ -106,6 +105,11 @@ def view_weights(angles: Sequence[float], period: float) -> tuple[np.ndarray, li
         for a, step in zip(views[missing], steps[missing], strict=True)
     ]
     return weights[which], arcs
+
+
+def _turned(angles: Sequence[float], period: float) -> np.ndarray:
+    """Angles in one period; those that differ by rounding are equal."""
+    return np.round(np.asarray(angles, dtype=np.float64) % period, 6) % period
 
 
 def _least_missing(steps: np.ndarray) -> float:
@@ -231,8 +235,8 @@ def step_between_views(angles: Sequence[float], period: float) -> float:
     """The degrees from a view to the next one, in the mean, beside arcs that are missing; arguments as of
     `view_weights`."""
     _, arcs = view_weights(angles, period)
-    views = np.unique(np.round(np.asarray(angles, dtype=np.float64) % period, 6) % period)
-    return (period - sum(last - first for first, last in arcs)) / len(views)
+    views = len(np.unique(_turned(angles, period)))
+    return (period - sum(last - first for first, last in arcs)) / views
 
 
 def misses_views(scan: Scan) -> bool:
