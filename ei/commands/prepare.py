@@ -101,14 +101,15 @@ def _sinogram(options: Mapping[str, Any]) -> None:
 
 def _write_sinograms(options: Mapping[str, Any]) -> None:
     out = Path(options["out"])
-    given = options.get("centre")
-    if given is not None:
-        given = check_number("--centre", given)
+    centre = options.get("centre")
+    if centre is not None:
+        centre = check_number("--centre", centre)
     with_repair = options.get("repair", False)
     flat, dark, angles = (options.get(name) for name in ("flat", "dark", "angles"))
     conversion = Conversion(options["counts"], flat, dark, angles, options["bin"], with_repair)
     most = most_varied(conversion.rows, conversion.sinogram)
-    centre = _axis_of_rows(conversion, most) if given is None else given
+    if centre is None:
+        centre = _axis_of_rows(conversion, most)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     try:

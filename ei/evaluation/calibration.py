@@ -119,10 +119,10 @@ def held_out_scores(
     entries = entries_to_split(physics, y)
     parts = []
     for k in range(rounds):
-        own = derive_seed(seed, "held out", k)
-        part = Split(physics, draw_part(entries, len(y), KEEP, own))
+        seed_of_part = derive_seed(seed, "held out", k)
+        part = Split(physics, draw_part(entries, len(y), KEEP, seed_of_part))
         resampling = Resampling(
-            f.of(part), part, transform, part.kept * y, draws, how.get("noise"), own, how.get("move")
+            f.of(part), part, transform, part.kept * y, draws, how.get("noise"), seed_of_part, how.get("move")
         )
         parts.append(_scores_of_part(resampling, part, y))
     true, predicted = (torch.stack([p[k] for p in parts]).square().mean(0).sqrt() for k in (0, 1))

@@ -310,12 +310,12 @@ def noise_for(physics: Any, noise: Any = None) -> Any:
     Raises:
         InputError: for a noise that the physics has not, or that is no noise.
     """
-    own = get_noise(physics)
+    simulated = get_noise(physics)
     if noise is None:
-        return own
+        return simulated
     if not callable(noise):
         raise InputError(f"noise must be a noise model, as GaussianNoise(0.1), got {noise!r}")
-    if own is None:
+    if simulated is None:
         raise InputError(
             f"the physics has no noise, so its f was not made for {noise}: set physics.noise, or leave the noise out"
         )
@@ -324,15 +324,15 @@ def noise_for(physics: Any, noise: Any = None) -> Any:
 
 def check_operator_of(f: Any, physics: Any, x: Tensor) -> None:
     """Raise `InputError` if f has another operator than ``physics``: their measurements of x are compared."""
-    own = getattr(f, "physics", physics)
-    if own is physics:
+    trained_for = getattr(f, "physics", physics)
+    if trained_for is physics:
         return
-    expected, found = physics.A(x), own.A(x)
+    expected, found = physics.A(x), trained_for.A(x)
     rounding = 1e-4 * float(torch.linalg.vector_norm(expected))
     if expected.shape != found.shape or float(torch.linalg.vector_norm(expected - found)) > rounding:
         raise InputError(
-            f"f reconstructs measurements of {own}, and the physics of the bootstrap is another operator, {physics}: "
-            "give f.of(physics), or f.physics"
+            f"f reconstructs measurements of {trained_for}, and the physics of the bootstrap is another operator, "
+            f"{physics}: give f.of(physics), or f.physics"
         )
 
 
