@@ -76,7 +76,7 @@ def main(arguments: Sequence[str], prog: str = "ei prepare") -> None:
             raise InputError(f"{options['what']} needs --{name}; --help has examples")
     for name in options:
         if name not in ("what", *what.needed, *what.others):
-            raise InputError(f"{options['what']} does not use --{name}; --help says what does")
+            raise InputError(f"{options['what']} does not use --{name}; --help lists what does")
     options["bin"] = check_number("--bin", options.get("bin", 1), integer=True, least=1)
     what.prepare(options)
 

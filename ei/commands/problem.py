@@ -23,7 +23,7 @@ from ei.physics import MRI, Inpainting, image_shape_of, parse_noise, select_phys
 GENERATED: dict[int, Any] = {1: EllipsePhantoms, 2: MagnitudePhantoms, 3: DeadLeaves}
 # Arguments of operators that follow from the data where the tree lacks them.
 SIZES = ("img_width", "img_height", "image_shape", "width", "height")
-# Keys of data that say which measurements of the files, and how they are read.
+# Keys of data that select measurements of the files, and how they are read.
 SELECTION = ("slices", "bin")
 
 

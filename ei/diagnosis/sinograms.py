@@ -365,7 +365,7 @@ def _parallel_misfit(scan: Scan, y: np.ndarray) -> float:
 
 
 def _other_readings(angles: np.ndarray, is_fan: bool) -> dict[str, np.ndarray]:
-    """What the angles may be in place of what they are given as, by what is then said of them."""
+    """Other readings of the angles, by the finding that is reported if one of them fits."""
     readings = {
         "cover only half of their range (double them)": 2 * angles,
         "cover twice their range (halve them)": angles / 2,
