@@ -109,9 +109,11 @@ class SinogramReport:
 
 
 def check_sinogram(physics: Projections, y: Tensor) -> SinogramReport:
-    """Whether measured sinograms fit a tomography: axis, range and order of the angles, swapped axes, counts without
-    the logarithm, for a fan views or detectors in reverse and a flat or curved detector, and stuck or drifted detectors
-    and views without beam, which are interpolated before the rest is checked. Takes seconds.
+    """Whether measured sinograms fit a tomography. Takes seconds.
+
+    Checked are the axis, range and order of the angles, swapped axes, and counts without the logarithm. For a fan also
+    views or detectors in reverse, and whether the detector is flat or curved. Stuck or drifted detectors and views
+    without beam are reported, and interpolated before the rest is checked.
 
     Parallel data cannot distinguish a mirrored, turned or rescaled image from the true one; the report warns of it.
 
