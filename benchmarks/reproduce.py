@@ -185,7 +185,7 @@ def evaluate_cell(
     state = checked(load_file(path, "checkpoint"), path)
     typed = Typed({"task": task, **({} if data is None else {"data": data})}, {}, [], [])
     tree = tree_to_test(state, typed, str(path))
-    f, images, _ = load_test(state, tree, str(path), None, device)
+    f, images, _ = load_test(state, tree, str(path), device)
     more: dict[str, Any] = {}
     if classical:
         train = load_images(tree["data"], "train", f.physics).object

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,7 +31,6 @@ from ei.evaluation.loading import function_of, physics_of
 from ei.models.base import ReconstructionFunction
 from ei.models.network_tiles import check_tile
 from ei.models.padding import padding_for
-from ei.physics import Inpainting
 from ei.training.state import CARRIED
 
 # What a run that is continued may not change.
@@ -93,9 +93,7 @@ def tree_of_checkpoint(state: Mapping[str, Any], typed: Typed, path: str) -> Tre
     return tree
 
 
-def carried_physics(
-    state: Mapping[str, Any], tree: Tree, device: torch.device, path: str, mask: str | None = None
-) -> Any:
+def carried_physics(state: Mapping[str, Any], tree: Tree, device: torch.device, path: str, others: bool = False) -> Any:
     """The operator of a checkpoint's run, without noise: the one that it carries, or the user-defined one of the tree;
     None where it has none, as those of the authors.
 
@@ -104,7 +102,7 @@ def carried_physics(
         tree: that of the checkpoint with what was typed laid over it.
         device: where to compute.
         path: of the checkpoint, for messages.
-        mask: where every image has its own mask, those of the images of the call.
+        others: where every image has an operator of its own, the call may be for other images, with theirs.
     """
     described = dict(leaves((state.get("config") or {}).get("physics")))
     typed = dict(leaves(tree.get("physics")))
@@ -115,28 +113,41 @@ def carried_physics(
         if typed != described:
             print(f"note: the checkpoint was trained for {described['name']}; {typed.get('name')} stands in for it")
         return build_physics(tree["physics"], device, {}).object
-    if mask is not None and isinstance(carried, Inpainting) and carried.count > 1:
-        return Inpainting(*carried.image_shape, mask=mask, device=carried.mask.device)
     if typed == described or not typed or (not described and typed.get("name") is None):
         return carried
     if is_user_code(typed.get("name")):
         raise InputError(f"physics {typed['name']} contradicts the checkpoint {path}, which was trained for {carried}")
-    changed = next((key for key in {**typed, **described} if typed.get(key) != described.get(key)), "name")
-    _check_same_operator(carried, tree["physics"], device, f"physics.{changed} {typed.get(changed)} contradicts {path}")
-    return carried
+    return _physics_of_call(carried, tree["physics"], device, others, (typed, described, path))
 
 
-def _check_same_operator(carried: Any, description: Any, device: torch.device, problem: str) -> None:
-    """Raise unless a description is that of the operator that a checkpoint carries, tensors included."""
+def _physics_of_call(
+    carried: Any, description: Any, device: torch.device, others: bool, messages: tuple[Tree, Tree, str]
+) -> Any:
+    """The operator that a checkpoint carries; with ``others``, where every image has its own, that of a description.
+    Raises unless the two agree in all else, tensors included."""
     sides = (getattr(carried, "image_shape", None) or (1, 1))[-2:]
     other = build_physics(description, device, sizes_of((1, *sides))).object
-    equal = all(_is_same(getattr(other, name, None), getattr(carried, name, None)) for name in CARRIED)
-    if describe(other) != describe(carried) or not equal:
-        raise InputError(f"{problem}, trained for {carried}; leave it out")
+    may_differ = carried.own_argument if others and carried.count > 1 else None
+    if _differences(carried, other) - {may_differ}:
+        typed, described, path = messages
+        keys = [key for key in {**typed, **described} if key.split(".")[0] != may_differ]
+        changed = next((key for key in keys if typed.get(key) != described.get(key)), "name")
+        raise InputError(
+            f"physics.{changed} {reprlib.repr(typed.get(changed))} contradicts {path}, trained for {carried}; leave it "
+            "out"
+        )
+    return carried if may_differ is None else other
 
 
-def _is_same(a: Any, b: Any) -> bool:
-    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b
+def _differences(carried: Any, other: Any) -> set[str]:
+    """The arguments by which an operator differs from the one that a checkpoint carries, tensors included."""
+    descriptions = [describe(physics) or {} for physics in (carried, other)]
+    differ = {key for key in {**descriptions[0], **descriptions[1]} if _unlike(*(d.get(key) for d in descriptions))}
+    return differ | {key for key in CARRIED if _unlike(*(getattr(one, key, None) for one in (carried, other)))}
+
+
+def _unlike(a: Any, b: Any) -> bool:
+    return not torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a != b
 
 
 def load_function(

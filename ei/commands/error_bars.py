@@ -19,6 +19,7 @@ from ei.common.complex import magnitude
 from ei.common.drawing import coverage_curves, error_maps
 from ei.common.seeds import derive_seed
 from ei.datasets import Measurements, simulate
+from ei.datasets.batches import index_in_whole
 from ei.diagnosis.user_defined import Shape
 from ei.errors import InputError
 from ei.evaluation.calibration import (
@@ -121,7 +122,7 @@ def measurements_of(f: Any, data: Any) -> Iterator[tuple[Any, Any, Tensor, Any]]
     measurements alone, of each item of a data set."""
     device = next(f.parameters()).device
     for index in range(len(data)):
-        own, physics = select_function(f, f.physics, [index])
+        own, physics = select_function(f, f.physics, [index_in_whole(data, index)])
         if isinstance(data, Measurements):
             yield own, physics, data[index][None].to(device), None
             continue

@@ -13,12 +13,13 @@ from ei.common.checks import check_number
 from ei.common.parts import Built, describe, find, missing_arguments, normalized, signature_of
 from ei.common.user_code import is_user_code
 from ei.datasets import DeadLeaves, EllipsePhantoms, MagnitudePhantoms, Measurements, Pairs, dataset_for, image_of
+from ei.datasets.batches import index_in_whole
 from ei.datasets.measurements import NAMES_OF_TRUTH
 from ei.datasets.scans import binned_geometry
 from ei.diagnosis.before_training import check_kspace, measurement
 from ei.diagnosis.user_defined import Shape, call
 from ei.errors import InputError
-from ei.physics import MRI, Inpainting, image_shape_of, parse_noise, select_physics, with_pseudo_inverse
+from ei.physics import MRI, image_shape_of, parse_noise, select_physics, with_pseudo_inverse
 
 GENERATED: dict[int, Any] = {1: EllipsePhantoms, 2: MagnitudePhantoms, 3: DeadLeaves}
 # Arguments of operators that follow from the data where the tree lacks them.
@@ -59,7 +60,6 @@ class Problem:
         check_size(self.physics, self.shape)
         noise = set_noise(self.physics, self.tree.pop("noise", None))
         self.tree |= {"noise": noise} if noise else {}
-        self._check_count(f"{mode} images")
 
     def _check_data_keys(self, data: Tree, mode: str) -> None:
         if self.has_measurements and data.get(mode) is not None:
@@ -67,14 +67,6 @@ class Problem:
         for key in ("truth", *(SELECTION if mode == "train" else ())):
             if data.get(key) is not None and not self.has_measurements:
                 raise InputError(f"data.{key} is for data.measurements: give those, too")
-
-    def _check_count(self, images: str) -> None:
-        count = getattr(self.physics, "count", 1)
-        if count not in (1, len(self.data)):
-            data = "measurements" if self.has_measurements else images
-            what, key = ("a mask", "--mask") if isinstance(self.physics, Inpainting) else ("a scan", "physics.angles")
-            there = f"there is {what} for each of {count} images, and there are {len(self.data)} {data}"
-            raise InputError(f"{there}; give theirs with {key}")
 
     def _build_physics(self, sizes: Mapping[str, Any]) -> None:
         if self.physics is not None:
@@ -92,6 +84,7 @@ class Problem:
         channels, height, width = image_of(self.data[0]).shape[1:]
         self.shape: Shape = (channels, height, width)
         self._build_physics(sizes_of(self.shape))
+        check_count(self.physics, self.data, f"{mode} images")
 
     def _load_measurements(self, data: Tree, mode: str) -> None:
         described = data["measurements"]
@@ -191,6 +184,18 @@ def check_size(physics: Any, shape: tuple[int, ...]) -> None:
         raise InputError(f"the operator is for images of {sides}, but the data has {other}")
 
 
+def check_count(physics: Any, data: Any, what: str) -> None:
+    """Raise unless an operator serves all items of a data set, or is one for each of them (of the whole stack, where
+    the data set has slices of it); ``what`` names the items."""
+    count, there = getattr(physics, "count", 1), getattr(data, "stack_size", len(data))
+    if count in (1, there):
+        return
+    argument = getattr(physics, "own_argument", None)
+    each = {"angles": "a scan", "mask": "a mask"}.get(argument or "", "an operator")
+    advice = f"; give theirs with physics.{argument}" if argument else ""
+    raise InputError(f"there is {each} for each of {count} images, and there are {there} {what}{advice}")
+
+
 # ---- images and measurements ----------------------------------------------------------------------------------------
 
 
@@ -243,17 +248,18 @@ def load_measurements(described: Any, physics: Any, chosen: Mapping[str, Any]) -
     """Measurements, those that are ``chosen`` (`SELECTION`), and the shape (C, H, W) of the images they are of, that of
     ``A_dagger y``."""
     where = described if isinstance(described, str) else "data.measurements"
-    whole, physics = physics, select_physics(physics, [0])
     measurements = _open(
         described,
         "data.measurements",
         chosen,
-        shape=_shape_of_y(physics),
+        shape=_shape_of_y(select_physics(physics, [0])),
         parts=isinstance(physics, MRI),
-        ragged=getattr(whole, "measurement_shapes", None) is not None,
+        ragged=getattr(physics, "measurement_shapes", None) is not None,
     )
-    _check_shapes(whole, measurements)
+    check_count(physics, measurements, "measurements")
+    _check_shapes(physics, measurements)
     y = measurements[0]
+    physics = select_physics(physics, [index_in_whole(measurements, 0)])
     if isinstance(physics, MRI):
         check_kspace(physics, y, where)
     shape = tuple(call(physics, "A_dagger", y[None]).shape[1:])
@@ -272,11 +278,12 @@ def _check_shapes(physics: Any, measurements: Any) -> None:
     shapes = getattr(physics, "measurement_shapes", None)
     if shapes is None:
         return
-    for index in range(min(len(shapes), len(measurements))):
-        actual = tuple(measurement(measurements, index).shape[-len(shapes[index]) :])
-        if actual != shapes[index]:
-            expected = f"{list(shapes[index])} (detectors, and the views of its scan)"
-            raise InputError(f"measurement {index} must have shape {expected}, got {list(actual)}; check their order")
+    for index in range(len(measurements)):
+        place = index_in_whole(measurements, index)
+        actual = tuple(measurement(measurements, index).shape[-len(shapes[place]) :])
+        if actual != shapes[place]:
+            expected = f"{list(shapes[place])} (detectors, and the views of its scan)"
+            raise InputError(f"measurement {place} must have shape {expected}, got {list(actual)}; check their order")
 
 
 def sizes_from_measurements(described: Any, description: Mapping[str, Any]) -> dict[str, Any]:

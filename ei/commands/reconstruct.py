@@ -169,7 +169,7 @@ def load_run(
     state = checked(load_file(ckp, "checkpoint"), ckp)
     config = {key: value for key, value in (state.get("config") or {}).items() if key != "data"}
     tree = tree_of_checkpoint({**state, "config": config}, typed, ckp)
-    carried = carried_physics(state, tree, device, ckp, typed.flags.get("mask"))
+    carried = carried_physics(state, tree, device, ckp, others=True)
     data["bin"] = get(state.get("config") or {}, "data.bin")
     problem = Problem({**tree, "data": data}, device, carried=carried)
     f = load_function(state, ckp, tree, problem.physics, problem.shape, device)

@@ -37,6 +37,7 @@ from ei.common.devices import choose_device
 from ei.common.drawing import show_if_screen
 from ei.common.files import load_file
 from ei.datasets import ImageTree, Measurements, Pairs
+from ei.datasets.batches import index_in_whole
 from ei.diagnosis.before_training import report_truth
 from ei.diagnosis.user_defined import Shape
 from ei.errors import InputError, MissingFileError
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
     ckp = _checkpoint_path(options.get("ckp"), typed.flags.get("task"))
     state = checked(load_file(ckp, "checkpoint"), ckp)
     tree = tree_to_test(state, typed, ckp)
-    f, images, shape = load_test(state, tree, ckp, typed.flags.get("mask"), device, "calibrate" in options)
+    f, images, shape = load_test(state, tree, ckp, device, "calibrate" in options)
     bars = error_bars.read_options(options, tree, shape, typed.code, ckp)
     if bars is not None and isinstance(images, Measurements):  # without ground truth there is nothing to test
         if options.get("calibrate_by") == "truth":
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
     for sample in samples:
         figure = folder / f"sample_{sample}.png"
         x, y = image_and_measurement(images, sample, device)
-        comparison(f, f.physics, x, figure, name, sample, y)
+        comparison(f, f.physics, x, figure, name, index_in_whole(images, sample), y)
         show_if_screen(figure)
     if bars is not None:
         _error_bars(f, images, bars, options, folder, samples)
@@ -180,7 +181,6 @@ def load_test(
     state: Mapping[str, Any],
     tree: Tree,
     path: str,
-    mask: str | None,
     device: torch.device,
     without_truth: bool = False,
 ) -> tuple[ReconstructionFunction, Any, Shape]:
@@ -194,7 +194,7 @@ def load_test(
         raise InputError("--measurements are compared with their --truth: give both, or images with --data")
     if not has_measurements and data.get("train") is None and data.get("test") is None:
         raise InputError("the run was trained from measurements alone: give images to test on with --data")
-    carried = carried_physics(state, tree, device, path, mask)
+    carried = carried_physics(state, tree, device, path, others=True)
     problem = Problem({**tree, "data": data}, device, "test", carried)
     f = load_function(state, path, tree, problem.physics, problem.shape, device)
     if isinstance(problem.data, Pairs):

@@ -40,7 +40,7 @@ from ei.common.memory import keep_freed_memory
 from ei.common.processes import Processes, joined, launched
 from ei.errors import InputError
 from ei.training import Trainer
-from ei.training.folder import LAST, check_run_folder
+from ei.training.folder import LAST, STAGE, check_run_folder
 from ei.training.state import Checkpoint, is_run_state, load_to_resume, newest_checkpoint
 from ei.training.validation import selecting_column
 
@@ -78,7 +78,8 @@ def runs_of(typed: Typed, call: Mapping[str, Any]) -> Iterator[tuple[Typed, Mapp
         raise InputError("a training in stages needs --out, the folder of their run folders stage_1, stage_2, ..")
     if call["resume"] not in (None, "auto"):
         raise InputError("a training in stages continues with --resume auto")
-    folders = [Path(call["out"]).absolute() / f"stage_{number}" for number in range(1, len(typed.stages) + 1)]
+    check_run_folder(Path(call["out"]), stages=True)
+    folders = [Path(call["out"]).absolute() / STAGE.format(number) for number in range(1, len(typed.stages) + 1)]
     begun = [number for number, folder in enumerate(folders) if call["resume"] and (folder / LAST).exists()]
     for number in range(max(begun, default=0), len(folders)):
         weights = [f"network.weights={json.dumps(str(folders[number - 1] / LAST))}"] if number else []

@@ -64,11 +64,13 @@ def evenly_spaced(dataset: Any, most: int = 8) -> range:
 
 
 def index_in_whole(dataset: Any, index: int) -> int:
-    """The index of an item in the whole data set that this one is a part of (`torch.utils.data.Subset`)."""
+    """The index of an item in the whole data set that this one is a part of (`torch.utils.data.Subset`), or in the
+    whole stack of measurements that it has slices of (``place_of``). It selects the operator of the item."""
     while isinstance(dataset, Subset):
         index = int(dataset.indices[index])
         dataset = dataset.dataset
-    return index
+    place_of = getattr(dataset, "place_of", None)
+    return index if place_of is None else place_of(index)
 
 
 def shapes_of_measurements(dataset: Any, physics: Any) -> list[tuple[int, ...]] | None:

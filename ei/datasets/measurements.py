@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from ei.common.arrays import SUFFIXES, FileArray, split_name
 from ei.common.checks import check_number
 from ei.common.files import check_path, natural_order
+from ei.datasets.batches import index_in_whole
 from ei.datasets.scans import bin_detectors
 from ei.errors import InputError, MissingFileError
 
@@ -118,6 +119,15 @@ class Measurements(Dataset):
     def __len__(self) -> int:
         return len(self.slices)
 
+    @property
+    def stack_size(self) -> int:
+        """How many measurements the files hold."""
+        return self._ends[-1]
+
+    def place_of(self, index: int) -> int:
+        """The place of an item in the whole stack."""
+        return self.slices[index]
+
     def __getitem__(self, index: int) -> Tensor:
         file, row = self._place(index)
         array = self._arrays[file]
@@ -184,6 +194,13 @@ class Pairs(Dataset):
 
     def __len__(self) -> int:
         return len(self.measurements)
+
+    @property
+    def stack_size(self) -> int:
+        return getattr(self.measurements, "stack_size", len(self.measurements))
+
+    def place_of(self, index: int) -> int:
+        return index_in_whole(self.measurements, index)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.measurements[index], self.images[index]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ei.common.checks import check_number
-from ei.datasets.batches import image_of
+from ei.datasets.batches import image_of, index_in_whole
 from ei.errors import InputError
 from ei.physics.tiles import tile_places
 
@@ -38,6 +38,10 @@ class Tiles(Dataset):
 
     def __len__(self) -> int:
         return len(self.dataset) * self.per_image
+
+    def place_of(self, index: int) -> int:
+        image, tile = divmod(index, self.per_image)
+        return index_in_whole(self.dataset, image) * self.per_image + tile
 
     def __getitem__(self, index: int) -> Tensor | tuple[Tensor, ...]:
         if not 0 <= index < len(self):

@@ -82,10 +82,12 @@ def report_truth(physics: Any, pairs: Pairs) -> list[str]:
     fits as well: files in another order or in other units would train in silence."""
     rows = evenly_spaced(pairs)
     ys = [pairs[index][0] for index in rows]
-    predicted = [call(select_physics(physics, [n]), "A", pairs[n][1][None])[0].cpu() for n in rows]
+    operators = [select_physics(physics, [index_in_whole(pairs, index)]) for index in rows]
 
     def misfit(shift: int) -> float:
-        return statistics.median(float((predicted[k - shift] - y).norm() / y.norm()) for k, y in enumerate(ys))
+        others = (pairs[rows[k - shift]][1][None] for k in range(len(rows)))
+        predicted = (call(own, "A", x)[0].cpu() for own, x in zip(operators, others, strict=True))
+        return statistics.median(float((p - y).norm() / y.norm()) for p, y in zip(predicted, ys, strict=True))
 
     lines = [f"A x of the ground truth fits y to {misfit(0):.1%} of its norm"]
     if len(rows) > 1 and misfit(0) >= 0.9 * misfit(1):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ei.common.complex import magnitude
+from ei.datasets.batches import index_in_whole
 from ei.evaluation.classical import Reconstruction
 from ei.evaluation.quality import evaluate, image_and_measurement, reconstruct_all
 from ei.models.base import ReconstructionFunction
@@ -71,9 +72,10 @@ def compare(
     more = more or {}
     rows = evaluate(f, physics, images, more)
     x, y = image_and_measurement(images, index, next(f.parameters()).device)
-    done = reconstruct_all(f, physics, x, index, y=y)
+    place = index_in_whole(images, index)
+    done = reconstruct_all(f, physics, x, place, y=y)
     with torch.no_grad():
-        others = {title: function(select_physics(physics, [index]), done["y"]) for title, function in more.items()}
+        others = {title: function(select_physics(physics, [place]), done["y"]) for title, function in more.items()}
     shown = {"pinv": done["pinv"], **others, "net": done["net"]}
     means = {key: statistics.fmean(row[f"psnr_{key}"] for row in rows) for key in shown}
     titles = {"pinv": pinv, "net": name}

@@ -16,7 +16,7 @@ from ei.common.complex import magnitude
 from ei.common.drawing import image_grid
 from ei.common.seeds import derive_seed, seeded
 from ei.datasets import Pairs, image_of, simulate
-from ei.datasets.batches import declared_data_range, file_name_of
+from ei.datasets.batches import declared_data_range, file_name_of, index_in_whole
 from ei.evaluation.classical import Reconstruction, classical_for
 from ei.metrics import SSIM_WINDOW, cal_psnr, psnr, range_of, ssim
 from ei.models.base import ReconstructionFunction, evaluating, select_function
@@ -106,12 +106,13 @@ def evaluate(
     rows = []
     for index in range(len(images)):
         x, y = image_and_measurement(images, index, device)
-        outputs = reconstruct_all(f, physics, x, index, y=y)
+        place = index_in_whole(images, index)
+        outputs = reconstruct_all(f, physics, x, place, y=y)
         y = outputs.pop("y")
         truth = magnitude(outputs.pop("x"))
         with torch.no_grad():
             for name, reconstruct in (more or {}).items():
-                outputs[name] = reconstruct(select_physics(physics, [index]), y)
+                outputs[name] = reconstruct(select_physics(physics, [place]), y)
         file = file_name_of(images, index)
         row: dict[str, Any] = {"index": index} if file is None else {"index": index, "file": file}
         for metric, function in METRICS.items():
@@ -237,7 +238,7 @@ def report(
     drawn = []
     for index in range(min(n_drawn, len(images))):
         x, y = image_and_measurement(images, index, device)
-        drawn.append(images_by_title(reconstruct_all(f, physics, x, index, y=y), name))
+        drawn.append(images_by_title(reconstruct_all(f, physics, x, index_in_whole(images, index), y=y), name))
     if drawn:
         image_grid(drawn, folder / "reconstructions.png")
     files = ["reconstructions.png", "metrics.csv", "loss.png", "training_loss.csv", "config.yaml"]

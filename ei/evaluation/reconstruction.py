@@ -21,7 +21,7 @@ from ei.common.files import complete_folder
 from ei.common.processes import Processes
 from ei.common.unfinished import UnfinishedArray
 from ei.datasets import Measurements
-from ei.datasets.batches import in_order, shapes_of_measurements
+from ei.datasets.batches import in_order, index_in_whole, shapes_of_measurements
 from ei.errors import InputError
 from ei.models.base import ReconstructionFunction, select_function
 
@@ -97,7 +97,8 @@ def _reconstruct(
 ) -> list[np.ndarray]:
     """The images of the measurements with these indices, and those that ``watch`` returns, as files have them."""
     y = torch.stack([measurements[index] for index in indices]).to(device)
-    selected_f, physics = select_function(f, f.physics, indices)
+    places = [index_in_whole(measurements, index) for index in indices]
+    selected_f, physics = select_function(f, f.physics, places)
     x = selected_f(y)
     watched = None if watch is None else watch(selected_f, physics, y, x)
     images = _in_layout(x, measurements)

@@ -32,6 +32,8 @@ class Physics(nn.Module):
     torch.Size([1, 1, 64, 64])
     """
 
+    own_argument: str | None = None  # what each image may have one of its own of (`of`)
+
     def __init__(self, noise: NoiseModel | None = None) -> None:
         super().__init__()
         self.noise = noise

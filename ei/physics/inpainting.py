@@ -43,6 +43,7 @@ class Inpainting(Physics):
     0.5
     """
 
+    own_argument = "mask"
     mask: Tensor
 
     def __init__(

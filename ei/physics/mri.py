@@ -52,6 +52,7 @@ class MRI(Physics):
     (torch.Size([1, 2, 64, 64]), torch.Size([1, 2, 64, 64]))
     """
 
+    own_argument = "mask"
     channels = 2  # of its images: real and imaginary part
 
     mask: Tensor

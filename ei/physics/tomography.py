@@ -78,6 +78,8 @@ class Tomography(Projections):
     (torch.Size([1, 1, 91, 30]), torch.Size([1, 1, 64, 64]))
     """
 
+    own_argument = "angles"
+
     def __init__(
         self,
         image_shape: Sequence[int],

@@ -22,6 +22,8 @@ from ei.training.log import LOG, TrainingLog, check_tensorboard
 
 LOCK = ".lock"
 CONFIG = "config.yaml"
+STAGE = "stage_{}"
+FIRST_STAGE = STAGE.format(1)
 LAST, LAST_BUT_ONE, BEST = "ckp_last.pth.tar", "ckp_last-1.pth.tar", "ckp_best.pth.tar"
 
 
@@ -162,12 +164,15 @@ def make_folder(folder: Path, exist_ok: bool = True) -> Path:
     return folder
 
 
-def check_run_folder(folder: Path, begun: bool = False) -> None:
-    """Raise if ``folder`` cannot become a run folder; makes nothing. It may hold a run that has ``begun`` without a
-    checkpoint, if that is given."""
+def check_run_folder(folder: Path, begun: bool = False, stages: bool = False) -> None:
+    """Raise if ``folder`` cannot become a run folder, or with ``stages`` that of the folders of stages; makes nothing.
+    It may hold a run that has ``begun`` without a checkpoint, if that is given."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise InputError(f"the run folder {folder} cannot be made: {nearest} is a file; choose another --out")
+    if not stages and (folder / FIRST_STAGE).is_dir():
+        advice = "give the tree with its stages, too, or choose another --out"
+        raise InputError(f"the folder {folder} holds a training in stages ({FIRST_STAGE}): {advice}")
     if nearest == folder and not begun:
         held = sorted(p.name for p in folder.iterdir() if p.name in (LOG, CONFIG) or p.name.startswith("ckp_"))
         if held:

@@ -222,6 +222,18 @@ def test_coarse_to_fine(script: Script, scan: Path, monkeypatch: pytest.MonkeyPa
     assert done.code == 2 and "already holds a run" in done.err
 
 
+def test_a_run_and_stages_do_not_share_a_folder(script: Script, scan: Path) -> None:
+    (scan / "run" / "stage_1").mkdir(parents=True)
+    words = ("ei train", "--physics", "scan.yaml", "--measurements", "y.npy", *SMALL, "--out", "run")
+    for resume in ((), ("--resume", "auto")):
+        done = script(*words, *resume)  # the tree with the stages was forgotten
+        assert done.code == 2 and "holds a training in stages" in done.err, done
+    (scan / "run" / "stage_1" / "config.yaml").write_text("")
+    done = script("ei train", *stages("--out", "run/stage_1", "--resume", "auto"))
+    assert done.code == 2 and "already holds a run" in done.err, done
+    assert [path.name for path in (scan / "run").rglob("*")] == ["stage_1", "config.yaml"]
+
+
 @pytest.mark.slow
 def test_stages_continue_in_the_right_one(script: Script, scan: Path) -> None:
     whole = script("ei train", *stages("--epochs", 2))

@@ -88,10 +88,74 @@ def test_simulated_scans_that_differ(script: Script, folder: Path) -> None:
     assert load_file("run/ckp_last.pth.tar")["step"] == 2  # two scans of each of two shapes
 
 
+def trained(script: Script, *arguments: object) -> None:
+    done = script(*RUN, "--method", "moi", "--max-steps", 1, "--out", "run", *arguments)
+    assert done.code == 0, done
+
+
+def test_slices_have_the_operators_of_their_places(script: Script, folder: Path) -> None:
+    trained(script, "data.slices=1:5")
+    for name, arguments in (("all", ()), ("some", ("--slices", "1:5:2"))):
+        done = script("ei reconstruct", "--ckp", "run/ckp_last.pth.tar", "--input", "y", "--output", f"{name}.npy",
+                      *arguments)  # fmt: skip
+        assert done.code == 0, done
+    np.testing.assert_allclose(np.load("some.npy"), np.load("all.npy")[1:5:2], rtol=1e-4, atol=1e-5)
+
+    np.save("x.npy", np.stack([EllipsePhantoms("train", 16)[n].numpy() for n in range(5)])[:, None])
+    done = script("ei test", "--ckp", "run/ckp_last.pth.tar", "--measurements", "y", "--truth", "x.npy",
+                  "data.slices=1:5", "--sample-to-show", 1, "--out", "test")  # fmt: skip
+    assert done.code == 0, done
+    assert "fits y to 0.0%" in done.out and "4 test images" in done.out, done.out
+
+
+def test_other_scans_by_their_own_geometry(script: Script, folder: Path) -> None:
+    trained(script)
+    geometry = yaml.safe_load((folder / "geometry.yaml").read_text())
+    one = {**geometry, "angles": ANGLES[3]}
+    (folder / "one.yaml").write_text(yaml.safe_dump(one))
+    np.save("y_3.npy", np.load("y/scan_3.npy")[None])
+    call = ("ei reconstruct", "--ckp", "run/ckp_last.pth.tar")
+    assert script(*call, "--input", "y", "--output", "all.npy").code == 0
+    done = script(*call, "--input", "y_3.npy", "--physics", "one.yaml", "--output", "x.npy")
+    assert done.code == 0, done
+    np.testing.assert_allclose(np.load("x.npy")[0], np.load("all.npy")[3], rtol=1e-4, atol=1e-5)
+
+    (folder / "other.yaml").write_text(yaml.safe_dump({**one, "n_detectors": 21}))
+    done = script(*call, "--input", "y_3.npy", "--physics", "other.yaml", "--output", "wrong.npy")
+    assert done.code == 2 and "physics.n_detectors 21 contradicts" in done.err, done
+    done = script("ei train", "--resume", "run/ckp_last.pth.tar", "--max-steps", 2, "--physics", "one.yaml")
+    assert done.code == 2 and "physics.angles [5" in done.err and len(done.err) < 300, done
+
+
+@pytest.mark.parametrize("physics", ["Inpainting", "MRI"])
+def test_other_images_by_their_own_masks(script: Script, tmp_path: Path, physics: str) -> None:
+    channels = {"Inpainting": 1, "MRI": 2}[physics]
+    shape = (6, 1, 16, 16) if channels == 1 else (6, 16, 16)
+    masks = (torch.rand(shape) < 0.7).float()
+    masks[..., 8, 8] = 1
+    y = (masks.view(6, 1, 16, 16) * torch.rand(6, channels, 16, 16)).numpy()
+    for name, part in (("train", slice(4)), ("other", slice(4, 6))):
+        np.save(f"{name}_masks.npy", masks.numpy()[part])
+        np.save(f"{name}.npy", y[part])
+    sizes = {"img_height": 16, "img_width": 16} if channels == 1 else {}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump({"name": physics, **sizes, "mask": "train_masks.npy"}))
+    done = script("ei train", "--physics", "p.yaml", "--measurements", "train.npy", "--method", "mc", *SMALL,
+                  "--max-steps", 1, "--out", "run")  # fmt: skip
+    assert done.code == 0, done
+    call = ("ei reconstruct", "--ckp", "run/ckp_last.pth.tar", "--input", "other.npy", "--output")
+    done = script(*call, "x.npy", "--mask", "other_masks.npy")
+    assert done.code == 0, done
+    done = script(*call, "wrong.npy", "--mask", "train_masks.npy")
+    assert done.code == 2 and "a mask for each of 4 images, and there are 2 measurements" in done.err, done
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("physics.angles=[[0, 30, 60], [0, 90]]", "--method", "moi"), "measurement 0 must have shape [23, 3]"),
+        (
+            ("physics.angles=[[0, 30, 60], [0, 90], [0], [1], [2]]", "--method", "moi"),
+            "measurement 0 must have shape [23, 3]",
+        ),
         ((f"physics.angles={ANGLES[:4]}", "--method", "moi"), "there is a scan for each of 4 images, and there are 5"),
         (("--task", "ct", "--data", "synthetic", "--method", "moi"), "one operator serves all images"),
         (("--group", "shift", "closure.move=operator"), "Tomography is moved by rotations, in degrees"),
