@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ei.common.checks import check_tensor
 from ei.datasets.defects import find_defects, repair
 from ei.diagnosis.axis import BETTER, axis_by_centroids, axis_by_residual, moments, sinusoid_fit
 from ei.diagnosis.coarse import coarse_fit, unexplained
@@ -134,6 +135,9 @@ def check_sinogram(physics: Projections, y: Tensor) -> SinogramReport:
     """
     if not isinstance(physics, Projections):
         raise InputError(f"check_sinogram needs Tomography or CT, got {type(physics).__name__}")
+    check_tensor(y, "sinograms for check_sinogram")
+    if y.is_complex() or y.numel() == 0:
+        raise InputError(f"sinograms for check_sinogram must be real and not empty, got {y.dtype} {list(y.shape)}")
     detectors, views = physics.measurement_shape
     y = y.detach().cpu().double()
     y = y.reshape(-1, 1, *y.shape[-2:]) if y.dim() < 4 else y
