@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ei.common.checks import check_tensor
 from ei.datasets.defects import find_defects, repair
-from ei.diagnosis.axis import BETTER, axis_by_centroids, axis_by_residual, moments, sinusoid_fit
+from ei.diagnosis.axis import BETTER, axis_by_centroids, axis_by_residual, moments, outer_detectors, sinusoid_fit
 from ei.diagnosis.coarse import coarse_fit, unexplained
 from ei.diagnosis.detector_shape import UNDETERMINED, curved_bins, other_shape, shape_by_opposite_rays
 from ei.errors import InputError
@@ -209,8 +209,7 @@ def _check_values(y: np.ndarray, report: SinogramReport) -> None:
     middle = float(np.median(y[quarter : len(y) - quarter]))
     largest = float(np.median(y, axis=1).max()) or 1.0
     # The outermost detectors, in the views that see most there: an elongated object leaves the detector in some alone.
-    outer = max(1, round(0.01 * len(y)))
-    beyond = [float(np.quantile(end.mean(0), 0.9)) / largest for end in (y[:outer], y[-outer:])]
+    beyond = [float(np.quantile(end.mean(0), 0.9)) / largest for end in outer_detectors(y)]
     report.figures |= {"edges": edge, "middle": middle, "largest at the ends": max(beyond)}
     if not report.fits:
         return

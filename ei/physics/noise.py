@@ -223,7 +223,7 @@ def parse_noise(text: str) -> Noise:
 def _check_floating(y: Tensor, noise: Noise) -> None:
     check_tensor(y, f"measurements for {noise}")
     if not (y.is_floating_point() or y.is_complex()):  # the noise would be rounded
-        raise InputError(f"{noise} needs measurements of floating-point values, got {y.dtype}; convert them by y.float()")
+        raise InputError(f"measurements for {noise} must be floating-point, got {y.dtype}; convert them by y.float()")
 
 
 def _check_real(y: Tensor, noise: Noise) -> None:

@@ -51,8 +51,8 @@ class Tomography(Projections):
     Args:
         image_shape: (H, W).
         angles: of the V views in degrees, as in the sinogram; any order, any range. Or the path of a file of them
-            (`ei.common.arrays.FileArray`; of several arrays "angles" is read). Of n scans that differ: ``[n, V]``, or a list of n lists of any
-            lengths or of n paths; `of` gives the operator of some of them.
+            (`ei.common.arrays.FileArray`; of several arrays "angles" is read). Of n scans that differ: ``[n, V]``, or a
+            list of n lists of any lengths or of n paths; `of` gives the operator of some of them.
         n_detectors: D.
         detector_spacing, pixel_size: in one unit of length, as the distances.
         centre: where the rotation axis falls on the detector, in bins from its middle ``(D-1)/2``.
