@@ -326,7 +326,7 @@ def draw(problem: str, out: Path, results: Mapping[str, Evaluation]) -> None:
     row = {"A_dagger y": first.shown["pinv"][0]}
     row |= {title: results[method].shown["net"][0] for method, title in titles.items()}
     captions = {name: f"{float(cal_psnr(magnitude(image[None]), magnitude(x))):.2f} dB" for name, image in row.items()}
-    image_grid([{**row, "truth": x[0]}], out / f"{problem}.png", [captions])
+    image_grid([{**row, "ground truth": x[0]}], out / f"{problem}.png", [captions])
     spent = {
         unit: {title: results[method].facts[unit] for method, title in titles.items()} for unit in ("steps", "minutes")
     }

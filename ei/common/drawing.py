@@ -92,14 +92,14 @@ def image_grid(
 ) -> Figure:
     """Draw images side by side: each row is a dict from title to an image ``[C, H, W]``.
 
-    Images are clipped to [0, 1], or to the values of the row's "truth" where it is in other units. Measurements (the
-    title begins with "y"; any number of axes) are drawn in their own range.
+    Images are clipped to [0, 1], or to the values of the row's "ground truth" where it is in other units. Measurements
+    (the title begins with "y"; any number of axes) are drawn in their own range.
     """
     n_columns = max(len(row) for row in rows)
     figure = new_figure(figsize=(3 * n_columns, 3.3 * len(rows)))
     axes = figure.subplots(len(rows), n_columns, squeeze=False)
     for r, row in enumerate(rows):
-        low, high = _limits(row.get("truth"))
+        low, high = _limits(row.get("ground truth"))
         for ax, (title, image) in zip(axes[r], row.items(), strict=False):
             array, remark = _picture(image.detach())
             if title.startswith("y") and (array.ndim == 2 or array.max() > 1):

@@ -178,8 +178,8 @@ def write_metrics(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def images_by_title(done: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """A row of a figure, ``y | A_dagger y | <name> | truth``, from the result of `reconstruct_all`."""
-    return {"y": done["y"][0], "A_dagger y": done["pinv"][0], name: done["net"][0], "truth": done["x"][0]}
+    """A row of a figure, ``y | A_dagger y | <name> | ground truth``, from the result of `reconstruct_all`."""
+    return {"y": done["y"][0], "A_dagger y": done["pinv"][0], name: done["net"][0], "ground truth": done["x"][0]}
 
 
 def comparison(
@@ -191,7 +191,7 @@ def comparison(
     index: int = 0,
     y: Tensor | None = None,
 ) -> None:
-    """The figure ``y | A_dagger y | <name> | truth`` of one image ``[1, C, H, W]``, with the paper's PSNR."""
+    """The figure ``y | A_dagger y | <name> | ground truth`` of one image ``[1, C, H, W]``, with the paper's PSNR."""
     done = reconstruct_all(f, physics, x, index, y=y)
     captions = {
         title: f"{float(cal_psnr(magnitude(done[key]), magnitude(x))):.2f} dB"

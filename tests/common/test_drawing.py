@@ -15,7 +15,7 @@ from ei.common.drawing import image_grid
 @pytest.mark.parametrize("measured", [(7,), (2, 3, 8, 8), (4, 8, 8)], ids=str)
 def test_figures_of_any_channels_and_measurements(tmp_path: Path, channels: int, measured: tuple[int, ...]) -> None:
     x = torch.rand(channels, 8, 8)
-    row = {"y": torch.rand(measured), "A_dagger y": x, "EI": x, "truth": x}
+    row = {"y": torch.rand(measured), "A_dagger y": x, "EI": x, "ground truth": x}
     titles = [axes.get_title() for axes in image_grid([row], tmp_path / "grid.png").axes]
     assert titles[1] == ("A_dagger y (1st of 5)" if channels == 5 else "A_dagger y")
     assert ("1st of" in titles[0]) == (len(measured) > 1)
@@ -26,6 +26,6 @@ def test_images_in_other_units_are_not_black(tmp_path: Path) -> None:
     x = torch.linspace(0, 1, 64).view(1, 8, 8)
     shown = []
     for scale in (1.0, 0.04):
-        figure = image_grid([{"EI": scale * x, "truth": scale * x}], tmp_path / "grid.png")
+        figure = image_grid([{"EI": scale * x, "ground truth": scale * x}], tmp_path / "grid.png")
         shown.append(figure.axes[0].get_images()[0].get_array())
     np.testing.assert_allclose(shown[0], shown[1], atol=1e-6)

@@ -43,6 +43,15 @@ def test_batches() -> None:
         make_loader(list(x), 6)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_images_of_integers_are_an_error(dtype: torch.dtype) -> None:
+    """Images of 0 to 255 would be trained on in silence, at another alpha and learning rate than was meant."""
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(InputError, match=rf"floating-point numbers, got {name}; scale them to \[0, 1\], as x / 255"):
+        images_of(next(iter(make_loader(torch.full((3, 1, 4, 4), 200, dtype=dtype), 2))))
+    assert images_of(torch.ones(1, 4, 4, dtype=torch.bool)).shape == (1, 1, 4, 4)
+
+
 def test_noise_is_drawn_once_per_image() -> None:
     physics = Inpainting(4, 4, noise=GaussianNoise(1.0))
     x = torch.rand(3, 1, 4, 4)
