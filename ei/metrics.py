@@ -134,4 +134,5 @@ def _checked(
         )
     if not 0 < data_range < math.inf:
         raise InputError(f"data_range must be finite and > 0, got {data_range}")
-    return tuple(images.to(torch.promote_types(images.dtype, torch.float32)) for images in (a, b))
+    a, b = (images.to(torch.promote_types(images.dtype, torch.float32)) for images in (a, b))
+    return a, b
