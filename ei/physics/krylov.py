@@ -12,6 +12,8 @@ from ei.common.checks import check_number
 from ei.errors import InputError
 from ei.physics.base import image_shape_of
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 def adjoint_of(physics: Any, image_shape: Sequence[int] | None = None) -> Callable[[Tensor], Tensor]:
     """The adjoint of ``physics.A``: its ``A_adjoint``, else by autograd the derivative of ``A`` (`transposed`), which
@@ -120,7 +122,7 @@ def pinv_cg(
             many views with the ramp filter (``physics.filter``).
 
     Returns:
-        Images ``[B, C, H, W]`` in the dtype of ``y``, in the range of ``A^T``: nothing is invented in the null space.
+        Images ``[B, C, H, W]`` in the precision of ``y``, in the range of ``A^T``: nothing is invented in the null space.
 
     >>> physics = ei.physics.CT(img_width=32, radon_view=20)
     >>> pinv_cg(physics, torch.rand(1, 1, 46, 20), steps=10).shape
@@ -169,13 +171,13 @@ def pinv_cg(
         enough = torch.maximum(enough, noise * unexplained)
         before, squared = squared, torch.where(open_, _squared_norm(gradient), squared)
         direction = gradient + _times(squared / torch.where(before > 0, before, 1), direction)
-    return _times(unit, x).to(dtype)
+    x = _times(unit, x)
+    return x.to(dtype) if dtype in HALF else x  # of complex measurements images may be real
 
 
 def _at_least_single(tensor: Tensor) -> Tensor:
     """Half precision as float32: norms of many entries are beyond it. Integers are left for the operator to reject."""
-    is_half = tensor.dtype in (torch.float16, torch.bfloat16, torch.complex32)
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if is_half else tensor
+    return tensor.float() if tensor.dtype in HALF else tensor
 
 
 def _power_of_two(tensor: Tensor) -> Tensor:
