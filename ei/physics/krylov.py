@@ -122,7 +122,8 @@ def pinv_cg(
             many views with the ramp filter (``physics.filter``).
 
     Returns:
-        Images ``[B, C, H, W]`` in the precision of ``y``, in the range of ``A^T``: nothing is invented in the null space.
+        Images ``[B, C, H, W]`` in the precision of ``y``, in the range of ``A^T``: nothing is invented in the null
+        space.
 
     >>> physics = ei.physics.CT(img_width=32, radon_view=20)
     >>> pinv_cg(physics, torch.rand(1, 1, 46, 20), steps=10).shape
