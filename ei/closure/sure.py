@@ -40,8 +40,8 @@ class SUREClosure(SelfSupervised):
 
         sure = mean |D (A f(y) - y)|^2 - mean (D v b)(D b) + 2/tau * mean (D v b)(D (A f(y + tau b) - A f(y)))
 
-    Where A is ill-conditioned, as in CT, noise and what f misses are mostly in frequencies that A weakens, which an
-    error in measurements hardly counts.
+    Use it where A is ill-conditioned, as in CT. Noise, and the details that f misses, are mostly in frequencies that A
+    weakens. An error in measurements hardly counts them.
 
     The signs are drawn from torch's global generator. Nothing is detached. With one f(y) more than `MCClosure` it takes
     about twice its time.

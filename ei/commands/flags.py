@@ -160,8 +160,12 @@ def _reconstructor(tree: Tree, value: str) -> Tree:
 
 
 class Flag(NamedTuple):
-    """A flag of ``ei train``: the group of ``--help``, what it is, from text to a value (None for a switch), the key
-    that it sets (or a function of tree and value, or nothing where the command takes it), and argparse's options."""
+    """A flag of ``ei train``.
+
+    ``group`` and ``help`` are for ``--help``. ``kind`` converts the text to a value; None makes a switch. ``sets`` is
+    the key that the flag sets, or a function of tree and value, or None where the command itself uses the flag.
+    ``more`` are further options of argparse.
+    """
 
     name: str
     group: str

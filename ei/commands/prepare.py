@@ -76,7 +76,7 @@ def main(arguments: Sequence[str], prog: str = "ei prepare") -> None:
             raise InputError(f"{options['what']} needs --{name}; --help has examples")
     for name in options:
         if name not in ("what", *what.needed, *what.others):
-            raise InputError(f"{options['what']} does not use --{name}; --help says what does")
+            raise InputError(f"{options['what']} does not use --{name}; --help lists what does")
     options["bin"] = check_number("--bin", options.get("bin", 1), integer=True, least=1)
     what.prepare(options)
 
@@ -101,14 +101,15 @@ def _sinogram(options: Mapping[str, Any]) -> None:
 
 def _write_sinograms(options: Mapping[str, Any]) -> None:
     out = Path(options["out"])
-    given = options.get("centre")
-    if given is not None:
-        given = check_number("--centre", given)
+    centre = options.get("centre")
+    if centre is not None:
+        centre = check_number("--centre", centre)
     with_repair = options.get("repair", False)
     flat, dark, angles = (options.get(name) for name in ("flat", "dark", "angles"))
     conversion = Conversion(options["counts"], flat, dark, angles, options["bin"], with_repair)
     most = most_varied(conversion.rows, conversion.sinogram)
-    centre = _axis_of_rows(conversion, most) if given is None else given
+    if centre is None:
+        centre = _axis_of_rows(conversion, most)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     try:

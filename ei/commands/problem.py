@@ -23,7 +23,7 @@ from ei.physics import MRI, Inpainting, image_shape_of, parse_noise, select_phys
 GENERATED: dict[int, Any] = {1: EllipsePhantoms, 2: MagnitudePhantoms, 3: DeadLeaves}
 # Arguments of operators that follow from the data where the tree lacks them.
 SIZES = ("img_width", "img_height", "image_shape", "width", "height")
-# Keys of data that say which measurements of the files, and how they are read.
+# Keys of data that select measurements of the files, and how they are read.
 SELECTION = ("slices", "bin")
 
 
@@ -97,8 +97,8 @@ class Problem:
         described = data["measurements"]
         if self.physics is None:
             self._build_physics(sizes_from_measurements(described, normalized(self.tree["physics"], "physics")))
-        chosen = {key: data[key] for key in SELECTION if data.get(key) is not None}
-        self.data, self.shape = load_measurements(described, self.physics, chosen)
+        selection = {key: data[key] for key in SELECTION if data.get(key) is not None}
+        self.data, self.shape = load_measurements(described, self.physics, selection)
         if data.get("truth") is not None:
             arguments = {"shape": self.shape, "names": NAMES_OF_TRUTH, "slices": data.get("slices")}
             self.data = Pairs(self.data, _open(data["truth"], "data.truth", {}, **arguments))

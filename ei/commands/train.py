@@ -103,8 +103,8 @@ def tree_of_run(typed: Typed, call: Mapping[str, Any]) -> tuple[Tree, Checkpoint
     if task not in (None, before):
         raise InputError(f"--task {task} contradicts the checkpoint {path}, whose run has {before}")
     tree = typed.over(state["config"])
-    check_same_run(tree, state, str(path))
     check_code_is_typed(tree, typed.code, str(path))
+    check_same_run(tree, state, str(path))
     return tree, found
 
 

@@ -15,9 +15,11 @@ from ei.errors import InputError, RunError, TrainingStoppedError
 
 
 def run_script(name: str, main: Callable[[], None]) -> NoReturn:
-    """Run a script's ``main``; an error of the user's is one line on stderr and exit code 2, a failed run is one line
-    and exit code 1, a run stopped by a signal one line and 128 + its number. Everything else is a bug and keeps its
-    traceback."""
+    """Run a script's ``main`` and end the program.
+
+    Exit codes, each after one line on stderr: 2 for wrong input, 1 for a failed run, 128 + n for a run stopped by
+    signal n. Every other exception is a bug and keeps its traceback.
+    """
     processes = launched()
     if processes.count > 1:
         name = f"{name} (process {processes.rank} of {processes.count})"

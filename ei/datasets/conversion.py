@@ -33,7 +33,7 @@ NAMES = {
 class Frames:
     """An array of a scan in a file, or some of its frames, read in parts."""
 
-    def __init__(self, path: str | Path, name: str, chosen: np.ndarray | None = None) -> None:
+    def __init__(self, path: str | Path, name: str, indices: np.ndarray | None = None) -> None:
         self.array: FileArray | np.ndarray = FileArray(path, NAMES[name], name)
         self.path = self.array.path
         self.place = (self.path, self.array.name)
@@ -41,21 +41,21 @@ class Frames:
             raise InputError(f"the {name} file {path} must hold real numbers, got {self.array.dtype}")
         if self.path.suffix.lower() == ".mat":  # whose axes of length one are dropped
             self.array = read_array(path, NAMES[name], name)
-        self.chosen = chosen
-        self.shape = self.array.shape if chosen is None else (len(chosen), *self.array.shape[1:])
+        self.indices = indices
+        self.shape = self.array.shape if indices is None else (len(indices), *self.array.shape[1:])
 
     def read(self) -> np.ndarray:
         values = np.array(self.array[...])
-        return values if self.chosen is None else values[self.chosen]
+        return values if self.indices is None else values[self.indices]
 
     def frames(self, places: range) -> Iterator[np.ndarray]:
         for place in places:
-            yield np.asarray(self.array[place if self.chosen is None else int(self.chosen[place])])
+            yield np.asarray(self.array[place if self.indices is None else int(self.indices[place])])
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Rows of the detector in all frames, ``[n, stop - start, D]``; the one row of frames ``[n, D]``."""
         values = np.asarray(self.array[:, start:stop] if len(self.shape) == 3 else self.array[...][:, None])
-        return values if self.chosen is None else values[self.chosen]
+        return values if self.indices is None else values[self.indices]
 
     def mean(self) -> np.ndarray:
         """The mean of the frames: as `numpy.mean` has it, with the memory of one."""

@@ -19,8 +19,8 @@ from ei.errors import MissingFileError
 class CVDB(ImageTree):
     """Images of ``root/mode/<folder>/*``; items are ``[3, H, W]`` float32 in [0, 1].
 
-    Each image is cropped about its centre, resized and kept in memory (as bytes, if all files have 8 bits), so every
-    file is read (and an unreadable one is named) before a training starts.
+    Each image is cropped about its centre, resized and kept in memory, as bytes if all files have 8 bits. So every
+    file is read before a training starts, and an error names a file that cannot be read.
 
     Args:
         root: the folder that holds ``train/`` and ``test/``.

@@ -48,9 +48,9 @@ def coarse_fit(scan: Scan, y: np.ndarray) -> tuple[float, float]:
         origin_detector=scan.origin_detector,
         detector=scan.detector,
     )
-    measured = torch.from_numpy(binned)[None, None].float()  # the matrix of a geometry is made in float32 first
-    x = pinv_cg(physics, measured, STEPS, tol=0, orthogonal=True)
-    left = float((physics.A(x) - measured).norm() / measured.norm())
+    sinogram = torch.from_numpy(binned)[None, None].float()  # the matrix of a geometry is made in float32 first
+    x = pinv_cg(physics, sinogram, STEPS, tol=0, orthogonal=True)
+    left = float((physics.A(x) - sinogram).norm() / sinogram.norm())
     return left, float(x.flatten().abs().quantile(0.99))
 
 

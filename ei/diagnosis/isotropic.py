@@ -1,8 +1,8 @@
 """What rotated views show beyond interpolation: the gain over isotropic filters, and bands of frequencies never seen.
 
-An isotropic filter commutes with rotations: they bring nothing to it, and whatever it seems to gain is interpolation.
-The gain of A is the share of its null space that the views show, over the share that they show of the null space of an
-isotropic filter of A's rank. docs/start/will_it_work.md explains how to read it.
+An isotropic filter commutes with rotations, so they show nothing new of it: whatever it seems to gain is interpolation.
+The gain of A is a ratio of two shares: the share of its null space that the views show, over the share that they show
+of the null space of an isotropic filter of A's rank. docs/start/will_it_work.md explains how to read it.
 """
 
 from __future__ import annotations

@@ -110,9 +110,11 @@ class SinogramReport:
 
 
 def check_sinogram(physics: Projections, y: Tensor) -> SinogramReport:
-    """Whether measured sinograms fit a tomography: axis, range and order of the angles, swapped axes, counts without
-    the logarithm, for a fan views or detectors in reverse and a flat or curved detector, and stuck or drifted detectors
-    and views without beam, which are interpolated before the rest is checked. Takes seconds.
+    """Whether measured sinograms fit a tomography. Takes seconds.
+
+    Checked are the axis, range and order of the angles, swapped axes, and counts without the logarithm. For a fan also
+    views or detectors in reverse, and whether the detector is flat or curved. Stuck or drifted detectors and views
+    without beam are reported, and interpolated before the rest is checked.
 
     Parallel data cannot distinguish a mirrored, turned or rescaled image from the true one; the report warns of it.
 
@@ -368,7 +370,7 @@ def _parallel_misfit(scan: Scan, y: np.ndarray) -> float:
 
 
 def _other_readings(angles: np.ndarray, is_fan: bool) -> dict[str, np.ndarray]:
-    """What the angles may be in place of what they are given as, by what is then said of them."""
+    """Other readings of the angles, by the finding that is reported if one of them fits."""
     readings = {
         "cover only half of their range (double them)": 2 * angles,
         "cover twice their range (halve them)": angles / 2,

@@ -1,8 +1,8 @@
 """Are the error bars right? Coverage of the bootstrap's estimates, and what corrects them.
 
-A bootstrap of a network is optimistic where the network errs in the same way on every draw. Ground truth shows by how
-much; so do measurements that f was not given (`held_out_scores`), by what of the error they see. The correction is
-conformal: at each level the factor that would have covered that part of the calibration images.
+A bootstrap of a network is optimistic where the network makes the same error on every draw. Ground truth shows by how
+much. So do measurements that are held out from f (`held_out_scores`), for the part of the error that they measure. The
+correction is conformal: at each level, the factor that covers that share of the calibration images.
 """
 
 from __future__ import annotations
@@ -98,12 +98,12 @@ def held_out_scores(
     """The scores of f without ground truth: it is given a part of the measurements, and errors are compared by what the
     rest sees of them.
 
-    The rest sees of the error of ``x = f_m(m y)`` the residual ``r = (1 - m)(A x - y)``; its norm is ``<r, F r>^(1/2)``
-    with F the ``filter`` of A where it has one: the norm of an image is that of its filtered views, and raw projections
-    weigh low frequencies. Pixels are compared where they are left out, if they are measured by themselves; else in
-    ``A^T F r``, by the shape of their distribution: its width is that of the norms. The errors of the draws are seen in
-    the same way, by the rest of the operator of the draw: what lies between the views of A is compared with what lies
-    between the views of ``A_g``. What the noise of the held-out measurements adds is taken off.
+    The held-out measurements show the residual ``r = (1 - m)(A x - y)`` of ``x = f_m(m y)``. Its norm is
+    ``<r, F r>^(1/2)``, with F the ``filter`` of A where it has one: raw projections would weigh low frequencies too
+    much. If A measures pixels by themselves, the held-out pixels are compared. Otherwise pixels of ``A^T F r`` are
+    compared, by the shape of their distribution; its width is that of the norms. The errors of the draws are measured
+    in the same way, by the held-out part of the operator of the draw: what lies between the views of A is compared with
+    what lies between the views of ``A_g``. The contribution of the noise of the held-out measurements is subtracted.
 
     Args:
         f, physics, transform, y, draws: see `ei.evaluation.bootstrap`; f has ``of(physics)``.
@@ -119,10 +119,10 @@ def held_out_scores(
     entries = entries_to_split(physics, y)
     parts = []
     for k in range(rounds):
-        own = derive_seed(seed, "held out", k)
-        part = Split(physics, draw_part(entries, len(y), KEEP, own))
+        seed_of_part = derive_seed(seed, "held out", k)
+        part = Split(physics, draw_part(entries, len(y), KEEP, seed_of_part))
         resampling = Resampling(
-            f.of(part), part, transform, part.kept * y, draws, how.get("noise"), own, how.get("move")
+            f.of(part), part, transform, part.kept * y, draws, how.get("noise"), seed_of_part, how.get("move")
         )
         parts.append(_scores_of_part(resampling, part, y))
     true, predicted = (torch.stack([p[k] for p in parts]).square().mean(0).sqrt() for k in (0, 1))

@@ -205,10 +205,10 @@ def _filled(mask: np.ndarray, images: np.ndarray) -> np.ndarray:
     height, width = mask.shape
     laplacian = scipy.sparse.kronsum(_path_laplacian(width), _path_laplacian(height), format="csr")
     missing = np.flatnonzero(~mask.ravel())
-    measured = np.flatnonzero(mask.ravel())
+    sampled = np.flatnonzero(mask.ravel())
     filled = images.reshape(-1, mask.size).T.copy()
     if len(missing):
-        right_side = -(laplacian[missing][:, measured] @ filled[measured])
+        right_side = -(laplacian[missing][:, sampled] @ filled[sampled])
         solve = scipy.sparse.linalg.factorized(laplacian[missing][:, missing].tocsc())
         filled[missing] = np.stack([solve(column) for column in right_side.T], axis=1)
     return filled.T.reshape(images.shape).copy()

@@ -1,11 +1,11 @@
-"""The error of a reconstruction between the views of a scan, found without ground truth: by the power that it lacks.
+"""The error of a reconstruction between the views of a scan, found without ground truth: by its missing power.
 
-The mean ``x = E[truth | y]`` is orthogonal to its error, so ``E|truth|^2 = E|x|^2 + E|x - truth|^2``: at every
-frequency what x lacks in power is its mean squared error. Between the views nothing measures the power of the truth;
-but where views surround the object it is, in the mean over views, that along them, which y has. So the spectra of the
-views y are compared with those of projections of x at angles between the views.
+Let z be the ground truth. Its mean ``x = E[z | y]`` is orthogonal to the error, so ``E|z|^2 = E|x|^2 + E|x - z|^2``: at
+every frequency the power that x lacks is its mean squared error. No view measures the power of z between the views. But
+where views surround the object, this power is on average that along the views, which y has. So the spectra of the views
+y are compared with those of projections of x at angles between the views.
 
-It holds for an f that is near the mean: one that was trained to a small squared error, by EI or with ground truth.
+This holds for an f close to the mean: one that was trained to a small squared error, by EI or with ground truth.
 Least squares and filtered back-projection have streaks, which are power, too.
 """
 
@@ -30,12 +30,12 @@ LEAST_PASSED = 0.1
 
 @torch.no_grad()
 def missing_power(physics: Any, x: Tensor, y: Tensor, noise: Any = None, seed: int = 0) -> Tensor:
-    """An estimate of ``||x - truth||^2`` of each image, ``[B]``, from its measurements alone. It is right in the mean
-    over images; that of one image has the spread of its directions in it, and can be negative.
+    """An estimate of the squared error ``||x - z||^2`` of each image, ``[B]``, z the ground truth, from measurements
+    alone. It is unbiased over images. For one image it scatters with the directions of the object, and can be negative.
 
     Args:
         physics: a scanner with ``step_between_views`` (`ei.physics.CT`, `ei.physics.Tomography`).
-        x: reconstructions ``[B, C, H, W]``, near the mean of the truths that y allows.
+        x: reconstructions ``[B, C, H, W]``, near the mean of all images that y allows.
         y: their measurements ``[B, C, D, V]``.
         noise: the noise model of y, whose power is taken off; None for none.
         seed: of the noise that is drawn for that.
@@ -50,7 +50,7 @@ def missing_power(physics: Any, x: Tensor, y: Tensor, noise: Any = None, seed: i
     """
     step = getattr(physics, "step_between_views", None)
     if step is None:
-        raise InputError(f"{physics} has no views all around the object: power between them says nothing of the error")
+        raise InputError(f"{physics} has no views all around the object: power between them does not show the error")
     positions = [physics.moved((k + 0.5) / POSITIONS * step) for k in range(POSITIONS)]
     lacking = spectrum(y) - sum(spectrum(moved.A(x)) for moved in positions) / POSITIONS
     if noise is not None:

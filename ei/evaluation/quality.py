@@ -48,11 +48,13 @@ def reconstruct_all(
     ['y', 'pinv', 'net', 'x']
     """
     with evaluating(f), torch.no_grad():
-        own, selected = select_function(f, physics, [index])
+        selected_f, physics_of_image = select_function(f, physics, [index])
         if y is None:
-            y = simulate(selected, x, [index], derive_seed(seed, "test"))  # not the noise of the training images
-        net = own(y)
-        return {"y": y, "pinv": selected.A_dagger(y), "net": net, "x": x}
+            y = simulate(
+                physics_of_image, x, [index], derive_seed(seed, "test")
+            )  # not the noise of the training images
+        net = selected_f(y)
+        return {"y": y, "pinv": physics_of_image.A_dagger(y), "net": net, "x": x}
 
 
 def data_range_of(images: Any) -> float:

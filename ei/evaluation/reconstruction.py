@@ -97,9 +97,9 @@ def _reconstruct(
 ) -> list[np.ndarray]:
     """The images of the measurements with these indices, and those that ``watch`` returns, as files have them."""
     y = torch.stack([measurements[index] for index in indices]).to(device)
-    own, physics = select_function(f, f.physics, indices)
-    x = own(y)
-    watched = None if watch is None else watch(own, physics, y, x)
+    selected_f, physics = select_function(f, f.physics, indices)
+    x = selected_f(y)
+    watched = None if watch is None else watch(selected_f, physics, y, x)
     images = _in_layout(x, measurements)
     images = images.astype(np.complex64 if np.iscomplexobj(images) else np.float32)
     return [images, *([] if watched is None else [np.abs(_in_layout(watched, measurements)).astype(np.float32)])]

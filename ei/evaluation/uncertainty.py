@@ -1,9 +1,9 @@
 """How far off is a reconstruction? The bootstrap of an f by its group (Tachella & Pereyra, "Equivariant Bootstrapping
 for Uncertainty Quantification in Imaging Inverse Problems", AISTATS 2024).
 
-The reconstruction ``x = f(y)`` is measured and reconstructed again from many positions, with fresh noise: how far these
-reconstructions are from x stands for how far x is from the truth. The errors that every draw makes alike do not show,
-so the estimate has to be checked, and calibrated (`ei.evaluation.calibration`).
+The reconstruction ``x = f(y)`` is measured and reconstructed again from many positions, with fresh noise. The distance
+of these reconstructions from x stands for the distance of x from the ground truth. Errors that all draws share do not
+show, so the estimate has to be checked, and calibrated (`ei.evaluation.calibration`).
 """
 
 from __future__ import annotations
@@ -273,7 +273,7 @@ def bootstrap(
     Of each draw, with a group element g drawn with replacement: ``y_g = noise(A T_g x)``, ``x_g = T_g^-1 f(y_g)``. The
     error is taken as ``f(y_g) - T_g x``, before it is turned back, so that interpolating x costs nothing. Where the
     operator moves, ``x_g = f_g(noise(A_g x))`` with ``A_g = A T_g^-1`` and f with that operator. The errors ``x_g - x``
-    stand for ``x - truth``. What they do not show: a bias that f has at x alike, a wrong A, a wrong group.
+    stand for the error of x. They do not show a bias that f has at x as well, a wrong A, or a wrong group.
 
     Args:
         f: the reconstruction function, in evaluation mode here.
@@ -281,7 +281,7 @@ def bootstrap(
         transform: a group of ei.transforms with inverses.
         y: measurements ``[B, ...]``.
         draws: at least 2; 20 for the 95 % quantile of the norm, 100 for the 99 %.
-        noise: a noise model instead of the physics' own, where that has one.
+        noise: a noise model in place of ``physics.noise``, if the physics has one.
         generator: of the seed (torch's global one by default). Images of a batch have the same elements and noise, so
             that each is as it is alone.
         move: "image", "operator", or None for the operator where it can be moved for all elements drawn (and f has
@@ -310,12 +310,12 @@ def noise_for(physics: Any, noise: Any = None) -> Any:
     Raises:
         InputError: for a noise that the physics has not, or that is no noise.
     """
-    own = get_noise(physics)
+    simulated = get_noise(physics)
     if noise is None:
-        return own
+        return simulated
     if not callable(noise):
         raise InputError(f"noise must be a noise model, as GaussianNoise(0.1), got {noise!r}")
-    if own is None:
+    if simulated is None:
         raise InputError(
             f"the physics has no noise, so its f was not made for {noise}: set physics.noise, or leave the noise out"
         )
@@ -324,15 +324,15 @@ def noise_for(physics: Any, noise: Any = None) -> Any:
 
 def check_operator_of(f: Any, physics: Any, x: Tensor) -> None:
     """Raise `InputError` if f has another operator than ``physics``: their measurements of x are compared."""
-    own = getattr(f, "physics", physics)
-    if own is physics:
+    trained_for = getattr(f, "physics", physics)
+    if trained_for is physics:
         return
-    expected, found = physics.A(x), own.A(x)
+    expected, found = physics.A(x), trained_for.A(x)
     rounding = 1e-4 * float(torch.linalg.vector_norm(expected))
     if expected.shape != found.shape or float(torch.linalg.vector_norm(expected - found)) > rounding:
         raise InputError(
-            f"f reconstructs measurements of {own}, and the physics of the bootstrap is another operator, {physics}: "
-            "give f.of(physics), or f.physics"
+            f"f reconstructs measurements of {trained_for}, and the physics of the bootstrap is another operator, "
+            f"{physics}: give f.of(physics), or f.physics"
         )
 
 

@@ -203,8 +203,8 @@ class Tomography(Projections):
         results = []
         for number, scan in enumerate(self.scans):
             one = self._copy_of_scans((scan,))
-            own = (other if len(other) == 1 else other[number::count] for other in others)
-            results.append(getattr(one, method)(tensor[number::count], *own))
+            of_scan = (other if len(other) == 1 else other[number::count] for other in others)
+            results.append(getattr(one, method)(tensor[number::count], *of_scan))
         return torch.stack(results, 1).flatten(0, 1)
 
     def A(self, x: Tensor) -> Tensor:

@@ -20,7 +20,9 @@ class _Note:
     step: int
     columns: tuple[str, ...]
     values: Tensor  # on the device: this process's share of each column
-    peak: Tensor | None  # the largest |truth|, where there is truth; the last column is the mean squared error then
+    peak: (
+        Tensor | None
+    )  # the largest |x| of the ground truth; where it is there, the last column is the mean squared error
     per_image: int  # images times channels of the whole batch
 
 

@@ -62,10 +62,10 @@ class Trainer(Run):
         average: keep an exponential moving average of the network, weights and BatchNorm statistics, of this decay a
             step (for example 0.99). It is in the checkpoints as ``state_dict_averaged``, and evaluation uses it.
         report_psnr: log PSNR and MSE of the training batches, where they have images.
-        validation: a loader of the validation set. After every epoch, in evaluation mode and under the same group
-            elements every time, the closure's losses on it are logged as ``validation_<loss>`` and, where it has
-            images, the mean of the paper's PSNR of each as ``validation_psnr``. ``ckp_best.pth.tar`` is the checkpoint
-            of the epoch with the highest PSNR or, without images (or `report_psnr`), the lowest total.
+        validation: a loader of the validation set. After every epoch the closure's losses on it are logged as
+            ``validation_<loss>``, in evaluation mode and with the same group elements every time. Where it has images,
+            the mean of their PSNR (the paper's) is logged as ``validation_psnr``. ``ckp_best.pth.tar`` is the
+            checkpoint of the epoch with the highest PSNR or, without images (or `report_psnr`), the lowest total.
         patience: stop when so many epochs in a row were no better than the best one before them.
         config: the tree of the run, for ``config.yaml`` and the checkpoints (plain values).
         method, task: name the default run folder.

@@ -13,14 +13,16 @@ from ei.transforms.rotate import Rotate
 
 
 class FourierRotate(Rotate):
-    """Rotations as `Rotate`'s, not by bilinear interpolation but as three shears (Unser, Thevenaz & Yaroslavsky,
-    "Convolution-based interpolation for fast, high-quality rotation of images", 1995), each of which moves rows or
-    columns by the shift theorem of the Fourier transform; quarter turns of square images move pixels. Zeros outside.
+    """Rotations like those of `Rotate`, by three shears in place of bilinear interpolation; zeros outside.
 
-    Bilinear interpolation blurs, so a network that is trained on what EI turned learns to reconstruct blurred images.
-    Compared with sinc interpolation in closed form, turned slices of CT100 have 1/7 (at 3 degrees) to 1/1.4 (at 45) of
-    the error that `Rotate` has. Hard edges, which are not band-limited, ring a little. A negative element is the exact
-    inverse of the positive one, but for what was turned out of the image.
+    A shear moves rows or columns by the shift theorem of the Fourier transform (Unser, Thevenaz & Yaroslavsky,
+    "Convolution-based interpolation for fast, high-quality rotation of images", 1995). Quarter turns of square images
+    move pixels.
+
+    Bilinear interpolation blurs, and a network that is trained on blurred images learns to reconstruct them. The
+    reference for the error is sinc interpolation in closed form: rotated slices of CT100 have 1/7 (at 3 degrees) to
+    1/1.4 (at 45) of the error of `Rotate`. Hard edges, which are not band-limited, ring a little. A negative element is
+    the exact inverse of the positive one, except for what was rotated out of the image.
 
     >>> x = torch.rand(1, 1, 8, 8)
     >>> torch.equal(FourierRotate(1).apply(x, [90]), torch.rot90(x, 1, (-2, -1)))

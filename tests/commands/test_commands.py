@@ -214,6 +214,7 @@ def test_code_that_a_checkpoint_names_is_never_run(script: Script, own: Path) ->
     ckp = ("--ckp", "run/ckp_last.pth.tar")
     for command in (
         ("ei train", "--resume", "run/ckp_last.pth.tar"),
+        ("ei train", "--resume", "run/ckp_last.pth.tar", "--epochs", 9),  # which warns of a cosine schedule
         ("ei train", "--resume", "auto", "--out", "run"),
         ("ei train", "--resume", "run/ckp_last.pth.tar", "--physics", "code/other.py:made"),
         ("ei test", *ckp),
