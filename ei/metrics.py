@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ei.common.checks import is_unit_range
+from ei.common.checks import check_tensor, is_unit_range
 from ei.errors import InputError
 
 __all__ = ["cal_psnr", "psnr", "range_of", "ssim"]
@@ -31,9 +31,10 @@ def cal_psnr(a: Tensor, b: Tensor) -> Tensor:
     Raises:
         InputError: for other shapes, or values that are not floating-point.
     """
-    _check(a, b)
+    a, b = _checked(a, b)
     height, width = b.shape[-2:]
-    return 20 * torch.log10((height * width) ** 0.5 * b.abs().max() / torch.linalg.vector_norm(b - a))
+    error = torch.linalg.vector_norm(b - a)
+    return 20 * torch.log10(torch.where(error == 0, math.inf, (height * width) ** 0.5 * b.abs().max() / error))
 
 
 def psnr(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
@@ -53,7 +54,7 @@ def psnr(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     Raises:
         InputError: for other shapes (one image needs the batch axis, too), or values that are not floating-point.
     """
-    _check(a, b, batches=True, data_range=data_range)
+    a, b = _checked(a, b, batches=True, data_range=data_range)
     mse = (a - b).abs().square().flatten(1).mean(dim=1)
     return 10 * torch.log10(data_range**2 / mse)
 
@@ -79,7 +80,7 @@ def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     """
     from skimage.metrics import structural_similarity
 
-    _check(a, b, batches=True, data_range=data_range, real=True)
+    a, b = _checked(a, b, batches=True, data_range=data_range, real=True)
     if min(a.shape[-2:]) < SSIM_WINDOW:
         raise InputError(f"images of SSIM must have sides of at least {SSIM_WINDOW} pixels, got {list(a.shape)}")
     pairs = zip(a.detach().cpu().double().numpy(), b.detach().cpu().double().numpy(), strict=True)
@@ -109,7 +110,12 @@ def range_of(least: float, largest: float) -> float:
     return largest - least
 
 
-def _check(a: Tensor, b: Tensor, batches: bool = False, data_range: float = 1.0, real: bool = False) -> None:
+def _checked(
+    a: Tensor, b: Tensor, batches: bool = False, data_range: float = 1.0, real: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Both, of half precision as float32: squares of small errors are zero in float16."""
+    for images in (a, b):
+        check_tensor(images, "prediction and ground truth")
     # Without this, broadcasting would give a figure for images that do not belong together.
     if a.shape != b.shape:
         raise InputError(
@@ -128,3 +134,5 @@ def _check(a: Tensor, b: Tensor, batches: bool = False, data_range: float = 1.0,
         )
     if not 0 < data_range < math.inf:
         raise InputError(f"data_range must be finite and > 0, got {data_range}")
+    a, b = (images.to(torch.promote_types(images.dtype, torch.float32)) for images in (a, b))
+    return a, b

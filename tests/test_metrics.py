@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from conftest import reference
+from torch import Tensor
 from torch.nn import functional
 
+from ei.errors import InputError
 from ei.metrics import cal_psnr, psnr, range_of, ssim
 
 
@@ -116,3 +120,28 @@ def test_range_of_true_images(least: float, largest: float, expected: float) -> 
 def test_a_range_that_there_is_not(least: float, largest: float) -> None:
     with pytest.raises(ValueError, match="data_range"):
         range_of(least, largest)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype: torch.dtype) -> None:
+    """The square of an error of 1e-4 is zero in float16, and the PSNR was infinite."""
+    truth = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    image = (truth.float() + 1e-4).to(dtype)
+    for metric in (psnr, cal_psnr):
+        exact = metric(image.double(), truth.double())
+        assert bool(exact.isfinite().all())
+        torch.testing.assert_close(metric(image, truth).double(), exact, atol=0.01, rtol=0)
+
+
+def test_images_that_are_zero() -> None:
+    zero = torch.zeros(1, 1, 8, 8)
+    assert float(cal_psnr(zero, zero)) == float(psnr(zero, zero)) == math.inf
+    assert float(cal_psnr(zero + 1, zero)) == -math.inf
+    assert math.isnan(float(cal_psnr(zero + math.nan, zero + 1)))
+
+
+@pytest.mark.parametrize("metric", [cal_psnr, psnr, ssim])
+def test_arrays_of_numpy_are_rejected(metric: Callable[[Any, Any], Tensor]) -> None:
+    image = torch.zeros(1, 1, 8, 8).numpy()
+    with pytest.raises(InputError, match="must be a torch tensor, got ndarray"):
+        metric(image, image)

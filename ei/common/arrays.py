@@ -20,6 +20,8 @@ from ei.errors import InputError, MissingExtraError, MissingFileError
 
 HDF5 = (".h5", ".hdf5", ".nxs")
 TIFF = (".tif", ".tiff")
+# What the angles of views are called in files of several arrays.
+ANGLES = ("angles", "exchange/theta", "theta", "rotation_angle")
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".mat", *HDF5, *TIFF, ".csv", ".txt")
 _NUMBERS = "fiubc"  # kinds of numbers, as NumPy names them
 _SMALL = 2**26  # bytes up to which a file of torch is read as a whole, and its checksums are compared
@@ -48,7 +50,7 @@ class FileArray:
 
     Attributes:
         path, name: of the file, and of the array in a file of several.
-        shape, dtype: of the array.
+        shape, dtype: of the array; in this machine's order of bytes, and of at most double precision.
 
     Raises:
         MissingFileError: if there is no such file.
@@ -69,7 +71,7 @@ class FileArray:
             raise MissingFileError(f"there is no {what} file {self.path}; check the path")
         array = self._open()
         self.shape = tuple(int(side) for side in array.shape)
-        self.dtype = np.dtype(array.dtype)
+        self.dtype = native(np.empty(0, array.dtype)).dtype
         if self.dtype.kind not in _NUMBERS:
             raise InputError(f"the {what} file {path} must hold numbers, got {self.dtype}")
 
@@ -80,7 +82,7 @@ class FileArray:
         if self._process != os.getpid():  # processes must not share an open HDF5 file
             self._open()
         with self._reading(InputError, IndexError):
-            return np.asarray(self._array[index])
+            return native(np.asarray(self._array[index]))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_array": None, "_process": None}
@@ -187,6 +189,13 @@ class FileArray:
         raise InputError(f"{self.path} holds {listed}: {rename}{advice}")
 
 
+def native(array: np.ndarray) -> np.ndarray:
+    """The array in a type that torch has: in this machine's order of bytes, and of at most double precision."""
+    wider = {np.dtype(np.longdouble): np.float64, np.dtype(np.clongdouble): np.complex128}
+    dtype = array.dtype.newbyteorder("=")
+    return array.astype(wider.get(dtype, dtype), copy=False)
+
+
 def import_h5py(path: Path) -> Any:
     try:
         return importlib.import_module("h5py")
@@ -219,16 +228,30 @@ class _TiffArray:
         self.path = path
         self.tifffile = importlib.import_module("tifffile")
         with self.tifffile.TiffFile(path) as file:
-            self.shape = file.series[0].shape
-            self.dtype = file.series[0].dtype
+            first = file.series[0]
+            self.shape = first.shape
+            self.dtype = first.dtype
+            # A file that was written page by page has as many series.
+            others = {(series.shape, str(series.dtype)) for series in file.series} - {(first.shape, str(first.dtype))}
+            if others:
+                shape, dtype = others.pop()
+                raise InputError(
+                    f"{path} must hold pages of one shape and type, got {first.dtype} {list(first.shape)} and {dtype} "
+                    f"{list(shape)}: save them in files of their own"
+                )
+            if len(file.series) > 1:
+                self.shape = (len(file.series), *first.shape)
             self.has_pages = len(self.shape) > 2 and len(file.pages) == self.shape[0]
+            if len(file.series) > 1 and not self.has_pages:
+                raise InputError(f"{path} holds {len(file.series)} stacks {list(first.shape)}: save each in a file")
 
     def __getitem__(self, index: Any) -> np.ndarray:
         if self.has_pages and isinstance(index, int | np.integer):
             return self.tifffile.imread(self.path, key=range(self.shape[0])[index])
         if self.has_pages and (parts := _page_by_page(self, index)) is not None:
             return parts
-        return self.tifffile.imread(self.path, series=0)[index]
+        pages = {"key": slice(None)} if self.has_pages else {"series": 0}
+        return self.tifffile.imread(self.path, **pages)[index]
 
 
 class _FolderArray:
@@ -288,7 +311,8 @@ def _is_of_torch(path: Path) -> bool:
 
 
 def _read_text(path: Path) -> np.ndarray:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # A table program may begin with a mark of the order of bytes, and comments may be in any encoding.
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     if not any(line.strip() for line in lines):
         raise ValueError("no numbers")
     return np.loadtxt(lines, delimiter="," if any("," in line for line in lines) else None)

@@ -11,8 +11,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import torch
 
 from ei.errors import InputError
+
+
+def check_tensor(tensor: Any, what: str) -> None:
+    """Raise unless ``tensor`` is one of torch."""
+    if not isinstance(tensor, torch.Tensor):
+        raise InputError(f"{what} must be a torch tensor, got {type(tensor).__name__}")
 
 
 def check_number(

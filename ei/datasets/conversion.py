@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ei.common.arrays import HDF5, FileArray, read_array, split_name
+from ei.common.arrays import ANGLES, HDF5, FileArray, read_array, split_name
 from ei.common.files import identity_of
 from ei.common.processes import Processes
 from ei.common.unfinished import UnfinishedArray
@@ -26,7 +26,7 @@ NAMES = {
     "counts": ("exchange/data", "counts", "projections", "data"),
     "flat": ("exchange/data_white", "data_white", "flat", "flats", "white"),
     "dark": ("exchange/data_dark", "data_dark", "dark", "darks"),
-    "angles": ("exchange/theta", "theta", "rotation_angle", "angles"),
+    "angles": ANGLES,
 }
 
 

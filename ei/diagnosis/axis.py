@@ -15,13 +15,24 @@ from ei.physics.scan import Scan
 BETTER = 1.1
 
 
+def outer_detectors(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last detectors of a sinogram ``[D, V]``, one in a hundred at either end."""
+    outer = max(1, round(0.01 * len(y)))
+    return y[:outer], y[-outer:]
+
+
 def moments(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centroid (bins from the middle) and squared width of every view of a sinogram ``[D, V]``."""
+    """Centroid (bins from the middle) and squared width of every view of a sinogram ``[D, V]``.
+
+    Where the beam is weaker than in the flats, all line integrals are larger by the same number, and where it drifts,
+    all of a view are. That number has no first moment, so centroids are quotients of the first moments and of one sum
+    for all views, above what is measured beside the object.
+    """
+    y = y - np.median(np.concatenate(outer_detectors(y)))
     place = np.arange(len(y)) - (len(y) - 1) / 2
     total = y.sum(0)
-    total = np.where(total == 0, 1, total)
-    centroid = (place[:, None] * y).sum(0) / total
-    return centroid, ((place[:, None] - centroid) ** 2 * y).sum(0) / total
+    centroid = (place[:, None] * y).sum(0) / (total.mean() or 1.0)
+    return centroid, ((place[:, None] - centroid) ** 2 * y).sum(0) / np.where(total == 0, 1, total)
 
 
 def sinusoid_fit(values: np.ndarray, angles: np.ndarray, order: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ei.common.checks import check_tensor
 from ei.datasets.defects import find_defects, repair
-from ei.diagnosis.axis import BETTER, axis_by_centroids, axis_by_residual, moments, sinusoid_fit
+from ei.diagnosis.axis import BETTER, axis_by_centroids, axis_by_residual, moments, outer_detectors, sinusoid_fit
 from ei.diagnosis.coarse import coarse_fit, unexplained
 from ei.diagnosis.detector_shape import UNDETERMINED, curved_bins, other_shape, shape_by_opposite_rays
 from ei.errors import InputError
@@ -136,6 +137,9 @@ def check_sinogram(physics: Projections, y: Tensor) -> SinogramReport:
     """
     if not isinstance(physics, Projections):
         raise InputError(f"check_sinogram needs Tomography or CT, got {type(physics).__name__}")
+    check_tensor(y, "sinograms for check_sinogram")
+    if y.is_complex() or y.numel() == 0:
+        raise InputError(f"sinograms for check_sinogram must be real and not empty, got {y.dtype} {list(y.shape)}")
     detectors, views = physics.measurement_shape
     y = y.detach().cpu().double()
     y = y.reshape(-1, 1, *y.shape[-2:]) if y.dim() < 4 else y
@@ -207,8 +211,7 @@ def _check_values(y: np.ndarray, report: SinogramReport) -> None:
     middle = float(np.median(y[quarter : len(y) - quarter]))
     largest = float(np.median(y, axis=1).max()) or 1.0
     # The outermost detectors, in the views that see most there: an elongated object leaves the detector in some alone.
-    outer = max(1, round(0.01 * len(y)))
-    beyond = [float(np.quantile(end.mean(0), 0.9)) / largest for end in (y[:outer], y[-outer:])]
+    beyond = [float(np.quantile(end.mean(0), 0.9)) / largest for end in outer_detectors(y)]
     report.figures |= {"edges": edge, "middle": middle, "largest at the ends": max(beyond)}
     if not report.fits:
         return

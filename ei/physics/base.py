@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ei.common.checks import check_tensor
 from ei.errors import InputError
 
 if TYPE_CHECKING:
@@ -185,12 +186,6 @@ def check_shape(tensor: Tensor, expected: tuple[int, ...], what: str) -> None:
     check_tensor(tensor, what)
     if tensor.dim() != 4 or tuple(tensor.shape[2:]) != expected:
         raise InputError(f"{what} must have shape [B, C, {', '.join(map(str, expected))}], got {list(tensor.shape)}")
-
-
-def check_tensor(tensor: Any, what: str) -> None:
-    """Raise unless ``tensor`` is one."""
-    if not isinstance(tensor, torch.Tensor):
-        raise InputError(f"{what} must be a torch tensor, got {type(tensor).__name__}")
 
 
 def select_physics(physics: Any, indices: Sequence[int] | Tensor | None) -> Any:

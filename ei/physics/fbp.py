@@ -30,6 +30,8 @@ from ei.physics.symmetry import map_of_views
 # An arc is missing where the way to the next view is so many times as long as the longest of the other ways, and longer
 # than so many degrees. At most so many arcs can be missing.
 MISSING_TIMES, MISSING_DEGREES, MISSING_ARCS = 2.5, 5.0, 4
+# Views that are no farther apart are one.
+ROUNDING_DEGREES = 1e-4
 # Over so many degrees at the ends of a fan's arc the weights of rays that are measured twice go from one view to the
 # other; at the nearer end of a displaced detector, over so large a part of the way to the axis.
 RAMP_DEGREES, RAMP_PART = 10.0, 0.5
@@ -94,7 +96,8 @@ def view_weights(angles: Sequence[float], period: float) -> tuple[np.ndarray, li
         usual (median) step counts. And ``(first, last)`` of every missing arc in degrees, half a step behind the views
         at its ends.
     """
-    views, which, times = np.unique(_turned(angles, period), return_inverse=True, return_counts=True)
+    views, which = distinct_views(angles, period)
+    times = np.bincount(which)
     steps = np.diff(np.append(views, views[0] + period))
     missing = steps >= _least_missing(steps)
     usual = float(np.median(steps[~missing]))
@@ -107,9 +110,16 @@ def view_weights(angles: Sequence[float], period: float) -> tuple[np.ndarray, li
     return weights[which], arcs
 
 
-def _turned(angles: Sequence[float], period: float) -> np.ndarray:
-    """Angles in one period; those that differ by rounding are equal."""
-    return np.round(np.asarray(angles, dtype=np.float64) % period, 6) % period
+def distinct_views(angles: Sequence[float], period: float) -> tuple[np.ndarray, np.ndarray]:
+    """The angles in one period, ascending and once each, and which of them every view has. Those that differ by the
+    rounding of float32, in which files have them, are equal."""
+    turned = np.asarray(angles, dtype=np.float64) % period
+    order = np.argsort(turned)
+    ahead = np.diff(turned[order], prepend=turned[order[-1]] - period)  # from the view before
+    is_new = ahead > ROUNDING_DEGREES
+    which = np.empty(len(turned), dtype=np.int64)
+    which[order] = (np.cumsum(is_new) - 1) % np.count_nonzero(is_new)  # those before the first are the last
+    return turned[order][is_new], which
 
 
 def _least_missing(steps: np.ndarray) -> float:
@@ -235,8 +245,8 @@ def step_between_views(angles: Sequence[float], period: float) -> float:
     """The degrees from a view to the next one, in the mean, beside arcs that are missing; arguments as of
     `view_weights`."""
     _, arcs = view_weights(angles, period)
-    views = len(np.unique(_turned(angles, period)))
-    return (period - sum(last - first for first, last in arcs)) / views
+    views, _ = distinct_views(angles, period)
+    return (period - sum(last - first for first, last in arcs)) / len(views)
 
 
 def misses_views(scan: Scan) -> bool:

@@ -12,6 +12,8 @@ from ei.common.checks import check_number
 from ei.errors import InputError
 from ei.physics.base import image_shape_of
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 def adjoint_of(physics: Any, image_shape: Sequence[int] | None = None) -> Callable[[Tensor], Tensor]:
     """The adjoint of ``physics.A``: its ``A_adjoint``, else by autograd the derivative of ``A`` (`transposed`), which
@@ -107,7 +109,7 @@ def pinv_cg(
 
     Args:
         physics: has ``A``, and ``A_adjoint`` or an ``image_shape`` (see `adjoint_of`).
-        y: measurements ``[B, ...]``, real or complex.
+        y: measurements ``[B, ...]``, real or complex, of any size. Half precision is computed in float32.
         steps: at most so many iterations, of one ``A`` and one adjoint each.
         tol: an image is finished when ``||A^T (y - A x)|| <= tol * ||A^T y||`` (with a weight, of ``A^T W``). 0, for
             training: a fixed number of steps, nothing waits for the device, and images are finished at rounding level.
@@ -120,7 +122,8 @@ def pinv_cg(
             many views with the ramp filter (``physics.filter``).
 
     Returns:
-        Images ``[B, C, H, W]``, in the range of ``A^T``: nothing is invented in the null space.
+        Images ``[B, C, H, W]`` in the precision of ``y``, in the range of ``A^T``: nothing is invented in the null
+        space.
 
     >>> physics = ei.physics.CT(img_width=32, radon_view=20)
     >>> pinv_cg(physics, torch.rand(1, 1, 46, 20), steps=10).shape
@@ -129,8 +132,11 @@ def pinv_cg(
     steps = check_number("steps of pinv_cg", steps, integer=True, least=1)
     tol = check_number("tol of pinv_cg", tol, least=0)
     adjoint = adjoint_of(physics, image_shape)
-    residual, weighted = y, y if weight is None else weight(y)
+    dtype, y = y.dtype, _at_least_single(y)
+    weighted = y if weight is None else weight(y)
     gradient = adjoint(weighted)
+    unit = _power_of_two(gradient)
+    residual, weighted, gradient = (_times(1 / unit, tensor) for tensor in (y, weighted, gradient))
     direction, x = gradient, torch.zeros_like(gradient)
     squared = _squared_norm(gradient)
     # A gradient is rounding noise below a part of the first one, and below eps ||A|| ||residual|| (inconsistent data),
@@ -166,7 +172,23 @@ def pinv_cg(
         enough = torch.maximum(enough, noise * unexplained)
         before, squared = squared, torch.where(open_, _squared_norm(gradient), squared)
         direction = gradient + _times(squared / torch.where(before > 0, before, 1), direction)
-    return x
+    x = _times(unit, x)
+    return x.to(dtype) if dtype in HALF else x  # of complex measurements images may be real
+
+
+def _at_least_single(tensor: Tensor) -> Tensor:
+    """Half precision as float32: norms of many entries are beyond it. Integers are left for the operator to reject."""
+    return tensor.float() if tensor.dtype in HALF else tensor
+
+
+def _power_of_two(tensor: Tensor) -> Tensor:
+    """The size of every entry along the first axis, ``[B]``. In these units, which change no digit, squares of numbers
+    as of lengths in nanometres do not leave float32's range."""
+    rows = _rows(tensor).detach()
+    largest = rows.abs().amax(1) if rows.shape[1] else rows.new_ones(len(rows))
+    limits = torch.finfo(largest.dtype)
+    size = torch.where((largest >= limits.tiny) & (largest <= limits.max / 2), largest, 1)
+    return size / torch.frexp(size).mantissa
 
 
 def _orthogonal_to(basis: list[Tensor], images: Tensor) -> Tensor:

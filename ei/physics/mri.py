@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.common.checks import check_number
+from ei.common.checks import check_number, check_tensor
 from ei.common.devices import device_of
 from ei.common.seeds import generator
 from ei.errors import InputError
-from ei.physics.base import STAY, NoiseModel, Physics, check_indices, check_tensor, for_each_image
+from ei.physics.base import STAY, NoiseModel, Physics, check_indices, for_each_image
 from ei.physics.krylov import pinv_cg
 from ei.physics.saved import Source, read_array, zeros_and_ones
 from ei.physics.split import Split
@@ -169,10 +169,8 @@ class MRI(Physics):
         """The zero-filled image; with maps, ``cg_steps`` conjugate gradients (CG-SENSE, Pruessmann et al. 2001)."""
         if self.coil_maps is None:
             return self.A_adjoint(y)
-        # Conjugate gradients need more than half precision; exactly so many steps, so that nothing waits for a device.
-        exact = y.to(torch.promote_types(y.dtype, torch.float32))
-        self._check(exact, "k-space for MRI", coils=True)
-        return pinv_cg(self, exact, self.cg_steps, tol=0).to(y.dtype)
+        self._check(y, "k-space for MRI", coils=True)
+        return pinv_cg(self, y, self.cg_steps, tol=0)  # exactly so many steps, so that nothing waits for a device
 
     def A_dagger_of(self, y: Tensor, kept: Tensor) -> Tensor:
         """The pseudo-inverse of the entries that are kept: with maps, by conjugate gradients on these alone."""
@@ -241,6 +239,11 @@ def _check_mask(source: tuple[Tensor, str]) -> Tensor:
     """``[H, W]`` or ``[W]``, or those of n images ``[n, H or 1, W]``, float32."""
     mask, where = source
     shape = list(mask.shape)
+    if mask.dim() == 2 and shape[0] > shape[1] == 1:
+        raise InputError(
+            f"{where} {shape} may be of rows or of columns: give columns as [{shape[0]}], and rows as [H, W], repeated "
+            "for all columns"
+        )
     while mask.dim() > 2 and mask.shape[0] == 1:
         mask = mask[0]
     if mask.dim() == 2 and 1 in mask.shape:  # columns, as Robust EI's [1, 320, 1]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ei.common.checks import check_number
+from ei.common.checks import check_number, check_tensor
 from ei.errors import InputError
 
 
@@ -82,6 +82,7 @@ class GaussianNoise(Noise):
         super().__init__(sigma=check_number("sigma", sigma, least=0))
 
     def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        _check_floating(y, self)
         return y + self.sigma * _normal(y, generator)
 
     def variance(self, y: Tensor) -> Tensor:
@@ -104,7 +105,8 @@ class PoissonNoise(Noise):
         super().__init__(gain=check_number("gain", gain, above=0))
 
     def __call__(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return (self.gain * _poisson(_nonnegative(y, self) / self.gain, generator)).to(y.dtype)
+        counts = _nonnegative(y, self).to(_at_least_float32(y.dtype)) / self.gain  # float16 ends at 65504 of them
+        return (self.gain * _poisson(counts, generator)).to(y.dtype)
 
     def variance(self, y: Tensor) -> Tensor:
         """``gain * y``."""
@@ -218,7 +220,14 @@ def parse_noise(text: str) -> Noise:
         raise InputError(f"noise {text!r} cannot be read: {error}; write {name}:{usage}") from error
 
 
+def _check_floating(y: Tensor, noise: Noise) -> None:
+    check_tensor(y, f"measurements for {noise}")
+    if not (y.is_floating_point() or y.is_complex()):  # the noise would be rounded
+        raise InputError(f"measurements for {noise} must be floating-point, got {y.dtype}; convert them by y.float()")
+
+
 def _check_real(y: Tensor, noise: Noise) -> None:
+    _check_floating(y, noise)
     if y.is_complex():
         raise InputError(f"{noise} is noise of counts, which are real; the measurements are complex")
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ei.common.arrays import FileArray
+from ei.common.arrays import FileArray, native
 from ei.errors import InputError, MissingFileError
 
 Source = Tensor | np.ndarray | Sequence | str | os.PathLike
@@ -66,7 +66,7 @@ def _listed(source: np.ndarray | Sequence, what: str) -> np.ndarray:
         raise InputError(
             f"the {what} must be a tensor, an array or a list of numbers, or the path of one, not {source!r:.60}"
         )
-    return array
+    return native(array)
 
 
 def _picture(path: Path, what: str) -> np.ndarray:

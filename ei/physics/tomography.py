@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ei.common.arrays import ANGLES, read_array
 from ei.common.checks import check_choice, check_number
 from ei.common.devices import device_of
-from ei.errors import InputError, MissingFileError
+from ei.errors import InputError
 from ei.physics.base import NoiseModel, check_indices
 from ei.physics.fbp import (
     back_projection_by_views,
@@ -33,7 +34,6 @@ from ei.physics.fbp import (
 from ei.physics.linear_map import LinearMap, check_matrix_size
 from ei.physics.matrix_free import ENGINES, astra_map, choose_engine, free_memory
 from ei.physics.projections import Projections
-from ei.physics.saved import read_array
 from ei.physics.scan import Scan, projection_map
 from ei.physics.symmetry import views_kept
 
@@ -50,9 +50,9 @@ class Tomography(Projections):
 
     Args:
         image_shape: (H, W).
-        angles: of the V views in degrees, as in the sinogram; any order, any range. Or the path of a file of them:
-            ``.npy``, ``.npz`` (key "angles"), or text. Of n scans that differ: ``[n, V]``, or a list of n lists of any
-            lengths or of n paths; `of` gives the operator of some of them.
+        angles: of the V views in degrees, as in the sinogram; any order, any range. Or the path of a file of them
+            (`ei.common.arrays.FileArray`; of several arrays "angles" is read). Of n scans that differ: ``[n, V]``, or a
+            list of n lists of any lengths or of n paths; `of` gives the operator of some of them.
         n_detectors: D.
         detector_spacing, pixel_size: in one unit of length, as the distances.
         centre: where the rotation axis falls on the detector, in bins from its middle ``(D-1)/2``.
@@ -417,12 +417,5 @@ def _check_views(angles: Iterable[float], which: str) -> tuple[float, ...]:
 
 
 def _read_angles(path: Path) -> np.ndarray:
-    """The numbers of a ``.npy``, ``.npz`` (its "angles", or its only array) or text file."""
-    if path.suffix in (".npy", ".npz"):
-        return read_array(path, "angles")[0].numpy()
-    if not path.exists():
-        raise MissingFileError(f"there is no file of angles {path}; check the path")
-    try:
-        return np.loadtxt(path, delimiter="," if path.suffix == ".csv" else None, ndmin=1)
-    except (OSError, ValueError) as error:
-        raise InputError(f"the angles in {path} cannot be read: {error}") from error
+    """The angles in a file, at least ``[V]`` (see `ei.common.arrays.FileArray`)."""
+    return np.atleast_1d(read_array(path, ANGLES, "angles"))

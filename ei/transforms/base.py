@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ei.common.checks import check_flag, check_number
+from ei.common.checks import check_flag, check_number, check_tensor
 from ei.common.complex import to_channels, to_complex
 from ei.errors import InputError
 
@@ -122,6 +122,7 @@ class Transform:
         Returns:
             ``[n*B, C, H, W]``, transform-major: all of ``x`` under the first element, then under the second, and so on.
         """
+        check_tensor(x, "images for a transform")
         if x.dim() not in self.dimensions:
             raise InputError(f"images for a transform must have shape [B, C, H, W], got {list(x.shape)}")
         elements = self.sample(x) if elements is None else torch.as_tensor(elements)

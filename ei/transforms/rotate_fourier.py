@@ -42,7 +42,7 @@ class FourierRotate(Rotate):
 
 
 def _turned_by_shears(x: Tensor, angle: float) -> Tensor:
-    if angle == 0:
+    if angle == 0 or x.numel() == 0:  # MKL cannot transform empty tensors
         return x
     height, width = x.shape[-2:]
     columns, rows = width // 2, height // 2

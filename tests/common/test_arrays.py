@@ -266,3 +266,41 @@ def test_values_that_a_damaged_file_lacks(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the measurements file .*y\.tif cannot be read: damaged") as error:
         array[19]
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [">u2", ">i4", ">f4", ">f8", ">c16", "g"])
+def test_values_are_in_this_machines_order_of_bytes(tmp_path: Path, kind: str) -> None:
+    """torch takes no other, and no more than double precision."""
+    np.save(tmp_path / "y.npy", ARRAY.astype(kind))
+    array = FileArray(tmp_path / "y.npy")
+    for values in (array[...], array[1:3]):
+        assert values.dtype == array.dtype and torch.from_numpy(np.array(values)).shape == values.shape
+    np.testing.assert_array_equal(array[...], ARRAY)
+
+
+def test_tiff_that_was_written_page_by_page(tmp_path: Path) -> None:
+    """Of which tifffile makes a series for every page, and of all it was the first that was read."""
+    tifffile = pytest.importorskip("tifffile")
+    stack = np.arange(5 * 6 * 7).reshape(5, 6, 7).astype(np.uint16)
+    for name, pages in (("equal.tif", stack), ("unequal.tif", [stack[0], stack[1, :3]])):
+        with tifffile.TiffWriter(tmp_path / name) as file:
+            for page in pages:
+                file.write(page)
+    array = FileArray(tmp_path / "equal.tif")
+    assert array.shape == stack.shape
+    for index in (3, ..., (slice(1, 4), slice(2, 5)), slice(1, 3)):
+        np.testing.assert_array_equal(array[index], stack[index])
+    with pytest.raises(InputError, match=r"unequal.tif must hold pages of one shape and type"):
+        FileArray(tmp_path / "unequal.tif")
+    with tifffile.TiffWriter(tmp_path / "stacks.tif") as file:
+        for _ in range(2):
+            file.write(stack)
+    with pytest.raises(InputError, match=r"stacks.tif holds 2 stacks \[5, 6, 7\]"):
+        FileArray(tmp_path / "stacks.tif")
+
+
+@pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"# angle in \xb0\n", b"# angle in \xc2\xb0\r\n"])
+def test_text_of_table_programs(tmp_path: Path, start: bytes) -> None:
+    """With a mark of the order of bytes, and comments in any encoding."""
+    (tmp_path / "a.csv").write_bytes(start + b"0.5\r\n15.5\r\n30.5\r\n")
+    np.testing.assert_array_equal(read_array(tmp_path / "a.csv"), [0.5, 15.5, 30.5])

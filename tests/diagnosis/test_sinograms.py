@@ -239,3 +239,11 @@ def test_it_takes_ct_and_rejects_other_operators() -> None:
         check_sinogram(Inpainting(4, 4), torch.zeros(1, 1, 4, 4))
     with pytest.raises(InputError, match="59 views"):
         check_sinogram(Tomography(**scan_arguments()), torch.zeros(1, 1, 72, 59))
+
+
+def test_only_tensors_of_real_values_are_checked() -> None:
+    physics = CT(8, 4)
+    y = torch.ones(1, 1, *physics.measurement_shape)
+    for wrong, words in ((y.numpy(), "torch tensor"), (y * 1j, "real"), (y[:0], "not empty")):
+        with pytest.raises(InputError, match=words):
+            check_sinogram(physics, wrong)

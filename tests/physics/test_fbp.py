@@ -14,7 +14,15 @@ from torch import Tensor
 
 from ei.errors import InputError
 from ei.physics import Tomography
-from ei.physics.fbp import detector_share, extension_radius, is_displaced, margins, misses_views, ray_weights
+from ei.physics.fbp import (
+    detector_share,
+    extension_radius,
+    is_displaced,
+    margins,
+    misses_views,
+    ray_weights,
+    view_weights,
+)
 
 N = 96
 FAN = {"source_origin": 400.0, "origin_detector": 200.0, "detector_spacing": 1.5}
@@ -221,3 +229,18 @@ def test_a_short_scan_misses_views_if_the_inscribed_circle_does() -> None:
     fan = {"image_shape": (16, 16), "n_detectors": 40, "source_origin": 60.0, "origin_detector": 30.0}
     missed = [misses_views(Tomography(angles=range(span), **fan).scan) for span in (191, 193, 197, 210)]
     assert missed == [True, True, False, False]
+
+
+def test_angles_of_float32_are_those_of_float64() -> None:
+    """As files have them. In 400 views of a full turn every view comes twice, and was counted as two beside each
+    other, of a step of 0.54 degrees instead of 0.9."""
+    exact = np.arange(400) * 0.9
+    physics, other = (Tomography((16, 16), angles, 24) for angles in (exact, exact.astype(np.float32)))
+    assert physics.step_between_views == pytest.approx(0.9)
+    assert other.step_between_views == pytest.approx(0.9, abs=1e-3)
+    arcs = np.concatenate([np.arange(0, 120, 0.7), np.arange(180, 300, 0.7)])
+    weights, missing = view_weights(arcs, 180)
+    rounded, also_missing = view_weights(arcs.astype(np.float32), 180)
+    np.testing.assert_allclose(rounded, weights, atol=1e-3)
+    np.testing.assert_allclose(also_missing, missing, atol=1e-3)
+    np.testing.assert_allclose(view_weights([0.0, 60.0, 120.0, 179.99999], 180)[0], [30, 60, 60, 30], atol=1e-3)

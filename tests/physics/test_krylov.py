@@ -218,3 +218,35 @@ def test_vectorized_jacobians(physics: Any, images_at_once: int) -> None:
     for function, point in ((physics.A, x), (physics.A_dagger, physics.A(x))):
         plain = torch.autograd.functional.jacobian(function, point)
         torch.testing.assert_close(torch.autograd.functional.jacobian(function, point, vectorize=True), plain)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e6])
+def test_lengths_may_be_in_any_unit(unit: float) -> None:
+    """In metres, pixels of a nanometre: squares of norms left float32's range, and images were 8 times off, or zero."""
+    here, there = (
+        Tomography((12, 12), range(0, 180, 15), 18, detector_spacing=size, pixel_size=size) for size in (1.0, unit)
+    )
+    x = images(2, 1, 12, 12)
+    expected = pinv_cg(here, here.A(x), 10)
+    torch.testing.assert_close(pinv_cg(there, there.A(x), 10), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_the_unit_of_the_measurements_changes_no_digit() -> None:
+    physics = CT(12, 6)
+    y = physics.A(images(2, 1, 12, 12))
+    for factor in (2.0**-50, 2.0**60):
+        for steps in (3, 20):
+            assert torch.equal(pinv_cg(physics, factor * y, steps) / factor, pinv_cg(physics, y, steps))
+    assert not pinv_cg(physics, torch.zeros_like(y)).any() and not pinv_cg(physics, 1e-42 * y).isnan().any()
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float16, 0.02), (torch.bfloat16, 0.1)])
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype, error: float) -> None:
+    """Of float16 the norms of a sinogram were infinite, and the image was NaN or zero."""
+    physics = CT(32, 20)
+    y = physics.A(images(2, 1, 32, 32))
+    x = pinv_cg(physics, y, 10, tol=0)
+    half = pinv_cg(physics, y.to(dtype), 10, tol=0)
+    assert half.dtype == dtype and float((half.float() - x).norm() / x.norm()) < error
+    with pytest.raises(InputError, match="int32"):
+        pinv_cg(physics, y.int())

@@ -323,3 +323,26 @@ def test_a_part_of_k_space_is_reconstructed_from_itself() -> None:
     kept = (torch.rand(2, 1, 1, 8, 8, generator=rng) < 0.7).double()
     torch.testing.assert_close(Split(physics, kept).A_dagger(kept * y), x, rtol=1e-3, atol=1e-3)
     assert MRI(torch.ones(8)).sampling_mask.shape == (1, 1, 1, 8)  # columns are sampling_mask, and split, as wholes
+
+
+def test_a_mask_of_rows_is_not_taken_for_one_of_columns() -> None:
+    rows = (torch.arange(8) % 2).float()[:, None]
+    with pytest.raises(InputError, match=r"mask \[8, 1\] may be of rows or of columns"):
+        MRI(rows)
+    assert MRI(rows[None]).mask.shape == (8,)  # Robust EI's, and fastMRI's, of columns
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e6])
+def test_coil_maps_of_any_size(size: float) -> None:
+    """Maps that are not normalised gave images that were 18 times off, or zero."""
+    maps = torch.randn(3, 12, 12, dtype=torch.complex64, generator=generator(0, "maps"))
+    physics = MRI(torch.ones(12, 12), size * maps, cg_steps=60)
+    x = torch.randn(1, 2, 12, 12, generator=generator(0, "image"))
+    torch.testing.assert_close(physics.A_dagger(physics.A(x)), x, atol=0.05, rtol=0.05)
+
+
+def test_masks_in_another_order_of_bytes(tmp_path: Path) -> None:
+    mask = np.arange(20).reshape(4, 5) % 3 > 0
+    np.save(tmp_path / "mask.npy", mask.astype(">f4"))
+    for source in (mask.astype(">u2"), mask.astype("g"), tmp_path / "mask.npy"):
+        assert np.array_equal(MRI(source).mask.numpy(), mask)

@@ -165,3 +165,20 @@ def test_what_rounding_leaves_below_zero_is_zero(noise: Noise) -> None:
     for negative in (y - 1e-3, 1e-9 * (y - 0.5), -1e-9 * torch.ones(1, 4), torch.tensor([[1.0, -1e-9]]).double()):
         with pytest.raises(InputError, match="negative"):
             noise(negative)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_many_counts_in_half_precision(dtype: torch.dtype) -> None:
+    """More than the 65504 that float16 ends at were infinitely many."""
+    y = PoissonNoise(gain=1e-5)(torch.full((2, 1, 32, 32), 0.9, dtype=dtype), generator=generator(0, "counts"))
+    assert y.dtype == dtype and float(y.double().mean()) == pytest.approx(0.9, abs=4e-3)
+    assert float(y.double().std()) < 3e-3 + torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("noise", MODELS)
+def test_integers_and_arrays_are_rejected(noise: Noise) -> None:
+    """Noise on integers was rounded away, in silence."""
+    with pytest.raises(InputError, match="float"):
+        noise(torch.ones(1, 1, 2, 2, dtype=torch.int64))
+    with pytest.raises(InputError, match="torch tensor"):
+        noise(torch.ones(1, 1, 2, 2).numpy())  # type: ignore[arg-type]

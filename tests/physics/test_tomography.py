@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from makers import disc_image, disc_sinogram
 from torch import Tensor
@@ -202,8 +203,12 @@ def test_angles_come_from_files(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", angles=angles, other=[1])
     (tmp_path / "a.txt").write_text("0\n12.5\n100.25\n")
     (tmp_path / "a.csv").write_text("0,12.5,100.25\n")
-    for name in ("a.npy", "a.npz", "a.txt", "a.csv"):
+    (tmp_path / "commas.txt").write_text("0,12.5,100.25\n")
+    scipy.io.savemat(tmp_path / "a.mat", {"angles": np.array(angles)[:, None]})
+    for name in ("a.npy", "a.npz", "a.txt", "a.csv", "commas.txt", "a.mat"):
         assert Tomography((4, 4), tmp_path / name, 7).config["angles"] == angles
+    (tmp_path / "one.txt").write_text("12.5\n")
+    assert Tomography((4, 4), tmp_path / "one.txt", 7).config["angles"] == [12.5]
     with pytest.raises(MissingFileError):
         Tomography((4, 4), tmp_path / "b.npy", 7)
     (tmp_path / "bad.txt").write_text("zero\n")

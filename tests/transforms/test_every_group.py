@@ -172,3 +172,8 @@ def test_a_new_group_is_two_methods() -> None:
 
     x = torch.rand(2, 1, 4, 4)
     assert torch.equal(Flip(2).apply(x), torch.cat([x.flip(-1)] * 2))
+
+
+def test_arrays_of_numpy_are_rejected() -> None:
+    with pytest.raises(InputError, match="images for a transform must be a torch tensor, got ndarray"):
+        Shift(1).apply(torch.zeros(1, 1, 8, 8).numpy())  # type: ignore[arg-type]

@@ -72,3 +72,7 @@ def test_the_inverse_is_the_inverse(sides: tuple[int, int], degrees: float) -> N
     assert float((transform.act(there, transform.inverse(element)) - x).norm() / x.norm()) < tolerance
     assert float((transform.act(transform.act(x, -element), element) - x).norm() / x.norm()) < tolerance
     assert float((transform.act(x, -element) - transform.act(x, 360 - element)).norm() / x.norm()) < 0.3
+
+
+def test_of_no_images_there_are_none() -> None:
+    assert FourierRotate(1).apply(torch.zeros(0, 1, 8, 8), [33.0]).shape == (0, 1, 8, 8)
