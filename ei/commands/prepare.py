@@ -58,8 +58,8 @@ def parser(prog: str) -> Parser:
     made.add_argument("--flat", type=path, metavar="PATH", help="sinogram, noise: its counts without the object")
     made.add_argument("--dark", type=path, metavar="PATH", help="sinogram, noise: its counts without the beam")
     made.add_argument("--angles", type=path, metavar="PATH", help="sinogram: of the views, in degrees")
-    made.add_argument("--repair", action="store_true", help="sinogram: interpolate defective detectors and views, and "
-                      "remove stripes")  # fmt: skip
+    made.add_argument("--repair", action="store_true", help="sinogram: interpolate defective detectors, views and "
+                      "zingers, and remove stripes")  # fmt: skip
     made.add_argument("--axes", choices=("coils", "slices"), help="kspace: what the first of three axes counts")
     made.add_argument("--bin", type=int, metavar="N", help="average N neighbouring detectors (default: 1)")
     made.add_argument("--centre", type=float, metavar="BINS", help="sinogram: where the rotation axis falls on the "

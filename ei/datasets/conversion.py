@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from ei.common.arrays import ANGLES, HDF5, FileArray, read_array, split_name
 from ei.common.files import identity_of
-from ei.common.processes import Processes
 from ei.common.unfinished import UnfinishedArray
 from ei.datasets.counts import Light, beam_of, transmission
 from ei.datasets.defects import Defects, find_defects, repair
@@ -170,7 +169,7 @@ class Conversion:
         self.n = n
         self.with_repair = with_repair
         self.detectors = len(bin_detectors(np.zeros(detectors), n, 0))
-        self.defects = Defects([], [], [])
+        self.defects = Defects()
         self._rows_at_once = max(1, memory // (8 * COPIES * views * detectors))
         self._least = self._least_transmission(max(1, memory // (8 * COPIES * self.rows * detectors)))
 
@@ -193,9 +192,7 @@ class Conversion:
         y = -np.log(transmitted).transpose(1, 2, 0)
         found = find_defects(y)
         y = repair(y, found) if self.with_repair else y
-        lists = (found.stuck, found.drifted, found.dark_views)
-        found = Defects(*([(start + row, place) for row, place in places] for places in lists))
-        return bin_detectors(y, self.n, axis=-2).astype(np.float32), found
+        return bin_detectors(y, self.n, axis=-2).astype(np.float32), found.behind(start)
 
     def sinogram(self, row: int) -> np.ndarray:
         """That of one row, ``[D/n, V]``."""
@@ -220,20 +217,15 @@ class Conversion:
                 array.begin((self.detectors, len(self.angles)), np.float32)
             left = array.share()
             is_first = array.processes.first
+            defects: list[Defects] = []
             with tqdm(total=len(left), unit="row", delay=1, disable=not is_first) as bar:
                 for block in _blocks(left, self._rows_at_once):
                     y, found = self.sinograms(block.start, block.stop)
                     array.write(block, y)
-                    for name in ("stuck", "drifted", "dark_views"):
-                        getattr(self.defects, name).extend(getattr(found, name))
+                    defects.append(found)
                     bar.update(len(block))
-            self._gather_defects(array.processes)
+            self.defects = Defects.joined(array.processes.gathered(Defects.joined(defects)))
             array.complete()
-
-    def _gather_defects(self, processes: Processes) -> None:
-        """Let each process have the defects that all of them found."""
-        found = processes.gathered((self.defects.stuck, self.defects.drifted, self.defects.dark_views))
-        self.defects = Defects(*([place for places in lists for place in places] for lists in zip(*found, strict=True)))
 
 
 def check_output(out: Path) -> None:

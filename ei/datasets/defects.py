@@ -1,16 +1,17 @@
-"""Defects of a detector in counts or sinograms: detectors that are stuck or have drifted, and views without beam."""
+"""Defects of a detector in counts or sinograms: detectors that are stuck or have drifted, views without beam, and
+zingers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import numpy as np
-from scipy.ndimage import median_filter
+from scipy.ndimage import median_filter, minimum_filter1d
 
 from ei.errors import InputError
 
-Places = list[tuple[int, int]]
+Places = list[tuple[int, ...]]
 
 # A detector is stuck if it changes from view to view less than this part of what its neighbours do.
 STUCK = 0.05
@@ -19,20 +20,45 @@ STUCK = 0.05
 SHARP, SIGNIFICANT = 2.0, 6.0
 # Of the range of the sinogram: smaller stripes are left, as are views whose mean differs less from those beside it.
 STRIPE, DARK_VIEW = 0.01, 0.1
+# A zinger lies below the rest by this part of the range, and by this many standard deviations of the noise.
+ZINGER, BEYOND_NOISE = 0.1, 8.0
 WIDEST = 3  # stripes, in detectors
 FEWEST_VIEWS = 32
 
 
 @dataclass(frozen=True)
 class Defects:
-    """The defects of sinograms ``[n, D, V]``, each list of (row, detector) or (row, view)."""
+    """The defects of sinograms ``[n, D, V]``, each list of (row, detector), (row, view) or (row, detector, view).
 
-    stuck: Places  # detectors whose value does not change: dead, hot, or saturated in all views
-    drifted: Places  # whose sensitivity is not that of the flats: stripes in the sinogram, rings in the image
-    dark_views: Places  # without beam, or with less than the others
+    Attributes:
+        stuck: detectors whose value does not change: dead, hot, or saturated in all views.
+        drifted: detectors whose sensitivity is not that of the flats: stripes in the sinogram, rings in the image.
+        dark_views: views without beam, or with less than the others.
+        zingers: single counts far above the others, as of cosmic rays.
+    """
+
+    stuck: Places = field(default_factory=list)
+    drifted: Places = field(default_factory=list)
+    dark_views: Places = field(default_factory=list)
+    zingers: Places = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.stuck or self.drifted or self.dark_views)
+        return any(self.lists)
+
+    @property
+    def lists(self) -> list[Places]:
+        """Those of every kind."""
+        return [getattr(self, kind.name) for kind in fields(self)]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Defects]) -> Defects:
+        """Those of several parts of a scan together."""
+        of_kinds = zip(*(part.lists for part in parts), strict=True)
+        return cls(*([place for places in lists for place in places] for lists in of_kinds))
+
+    def behind(self, rows: int) -> Defects:
+        """The same, so many rows further on."""
+        return Defects(*([(row + rows, *place) for row, *place in places] for places in self.lists))
 
     @property
     def sentences(self) -> list[str]:
@@ -41,6 +67,7 @@ class Defects:
             ("detectors are stuck (their value does not change)", self.stuck),
             ("detectors have drifted since the flats (stripes in the sinogram)", self.drifted),
             ("views have no beam, or another one", self.dark_views),
+            ("single counts are far above the others (zingers; detector, view)", self.zingers),
         )
         return [f"{len(places)} {what}: {_listed(places)}" for what, places in kinds if places]
 
@@ -50,7 +77,8 @@ def find_defects(y: np.ndarray, stripe: float = STRIPE) -> Defects:
     than the part ``stripe`` of the range are none.
 
     A feature of one to three detectors exactly on the rotation axis looks like a drifted detector. With fewer than
-    32 views no defects of detectors are found.
+    32 views no defects of detectors are found. Zingers are found in line integrals, not in
+    counts; gratings of one pixel can look like some.
 
     Raises:
         InputError: for another shape, or values that are not finite.
@@ -59,29 +87,37 @@ def find_defects(y: np.ndarray, stripe: float = STRIPE) -> Defects:
     stuck: Places = []
     drifted: Places = []
     dark_views: Places = []
+    zingers: Places = []
     for row, sinogram in enumerate(y):
         dark = _stripes(sinogram.T, 1, DARK_VIEW)
         dark_views += [(row, int(view)) for view in dark]
-        lit = np.delete(sinogram, dark, axis=1)
-        if lit.shape[1] < FEWEST_VIEWS:
+        views = np.setdiff1d(np.arange(sinogram.shape[1]), dark)
+        lit = sinogram[:, views]
+        if len(views) < FEWEST_VIEWS:
             continue
         constant = _constant(lit)
         stuck += [(row, int(detector)) for detector in constant]
-        stripes = _stripes(_interpolated(lit, constant), WIDEST, stripe)
+        lit = _interpolated(lit, constant)
+        flashes = _flashes(lit)
+        zingers += [(row, int(detector), int(views[view])) for detector, view in np.argwhere(flashes)]
+        stripes = _stripes(_without_flashes(lit, flashes), WIDEST, stripe)
         drifted += [(row, int(detector)) for detector in stripes if detector not in constant]
-    return Defects(stuck, drifted, dark_views)
+    return Defects(stuck, drifted, dark_views, zingers)
 
 
 def repair(y: np.ndarray, defects: Defects) -> np.ndarray:
-    """Sinograms of the same shape and type, with dark views and stuck detectors interpolated from those beside them,
-    and the stripes of drifted detectors removed (`without_stripes`)."""
+    """Sinograms of the same shape and type, with zingers, dark views and stuck detectors interpolated from what is
+    beside them, and the stripes of drifted detectors removed (`without_stripes`)."""
     rows = np.array(_rows(y))
+    flashes = np.zeros(rows.shape, dtype=bool)
+    flashes[tuple(np.array(defects.zingers, dtype=int).reshape(-1, 3).T)] = True
     for row in range(len(rows)):
         dark, stuck, drifted = (
-            [index for place, index in places if place == row]
+            [place[1] for place in places if place[0] == row]
             for places in (defects.dark_views, defects.stuck, defects.drifted)
         )
         rows[row] = _interpolated(_interpolated(rows[row].T, dark).T, stuck)
+        rows[row] = _without_flashes(rows[row], flashes[row])
         if drifted:
             rows[row][drifted] = without_stripes(rows[row])[drifted]
     return rows.reshape(y.shape).astype(y.dtype)
@@ -115,6 +151,26 @@ def _constant(y: np.ndarray) -> list[int]:
         min(change[max(0, d - 3) : d].max(initial=0), change[d + 1 : d + 4].max(initial=0)) for d in range(len(change))
     ]
     return [d for d, side in enumerate(sides) if change[d] < STUCK * side]
+
+
+def _flashes(y: np.ndarray) -> np.ndarray:
+    """Where line integrals ``[D, V]`` are far below all that the views before and behind measure nearby: so far as
+    anything in the object moves between two views of a full turn. A gap in an object is in more than one view."""
+    low, high = np.percentile(y, (1, 99))
+    reach = int(np.ceil(np.pi * y.shape[0] / y.shape[1])) + 1
+    nearby = np.pad(minimum_filter1d(y, 2 * reach + 1, axis=0), ((0, 0), (1, 1)), mode="reflect")
+    floor = np.minimum(nearby[:, :-2], nearby[:, 2:])
+    rough = np.abs(y - median_filter(y, (3, 1)))
+    noise = 3 * np.maximum(np.median(rough, axis=1)[:, None], np.median(rough, axis=0)[None])
+    return y < floor - np.maximum(ZINGER * (high - low), BEYOND_NOISE * noise)
+
+
+def _without_flashes(y: np.ndarray, flashes: np.ndarray) -> np.ndarray:
+    """``y`` ``[D, V]`` with these values interpolated from the other detectors of their view."""
+    y = y.copy()
+    for view in np.flatnonzero(flashes.any(0)):
+        y[:, view] = _interpolated(y[:, view, None], np.flatnonzero(flashes[:, view]).tolist())[:, 0]
+    return y
 
 
 def _stripes(y: np.ndarray, widest: int, least: float) -> list[int]:
@@ -152,6 +208,7 @@ def _interpolated(y: np.ndarray, bad: Sequence[int]) -> np.ndarray:
 
 
 def _listed(places: Places) -> str:
-    several = any(row for row, _ in places)
-    names = [f"{index} of row {row}" if several else str(index) for row, index in places]
+    several = any(row for row, *_ in places)
+    texts = [str(place[0]) if len(place) == 1 else str(tuple(place)) for _, *place in places]
+    names = [f"{text} of row {row}" if several else text for text, (row, *_) in zip(texts, places, strict=True)]
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

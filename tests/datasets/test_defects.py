@@ -115,7 +115,7 @@ def test_defects_are_found_and_repaired(kind: str, name: str, photons: float) ->
     defects = find_defects(bad)
     attribute, places = FOUND[kind]
     assert getattr(defects, attribute) == [(0, place) for place in places], defects
-    assert len(defects.stuck) + len(defects.drifted) + len(defects.dark_views) == len(places)
+    assert sum(map(len, defects.lists)) == len(places)
     assert len(defects.sentences) == 1 and f": {', '.join(map(str, places))}" in defects.sentences[0]
     mended = repair(bad, defects)
     assert mended.shape == bad.shape and mended.dtype == bad.dtype
@@ -123,6 +123,42 @@ def test_defects_are_found_and_repaired(kind: str, name: str, photons: float) ->
     assert error < least + 0.25 * (before - least)
     others = np.delete(mended, places, axis=1 if attribute == "dark_views" else 0)
     np.testing.assert_array_equal(others, np.delete(bad, places, axis=1 if attribute == "dark_views" else 0))
+
+
+@pytest.mark.parametrize("photons", [1e3, 1e5])
+@pytest.mark.parametrize("name", ["disc", "rods", "phantom"])
+def test_zingers_are_found_and_repaired(name: str, photons: float) -> None:
+    """Of 20 saturated counts at random places nearly all are found, and nothing else; two side by side, too."""
+    y = sinogram(OBJECTS[name]())
+    counts = noisy(y, photons)
+    clean = integrals(counts, photons)
+    rng = np.random.default_rng(1)
+    places = {(0, int(d), int(v)) for d, v in zip(rng.integers(0, SIDE, 18), rng.integers(0, VIEWS, 18), strict=True)}
+    places |= {(0, 50, 44), (0, 51, 44)}
+    for _, detector, view in places:
+        counts[detector, view] = 2 * photons
+    bad = integrals(counts, photons)
+    defects = find_defects(bad)
+    assert set(defects.zingers) <= places and len(defects.zingers) >= 0.9 * len(places)
+    assert not defects.stuck + defects.drifted + defects.dark_views
+    assert "zingers; detector, view" in defects.sentences[0] and str(defects.zingers[0][1:]) in defects.sentences[0]
+    mended = repair(bad, defects)
+    error, before, least = (float(np.linalg.norm(z - y)) for z in (mended, bad, clean))
+    assert error < least + 0.4 * (before - least)
+    places_found = np.zeros(bad.shape, dtype=bool)
+    for _, detector, view in defects.zingers:
+        places_found[detector, view] = True
+    np.testing.assert_array_equal(mended[~places_found], bad[~places_found])
+
+
+def test_a_thin_gap_in_an_object_is_no_zinger() -> None:
+    """It is in all views, where the step between them takes it."""
+    image = disc(40)
+    image[20, 48] = image[48, 75] = 0
+    assert not find_defects(sinogram(50 * image, views=36)).zingers
+    plates = np.zeros((SIDE, SIDE))
+    plates[30:66, [k for k in range(30, 66) if k % 8 < 3]] = 1
+    assert not find_defects(sinogram(plates)).zingers
 
 
 def test_defects_of_several_rows() -> None:
@@ -142,10 +178,11 @@ def test_defects_of_several_rows() -> None:
 
 def test_the_defects_of_a_row_leave_the_other_rows_as_they_are() -> None:
     y = np.random.default_rng(0).random((2, 12, 40))
-    repaired = repair(y, Defects(stuck=[(1, 3)], drifted=[(1, 7)], dark_views=[(1, 5)]))
+    repaired = repair(y, Defects(stuck=[(1, 3)], drifted=[(1, 7)], dark_views=[(1, 5)], zingers=[(1, 9, 20)]))
     np.testing.assert_array_equal(repaired[0], y[0])
     np.testing.assert_array_equal(repaired[1][[0, 1, 2]][:, [0, 1]], y[1][[0, 1, 2]][:, [0, 1]])
     assert not any(np.array_equal(repaired[1][row], y[1][row]) for row in (3, 7))
+    assert np.flatnonzero(repaired[1][9] != y[1][9]).tolist() == [5, 20]
 
 
 def test_few_views_tell_nothing_of_detectors() -> None:
