@@ -191,8 +191,10 @@ def check_count(physics: Any, data: Any, what: str) -> None:
     if count in (1, there):
         return
     argument = getattr(physics, "own_argument", None)
-    each = {"angles": "a scan", "mask": "a mask"}.get(argument or "", "an operator")
-    advice = f"; give theirs with physics.{argument}" if argument else ""
+    each, advice = {
+        "angles": ("a scan", "; give theirs with physics.angles"),
+        "mask": ("a mask", "; give theirs with physics.mask (--mask)"),
+    }.get(argument or "", ("an operator", ""))
     raise InputError(f"there is {each} for each of {count} images, and there are {there} {what}{advice}")
 
 

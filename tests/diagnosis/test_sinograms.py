@@ -114,7 +114,8 @@ def wide_scan(parts: Sequence[Disc] = PARTS, **changes: Any) -> tuple[dict[str, 
     return arguments, y + 0.003 * y.max() * noise
 
 
-@pytest.mark.parametrize("true", ["flat", pytest.param("curved", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("true", ["flat", "curved"])
 def test_the_shape_of_a_wide_detector_is_found(true: str) -> None:
     """Flat and curved detectors have the outermost rays of the object 2 detectors apart, which passed as fitting."""
     arguments, y = wide_scan(detector=true)
@@ -186,6 +187,7 @@ def test_a_wrong_distance_is_not_taken_for_another_shape() -> None:
         assert not shape_by_opposite_rays(scan, y[0, 0].numpy()).is_other
 
 
+@pytest.mark.slow
 def test_a_curved_detector_of_other_bins_is_found() -> None:
     """Bins of equal angles between the edges of a flat detector, where both shapes agree."""
     arguments, y = wide_scan(detector="curved")

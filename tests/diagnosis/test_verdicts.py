@@ -42,6 +42,7 @@ def test_known_answers(answers: dict[str, Diagnosis], name: str) -> None:
     assert answers[name].verdict.startswith(CASES[name][3])
 
 
+@pytest.mark.slow
 def test_known_figures(answers: dict[str, Diagnosis]) -> None:
     strip = answers["strip of frequencies, quarter turns"]
     seen = ((COLUMN.abs() <= 3) | (ROW.abs() <= 3)).float().mean()

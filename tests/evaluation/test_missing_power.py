@@ -88,7 +88,7 @@ def test_it_is_the_error_of_the_mean(scanner: str, sigma: float) -> None:
     torch.testing.assert_close(missing_power(physics, x[3:4], y[3:4]), missing_power(physics, x, y)[3:4])
 
 
-@pytest.mark.parametrize("sigma", [0.0, 2.0])
+@pytest.mark.parametrize("sigma", [0.0, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_it_calibrates_error_bars_that_are_too_small(sigma: float) -> None:
     """x has lost what lies between the views, so that its draws cannot lose it again."""
     physics = SCANNERS["parallel"](GaussianNoise(sigma) if sigma else None)

@@ -187,7 +187,9 @@ def test_cuda_graphs_follow_what_is_frozen_and_copied(device: torch.device) -> N
         assert relative(twin(y), f(y)) > 1e-3
 
 
-@pytest.mark.parametrize("method", ["mc", "ei", "ei_frozen"])
+@pytest.mark.parametrize(
+    "method", ["ei", pytest.param("mc", marks=pytest.mark.slow), pytest.param("ei_frozen", marks=pytest.mark.slow)]
+)
 def test_cuda_graphs_in_a_closure(method: str, device: torch.device) -> None:
     closure = {
         "mc": MCClosure(),

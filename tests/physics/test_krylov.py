@@ -34,6 +34,7 @@ def test_weighted_steps_come_to_the_pseudo_inverse_and_sooner() -> None:
         assert distance(steps, physics.filter) < distance(steps + 1)
 
 
+@pytest.mark.slow
 def test_weighted_steps_on_data_that_no_image_explains() -> None:
     """The weighted least squares, in value and gradient, and more steps move neither (float32, where most of the data
     is what no image explains)."""

@@ -50,10 +50,10 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "fan, short scan": (np.arange(0, 206, 1.5), FAN),
     "fan, strong, more than a short scan": (np.arange(30, 30 + 250, 1.5), STRONG),
 }
-SLOW = ("a full turn", "uneven", "both ends", "fan", "fan, uneven", "fan, axis", "fan, strong")
+FAST = ("half a turn", "shuffled, negative", "wide detectors", "millimetres", "axis", "fan, short scan")
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in CASES])
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case not in FAST)) for case in CASES])
 def test_projections_are_those_of_discs_and_fbp_gives_the_discs(case: str) -> None:
     angles, options = CASES[case]
     size = options.get("pixel_size", 1.0)

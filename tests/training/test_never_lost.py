@@ -69,8 +69,18 @@ class SignalAt(EIClosure):
         return super().__call__(*args)
 
 
-@pytest.mark.parametrize("step", [1, 4, 6])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STEPS = (1, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        pytest.param(number, step, marks=[pytest.mark.slow] * (SIGNALS.index(number) != STEPS.index(step)))
+        for number in SIGNALS
+        for step in STEPS
+    ],
+)
 def test_a_signal_finishes_the_step_and_saves(tmp_path: Path, number: int, step: int) -> None:
     """4 steps an epoch: after the first, at the end of an epoch, inside one."""
     before = signal.getsignal(number)

@@ -285,7 +285,7 @@ CLOSURES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("steps", [2, 5])
+@pytest.mark.parametrize("steps", [2, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("closure", CLOSURES)
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path: Path, closure: Any, steps: int) -> None:
     options: dict[str, Any] = {"schedule": cosine_schedule(4), "epochs": 4, "noise": GaussianNoise(0.05),
