@@ -127,14 +127,15 @@ def of_reproduce(folder: Path, problem: str) -> dict[str, str]:
     best = max(classical, key=lambda name: classical[name], default=None)
     values = {name: cell_means(folder, f"{problem}_{name}", "psnr_paper_net") for name in ("mc", "ei", "rei", "sup")}
     robust = f"; REI {decibels(values['rei'])}" if values["rei"] else ""
+    method = "ei" if values["ei"] else "rei"
     return {
         "pinv": decibels(cell_means(folder, f"{problem}_{first}", "psnr_paper_pinv")),
         "best": "-" if best is None else f"{best} {classical[best]:.2f}",
         "mc": decibels(values["mc"]),
         "ei": decibels(values["ei"]) + robust,
         "sup": decibels(values["sup"]),
-        "seeds": str(len(values["ei"])),
-        "minutes": f"{methods['ei']['minutes']:.0f}",
+        "seeds": str(len(values[method])),
+        "minutes": f"{methods[method]['minutes']:.0f}",
     }
 
 
