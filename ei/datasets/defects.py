@@ -160,6 +160,10 @@ def _flashes(y: np.ndarray) -> np.ndarray:
     reach = int(np.ceil(np.pi * y.shape[0] / y.shape[1])) + 1
     nearby = np.pad(minimum_filter1d(y, 2 * reach + 1, axis=0), ((0, 0), (1, 1)), mode="reflect")
     floor = np.minimum(nearby[:, :-2], nearby[:, 2:])
+    # Whatever is near the ends may come from beyond them: there the floor is that of the whole sinogram.
+    inside = np.zeros(y.shape, dtype=bool)
+    inside[reach:-reach, 1:-1] = True
+    floor = np.where(inside, floor, np.minimum(floor, low))
     rough = np.abs(y - median_filter(y, (3, 1)))
     noise = 3 * np.maximum(np.median(rough, axis=1)[:, None], np.median(rough, axis=0)[None])
     return y < floor - np.maximum(ZINGER * (high - low), BEYOND_NOISE * noise)
