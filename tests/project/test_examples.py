@@ -18,8 +18,8 @@ FIGURES = ROOT / "docs" / "gallery_figures"
 NEEDS = {"plot_deepinv_operator": "deepinv"}
 
 
-def test_there_are_eleven() -> None:
-    assert len(SCRIPTS) == 11 and all(path.name.startswith("plot_") for path in SCRIPTS)
+def test_there_are_twelve() -> None:
+    assert len(SCRIPTS) == 12 and all(path.name.startswith("plot_") for path in SCRIPTS)
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=[path.stem for path in SCRIPTS])
