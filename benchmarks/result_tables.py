@@ -120,10 +120,8 @@ def of_reproduce(folder: Path, problem: str) -> dict[str, str]:
     """The cells of a row of the summary, from a folder of benchmarks/reproduce.py."""
     methods = json.loads((folder / f"{problem}.json").read_text(encoding="utf-8"))["methods"]
     first = next(iter(methods))
-    classical = {
-        title_of_best(name): cell_means(folder, f"{problem}_{first}", f"psnr_paper_{name}")[0]
-        for name in methods[first]["classical"]
-    }
+    rows = read_metrics(folder / f"{problem}_{first}.csv")  # files of other seeds have no classical reconstructions
+    classical = {title_of_best(name): mean(rows, f"psnr_paper_{name}") for name in methods[first]["classical"]}
     best = max(classical, key=lambda name: classical[name], default=None)
     values = {name: cell_means(folder, f"{problem}_{name}", "psnr_paper_net") for name in ("mc", "ei", "rei", "sup")}
     robust = f"; REI {decibels(values['rei'])}" if values["rei"] else ""
