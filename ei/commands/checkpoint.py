@@ -117,19 +117,25 @@ def carried_physics(state: Mapping[str, Any], tree: Tree, device: torch.device, 
         return carried
     if is_user_code(typed.get("name")):
         raise InputError(f"physics {typed['name']} contradicts the checkpoint {path}, which was trained for {carried}")
-    return _physics_of_call(carried, tree["physics"], device, others, (typed, described, path))
+    return _physics_of_call(carried, tree["physics"], device, others, typed, described, path)
 
 
 def _physics_of_call(
-    carried: Any, description: Any, device: torch.device, others: bool, messages: tuple[Tree, Tree, str]
+    carried: Any,
+    description: Any,
+    device: torch.device,
+    others: bool,
+    typed: Mapping[str, Any],
+    described: Mapping[str, Any],
+    path: str,
 ) -> Any:
     """The operator that a checkpoint carries; with ``others``, where every image has its own, that of a description.
-    Raises unless the two agree in all else, tensors included."""
+    Raises unless the two agree in all else, tensors included; the values ``typed`` and ``described`` in the checkpoint
+    at ``path`` are for the message."""
     sides = (getattr(carried, "image_shape", None) or (1, 1))[-2:]
     other = build_physics(description, device, sizes_of((1, *sides))).object
     may_differ = carried.own_argument if others and carried.count > 1 else None
     if _differences(carried, other) - {may_differ}:
-        typed, described, path = messages
         keys = [key for key in {**typed, **described} if key.split(".")[0] != may_differ]
         changed = next((key for key in keys if typed.get(key) != described.get(key)), "name")
         raise InputError(

@@ -20,8 +20,6 @@ from ei.errors import InputError
 from ei.physics.base import where_sampled
 from ei.physics.noise_adapter import get_noise
 
-INTEGERS = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.int32, torch.int64)
-
 
 class Indexed(Dataset):
     """Items ``{"x": image, "index": its index}``: the index seeds what is drawn once per image, and selects its
@@ -272,7 +270,8 @@ def images_of(batch: Any) -> Tensor:
     if not isinstance(batch, torch.Tensor) or batch.dim() not in (3, 4):
         got = list(batch.shape) if isinstance(batch, torch.Tensor) else type(batch).__name__
         raise InputError(f"a batch must be images [B, H, W] or [B, C, H, W], or a list that begins so, got {got}")
-    if batch.dtype in INTEGERS:  # of 0 to 255, mostly: no learning rate or alpha is meant for these
+    if not (batch.is_floating_point() or batch.is_complex() or batch.dtype == torch.bool):
+        # Of 0 to 255, mostly: no learning rate or alpha is meant for these.
         name = str(batch.dtype).removeprefix("torch.")
         raise InputError(f"images must be floating-point numbers, got {name}; scale them to [0, 1], as x / 255")
     return batch if batch.dim() == 4 else batch.unsqueeze(1)

@@ -77,8 +77,8 @@ def find_defects(y: np.ndarray, stripe: float = STRIPE) -> Defects:
     than the part ``stripe`` of the range are none.
 
     A feature of one to three detectors exactly on the rotation axis looks like a drifted detector. With fewer than
-    32 views no defects of detectors are found. Zingers are found in line integrals, not in
-    counts; gratings of one pixel can look like some.
+    32 views no defects of detectors are found. Zingers are found in line integrals, not in counts; gratings of one
+    pixel can look like some.
 
     Raises:
         InputError: for another shape, or values that are not finite.

@@ -50,9 +50,8 @@ def reconstruct_all(
     with evaluating(f), torch.no_grad():
         selected_f, physics_of_image = select_function(f, physics, [index])
         if y is None:
-            y = simulate(
-                physics_of_image, x, [index], derive_seed(seed, "test")
-            )  # not the noise of the training images
+            seed_of_noise = derive_seed(seed, "test")  # not that of the training images
+            y = simulate(physics_of_image, x, [index], seed_of_noise)
         net = selected_f(y)
         return {"y": y, "pinv": physics_of_image.A_dagger(y), "net": net, "x": x}
 

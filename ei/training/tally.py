@@ -20,9 +20,8 @@ class _Note:
     step: int
     columns: tuple[str, ...]
     values: Tensor  # on the device: this process's share of each column
-    peak: (
-        Tensor | None
-    )  # the largest |x| of the ground truth; where it is there, the last column is the mean squared error
+    # The largest |x| of the ground truth; where it is there, the last column is the mean squared error.
+    peak: Tensor | None
     per_image: int  # images times channels of the whole batch
 
 
