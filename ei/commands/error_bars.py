@@ -126,7 +126,7 @@ def measurements_of(f: Any, data: Any) -> Iterator[tuple[Any, Any, Tensor, Any]]
         if isinstance(data, Measurements):
             yield own, physics, data[index][None].to(device), None
             continue
-        x, y = image_and_measurement(data, index, device)
+        x, y, _ = image_and_measurement(data, index, device)
         yield own, physics, simulate(physics, x, [index], derive_seed(0, "test")) if y is None else y, x
 
 

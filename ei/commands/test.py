@@ -37,7 +37,6 @@ from ei.common.devices import choose_device
 from ei.common.drawing import show_if_screen
 from ei.common.files import load_file
 from ei.datasets import ImageTree, Measurements, Pairs
-from ei.datasets.batches import index_in_whole
 from ei.diagnosis.before_training import report_truth
 from ei.diagnosis.user_defined import Shape
 from ei.errors import InputError, MissingFileError
@@ -115,8 +114,8 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
     write_metrics(rows, folder / "metrics.csv")
     for sample in samples:
         figure = folder / f"sample_{sample}.png"
-        x, y = image_and_measurement(images, sample, device)
-        comparison(f, f.physics, x, figure, name, index_in_whole(images, sample), y)
+        x, y, place = image_and_measurement(images, sample, device)
+        comparison(f, f.physics, x, figure, name, place, y)
         show_if_screen(figure)
     if bars is not None:
         _error_bars(f, images, bars, options, folder, samples)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ei.common.complex import magnitude
-from ei.datasets.batches import index_in_whole
 from ei.evaluation.classical import Reconstruction
 from ei.evaluation.quality import evaluate, image_and_measurement, reconstruct_all
 from ei.models.base import ReconstructionFunction
@@ -71,8 +70,7 @@ def compare(
     """
     more = more or {}
     rows = evaluate(f, physics, images, more)
-    x, y = image_and_measurement(images, index, next(f.parameters()).device)
-    place = index_in_whole(images, index)
+    x, y, place = image_and_measurement(images, index, next(f.parameters()).device)
     done = reconstruct_all(f, physics, x, place, y=y)
     with torch.no_grad():
         others = {title: function(select_physics(physics, [place]), done["y"]) for title, function in more.items()}

@@ -104,8 +104,7 @@ def evaluate(
     data_range = data_range_of(images) if data_range is None else data_range
     rows = []
     for index in range(len(images)):
-        x, y = image_and_measurement(images, index, device)
-        place = index_in_whole(images, index)
+        x, y, place = image_and_measurement(images, index, device)
         outputs = reconstruct_all(f, physics, x, place, y=y)
         y = outputs.pop("y")
         truth = magnitude(outputs.pop("x"))
@@ -121,15 +120,16 @@ def evaluate(
     return rows
 
 
-def image_and_measurement(images: Any, index: int, device: Any) -> tuple[Tensor, Tensor | None]:
-    """An image of a data set as a batch of one, and its measurement where the set has them. What the set draws for an
-    item is the same every time."""
+def image_and_measurement(images: Any, index: int, device: Any) -> tuple[Tensor, Tensor | None, int]:
+    """An image of a data set as a batch of one, its measurement where the set has them, and the index that selects its
+    operator (`ei.datasets.batches.index_in_whole`). What the set draws for an item is the same every time."""
+    place = index_in_whole(images, index)
     with seeded(derive_seed(0, "test item", index)):
         item = images[index]
     if not isinstance(images, Pairs):
-        return image_of(item).to(device), None
+        return image_of(item).to(device), None, place
     y, x = item
-    return x[None].to(device), y[None].to(device)
+    return x[None].to(device), y[None].to(device), place
 
 
 def mean_and_std(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
@@ -236,8 +236,8 @@ def report(
     device = next(f.parameters()).device
     drawn = []
     for index in range(min(n_drawn, len(images))):
-        x, y = image_and_measurement(images, index, device)
-        drawn.append(images_by_title(reconstruct_all(f, physics, x, index_in_whole(images, index), y=y), name))
+        x, y, place = image_and_measurement(images, index, device)
+        drawn.append(images_by_title(reconstruct_all(f, physics, x, place, y=y), name))
     if drawn:
         image_grid(drawn, folder / "reconstructions.png")
     files = ["reconstructions.png", "metrics.csv", "loss.png", "training_loss.csv", "config.yaml"]
