@@ -5,8 +5,8 @@ every frequency the power that x lacks is its mean squared error. No view measur
 where views surround the object, this power is on average that along the views, which y has. So the spectra of the views
 y are compared with those of projections of x at angles between the views.
 
-Views along the rows or columns of the pixels are left out. There, and nowhere else, a view looks along the border of
-the image and the other straight edges of its pixels, and has several times the power of all other views.
+Views have weights: sin(2 angle)^2, zero along the rows and columns of the pixels. There a view looks along the border
+of the image and the other straight edges of its pixels, and has several times the power of its neighbours.
 
 This holds for an f close to the mean: one that was trained to a small squared error, by EI or with ground truth.
 Least squares and filtered back-projection have streaks, which are power, too.
@@ -27,8 +27,6 @@ from ei.evaluation.uncertainty import bootstrap, measure_with, noise_for
 
 # Positions between two views, and images of white noise that show how much power of each frequency A passes on.
 POSITIONS, WHITE_IMAGES = 6, 8
-# Views within so many steps, and so many degrees, of a row or column of pixels are left out.
-STEPS_TO_AXES, DEGREES_TO_AXES = 1.25, 15
 # Frequencies of which A passes on less than this part of the most are left out: finer than the pixels.
 LEAST_PASSED = 0.1
 
@@ -46,7 +44,8 @@ def missing_power(physics: Any, x: Tensor, y: Tensor, noise: Any = None, seed: i
         seed: of the noise that is drawn for that.
 
     Raises:
-        InputError: for an operator without ``step_between_views``, or one that leaves lines out.
+        InputError: for an operator without ``step_between_views``, or one that leaves lines out or looks along the
+            pixels alone.
 
     >>> physics = ei.physics.CT(16, 10)
     >>> x = torch.rand(2, 1, 16, 16)
@@ -56,31 +55,30 @@ def missing_power(physics: Any, x: Tensor, y: Tensor, noise: Any = None, seed: i
     step = getattr(physics, "step_between_views", None)
     if step is None:
         raise InputError(f"{physics} has no views all around the object: power between them does not show the error")
-    views = _views_off_axes(physics, step)
+    views = _weights_of_views(physics)
     lacking = spectrum(y, views)
     for k in range(POSITIONS):
         # Uneven views differ in their gaps: turned by whole steps, too, they come to lie in all of them.
-        turned = physics.moved(round(k * views.shape[1] / POSITIONS) * step)
-        between = turned.moved(((k + 0.5) / POSITIONS - 0.5) * step)
-        lacking = lacking - spectrum(between.A(x), _views_off_axes(turned, step)) / POSITIONS
+        whole = round(k * views.shape[1] / POSITIONS)
+        moved = physics.moved((whole + (k + 0.5) / POSITIONS) * step)
+        lacking = lacking - spectrum(moved.A(x), _weights_of_views(moved)) / POSITIONS
     if noise is not None:
         clean = physics.A(x)
         for number in range(NOISE_DRAWS):
             noisy = measure_with(noise, physics, x, derive_seed(seed, "missing power", number))
             lacking -= spectrum(noisy - clean, views) / NOISE_DRAWS
-    return (lacking * _weights(physics, x, views)).sum(1)
+    return (lacking * _weights_of_frequencies(physics, x, views)).sum(1)
 
 
-def _views_off_axes(physics: Any, step: float) -> Tensor:
-    """Weights of the views ``[1 or B, V]`` of sum 1, zero near the rows and columns of the pixels."""
+def _weights_of_views(physics: Any) -> Tensor:
+    """``[1 or B, V]``, of sum 1, zero along the rows and columns of the pixels."""
     count = getattr(physics, "count", 1)
     scans = [physics.of([index]) for index in range(count)] if count > 1 else [physics]
-    angles = torch.stack([scan.angles for scan in scans])
-    to_axes = ((angles + 45) % 90 - 45).abs()
-    views = (to_axes > min(STEPS_TO_AXES * step, DEGREES_TO_AXES)).double()
-    if not views.any(1).all():
+    weights = torch.stack([torch.sin(2 * torch.deg2rad(scan.angles)).square() for scan in scans])
+    total = weights.sum(1, keepdim=True)
+    if not (total > 1e-6).all():
         raise InputError(f"all views of {physics} run along the pixels: power between them does not show the error")
-    return views / views.sum(1, keepdim=True)
+    return weights / total
 
 
 def spectrum(y: Tensor, views: Tensor) -> Tensor:
@@ -90,7 +88,7 @@ def spectrum(y: Tensor, views: Tensor) -> Tensor:
     return torch.einsum("bcfv,bv->bf", transformed.abs().square(), views.to(y.device).expand(len(y), -1))
 
 
-def _weights(physics: Any, x: Tensor, views: Tensor) -> Tensor:
+def _weights_of_frequencies(physics: Any, x: Tensor, views: Tensor) -> Tensor:
     """Weights of the frequencies ``[1 or B, D + 1]``, with which the sum of a `spectrum` is the squared norm of the
     image: white noise has power in proportion to the frequency, as the rings of the plane grow with their radius."""
     passed = norm = torch.zeros((), dtype=torch.float64, device=x.device)

@@ -59,7 +59,7 @@ def images(count: int, number: int = 0) -> Tensor:
 
 
 SCANNERS = {
-    "parallel": lambda noise: Tomography((SIDE, SIDE), [18.0 * k for k in range(10)], 36, noise=noise),
+    "parallel": lambda noise: Tomography((SIDE, SIDE), [20.0 * k for k in range(9)], 36, noise=noise),
     "the paper's": lambda noise: CT(SIDE, 9, noise=noise),
     "uneven": lambda noise: Tomography((SIDE, SIDE), [111.246 * k for k in range(11)], 36, noise=noise),
     "fan": lambda noise: Tomography(
@@ -102,7 +102,7 @@ def test_the_ground_truth_lacks_nothing(scanner: str) -> None:
 def test_it_calibrates_error_bars_that_are_too_small(sigma: float) -> None:
     """x has lost what lies between the views, so that its draws cannot lose it again."""
     physics = SCANNERS["parallel"](GaussianNoise(sigma) if sigma else None)
-    f, group = Mean(physics, sigma), Turn(1, step=18)
+    f, group = Mean(physics, sigma), Turn(1, step=20)
     seen, truth = images(30, 1), images(30, 2)
     calibration = Calibration.of(missing_power_scores([(f, physics, measured(physics, seen))], group, 20), "power")
     result = bootstrap(f, physics, group, measured(physics, truth), 20, generator=seed(0))
@@ -114,7 +114,7 @@ def test_it_calibrates_error_bars_that_are_too_small(sigma: float) -> None:
 
 
 def test_scanners_that_leave_lines_out_have_no_step() -> None:
-    assert SCANNERS["parallel"](None).step_between_views == pytest.approx(18)
+    assert SCANNERS["parallel"](None).step_between_views == pytest.approx(20)
     assert SCANNERS["the paper's"](None).step_between_views == pytest.approx(20)
     assert SCANNERS["uneven"](None).step_between_views == pytest.approx(180 / 11)
     assert SCANNERS["fan"](None).step_between_views == pytest.approx(40)
