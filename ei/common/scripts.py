@@ -23,7 +23,14 @@ def run_script(name: str, main: Callable[[], None]) -> NoReturn:
     processes = launched()
     if processes.count > 1:
         name = f"{name} (process {processes.rank} of {processes.count})"
-    warnings.showwarning = lambda message, category, *_: print(f"{name}: warning: {message}", file=sys.stderr)
+    shown: set[str] = set()
+
+    def show(message: Warning | str, *_: object) -> None:  # once, from wherever it comes
+        if str(message) not in shown:
+            print(f"{name}: warning: {message}", file=sys.stderr)
+        shown.add(str(message))
+
+    warnings.showwarning = show
     try:
         main()
     except InputError as error:
