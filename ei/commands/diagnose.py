@@ -32,6 +32,7 @@ from ei.commands.tree import Tree, build_group, check_keys, get, name_of
 from ei.commands.typed import Parser, Typed, add_flags, read_typed
 from ei.common.checks import check_number
 from ei.common.devices import choose_device
+from ei.common.drawing import check_figure_file
 from ei.common.parts import normalized
 from ei.common.user_code import is_user_code
 from ei.datasets import image_of
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
     options = typed.options
     device = choose_device(typed.flags.pop("device", "cpu"))
     out = Path(typed.flags.pop("out", "diagnosis.png"))
+    check_figure_file("--out", out)
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} of --out does not exist; make it first")
     if typed.flags.get("noise") == "unknown":

@@ -103,6 +103,8 @@ def read_options(options: Mapping[str, Any], tree: Tree, shape: Shape, code: set
         return None
     if options.get("calibrate_by") and "calibrate" not in options:
         raise InputError("--calibrate-by needs the file to write: give --calibrate FILE, too")
+    if "calibrate" in options:
+        _check_calibration_file(Path(options["calibrate"]))
     draws = check_number("--uncertainty", options["uncertainty"], integer=True, least=2)
     calibration = None if "calibration" not in options else Calibration.load(options["calibration"])
     if tree.get("transform") is None:
@@ -112,6 +114,17 @@ def read_options(options: Mapping[str, Any], tree: Tree, shape: Shape, code: set
     if draws < 20:
         print(f"warning: {draws} draws are too few for the 95 % quantile, which needs 20; the 99 % one needs 100")
     return ErrorBars(transform, draws, calibration)
+
+
+def _check_calibration_file(path: Path) -> None:
+    """Raise if the file of ``--calibrate`` cannot be made, or would overwrite one of another kind."""
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} of --calibrate does not exist; make it first")
+    if path.exists():
+        try:
+            Calibration.load(path)
+        except InputError as error:
+            raise InputError(f"--calibrate would overwrite {path}, which is no calibration; choose another") from error
 
 
 # ---- ei test --------------------------------------------------------------------------------------------------------

@@ -28,12 +28,14 @@ import torch
 
 from ei.commands.flags import path
 from ei.commands.typed import Parser
-from ei.common.arrays import read_array
+from ei.common.arrays import read_array, split_name
 from ei.common.checks import check_number
-from ei.common.files import writing
+from ei.common.files import check_not_read, writing
 from ei.common.processes import launched, together
-from ei.datasets.conversion import Conversion, check_output
+from ei.common.yaml_text import read_yaml
+from ei.datasets.conversion import NAMES, Conversion, check_output
 from ei.datasets.flats import detector_noise
+from ei.datasets.kspace import KEYS as OF_KSPACE
 from ei.datasets.kspace import prepare_kspace, read_kspace
 from ei.datasets.paper_data import prepare_ct100, prepare_urban100
 from ei.datasets.scans import parallel_geometry, write_geometry
@@ -43,6 +45,7 @@ from ei.errors import InputError
 from ei.physics import Tomography
 from ei.physics.matrix_free import has_astra
 
+INPUTS = ("counts", "flat", "dark", "angles", "source")
 ROWS = 9  # in which the axis is looked for
 APART = 1.0  # bins: with axes farther apart one value for all blurs
 
@@ -78,7 +81,23 @@ def main(arguments: Sequence[str], prog: str = "ei prepare") -> None:
         if name not in ("what", *what.needed, *what.others):
             raise InputError(f"{options['what']} does not use --{name}; --help lists what does")
     options["bin"] = check_number("--bin", options.get("bin", 1), integer=True, least=1)
+    if what.keys:
+        _check_written(what, options)
     what.prepare(options)
+
+
+def _check_written(what: What, options: Mapping[str, Any]) -> None:
+    """Raise if a file that is written is one that is read, or an operator that has more than this command writes."""
+    out = Path(options["out"])
+    sources = [split_name(options[name])[0] for name in INPUTS if name in options]
+    for ending in (out.suffix, *what.beside, ".yaml"):
+        check_not_read("--out", out.with_name(out.stem + ending), sources)
+    operator = out.with_suffix(".yaml")
+    others = [key for key in (read_yaml(operator) if operator.exists() else {}) if key not in what.keys]
+    if others:
+        raise InputError(
+            f"{operator} has {', '.join(others)} and would be overwritten: move it, or choose another --out"
+        )
 
 
 def _ct100(options: Mapping[str, Any]) -> None:
@@ -110,6 +129,8 @@ def _write_sinograms(options: Mapping[str, Any]) -> None:
     most = most_varied(conversion.rows, conversion.sinogram)
     if centre is None:
         centre = _axis_of_rows(conversion, most)
+    geometry = parallel_geometry(conversion.detectors, centre)
+    physics = Tomography(**geometry, angles=conversion.angles, engine=_engine())  # raises for an axis that is far off
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -119,12 +140,10 @@ def _write_sinograms(options: Mapping[str, Any]) -> None:
             print(sentence if with_repair else f"warning: {sentence}; --repair interpolates them")
     if not launched().first:
         return
-    geometry = parallel_geometry(conversion.detectors, centre)
     where = out.name if out.suffix.lower() == ".npz" else conversion.angles.tolist()
     write_geometry(out.with_suffix(".yaml"), **geometry, angles=where)
     shape = [conversion.rows, conversion.detectors, len(conversion.angles)]
     print(f"{out}: y {shape}, angles [{len(conversion.angles)}]; {out.with_suffix('.yaml')}: the geometry")
-    physics = Tomography(**geometry, angles=conversion.angles, engine=_engine())
     print(check_sinogram(physics, torch.from_numpy(conversion.sinogram(most))))
 
 
@@ -162,7 +181,8 @@ def _axis_of_rows(conversion: Conversion, most: int) -> float:
 
 def _noise(options: Mapping[str, Any]) -> None:
     each = options["bin"]
-    noise = detector_noise(read_array(options["flat"]), read_array(options["dark"]), each)
+    flat, dark = (read_array(options[name], NAMES[name], name) for name in ("flat", "dark"))
+    noise = detector_noise(flat, dark, each)
     what = f"a bin of {each} detectors, averaged" if each > 1 else "a pixel"
     print(f"gain                   {noise.gain:.4g} +- {noise.gain_error:.1g} counts a photon, of {what}")
     print(f"read-out noise         {noise.sigma:.4g} counts (standard deviation)")
@@ -186,17 +206,25 @@ def _kspace(options: Mapping[str, Any]) -> None:
 
 
 class What(NamedTuple):
-    """What is prepared: by which function, the options that it needs, and others that it takes."""
+    """What is prepared: by which function, the options that it needs, and others that it takes; endings of what it
+    writes beside --out, and the keys of the operator's file."""
 
     prepare: Callable[[Mapping[str, Any]], None]
     needed: tuple[str, ...]
     others: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
 
 
 WHAT = {
     "ct100": What(_ct100, ("dicom",), ("out",)),
     "urban100": What(_urban100, ("source",), ("out",)),
-    "sinogram": What(_sinogram, ("counts", "out"), ("flat", "dark", "angles", "repair", "bin", "centre")),
+    "sinogram": What(
+        _sinogram,
+        ("counts", "out"),
+        ("flat", "dark", "angles", "repair", "bin", "centre"),
+        keys=("name", *parallel_geometry(1, 0), "angles"),
+    ),
     "noise": What(_noise, ("flat", "dark"), ("bin",)),
-    "kspace": What(_kspace, ("source", "out"), ("axes",)),
+    "kspace": What(_kspace, ("source", "out"), ("axes",), ("_mask.npy", "_maps.npy"), OF_KSPACE),
 }

@@ -36,9 +36,10 @@ from ei.commands.flags import path as path_type
 from ei.commands.problem import Problem
 from ei.commands.tree import Tree, get
 from ei.commands.typed import Parser, Typed, add_flags, names_of, read_typed
+from ei.common.arrays import split_name
 from ei.common.checks import check_number
 from ei.common.devices import choose_device
-from ei.common.files import identity_of, load_file
+from ei.common.files import check_not_read, identity_of, load_file
 from ei.common.processes import launched, together
 from ei.diagnosis.before_training import report_measurements
 from ei.diagnosis.user_defined import Shape
@@ -148,6 +149,8 @@ def _checked_output(options: Mapping[str, Any], typed: Typed) -> Path:
     output = Path(options["output"])
     if output.suffix.lower() not in OUTPUTS or output.is_dir():
         raise InputError(f"--output must be a file that ends in {', '.join(OUTPUTS)}, got {output}")
+    for written in (output, error_bars.beside(output)):
+        check_not_read("--output", written, [split_name(options["input"])[0]])
     if not output.parent.is_dir():
         raise InputError(f"the folder {output.parent} of --output does not exist; make it first")
     if options.get("png") and output.with_suffix("").exists():

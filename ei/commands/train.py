@@ -33,7 +33,7 @@ import torch
 
 from ei.commands.build import build_training
 from ei.commands.checkpoint import carried_physics, check_same_run
-from ei.commands.tree import Tree, check_code_is_typed, get, merge
+from ei.commands.tree import Tree, check_code_is_typed, get, in_order_of, merge
 from ei.commands.typed import Parser, Typed, add_flags, read_typed
 from ei.common.devices import choose_device
 from ei.common.memory import keep_freed_memory
@@ -103,7 +103,7 @@ def tree_of_run(typed: Typed, call: Mapping[str, Any]) -> tuple[Tree, Checkpoint
     task, before = typed.flags.pop("task", None), get(state["config"], "trainer.task")
     if task not in (None, before):
         raise InputError(f"--task {task} contradicts the checkpoint {path}, whose run has {before}")
-    tree = typed.over(state["config"])
+    tree = in_order_of(typed.over(state["config"]), state["config"])
     check_code_is_typed(tree, typed.code, str(path))
     check_same_run(tree, state, str(path))
     return tree, found

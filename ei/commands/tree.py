@@ -281,6 +281,14 @@ def check_code_is_typed(tree: Mapping[str, Any], typed: set[str], path: str) -> 
                 raise InputError(f"{path} names code, {text}, which is imported only if it is typed: give {typing}")
 
 
+def in_order_of(tree: Mapping[str, Any], before: Mapping[str, Any]) -> Tree:
+    """A tree with its keys in the order of another one, and further ones behind them: equal trees are equal files."""
+    keys = [*(key for key in before if key in tree), *(key for key in tree if key not in before)]
+    pairs = {key: (tree[key], before.get(key)) for key in keys}
+    return {key: in_order_of(a, b) if isinstance(a, Mapping) and isinstance(b, Mapping) else a
+            for key, (a, b) in pairs.items()}  # fmt: skip
+
+
 def get(tree: Mapping[str, Any], path: str, default: Any = None) -> Any:
     """The value at ``part.key`` of a tree."""
     node: Any = tree

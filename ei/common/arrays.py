@@ -51,6 +51,7 @@ class FileArray:
     Attributes:
         path, name: of the file, and of the array in a file of several.
         shape, dtype: of the array; in this machine's order of bytes, and of at most double precision.
+        units: what HDF5 says about its values (the attribute ``units``); empty where it says nothing.
 
     Raises:
         MissingFileError: if there is no such file.
@@ -72,6 +73,7 @@ class FileArray:
         array = self._open()
         self.shape = tuple(int(side) for side in array.shape)
         self.dtype = native(np.empty(0, array.dtype)).dtype
+        self.units: str = getattr(array, "units", "")
         if self.dtype.kind not in _NUMBERS:
             raise InputError(f"the {what} file {path} must hold numbers, got {self.dtype}")
 
@@ -196,6 +198,11 @@ def native(array: np.ndarray) -> np.ndarray:
     return array.astype(wider.get(dtype, dtype), copy=False)
 
 
+def in_degrees(angles: np.ndarray, units: str) -> np.ndarray:
+    """Angles of these ``units`` of a file in degrees, which they are unless it says radians."""
+    return np.rad2deg(angles) if units.lower() in ("rad", "radian", "radians") else angles
+
+
 def import_h5py(path: Path) -> Any:
     try:
         return importlib.import_module("h5py")
@@ -212,6 +219,8 @@ class _Hdf5Array:
         self.shape = array.shape[::-1] if reverse else array.shape
         self.is_pair = array.dtype.names == ("real", "imag")
         self.dtype = np.dtype(complex) if self.is_pair else array.dtype
+        units = array.attrs.get("units", "")
+        self.units = units.decode(errors="replace") if isinstance(units, bytes) else str(units)
 
     def __getitem__(self, index: Any) -> np.ndarray:
         if self.reverse:

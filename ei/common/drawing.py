@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ei.common.checks import is_unit_range
 from ei.common.complex import magnitude
+from ei.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +26,15 @@ def new_figure(**options: Any) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(layout="constrained", **options)
+
+
+def check_figure_file(option: str, path: Path) -> None:
+    """Raise `InputError` unless the file that ``option`` names can be a figure."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    endings = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.lower().lstrip(".") not in endings or path.is_dir():
+        raise InputError(f"{option} must be a file of a figure (.png, .pdf, .svg, ..), got {path}")
 
 
 def read_log(log: Path) -> dict[str, list[float]]:

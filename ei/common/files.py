@@ -176,6 +176,16 @@ def identity_of(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def check_not_read(option: str, written: Path, sources: Iterable[str | os.PathLike]) -> None:
+    """Raise `InputError` if the file that ``option`` names would replace one of the files that are read, or become one
+    of those in a folder that is."""
+    for source in map(Path, sources):
+        if source.resolve() == written.resolve():
+            raise InputError(f"{option} would overwrite {source}, which is read; choose another {option}")
+        if source.resolve() == written.resolve().parent:
+            raise InputError(f"{option} would write {written} into the folder {source}, which is read; choose another")
+
+
 @contextlib.contextmanager
 def complete_folder(path: Path) -> Iterator[Path]:
     """A folder to fill that becomes ``path`` when it is complete; if anything is raised, nothing is left of it.

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ei.common.files import FULL
 from ei.common.processes import launched
@@ -23,7 +23,14 @@ def run_script(name: str, main: Callable[[], None]) -> NoReturn:
     processes = launched()
     if processes.count > 1:
         name = f"{name} (process {processes.rank} of {processes.count})"
-    warnings.showwarning = lambda message, category, *_: print(f"{name}: warning: {message}", file=sys.stderr)
+    shown: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:  # once, from wherever it comes
+        if str(message) not in shown:
+            print(f"{name}: warning: {message}", file=sys.stderr)
+        shown.add(str(message))
+
+    warnings.showwarning = show
     try:
         main()
     except InputError as error:

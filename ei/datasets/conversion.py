@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ei.common.arrays import ANGLES, HDF5, FileArray, read_array, split_name
+from ei.common.arrays import ANGLES, HDF5, FileArray, in_degrees, read_array, split_name
 from ei.common.files import identity_of
 from ei.common.unfinished import UnfinishedArray
 from ei.datasets.counts import Light, beam_of, transmission
@@ -36,6 +36,7 @@ class Frames:
         self.array: FileArray | np.ndarray = FileArray(path, NAMES[name], name)
         self.path = self.array.path
         self.place = (self.path, self.array.name)
+        self.units = self.array.units
         if self.array.dtype.kind == "c":
             raise InputError(f"the {name} file {path} must hold real numbers, got {self.array.dtype}")
         if self.path.suffix.lower() == ".mat":  # whose axes of length one are dropped
@@ -83,7 +84,7 @@ def find_scan(
         else:
             raise InputError(f"{file} holds no {name} (image_key {number}): give a file of it")
     of_views = _beside(file, "angles", frames) if angles is None else Frames(angles, "angles")
-    degrees = np.atleast_1d(of_views.read())
+    degrees = np.atleast_1d(in_degrees(of_views.read(), of_views.units))
     if degrees.ndim != 1:
         raise InputError(f"the angles must be a list of numbers, in degrees, got shape {list(degrees.shape)}")
     return found, degrees if key is None or len(degrees) != len(key) else degrees[key == 0]
@@ -157,6 +158,11 @@ class Conversion:
             )
         if 0 in shape:
             raise InputError(f"counts must hold values, got shape {list(shape)}")
+        if len(self.angles) != shape[0]:
+            raise InputError(
+                f"there must be an angle for each of {shape[0]} views, got {len(self.angles)} angles: views are the "
+                f"first axis of counts {list(shape)}; check the order of the axes, and --angles"
+            )
         exposures = (each.mean() if len(each.shape) == len(shape) else each.read() for each in found.values())
         whole = shape if len(shape) == 3 else (shape[0], 1, shape[1])
         views, self.rows, detectors = whole
@@ -164,8 +170,6 @@ class Conversion:
         self._beam, self._background = (
             np.broadcast_to(array, shape).reshape(whole) for array in beam_of(shape, *exposures)
         )
-        if len(self.angles) != views:
-            raise InputError(f"there must be an angle for each of {views} views, got {len(self.angles)}")
         self.n = n
         self.with_repair = with_repair
         self.detectors = len(bin_detectors(np.zeros(detectors), n, 0))

@@ -22,6 +22,7 @@ LEAST_LINES, MOST_LINES = 6, 24
 # Of the conjugate gradients: more put more of the noise into the image (tried on SigPy's brain, 8 coils, an eighth of
 # k-space: 3 steps blur, 20 are noisy).
 STEPS = 8
+KEYS = ("name", "mask", "height", "coil_maps", "cg_steps")  # of the operator's file
 
 
 def read_kspace(path: str | os.PathLike) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ei.common.arrays import ANGLES, read_array
+from ei.common.arrays import ANGLES, FileArray, in_degrees, read_array
 from ei.common.checks import check_choice, check_number
 from ei.common.devices import device_of
 from ei.errors import InputError
@@ -388,6 +388,8 @@ def _check_angles(angles: Iterable[float] | str | os.PathLike) -> tuple[tuple[fl
     """The angles of one scan or of several, as tuples."""
     if isinstance(angles, (str, os.PathLike)):
         return _check_angles(_read_angles(Path(angles)))
+    if isinstance(angles, Mapping):
+        raise InputError(f"angles must be a list, a file, or {{start: a, step: b, count: n}}, in degrees, got {angles}")
     if isinstance(angles, (torch.Tensor, np.ndarray)):
         rows: list = angles.tolist() if angles.ndim else [angles]
     else:
@@ -417,5 +419,5 @@ def _check_views(angles: Iterable[float], which: str) -> tuple[float, ...]:
 
 
 def _read_angles(path: Path) -> np.ndarray:
-    """The angles in a file, at least ``[V]`` (see `ei.common.arrays.FileArray`)."""
-    return np.atleast_1d(read_array(path, ANGLES, "angles"))
+    """The angles in a file, in degrees, at least ``[V]`` (see `ei.common.arrays.FileArray`)."""
+    return np.atleast_1d(in_degrees(read_array(path, ANGLES, "angles"), FileArray(path, ANGLES, "angles").units))

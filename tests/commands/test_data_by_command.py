@@ -32,6 +32,7 @@ from ei.physics import CT, MRI
 from ei.training import Trainer
 
 Script = Callable[..., Result]
+FILES = ("--counts", "counts.npy", "--flat", "flat.npy", "--dark", "dark.npy", "--angles", "angles.txt")
 
 
 RNG = np.random.default_rng(0)
@@ -76,6 +77,11 @@ def test_folders_of_measurements_keep_their_names(script: Any, tmp_path: Path) -
         "ei reconstruct", "--ckp", "run/ckp_last.pth.tar", "--input", "y", "--output", "x.npy", "--png"
     )
     assert done.code == 0 and "from y_1 to z_00001" in done.out, done
+    for output, said in (("y/x.npy", "write y/x.npy into the folder y, which is read"), ("z.npy", "overwrite z.npy")):
+        source = output if output == "z.npy" else "y"
+        np.save("z.npy", np.load("y/z.npy"))
+        done = script("ei reconstruct", "--ckp", "run/ckp_last.pth.tar", "--input", source, "--output", output)
+        assert done.code == 2 and said in done.err and np.array_equal(np.load("z.npy"), np.load("y/z.npy")), done
     names = ["y_1", "y_2.npy", "y_2.npz", "y_10", "z_00000", "z_00001"]
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == sorted(f"{name}.png" for name in names)
     truth = [images["y_1"], images["y_2"], stack[:1], images["y_10"], stack[:1], stack[1:]]
@@ -383,10 +389,25 @@ def test_the_walk_of_the_page_works(script: Script) -> None:
           "--out", "y.npz"), "none.npy"),
         (("sinogram", "--counts", "counts.npy", "--flat", "flat.npy", "--dark", "dark.npy", "--angles", "counts.npy",
           "--out", "y.npz"), "angles must be a list"),
+        (("sinogram", *FILES, "--centre", 100, "--out", "y.npz"), "check centre (100 bins)"),
+        (("sinogram", *FILES, "--centre", 1, "--out", "counts.npy"), "--out would overwrite counts.npy, which is read"),
+        (("sinogram", *FILES, "--centre", 1, "--out", "mine.npz"), "mine.yaml has source_origin and would be overw"),
+        (("kspace", "--source", "k_mask.npy", "--out", "k.npz"), "--out would overwrite k_mask.npy, which is read"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_an_error_of_one_line(arguments: tuple[str, ...], said: str, script: Script) -> None:
     counts_of_a_small_scan(2)
+    np.save("k_mask.npy", np.ones((2, 16, 16), np.complex64))
+    Path("mine.yaml").write_text("{name: Tomography, source_origin: 300}")
+    before = {path: path.read_bytes() for path in Path().iterdir()}
     done = script("ei prepare", *arguments)
     assert done.code == 2 and said in done.err and done.err.count("\n") == 1, done
-    assert not Path("y.npz").exists()
+    assert {path: path.read_bytes() for path in Path().iterdir()} == before
+
+
+def test_flats_and_darks_in_one_file_have_their_usual_names(script: Script) -> None:
+    counts_of_a_small_scan(2)
+    np.savez("scan.npz", **{name: np.load(f"{name}.npy") for name in ("counts", "flat", "dark")})
+    done = script("ei prepare", "noise", "--flat", "scan.npz", "--dark", "scan.npz")
+    assert done.code == 0, done
+    assert done.out == script("ei prepare", "noise", "--flat", "flat.npy", "--dark", "dark.npy").out

@@ -51,6 +51,14 @@ def test_the_commands_print_it(script: Callable[..., Result]) -> None:
     assert done.code == 0 and "set centre to 2.0" in done.out and "variation of the sum" in done.out
 
 
+@pytest.mark.parametrize("name", ["y.npz", "figure", "folder.png"])
+def test_what_cannot_be_a_figure_is_an_error_before_the_work(script: Script, name: str) -> None:
+    Path("folder.png").mkdir()
+    done = script("ei diagnose", "--task", "ct", "--size", 8, "--out", name)
+    assert done.code == 2 and f"--out must be a file of a figure (.png, .pdf, .svg, ..), got {name}" in done.err, done
+    assert not done.out
+
+
 def test_diagnose_rejects_noise_that_it_cannot_examine(script: Script) -> None:
     for arguments, said in (
         (("--task", "ct", "--size", 8, "--noise", "unknown"), "unknown"),

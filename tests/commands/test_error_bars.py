@@ -155,6 +155,8 @@ def test_sure_is_the_error_in_measurements() -> None:
         ("ei test", ["--calibrate", "c.json"], "--calibrate needs error bars: give --uncertainty 100, too"),
         ("ei reconstruct", ["--calibration", "c.json"], "--calibration needs error bars"),
         ("ei test", ["--uncertainty", "9", "--calibrate", "c.json", "--calibrate-by", "truth"], "needs the --truth"),
+        ("ei test", ["--uncertainty", "9", "--calibrate", "y.npy"], "--calibrate would overwrite y.npy, which is no c"),
+        ("ei test", ["--uncertainty", "9", "--calibrate", "no/c.json"], "the folder no of --calibrate does not exist"),
         ("ei reconstruct", ["--uncertainty", "1"], "--uncertainty must be a whole number >= 2, got 1"),
         ("ei reconstruct", ["--uncertainty", "9", "--calibration", "c.json"], "there is no calibration c.json"),
         ("ei reconstruct", ["--uncertainty", "9", "--group", "scale"], "Scale has no inverse"),

@@ -68,6 +68,15 @@ def test_train_on_some_slices_and_reconstruct_others(script: Script, scan: Path)
     assert sorted(path.name for path in Path("x").iterdir()) == ["00004.png", "00006.png", "00008.png"]
 
 
+def test_the_same_command_continues_with_the_same_file_of_the_run(script: Script, scan: Path) -> None:
+    """Keys keep their order, or a continued checkpoint would have other bytes than one of an uninterrupted run."""
+    words = ("data.slices=0:12:3", "--resume", "auto", "--max-steps")
+    train(script, *words, 1)
+    before = Path("run/config.yaml").read_text()
+    train(script, *words, 2)
+    assert Path("run/config.yaml").read_text() == before.replace("max_steps: 1", "max_steps: 2")
+
+
 def test_slices_with_their_truth(script: Script, scan: Path) -> None:
     x = torch.stack([EllipsePhantoms("train", 32, n_images=20)[n] for n in range(12)])
     np.save("x_true.npy", x.numpy())

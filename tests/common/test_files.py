@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,19 @@ def test_room_is_advised_for_a_full_disk_alone(number: int, advice: str) -> None
         writing(Path("x.npy"), "Make room, then again"),
     ):
         raise OSError(number, os.strerror(number))
+
+
+def test_a_command_prints_a_warning_once(capsys: pytest.CaptureFixture) -> None:
+    """Also one that comes from several lines."""
+
+    def warns() -> None:
+        warnings.warn("few views", stacklevel=1)
+        warnings.warn("few views", stacklevel=1)
+
+    with pytest.raises(SystemExit), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        run_script("ei test", warns)
+    assert capsys.readouterr().err == "ei test: warning: few views\n"
 
 
 def test_a_command_without_permission_ends_in_one_line(capsys: pytest.CaptureFixture) -> None:

@@ -22,6 +22,7 @@ from ei.common.arrays import FileArray, read_array
 from ei.common.unfinished import UnfinishedArray
 from ei.datasets.conversion import Conversion, Frames
 from ei.errors import InputError
+from ei.physics import Tomography
 
 VIEWS, ROWS, DETECTORS = 40, 7, 31
 Arrays = dict[str, np.ndarray]
@@ -309,3 +310,17 @@ def test_complex_arrays_are_rejected(name: str, tmp_path: Path) -> None:
     files = write_npy(tmp_path, {**scan, name: scan[name].astype(complex)})
     with pytest.raises(InputError, match=rf"the {name} file .* must hold real numbers, got complex128"):
         Conversion(*files)
+
+
+@pytest.mark.parametrize("units", ["rad", np.bytes_("radians"), "degrees", None])
+def test_angles_of_a_file_that_says_radians_are_converted(tmp_path: Path, units: str | bytes | None) -> None:
+    h5py = pytest.importorskip("h5py")
+    [path] = write_data_exchange(tmp_path, scan := arrays(dark_places=False))
+    with h5py.File(path, "a") as file:
+        theta = file["exchange/theta"]
+        theta[...] = np.deg2rad(theta[...]) if "rad" in str(units) else theta[...]
+        if units is not None:
+            theta.attrs["units"] = units
+    np.testing.assert_allclose(Conversion(path).angles, scan["angles"])
+    physics = Tomography((DETECTORS, DETECTORS), path, DETECTORS)
+    np.testing.assert_allclose(physics.angles.numpy(), scan["angles"])

@@ -266,6 +266,10 @@ def test_ragged_scans_need_batches_of_one_shape(tmp_path: Any) -> None:
         Tomography((9, 8), [[0, 1], [float("inf")]], 13)
     with pytest.raises(InputError, match="the angles of scan 1 must be a list of at least one number"):
         Tomography((9, 8), [[0, 1], []], 13)
+    with pytest.raises(
+        InputError, match=r"angles must be a list, a file, or {start: a, step: b, count: n}, in degrees"
+    ):
+        Tomography((9, 8), {"start": 0, "stop": 180, "count": 9}, 13)
     paths = [tmp_path / "a.npy", tmp_path / "b.npy"]
     for path, angles in zip(paths, ragged, strict=True):
         np.save(path, angles)
