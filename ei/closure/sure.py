@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ei.closure.base import Equivariant, SelfSupervised
-from ei.common.checks import check_number
+from ei.common.checks import check_optional
 from ei.common.processes import drawn, mean_over_batch
 from ei.common.seeds import seeded
 from ei.errors import InputError
@@ -65,7 +65,7 @@ class SUREClosure(SelfSupervised):
 
     def __init__(self, *, tau: float | None = None, mc_domain: str = "measurement") -> None:
         super().__init__(mc_domain=mc_domain)
-        self.tau = None if tau is None else check_number("tau", tau, above=0)
+        self.tau = check_optional("tau", tau, above=0)
         self._is_linear = False  # of A_dagger, which is checked once
 
     def check(self, f: Any, physics: Any) -> None:

@@ -61,6 +61,11 @@ def check_number(
     raise InputError(f"{name} must be {kind} {wanted}".rstrip() + f", got {(value if number is None else number)!r}")
 
 
+def check_optional(name: str, value: Any, **valid: Any) -> Any:
+    """`check_number`, or None for None."""
+    return None if value is None else check_number(name, value, **valid)
+
+
 _COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
 

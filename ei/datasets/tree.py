@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ei.common.arrays import SUFFIXES, split_name
-from ei.common.checks import check_choice, check_flag, check_number
+from ei.common.checks import check_choice, check_flag, check_number, check_optional
 from ei.common.files import check_path
 from ei.common.seeds import generator
 from ei.datasets.pictures import (
@@ -175,7 +175,7 @@ class ImageTree(Dataset):
     ) -> None:
         self.folder, self.names = _select(check_path("folder", folder), mode, test_fraction, split)
         self.crop = _check_crop(crop)
-        self.resize = None if resize is None else check_number("resize", resize, integer=True, least=1)
+        self.resize = check_optional("resize", resize, integer=True, least=1)
         self.prepare = _crop_and_resize(self.crop, self.resize)
         self.headers = [header_of(self.folder / name) for name in self.names]  # pixels are decoded later
         self._check_sizes()
