@@ -47,19 +47,11 @@ DRAWN = 4
 
 @dataclass(frozen=True)
 class ErrorBars:
-    """How error bars are found.
-
-    Attributes:
-        transform: the group.
-        draws: how many.
-        calibration: what corrects them, or None.
-        progress: show a bar.
-    """
+    """How error bars are found: by a group, in so many draws, corrected by a calibration."""
 
     transform: Any
     draws: int
     calibration: Calibration | None = None
-    progress: bool = True
 
     @property
     def factor(self) -> float:
@@ -69,7 +61,7 @@ class ErrorBars:
     def bootstrap(self, f: Any, physics: Any, y: Tensor) -> Bootstrap:
         """`ei.evaluation.bootstrap`, the same for an image alone and in a batch, with a bar."""
         resampling = Resampling(f, physics, self.transform, y, self.draws, noise_for(physics), 0, None)
-        return Bootstrap(resampling, tqdm(resampling, unit="draw", leave=False, disable=not self.progress))
+        return Bootstrap(resampling, tqdm(resampling, unit="draw", leave=False))
 
     def pixels(self, f: Any, physics: Any, y: Tensor) -> Tensor:
         """The error of every pixel, in the image's units, ``[B, C, H, W]``."""
