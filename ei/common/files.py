@@ -48,16 +48,13 @@ def check_path(name: str, value: Any) -> Path:
     return Path(value)
 
 
-def load_file(
-    path: str | os.PathLike, what: str = "file", device: torch.device | str = "cpu", mmap: bool = False
-) -> Any:
-    """Load what `torch.save` wrote, with ``weights_only=True``. Numbers and arrays of NumPy come as plain numbers and
-    tensors, with a warning.
+def load_file(path: str | os.PathLike, what: str = "file", mmap: bool = False) -> Any:
+    """Load what `torch.save` wrote to the CPU, with ``weights_only=True``. Numbers and arrays of NumPy come as plain
+    numbers and tensors, with a warning.
 
     Args:
         path: the file.
         what: what the file is to the user ("checkpoint", "mask"), for error messages.
-        device: where tensors go, wherever they were saved.
         mmap: read tensors when they are used, where the file allows it; its checksums are then not compared.
 
     Raises:
@@ -76,12 +73,12 @@ def load_file(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol of files from elsewhere
             try:
-                return torch.load(path, map_location=device, weights_only=True, mmap=mmap)
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
             except pickle.UnpicklingError as error:
                 if "numpy" not in str(error):
                     raise
             with numbers_of_numpy():
-                content = plain(torch.load(path, map_location=device, weights_only=True))
+                content = plain(torch.load(path, map_location="cpu", weights_only=True))
         warnings.warn(
             f"the {what} {path} holds numbers of NumPy: they were read as plain numbers and tensors", stacklevel=2
         )

@@ -158,14 +158,19 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
 
 @contextlib.contextmanager
-def together(device: torch.device) -> Iterator[Processes]:
-    """Do the work of a command together, for the time of a ``with`` block: the processes that a launcher started have
-    `joined`, the first one alone prints, and SIGTERM ends each of them as an exception does."""
+def first_prints() -> Iterator[None]:
+    """In a ``with`` block, of the processes that a launcher started the first one alone prints."""
     with contextlib.ExitStack() as stack:
         if not launched().first:
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        processes = stack.enter_context(joined(device))
-        stack.enter_context(leaving_on_sigterm())
+        yield
+
+
+@contextlib.contextmanager
+def together(device: torch.device) -> Iterator[Processes]:
+    """Do the work of a command together, for the time of a ``with`` block: the processes that a launcher started have
+    `joined`, the first one alone prints, and SIGTERM ends each of them as an exception does."""
+    with first_prints(), joined(device) as processes, leaving_on_sigterm():
         yield processes
 
 

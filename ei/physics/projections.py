@@ -21,11 +21,7 @@ KEPT_MOVED = 4 * 2**30  # bytes of the matrices that one operator keeps of itsel
 
 
 class Recent(OrderedDict):
-    """What was used last, of at most ``most`` bytes together; the latest in any case."""
-
-    def __init__(self, most: int = KEPT_MOVED) -> None:
-        super().__init__()
-        self.most = most
+    """What was used last, of at most `KEPT_MOVED` bytes together; the latest in any case."""
 
     def __getitem__(self, key: Any) -> Any:
         value = super().__getitem__(key)
@@ -34,7 +30,7 @@ class Recent(OrderedDict):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         super().__setitem__(key, value)
-        while len(self) > 1 and sum(getattr(kept, "nbytes", 0) for kept in self.values()) > self.most:
+        while len(self) > 1 and sum(getattr(kept, "nbytes", 0) for kept in self.values()) > KEPT_MOVED:
             self.popitem(last=False)
 
 

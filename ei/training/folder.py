@@ -183,14 +183,7 @@ def check_run_folder(folder: Path, begun: bool = False, stages: bool = False) ->
 
 
 class RunLock(Lock):
-    """Keeps a run folder to one living process. The system releases it when the process dies, however it dies.
-
-    Args:
-        folder: the run folder.
-
-    Raises:
-        InputError: if another process holds it.
-    """
+    """Keeps a run folder to one living process."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / LOCK, f"the run folder {folder}", "--out")
