@@ -80,13 +80,8 @@ def add_options(parser: Parser, calibrate: bool) -> None:
 
 
 def read_options(options: Mapping[str, Any], tree: Tree, shape: Shape, code: set[str], path: str) -> ErrorBars | None:
-    """What the options ask for; None where they do not.
-
-    Args:
-        options: those of the command.
-        tree: of the checkpoint ``path`` with what was typed over it: it names the group.
-        shape: (C, H, W) of the images.
-        code: the user-defined code that was typed.
+    """What the options of a command ask for; None where they do not. The tree, of the checkpoint ``path`` with what was
+    typed over it, names the group for images of ``shape`` (C, H, W); ``code`` is the user-defined code that was typed.
     """
     if "uncertainty" not in options:
         for name in ("calibration", "calibrate", "calibrate_by"):
@@ -203,13 +198,8 @@ def beside(output: Path) -> Path:
 
 
 class Watch:
-    """Watches `ei.evaluation.reconstruction.reconstruct_file`: finds error bars of every batch, and SURE's estimate of
-    the first measurements where the noise is known.
-
-    Args:
-        f: the reconstruction function.
-        bars: how error bars are found; None for none.
-    """
+    """Watches `ei.evaluation.reconstruction.reconstruct_file`: finds error bars of every batch (None for none), and
+    SURE's estimate of the first measurements where the noise is known."""
 
     def __init__(self, f: Any, bars: ErrorBars | None) -> None:
         self.bars = bars

@@ -53,7 +53,6 @@ def load_file(path: str | os.PathLike, what: str = "file", mmap: bool = False) -
     numbers and tensors, with a warning.
 
     Args:
-        path: the file.
         what: what the file is to the user ("checkpoint", "mask"), for error messages.
         mmap: read tensors when they are used, where the file allows it; its checksums are then not compared.
 

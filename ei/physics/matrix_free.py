@@ -56,12 +56,8 @@ def has_astra() -> bool:
 
 
 def choose_engine(engine: str, scan: Scan, needed: float) -> str:
-    """ "matrix" or "astra".
-
-    Args:
-        engine: what the user chose; "auto" takes matrices while they need less than a quarter of the free memory.
-        scan: the geometry.
-        needed: bytes that its matrices need while they are made.
+    """ "matrix" or "astra": what the user chose, or for "auto" matrices while they need less than a quarter of the free
+    memory. They need ``needed`` bytes while they are made.
 
     Raises:
         MissingExtraError: if ASTRA is needed and not installed.

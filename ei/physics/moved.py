@@ -17,7 +17,7 @@ def degrees_of(element: Any, transform: Any, what: str) -> float:
     Args:
         element: degrees, or an element of ``transform``.
         transform: a group with a method ``degrees(element)``; None where the element is degrees.
-        what: the name of the operator, for the error.
+        what: the name of the operator.
 
     Raises:
         InputError: for an element that is no rotation.

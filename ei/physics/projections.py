@@ -37,13 +37,7 @@ class Recent(OrderedDict):
 class Projections(Physics):
     """Images ``[B, C, H, W]`` and sinograms ``[B, C, D, V]`` (detectors, views), by two matrices. float64 is computed
     in float64, every other floating-point dtype in float32; the input's dtype is kept. Integers and complex numbers are
-    rejected.
-
-    Args:
-        image_shape: (H, W).
-        measurement_shape: (D, V).
-        noise: None or a noise model (see `Physics`).
-    """
+    rejected. ``image_shape`` is (H, W), ``measurement_shape`` is (D, V)."""
 
     def __init__(
         self, image_shape: tuple[int, int], measurement_shape: tuple[int, int], noise: NoiseModel | None
