@@ -166,11 +166,7 @@ class RobustEIClosure(Equivariant, SUREClosure):
 
 def error_estimate(f: Any, physics: Any, y: Tensor) -> float:
     """SURE of a trained f: an estimate of ``||A f(y) - A x||^2 / m`` over measurements ``y`` ``[B, ...]``, in their
-    units, under signs that are the same every time. It may be negative.
-
-    Raises:
-        InputError: as `SUREClosure`.
-    """
+    units, under signs that are the same every time. It may be negative. Raises as `SUREClosure`."""
     closure = SUREClosure()
     closure.check(f, physics)
     with torch.no_grad(), seeded(0, y.device):

@@ -77,22 +77,14 @@ def _real(value: Any) -> Any:
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """``value``, which must be true or false.
-
-    Raises:
-        InputError: ``{name} must be true or false, got 'no'``.
-    """
+    """Raise `InputError` unless ``value`` is true or false; returns it."""
     if not isinstance(value, bool | np.bool_):
         raise InputError(f"{name} must be true or false, got {value!r}")
     return bool(value)
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
-    """``value``, which must be one of ``choices``.
-
-    Raises:
-        InputError: ``{name} must be one of 'measurement', 'image', got 'sinogram'``.
-    """
+    """Raise `InputError` unless ``value`` is one of ``choices``; returns it."""
     choices = list(choices)
     if not isinstance(value, str) or value not in choices:
         raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -38,11 +38,7 @@ def natural_order(name: str) -> tuple[list[str | int], str]:
 
 
 def check_path(name: str, value: Any) -> Path:
-    """``value`` as a path.
-
-    Raises:
-        InputError: ``{name} must be a path, got 5``.
-    """
+    """``value`` as a path; raises `InputError` for anything else."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise InputError(f"{name} must be a path, got {value!r}")
     return Path(value)
@@ -174,11 +170,7 @@ def identity_of(paths: Iterable[Path]) -> str:
 
 @contextlib.contextmanager
 def complete_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that becomes ``path`` when it is complete; if anything is raised, nothing is left of it.
-
-    Raises:
-        StorageError: if it cannot be written.
-    """
+    """A folder to fill that becomes ``path`` when it is complete; if anything is raised, nothing is left of it."""
     temporary = path.with_name(f".{path.name}{TEMPORARY}")
     with writing(path):
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed

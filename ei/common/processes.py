@@ -175,11 +175,8 @@ def together(device: torch.device) -> Iterator[Processes]:
 
 
 def check_division(batch_size: int, processes: Processes) -> None:
-    """Raise unless batches of ``batch_size`` can be divided over the processes.
-
-    Raises:
-        InputError: naming the next size that works.
-    """
+    """Raise `InputError`, naming the next size that works, unless batches of ``batch_size`` can be divided over the
+    processes."""
     if batch_size % processes.count:
         following = -(-batch_size // processes.count) * processes.count
         what = f"a batch of {batch_size} cannot be divided over {processes.count} processes"

@@ -140,11 +140,7 @@ class UnfinishedArray:
         return left[part.start : part.stop] if part.weight else []
 
     def write(self, indices: Sequence[int], values: Any) -> None:
-        """Write the slices with these indices.
-
-        Raises:
-            ValueError: for another shape.
-        """
+        """Write the slices with these indices."""
         values = np.ascontiguousarray(values, dtype=self.dtype)
         if values.shape != (len(indices), *self.shape[1:]):
             raise ValueError(f"{len(indices)} slices of {list(self.shape)} have shape {list(values.shape)}")

@@ -147,11 +147,8 @@ def require_of(f: Any, what: str) -> None:
 
 
 def select_function(f: Any, physics: Any, indices: Sequence[int] | Tensor | None) -> tuple[Any, Any]:
-    """f and the operator of the images with these indices (`ei.physics.select_physics`).
-
-    Raises:
-        InputError: for an operator that differs by image, and an f without ``of``.
-    """
+    """f and the operator of the images with these indices (`ei.physics.select_physics`). Raises `InputError` for an
+    operator that differs by image, and an f without ``of``."""
     selected = select_physics(physics, indices)
     if selected is physics:
         return f, physics

@@ -181,11 +181,8 @@ class UNet(nn.Module):
         return bool(self.config["circular_padding"])
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise unless images of ``height`` x ``width`` can be halved ``compact - 1`` times.
-
-        Raises:
-            InputError: naming the next size that works.
-        """
+        """Raise `InputError`, naming the next size that works, unless images of ``height`` x ``width`` can be halved
+        ``compact - 1`` times."""
         step = self.multiple_of
         if height % step or width % step or not height or not width:
             up = [max(step, -(-side // step) * step) for side in (height, width)]

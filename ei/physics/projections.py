@@ -144,11 +144,8 @@ class Projections(Physics):
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype in which images or sinograms are computed.
-
-    Raises:
-        InputError: for integers, whose sums would wrap around, and complex values.
-    """
+    """The dtype in which images or sinograms are computed. Raises `InputError` for integers, whose sums would wrap
+    around, and complex values."""
     if not tensor.is_floating_point():
         raise InputError(
             f"images and sinograms must hold real floating-point values, got {tensor.dtype}; convert integers by "

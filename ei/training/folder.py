@@ -150,11 +150,7 @@ def new_run_folder(method: str, task: str, parent: str | os.PathLike = "ckp") ->
 
 
 def make_folder(folder: Path, exist_ok: bool = True) -> Path:
-    """Make a folder, with those above it.
-
-    Raises:
-        InputError: if that is not possible.
-    """
+    """Make a folder, with those above it; raises `InputError` if that is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=exist_ok)
     except OSError as error:
