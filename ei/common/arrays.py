@@ -168,8 +168,8 @@ class FileArray:
         return arrays[self._choose(numbers)]
 
     def _choose(self, arrays: Mapping[str, Any]) -> str:
-        """The name of the array to read, out of names and shapes (None where they are not known): the one asked for,
-        the only one, or the first of the preferred names."""
+        """The name of the array to read, out of names and shapes (None where they are not known). It is the one asked
+        for, the only one, or the first of the preferred names."""
         if self.name is not None:
             matches = [name for name in arrays if name == self.name]
         elif len(arrays) == 1:

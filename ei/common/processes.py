@@ -114,9 +114,9 @@ def drawing_for(part: Part) -> Iterator[None]:
 
 
 def drawn(draw: Callable[[tuple[int, ...]], Tensor], shape: tuple[int, ...]) -> Tensor:
-    """``draw(shape)``, random numbers for the images along the first axis, or, where this process has a part of a batch
-    (`drawing_for`), for the whole batch of it, so that all processes draw the same. Images under several transforms
-    lie transform-major: ``[n_trans * images, ...]``."""
+    """``draw(shape)``: random numbers for the images along the first axis. Where this process has a part of a batch
+    (`drawing_for`), they are drawn for the whole batch, so that all processes draw the same. Images under several
+    transforms lie transform-major: ``[n_trans * images, ...]``."""
     part = _PART.get()
     if part is None:
         return draw(shape)
@@ -126,9 +126,9 @@ def drawn(draw: Callable[[tuple[int, ...]], Tensor], shape: tuple[int, ...]) -> 
 
 
 def mean_over_batch(value: Tensor) -> Tensor:
-    """The mean over a whole batch of a scalar that is a mean over images, without gradient: where this process has a
-    part of a batch (`drawing_for`), all processes, which have to call this together, get the same. A closure whose
-    means are not over images, but over what each of them measures, divides by a mean over the batch."""
+    """The mean over a whole batch of a scalar that is a mean over images, without gradient. Where this process has a
+    part of a batch (`drawing_for`), all processes have to call this together, and get the same. A closure whose means
+    are not over images, but over what each of them measures, divides by a mean over the batch."""
     part = _PART.get()
     return value.detach() if part is None else Processes.current().sum(part.weight * value.detach())
 

@@ -241,8 +241,8 @@ def _colours_of_16_bits(path: Path) -> np.ndarray:
 
 
 def _needs_tifffile(path: Path) -> bool:
-    """Whether Pillow does not read a TIFF file as it is: values other than its own types, a negative of more
-    than 8 bits, or one that does not lie upright (Pillow 13 opens some of those scrambled)."""
+    """Whether Pillow does not read a TIFF file as it is. These are values other than its own types, a negative of more
+    than 8 bits, and an image that does not lie upright (Pillow 13 opens some of those scrambled)."""
     if path.suffix.lower() not in (".tif", ".tiff"):
         return False
     with open(path, "rb") as file:

@@ -283,9 +283,9 @@ def gaussian_bound(p: float) -> float:
 
 
 def coverage(scores: Scores, calibration: Calibration | None = None) -> list[dict[str, float]]:
-    """Nominal and empirical coverage: a row for each of `LEVELS` with the share of images whose error's norm is below
-    the bootstrap's quantile (``norm``), and the share of pixels whose error is within the Gaussian interval
-    (``pixels``). With a calibration also the two after it (``norm_calibrated``, ``pixels_calibrated``)."""
+    """Nominal and empirical coverage, a row for each of `LEVELS`: the share of images whose error's norm is below the
+    bootstrap's quantile (``norm``), and that of pixels whose error is within the Gaussian interval (``pixels``). With a
+    calibration also both after it (``norm_calibrated``, ``pixels_calibrated``)."""
 
     def share(ratios: Tensor, bound: float) -> float:
         return float((ratios <= bound * (1 + 1e-9)).double().mean())

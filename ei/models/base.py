@@ -159,7 +159,7 @@ def select_function(f: Any, physics: Any, indices: Sequence[int] | Tensor | None
 @contextlib.contextmanager
 def computing(f: Any) -> Iterator[None]:
     """How convolutions on a GPU compute in a ``with`` block, forward and backward: in float32 unless the ``precision``
-    of ``f`` is "tf32", and the same way every time, so that a run is a function of its seed."""
+    of ``f`` is "tf32". They compute the same way every time, so that a run is a function of its seed."""
     if not torch.cuda.is_available():
         yield
         return
