@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ei.common.checks import check_number
 from ei.errors import InputError
 
 
@@ -55,8 +56,7 @@ def descend(
 
 def moving_average(network: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of a network, weights and BatchNorm statistics, of this decay a step, in (0, 1)."""
-    if not 0 < decay < 1:
-        raise InputError(f"average must be between 0 and 1, not {decay}; None for none")
+    check_number("average", decay, above=0, below=1)
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
