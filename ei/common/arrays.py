@@ -155,7 +155,7 @@ class FileArray:
         return arrays[name] if name not in shapes else scipy.io.loadmat(self.path, variable_names=[name])[name]
 
     def _read_hdf5(self, reverse: bool = False) -> Any:
-        h5py = import_h5py(self.path)
+        h5py = import_extra("h5py", "h5", str(self.path))
         file = h5py.File(self.path, "r")
         arrays: dict[str, _Hdf5Array] = {}
 
@@ -196,11 +196,12 @@ def native(array: np.ndarray) -> np.ndarray:
     return array.astype(wider.get(dtype, dtype), copy=False)
 
 
-def import_h5py(path: Path) -> Any:
+def import_extra(module: str, extra: str, what: str) -> Any:
+    """A module that ``what`` needs and an extra installs."""
     try:
-        return importlib.import_module("h5py")
+        return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtraError(f"{path} needs h5py: pip install 'equivariant-imaging[h5]'") from error
+        raise MissingExtraError(f"{what} needs {module}: pip install 'equivariant-imaging[{extra}]'") from error
 
 
 class _Hdf5Array:

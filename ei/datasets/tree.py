@@ -242,7 +242,7 @@ class ImageTree(Dataset):
         header = self.headers[index]
         path = self.folder / self.names[index]
         if header.common and self.value_range is None:
-            image = read_image(path, header)
+            image = read_image(path)
             values = np.array(self.prepare(image.convert("L") if self.gray else image))
             return torch.from_numpy(values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0).copy())
         exact = read_exactly(path, header, self.value_range, self.prepare)
