@@ -21,7 +21,9 @@ KEPT_MOVED = 4 * 2**30  # bytes of the matrices that one operator keeps of itsel
 
 
 class Recent(OrderedDict):
-    """What was used last, of at most `KEPT_MOVED` bytes together; the latest in any case."""
+    """What was used last, of at most ``most`` bytes together; the latest in any case."""
+
+    most = KEPT_MOVED
 
     def __getitem__(self, key: Any) -> Any:
         value = super().__getitem__(key)
@@ -30,7 +32,7 @@ class Recent(OrderedDict):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         super().__setitem__(key, value)
-        while len(self) > 1 and sum(getattr(kept, "nbytes", 0) for kept in self.values()) > KEPT_MOVED:
+        while len(self) > 1 and sum(getattr(kept, "nbytes", 0) for kept in self.values()) > self.most:
             self.popitem(last=False)
 
 
