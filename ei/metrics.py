@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ei.common.checks import check_tensor, is_unit_range
+from ei.common.checks import check_number, check_tensor, is_unit_range
 from ei.errors import InputError
 
 __all__ = ["cal_psnr", "psnr", "range_of", "ssim"]
@@ -132,7 +132,6 @@ def _checked(
             f"prediction and ground truth must be images [B, C, H, W], got {list(a.shape)}; pass one image [C, H, W] "
             "as image[None]"
         )
-    if not 0 < data_range < math.inf:
-        raise InputError(f"data_range must be finite and > 0, got {data_range}")
+    check_number("data_range", data_range, above=0)
     a, b = (images.to(torch.promote_types(images.dtype, torch.float32)) for images in (a, b))
     return a, b

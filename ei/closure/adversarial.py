@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ei.closure.base import Moving, SelfSupervised
-from ei.common.checks import check_number
+from ei.common.checks import check_number, check_optional
 
 
 class AdversarialEIClosure(Moving, SelfSupervised):
@@ -52,9 +52,7 @@ class AdversarialEIClosure(Moving, SelfSupervised):
         self.discriminator = discriminator
         self.alpha_ei = check_number("alpha_ei", alpha_ei, least=0)
         self.alpha_adv = check_number("alpha_adv", alpha_adv, least=0)
-        if lr_discriminator is not None:
-            lr_discriminator = check_number("lr_discriminator", lr_discriminator, above=0)
-        self.lr_discriminator = lr_discriminator
+        self.lr_discriminator = check_optional("lr_discriminator", lr_discriminator, above=0)
 
     def optimizers(self, f: Any, lr: float) -> dict[str, torch.optim.Optimizer]:
         """Adam without weight decay for the discriminator, under "D"."""

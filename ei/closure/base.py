@@ -202,13 +202,8 @@ class Moving(Closure):
         return x1.repeat(_number_of_elements(transform), *[1] * (x1.dim() - 1))
 
     def reconstructed(self, f: Any, physics: Any, transform: Any, x2: Tensor, batch: int) -> Tensor:
-        """``x3 = f(A x2)``; with an operator for each part of x2 where it moves or is drawn.
-
-        Args:
-            f, physics, transform: see `Closure`.
-            x2: of `transformed`.
-            batch: the number of images in x1.
-        """
+        """``x3 = f(A x2)`` for x2 of `transformed`, made of ``batch`` images x1. Where the operator moves or is drawn,
+        each part of x2 has its own."""
         if (self.move, self.operators) == ("image", "own"):
             return f(self.measure(physics, x2))
         self.check_moves(f, physics)

@@ -100,15 +100,9 @@ def reconstruct_from_part(
     """``f_m(m y)`` with a part m of the measurements drawn for every image, each entry with the probability ``keep``.
 
     Args:
-        f: a reconstruction function with ``of(physics)``.
-        physics: the operator.
-        y: measurements ``[B, ...]``.
-        keep: in (0, 1).
+        f, physics, y, keep: see `SplittingClosure`.
         sampled: `ei.physics.split.entries_to_split`, if it is there already.
         random: to draw with; by default torch's global generator on the CPU.
-
-    Raises:
-        InputError: if f has no ``of``.
     """
     require_of(f, "splitting needs")
     sampled = entries_to_split(physics, y) if sampled is None else sampled
@@ -117,16 +111,10 @@ def reconstruct_from_part(
     return f.of(Split(physics, kept))(kept * y)
 
 
-def mean_over_parts(f: Any, physics: Any, y: Tensor, keep: float, draws: int, seed: int = 0) -> Tensor:
-    """The mean of ``f_m(m y)`` over random parts m, as f was trained; for evaluation. Where data consistency is the
-    last step of f (`ei.models.Unrolled`), it is the last step of the mean, with all measurements: each part restored
-    only what it kept.
-
-    Args:
-        f, physics, y, keep: see `reconstruct_from_part`.
-        draws: how many parts.
-        seed: of the parts.
-    """
-    random = generator(seed, "parts")
+def mean_over_parts(f: Any, physics: Any, y: Tensor, keep: float, draws: int) -> Tensor:
+    """The mean of ``f_m(m y)`` over ``draws`` random parts m (`reconstruct_from_part`), as f was trained; for
+    evaluation. Where data consistency is the last step of f (`ei.models.Unrolled`), it is the last step of the mean,
+    with all measurements: each part restored only what it kept."""
+    random = generator(0, "parts")
     mean = torch.stack([reconstruct_from_part(f, physics, y, keep, None, random) for _ in range(draws)]).mean(0)
     return f.of(physics).data_consistency(mean, y) if data_consistency_last(f) else mean

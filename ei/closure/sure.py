@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ei.closure.base import Equivariant, SelfSupervised
-from ei.common.checks import check_number
+from ei.common.checks import check_optional
 from ei.common.processes import drawn, mean_over_batch
 from ei.common.seeds import seeded
 from ei.errors import InputError
@@ -65,7 +65,7 @@ class SUREClosure(SelfSupervised):
 
     def __init__(self, *, tau: float | None = None, mc_domain: str = "measurement") -> None:
         super().__init__(mc_domain=mc_domain)
-        self.tau = None if tau is None else check_number("tau", tau, above=0)
+        self.tau = check_optional("tau", tau, above=0)
         self._is_linear = False  # of A_dagger, which is checked once
 
     def check(self, f: Any, physics: Any) -> None:
@@ -166,11 +166,7 @@ class RobustEIClosure(Equivariant, SUREClosure):
 
 def error_estimate(f: Any, physics: Any, y: Tensor) -> float:
     """SURE of a trained f: an estimate of ``||A f(y) - A x||^2 / m`` over measurements ``y`` ``[B, ...]``, in their
-    units, under signs that are the same every time. It may be negative.
-
-    Raises:
-        InputError: as `SUREClosure`.
-    """
+    units, under signs that are the same every time. It may be negative. Raises as `SUREClosure`."""
     closure = SUREClosure()
     closure.check(f, physics)
     with torch.no_grad(), seeded(0, y.device):

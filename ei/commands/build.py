@@ -74,8 +74,7 @@ def build_training(
     """A trainer and its loader. Everything a user can get wrong is checked here, before a run folder is made.
 
     Args:
-        tree: of the run.
-        device: where to train.
+        tree, device: of the run.
         out: the run folder; None for the default, False for none.
         state: the content of a checkpoint of this run to continue from.
         carried: its operator.

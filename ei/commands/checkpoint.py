@@ -95,15 +95,8 @@ def tree_of_checkpoint(state: Mapping[str, Any], typed: Typed, path: str) -> Tre
 
 def carried_physics(state: Mapping[str, Any], tree: Tree, device: torch.device, path: str, others: bool = False) -> Any:
     """The operator of a checkpoint's run, without noise: the one that it carries, or the user-defined one of the tree;
-    None where it has none, as those of the authors.
-
-    Args:
-        state: the checkpoint's content.
-        tree: that of the checkpoint with what was typed laid over it.
-        device: where to compute.
-        path: of the checkpoint, for messages.
-        others: where every image has an operator of its own, the call may be for other images, with theirs.
-    """
+    None where it has none, as those of the authors. With ``others``, a run whose images have operators of their own may
+    be called for other images, with theirs; ``tree`` is that of the checkpoint with what was typed laid over it."""
     described = dict(leaves((state.get("config") or {}).get("physics")))
     typed = dict(leaves(tree.get("physics")))
     carried = physics_of(state, device)

@@ -43,6 +43,7 @@ from ei.diagnosis.operators import report_moves, report_operators
 from ei.diagnosis.user_defined import Shape, call
 from ei.errors import InputError
 from ei.physics import image_shape_of, select_physics
+from ei.physics.noise import UNKNOWN
 from ei.physics.noise_adapter import noise_with_variance
 
 FLAGS = ("task", "physics", "group", "noise", "mask", "mask_rate", "ct_views", "data", "measurements", "ei_trans",
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str], prog: str = "ei diagnose") -> None:
     check_figure_file("--out", out)
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} of --out does not exist; make it first")
-    if typed.flags.get("noise") == "unknown":
+    if typed.flags.get("noise") == UNKNOWN:
         raise InputError("--noise unknown has no size that could be examined; give a level, as gaussian:0.1")
     tree = with_noise_apart(typed.tree())
     check_keys(tree)

@@ -47,19 +47,11 @@ DRAWN = 4
 
 @dataclass(frozen=True)
 class ErrorBars:
-    """How error bars are found.
-
-    Attributes:
-        transform: the group.
-        draws: how many.
-        calibration: what corrects them, or None.
-        progress: show a bar.
-    """
+    """How error bars are found: by a group, in so many draws, corrected by a calibration."""
 
     transform: Any
     draws: int
     calibration: Calibration | None = None
-    progress: bool = True
 
     @property
     def factor(self) -> float:
@@ -69,7 +61,7 @@ class ErrorBars:
     def bootstrap(self, f: Any, physics: Any, y: Tensor) -> Bootstrap:
         """`ei.evaluation.bootstrap`, the same for an image alone and in a batch, with a bar."""
         resampling = Resampling(f, physics, self.transform, y, self.draws, noise_for(physics), 0, None)
-        return Bootstrap(resampling, tqdm(resampling, unit="draw", leave=False, disable=not self.progress))
+        return Bootstrap(resampling, tqdm(resampling, unit="draw", leave=False))
 
     def pixels(self, f: Any, physics: Any, y: Tensor) -> Tensor:
         """The error of every pixel, in the image's units, ``[B, C, H, W]``."""
@@ -88,13 +80,8 @@ def add_options(parser: Parser, calibrate: bool) -> None:
 
 
 def read_options(options: Mapping[str, Any], tree: Tree, shape: Shape, code: set[str], path: str) -> ErrorBars | None:
-    """What the options ask for; None where they do not.
-
-    Args:
-        options: those of the command.
-        tree: of the checkpoint ``path`` with what was typed over it: it names the group.
-        shape: (C, H, W) of the images.
-        code: the user-defined code that was typed.
+    """What the options of a command ask for; None where they do not. The tree, of the checkpoint ``path`` with what was
+    typed over it, names the group for images of ``shape`` (C, H, W); ``code`` is the user-defined code that was typed.
     """
     if "uncertainty" not in options:
         for name in ("calibration", "calibrate", "calibrate_by"):
@@ -224,13 +211,8 @@ def beside(output: Path) -> Path:
 
 
 class Watch:
-    """Watches `ei.evaluation.reconstruction.reconstruct_file`: finds error bars of every batch, and SURE's estimate of
-    the first measurements where the noise is known.
-
-    Args:
-        f: the reconstruction function.
-        bars: how error bars are found; None for none.
-    """
+    """Watches `ei.evaluation.reconstruction.reconstruct_file`: finds error bars of every batch (None for none), and
+    SURE's estimate of the first measurements where the noise is known."""
 
     def __init__(self, f: Any, bars: ErrorBars | None) -> None:
         self.bars = bars

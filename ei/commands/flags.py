@@ -29,6 +29,7 @@ from ei.common.user_code import absolute, is_user_code
 from ei.datasets import dataset_for
 from ei.errors import InputError
 from ei.physics import parse_noise
+from ei.physics.noise import UNKNOWN
 
 GROUPS = {
     "shift": "Shift",
@@ -39,7 +40,6 @@ GROUPS = {
     "scale": "Scale",
     "turn": "Turn",
 }
-UNKNOWN = "unknown"
 UNKNOWN_NOISE = ("sure", "rei")  # the methods that find the level of the noise
 
 
@@ -90,18 +90,10 @@ def _is_in_layout(where: Path, task: str) -> bool:
     return where.is_dir() and any((where / mode).is_dir() for mode in ("train", "test"))
 
 
-def _measurements(tree: Tree, value: str) -> Tree:
-    return _with_data(tree, measurements=value)
-
-
 def _with_data(tree: Tree, **source: Any) -> Tree:
     others = ("train", "test", "measurements", "truth")
     rest = {key: value for key, value in (tree.get("data") or {}).items() if key not in others}
     return {**tree, "data": {**rest, **source}}
-
-
-def _method(tree: Tree, value: str) -> Tree:
-    return {**tree, "closure": closure_for(value, tree)}
 
 
 def _noise(tree: Tree, value: str) -> Tree:
@@ -144,14 +136,6 @@ def _ei_alpha(tree: Tree, value: float) -> Tree:
     return set_key(tree, "--ei-alpha", "closure.alpha_ei" if is_adversarial else "closure.alpha", value)
 
 
-def _schedule(tree: Tree, value: list[int]) -> Tree:
-    return {**tree, "schedule": {"name": "step_schedule", "milestones": list(value)}}
-
-
-def _cos(tree: Tree, value: bool) -> Tree:
-    return {**tree, "schedule": {"name": "cosine_schedule"}}
-
-
 def _reconstructor(tree: Tree, value: str) -> Tree:
     name = {"direct": "Reconstructor", "unrolled": "Unrolled"}[value]
     taken = arguments_for("reconstructor", name)
@@ -188,14 +172,15 @@ FLAGS = [
     Flag("mask_rate", PROBLEM, "fraction of pixels removed", float, "physics.mask_rate", "RATE"),
     Flag("ct_views", PROBLEM, "number of views", int, "physics.radon_view", "N"),
     Flag("data", DATA, "images: a folder, a .mat or .npy file, or synthetic", path, _data, "PATH"),
-    Flag("measurements", DATA, "train from measurements alone: an array or a folder of them", path, _measurements,
-         "PATH"),
+    Flag("measurements", DATA, "train from measurements alone: an array or a folder of them", path,
+         lambda tree, value: _with_data(tree, measurements=value), "PATH"),
     Flag("truth", DATA, "the ground truth of --measurements, in the same order", path, "data.truth", "PATH"),
     Flag("held_out", DATA, "the fraction that is the validation set (default: 0.1 of --measurements, none of --data)",
          float, "data.validation", "FRACTION"),
     Flag("batch_size", DATA, "images a step, over all processes", int, "data.batch_size", "N"),
     Flag("workers", DATA, "processes that load data", int, "data.workers", "N"),
-    Flag("method", METHOD, "what to train with (default: ei)", str, _method, more={"choices": [*METHODS]}),
+    Flag("method", METHOD, "what to train with (default: ei)", str,
+         lambda tree, value: {**tree, "closure": closure_for(value, tree)}, more={"choices": [*METHODS]}),
     Flag("noise", METHOD, "gaussian:SIGMA, poisson:GAIN, poisson-gaussian:GAIN,SIGMA, transmission:PHOTONS,SIGMA,SCALE;"
          " or unknown (sure and rei)", str, _noise, "NAME:NUMBERS"),
     Flag("group", METHOD, f"invariance of the images: {', '.join(GROUPS)}, several with commas, or FILE.py:NAME", path,
@@ -211,9 +196,11 @@ FLAGS = [
     Flag("max_steps", TRAINING, "stop after N steps in all", int, "trainer.max_steps", "N"),
     Flag("lr", TRAINING, "learning rate", float, "optimizer.lr", "LR"),
     Flag("wd", TRAINING, "weight decay", float, "optimizer.weight_decay", "WD"),
-    Flag("schedule", TRAINING, "epochs at which the learning rate drops to a tenth", int, _schedule, "EPOCH",
+    Flag("schedule", TRAINING, "epochs at which the learning rate drops to a tenth", int,
+         lambda tree, value: {**tree, "schedule": {"name": "step_schedule", "milestones": value}}, "EPOCH",
          {"nargs": "*"}),
-    Flag("cos", TRAINING, "cosine learning-rate schedule", None, _cos),
+    Flag("cos", TRAINING, "cosine learning-rate schedule", None,
+         lambda tree, _: {**tree, "schedule": {"name": "cosine_schedule"}}),
     Flag("patience", TRAINING, "stop after N epochs without a better validation loss", int, "trainer.patience", "N"),
     Flag("seed", TRAINING, "random seed", int, "trainer.seed", "N"),
     Flag("config", RUN, "trees, as without --config", str, None, "FILE.yaml", {"nargs": "+"}),

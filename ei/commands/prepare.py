@@ -29,7 +29,7 @@ import torch
 from ei.commands.flags import path
 from ei.commands.typed import Parser
 from ei.common.arrays import read_array, split_name
-from ei.common.checks import check_number
+from ei.common.checks import check_number, check_optional
 from ei.common.files import check_not_read, writing
 from ei.common.processes import launched, together
 from ei.common.yaml_text import read_yaml
@@ -120,9 +120,7 @@ def _sinogram(options: Mapping[str, Any]) -> None:
 
 def _write_sinograms(options: Mapping[str, Any]) -> None:
     out = Path(options["out"])
-    centre = options.get("centre")
-    if centre is not None:
-        centre = check_number("--centre", centre)
+    centre = check_optional("--centre", options.get("centre"))
     with_repair = options.get("repair", False)
     flat, dark, angles = (options.get(name) for name in ("flat", "dark", "angles"))
     conversion = Conversion(options["counts"], flat, dark, angles, options["bin"], with_repair)

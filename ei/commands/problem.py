@@ -32,8 +32,7 @@ class Problem:
     """The operator of a tree, with its noise, and its data.
 
     Args:
-        tree: of the run.
-        device: where the operator computes.
+        tree, device: of the run.
         mode: "train" or "test": which images, where the tree has no measurements.
         carried: the operator that a checkpoint carries, instead of the tree's.
 

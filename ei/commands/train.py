@@ -24,7 +24,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from ei.commands.tree import Tree, check_code_is_typed, get, in_order_of, merge
 from ei.commands.typed import Parser, Typed, add_flags, read_typed
 from ei.common.devices import choose_device
 from ei.common.memory import keep_freed_memory
-from ei.common.processes import Processes, joined, launched
+from ei.common.processes import Processes, first_prints, joined
 from ei.errors import InputError
 from ei.training import Trainer
 from ei.training.folder import LAST, STAGE, check_run_folder
@@ -54,8 +53,7 @@ def main(arguments: Sequence[str], prog: str = "ei train") -> None:
     typed = read_typed(parser(prog), arguments)
     call = {name: typed.flags.pop(name, None) for name in ("out", "resume")}
     with contextlib.ExitStack() as stack:
-        if not launched().first:
-            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        stack.enter_context(first_prints())
         device: torch.device | None = None
         for run, folders in runs_of(typed, call):
             tree, checkpoint = tree_of_run(run, folders)

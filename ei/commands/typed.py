@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -79,18 +80,13 @@ class Typed:
 
     def over(self, base: Mapping[str, Any]) -> Tree:
         """``base`` with all that was typed laid over it."""
-        tree = dict(base)
-        for content in self.files:
-            tree = overlay(tree, content)
-        return self._flags_over(tree)
+        return self._flags_over(functools.reduce(overlay, self.files, dict(base)))
 
     def tree(self) -> Tree:
         """The tree of a new run: over the problem of ``--task``; without one, missing parts are
         those of a small run."""
         task = self.flags.get("task")
-        tree = {} if task is None else presets.problem(task)
-        for content in self.files:
-            tree = overlay(tree, content)
+        tree = functools.reduce(overlay, self.files, {} if task is None else presets.problem(task))
         for key, part in presets.problem(None).items():
             typed: Any = tree.get(key, part)
             lacks_name = isinstance(typed, Mapping) and "name" not in typed and key in CLASSES
@@ -98,10 +94,7 @@ class Typed:
         return self._flags_over(tree)
 
     def _flags_over(self, tree: Tree) -> Tree:
-        tree = apply_flags(tree, self.flags)
-        for text in self.assignments:
-            tree = assign(tree, text)
-        return tree
+        return functools.reduce(assign, self.assignments, apply_flags(tree, self.flags))
 
     @property
     def code(self) -> set[str]:

@@ -157,7 +157,7 @@ class FileArray:
         return arrays[name] if name not in shapes else scipy.io.loadmat(self.path, variable_names=[name])[name]
 
     def _read_hdf5(self, reverse: bool = False) -> Any:
-        h5py = import_h5py(self.path)
+        h5py = import_extra("h5py", "h5", str(self.path))
         file = h5py.File(self.path, "r")
         arrays: dict[str, _Hdf5Array] = {}
 
@@ -170,8 +170,8 @@ class FileArray:
         return arrays[self._choose(numbers)]
 
     def _choose(self, arrays: Mapping[str, Any]) -> str:
-        """The name of the array to read, out of names and shapes (None where they are not known): the one asked for,
-        the only one, or the first of the preferred names."""
+        """The name of the array to read, out of names and shapes (None where they are not known). It is the one asked
+        for, the only one, or the first of the preferred names."""
         if self.name is not None:
             matches = [name for name in arrays if name == self.name]
         elif len(arrays) == 1:
@@ -203,11 +203,12 @@ def in_degrees(angles: np.ndarray, units: str) -> np.ndarray:
     return np.rad2deg(angles) if units.lower() in ("rad", "radian", "radians") else angles
 
 
-def import_h5py(path: Path) -> Any:
+def import_extra(module: str, extra: str, what: str) -> Any:
+    """A module that ``what`` needs and an extra installs."""
     try:
-        return importlib.import_module("h5py")
+        return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtraError(f"{path} needs h5py: pip install 'equivariant-imaging[h5]'") from error
+        raise MissingExtraError(f"{what} needs {module}: pip install 'equivariant-imaging[{extra}]'") from error
 
 
 class _Hdf5Array:

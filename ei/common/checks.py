@@ -61,6 +61,11 @@ def check_number(
     raise InputError(f"{name} must be {kind} {wanted}".rstrip() + f", got {(value if number is None else number)!r}")
 
 
+def check_optional(name: str, value: Any, **valid: Any) -> Any:
+    """`check_number`, or None for None."""
+    return None if value is None else check_number(name, value, **valid)
+
+
 _COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
 
@@ -72,22 +77,14 @@ def _real(value: Any) -> Any:
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """``value``, which must be true or false.
-
-    Raises:
-        InputError: ``{name} must be true or false, got 'no'``.
-    """
+    """Raise `InputError` unless ``value`` is true or false; returns it."""
     if not isinstance(value, bool | np.bool_):
         raise InputError(f"{name} must be true or false, got {value!r}")
     return bool(value)
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
-    """``value``, which must be one of ``choices``.
-
-    Raises:
-        InputError: ``{name} must be one of 'measurement', 'image', got 'sinogram'``.
-    """
+    """Raise `InputError` unless ``value`` is one of ``choices``; returns it."""
     choices = list(choices)
     if not isinstance(value, str) or value not in choices:
         raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -23,8 +23,8 @@ def to_complex(x: Tensor) -> Tensor:
 
 
 def magnitude(x: Tensor) -> Tensor:
-    """Images ``[..., C, H, W]`` as they are looked at: of complex ones the magnitude, and of real ones with two
-    channels, which are a real and an imaginary part, ``[..., 1, H, W]``; others as they are."""
+    """Images ``[..., C, H, W]`` as they are looked at. Of complex ones it is the magnitude; so it is of real ones with
+    two channels, a real and an imaginary part: ``[..., 1, H, W]``. Others are as they are."""
     if x.is_complex():
         return x.abs()
     return torch.linalg.vector_norm(x, dim=-3, keepdim=True) if x.dim() > 2 and x.shape[-3] == 2 else x

@@ -12,11 +12,7 @@ from ei.errors import InputError
 
 
 def device_of(name: torch.device | str) -> torch.device:
-    """The device of a name, as tensors have it: of "cuda", "cuda:0".
-
-    Raises:
-        InputError: if there is none of that name here.
-    """
+    """The device of a name, as tensors have it: of "cuda", "cuda:0". Raises `InputError` if there is none here."""
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts

@@ -71,8 +71,8 @@ def loss_curves(log: Path, path: Path) -> None:
 
 def _picture(image: Tensor) -> tuple[np.ndarray, str]:
     """The part of an image or measurement of any axes that is drawn, ``[H, W]`` or ``[H, W, 3]``, and a remark where it
-    is not all: the magnitude of complex ones and of two channels; the first of coils and of more than three channels;
-    a vector as a row."""
+    is not all. Of complex images and of two channels it is the magnitude; of coils, and of more than three channels,
+    the first. A vector is a row."""
     remark = ""
     if image.dim() == 4 and len(image) == 2 and not image.is_complex():  # real and imaginary part of several coils
         image = torch.complex(image[0].float(), image[1].float())

@@ -38,26 +38,18 @@ def natural_order(name: str) -> tuple[list[str | int], str]:
 
 
 def check_path(name: str, value: Any) -> Path:
-    """``value`` as a path.
-
-    Raises:
-        InputError: ``{name} must be a path, got 5``.
-    """
+    """``value`` as a path; raises `InputError` for anything else."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise InputError(f"{name} must be a path, got {value!r}")
     return Path(value)
 
 
-def load_file(
-    path: str | os.PathLike, what: str = "file", device: torch.device | str = "cpu", mmap: bool = False
-) -> Any:
-    """Load what `torch.save` wrote, with ``weights_only=True``. Numbers and arrays of NumPy come as plain numbers and
-    tensors, with a warning.
+def load_file(path: str | os.PathLike, what: str = "file", mmap: bool = False) -> Any:
+    """Load what `torch.save` wrote to the CPU, with ``weights_only=True``. Numbers and arrays of NumPy come as plain
+    numbers and tensors, with a warning.
 
     Args:
-        path: the file.
         what: what the file is to the user ("checkpoint", "mask"), for error messages.
-        device: where tensors go, wherever they were saved.
         mmap: read tensors when they are used, where the file allows it; its checksums are then not compared.
 
     Raises:
@@ -76,12 +68,12 @@ def load_file(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol of files from elsewhere
             try:
-                return torch.load(path, map_location=device, weights_only=True, mmap=mmap)
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
             except pickle.UnpicklingError as error:
                 if "numpy" not in str(error):
                     raise
             with numbers_of_numpy():
-                content = plain(torch.load(path, map_location=device, weights_only=True))
+                content = plain(torch.load(path, map_location="cpu", weights_only=True))
         warnings.warn(
             f"the {what} {path} holds numbers of NumPy: they were read as plain numbers and tensors", stacklevel=2
         )
@@ -188,11 +180,7 @@ def check_not_read(option: str, written: Path, sources: Iterable[str | os.PathLi
 
 @contextlib.contextmanager
 def complete_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that becomes ``path`` when it is complete; if anything is raised, nothing is left of it.
-
-    Raises:
-        StorageError: if it cannot be written.
-    """
+    """A folder to fill that becomes ``path`` when it is complete; if anything is raised, nothing is left of it."""
     temporary = path.with_name(f".{path.name}{TEMPORARY}")
     with writing(path):
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed

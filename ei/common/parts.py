@@ -63,11 +63,8 @@ def classes_of(room: ModuleType, base: type, *without: type) -> dict[str, Callab
 
 
 def normalized(description: Any, path: str) -> dict[str, Any]:
-    """A description as a dict with ``name``; a text is a name without arguments.
-
-    Raises:
-        InputError: for anything else.
-    """
+    """A description as a dict with ``name``; a text is a name without arguments. Raises `InputError` for anything
+    else."""
     if isinstance(description, str):
         return {"name": description}
     if not isinstance(description, Mapping):
@@ -76,11 +73,8 @@ def normalized(description: Any, path: str) -> dict[str, Any]:
 
 
 def find(name: Any, classes: Classes, path: str) -> Callable[..., Any]:
-    """What a name stands for: one of ``classes``, or what ``FILE.py:NAME`` names, which is imported.
-
-    Raises:
-        InputError: listing the valid names.
-    """
+    """What a name stands for: one of ``classes``, or what ``FILE.py:NAME`` names, which is imported. Raises
+    `InputError`, listing the valid names."""
     if is_user_code(name):
         return import_user_code(name)
     if isinstance(name, str) and name in classes:

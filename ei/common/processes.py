@@ -114,9 +114,9 @@ def drawing_for(part: Part) -> Iterator[None]:
 
 
 def drawn(draw: Callable[[tuple[int, ...]], Tensor], shape: tuple[int, ...]) -> Tensor:
-    """``draw(shape)``, random numbers for the images along the first axis, or, where this process has a part of a batch
-    (`drawing_for`), for the whole batch of it, so that all processes draw the same. Images under several transforms
-    lie transform-major: ``[n_trans * images, ...]``."""
+    """``draw(shape)``: random numbers for the images along the first axis. Where this process has a part of a batch
+    (`drawing_for`), they are drawn for the whole batch, so that all processes draw the same. Images under several
+    transforms lie transform-major: ``[n_trans * images, ...]``."""
     part = _PART.get()
     if part is None:
         return draw(shape)
@@ -126,9 +126,9 @@ def drawn(draw: Callable[[tuple[int, ...]], Tensor], shape: tuple[int, ...]) -> 
 
 
 def mean_over_batch(value: Tensor) -> Tensor:
-    """The mean over a whole batch of a scalar that is a mean over images, without gradient: where this process has a
-    part of a batch (`drawing_for`), all processes, which have to call this together, get the same. A closure whose
-    means are not over images, but over what each of them measures, divides by a mean over the batch."""
+    """The mean over a whole batch of a scalar that is a mean over images, without gradient. Where this process has a
+    part of a batch (`drawing_for`), all processes have to call this together, and get the same. A closure whose means
+    are not over images, but over what each of them measures, divides by a mean over the batch."""
     part = _PART.get()
     return value.detach() if part is None else Processes.current().sum(part.weight * value.detach())
 
@@ -158,23 +158,25 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
 
 @contextlib.contextmanager
-def together(device: torch.device) -> Iterator[Processes]:
-    """Do the work of a command together, for the time of a ``with`` block: the processes that a launcher started have
-    `joined`, the first one alone prints, and SIGTERM ends each of them as an exception does."""
+def first_prints() -> Iterator[None]:
+    """In a ``with`` block, of the processes that a launcher started the first one alone prints."""
     with contextlib.ExitStack() as stack:
         if not launched().first:
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        processes = stack.enter_context(joined(device))
-        stack.enter_context(leaving_on_sigterm())
+        yield
+
+
+@contextlib.contextmanager
+def together(device: torch.device) -> Iterator[Processes]:
+    """Do the work of a command together, for the time of a ``with`` block: the processes that a launcher started have
+    `joined`, the first one alone prints, and SIGTERM ends each of them as an exception does."""
+    with first_prints(), joined(device) as processes, leaving_on_sigterm():
         yield processes
 
 
 def check_division(batch_size: int, processes: Processes) -> None:
-    """Raise unless batches of ``batch_size`` can be divided over the processes.
-
-    Raises:
-        InputError: naming the next size that works.
-    """
+    """Raise `InputError`, naming the next size that works, unless batches of ``batch_size`` can be divided over the
+    processes."""
     if batch_size % processes.count:
         following = -(-batch_size // processes.count) * processes.count
         what = f"a batch of {batch_size} cannot be divided over {processes.count} processes"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ei.common.arrays import HDF5, TIFF, import_h5py
+from ei.common.arrays import HDF5, TIFF, import_extra
 from ei.common.files import check_path, complete_file, remove_temporaries, replacing, write_atomically, writing
 from ei.common.locks import Lock
 from ei.common.processes import Part, Processes
@@ -140,11 +140,7 @@ class UnfinishedArray:
         return left[part.start : part.stop] if part.weight else []
 
     def write(self, indices: Sequence[int], values: Any) -> None:
-        """Write the slices with these indices.
-
-        Raises:
-            ValueError: for another shape.
-        """
+        """Write the slices with these indices."""
         values = np.ascontiguousarray(values, dtype=self.dtype)
         if values.shape != (len(indices), *self.shape[1:]):
             raise ValueError(f"{len(indices)} slices of {list(self.shape)} have shape {list(values.shape)}")
@@ -215,7 +211,7 @@ class UnfinishedArray:
             with self.unfinished.open("wb") as file:
                 np.lib.format.write_array_header_1_0(file, header)
                 return file.tell()
-        h5py = import_h5py(self.path)
+        h5py = import_extra("h5py", "h5", str(self.path))
         contiguous = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         contiguous.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         contiguous.set_fill_time(h5py.h5d.FILL_TIME_NEVER)

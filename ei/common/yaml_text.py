@@ -75,11 +75,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def read_yaml(path: str | os.PathLike, what: str = "configuration file") -> dict[str, Any]:
-    """The mapping in a YAML file; empty where the file is.
-
-    Raises:
-        MissingFileError, InputError: if it cannot be read or holds something else.
-    """
+    """The mapping in a YAML file; empty where the file is. Raises `InputError` if it holds something else."""
     file = Path(path)
     if not file.exists():
         raise MissingFileError(f"there is no {what} {path}; check the path")

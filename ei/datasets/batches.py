@@ -63,7 +63,7 @@ def evenly_spaced(dataset: Any, most: int = 8) -> range:
 
 def index_in_whole(dataset: Any, index: int) -> int:
     """The index of an item in the whole data set that this one is a part of (`torch.utils.data.Subset`), or in the
-    whole stack of measurements that it has slices of (``place_of``). It selects the operator of the item."""
+    whole stack that it has slices of (``place_of``). It selects the operator of the item."""
     while isinstance(dataset, Subset):
         index = int(dataset.indices[index])
         dataset = dataset.dataset

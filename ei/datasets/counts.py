@@ -67,11 +67,7 @@ class Light:
         self.least = min(self.least, float(transmitted.min(where=lit, initial=math.inf)))
 
     def check(self) -> None:
-        """Warn of places without photons.
-
-        Raises:
-            InputError: where they are most of all.
-        """
+        """Warn of places without photons; raises `InputError` where they are most of all."""
         if 2 * self.without > self.places:
             culprit = "flat" if 2 * self.without_beam > self.places else "counts"
             raise InputError(

@@ -124,7 +124,7 @@ def repair(y: np.ndarray, defects: Defects) -> np.ndarray:
 
 
 def without_stripes(y: np.ndarray, size: int = 21) -> np.ndarray:
-    """A sinogram ``[D, V]`` without stripes: the values of each detector are sorted, smoothed over ``size`` detectors
+    """A sinogram ``[D, V]`` without stripes. The values of each detector are sorted, smoothed over ``size`` detectors
     by a median, and put back in their order (Vo, Atwood & Drakopoulos, "Superior techniques for eliminating ring
     artifacts in X-ray micro-tomography", Optics Express 26, 2018, algorithm 3)."""
     order = np.argsort(y, axis=1, kind="stable")
@@ -154,8 +154,8 @@ def _constant(y: np.ndarray) -> list[int]:
 
 
 def _flashes(y: np.ndarray) -> np.ndarray:
-    """Where line integrals ``[D, V]`` are far below all that the views before and behind measure nearby: so far as
-    anything in the object moves between two views of a full turn. A gap in an object is in more than one view."""
+    """Where line integrals ``[D, V]`` are far below all that the views before and behind measure nearby. Nearby is as
+    far as anything in the object moves between two views of a full turn. A gap in an object is in several views."""
     low, high = np.percentile(y, (1, 99))
     reach = int(np.ceil(np.pi * y.shape[0] / y.shape[1])) + 1
     nearby = np.pad(minimum_filter1d(y, 2 * reach + 1, axis=0), ((0, 0), (1, 1)), mode="reflect")
@@ -179,7 +179,7 @@ def _without_flashes(y: np.ndarray, flashes: np.ndarray) -> np.ndarray:
 
 def _stripes(y: np.ndarray, widest: int, least: float) -> list[int]:
     """The lines of ``y`` ``[lines, values]`` that stand out, in groups of up to ``widest``, from two lines on either
-    side: by more than these differ from each other, and by the same amount in most of their values."""
+    side. They differ by more than these do from each other, and by the same amount in most values."""
     low, high = np.percentile(y, (1, 99))
     stripes: set[int] = set()
     for width in range(1, widest + 1):

@@ -77,8 +77,8 @@ def kspace_of(array: np.ndarray, axes: str | None = None) -> tuple[Tensor, Tenso
 
 
 def check_centred(y: Tensor) -> None:
-    """Raise `InputError` if k-space ``[..., H, W]`` has its middle in the corner, as an FFT without shifts leaves it:
-    the outer half of its rows, or of its columns, then has ten times the energy of the middle half."""
+    """Raise `InputError` if k-space ``[..., H, W]`` has its middle in the corner, as an FFT without shifts leaves it.
+    The outer half of its rows, or of its columns, then has ten times the energy of the middle half."""
     energy = y.abs().square().reshape(-1, *y.shape[-2:]).sum(0)
     for axis, name in ((-2, "rows"), (-1, "columns")):
         lines = energy.sum(-3 - axis)

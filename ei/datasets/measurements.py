@@ -152,10 +152,8 @@ class Measurements(Dataset):
         return file, number - (self._ends[file - 1] if file else 0)
 
     def name_of(self, index: int) -> str:
-        """The name of a measurement, and of what is made of it: in a folder, the name of its file without the ending
-        (with it, where another file has the same), and its number in the file, if there are several; else its number in
-        the stack.
-        """
+        """The name of a measurement, and of what is made of it: its number in the stack. In a folder it is the name of
+        its file without the ending (with it, where another file has the same), and its number in a file of several."""
         if not self.path.is_dir():
             return f"{self.slices[index]:05d}"
         file, row = self._place(index)

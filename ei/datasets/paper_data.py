@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import io
 import re
 import zipfile
@@ -16,9 +15,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ei.common.arrays import import_extra
 from ei.common.files import complete_folder, write_atomically, writing
 from ei.datasets.stack import CT_KEY
-from ei.errors import InputError, MissingExtraError, MissingFileError
+from ei.errors import InputError, MissingFileError
 from ei.metrics import psnr
 from ei.physics import CT
 
@@ -88,10 +88,7 @@ def prepare_ct100(source: Path, out: Path) -> float:
     Returns:
         The mean PSNR of the FBP of 50 views over the test slices (the paper's: 30.24 dB).
     """
-    try:
-        pydicom = importlib.import_module("pydicom")
-    except ImportError as error:
-        raise MissingExtraError("ct100 needs pydicom: pip install 'equivariant-imaging[dicom]'") from error
+    pydicom = import_extra("pydicom", "dicom", "ct100")
     import scipy.io
 
     with files_of(source, (".dcm",)) as files:

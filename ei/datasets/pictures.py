@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from ei.common.arrays import FileArray
+from ei.common.arrays import FileArray, import_extra
 from ei.common.checks import check_number
 from ei.errors import InputError, MissingExtraError
 
@@ -56,12 +56,9 @@ def read_values(path: str | os.PathLike) -> np.ndarray:
     return values
 
 
-def read_image(path: str | os.PathLike, header: Header | None = None) -> Image.Image:
-    """A picture of 8 bits as RGB, upright by its EXIF orientation; transparency is dropped. Its ``header`` is read
-    if it is not known. Raises `InputError` if it cannot be read or has more than 8 bits."""
-    header = header or header_of(path)
-    if not header.common:
-        raise InputError(f"the image {path} holds {header.kind} values, which 8 bits cannot hold")
+def read_image(path: str | os.PathLike) -> Image.Image:
+    """A picture of 8 bits (`Header.common`) as RGB, upright by its EXIF orientation; transparency is dropped. Raises
+    `InputError` if it cannot be read."""
 
     def read(path: Path) -> Image.Image:
         with Image.open(path) as image:
@@ -116,15 +113,8 @@ def warn_of_clipping(images: Iterable[np.ndarray], limits: Limits, what: str) ->
 def read_exactly(
     path: str | os.PathLike, header: Header, limits: Limits | None, prepare: Callable[[Image.Image], Image.Image]
 ) -> Tensor:
-    """An image file as float32 ``[C, H, W]`` in [0, 1], never rounded to 8 bits.
-
-    Args:
-        path, header: of the file.
-        limits: what becomes 0 and 1; by default 0 and the largest value of its type, which it must have.
-        prepare: crops and resizes a PIL image of one channel.
-    """
-    if limits is None and header.largest is None:
-        raise InputError(f"the image {path} holds {header.kind} values: set value_range to those that become 0 and 1")
+    """An image file as float32 ``[C, H, W]`` in [0, 1], never rounded to 8 bits. ``limits`` become 0 and 1, by default
+    0 and the largest value of its type; ``prepare`` crops and resizes a PIL image of one channel."""
     values = scaled(read_values(path), limits or (0.0, float(header.largest or 1)))
     return torch.from_numpy(np.stack([np.asarray(prepare(Image.fromarray(channel))) for channel in values]))
 
@@ -241,8 +231,8 @@ def _colours_of_16_bits(path: Path) -> np.ndarray:
 
 
 def _needs_tifffile(path: Path) -> bool:
-    """Whether Pillow does not read a TIFF file as it is: values other than its own types, a negative of more
-    than 8 bits, or one that does not lie upright (Pillow 13 opens some of those scrambled)."""
+    """Whether Pillow does not read a TIFF file as it is. These are values other than its own types, a negative of more
+    than 8 bits, and an image that does not lie upright (Pillow 13 opens some of those scrambled)."""
     if path.suffix.lower() not in (".tif", ".tiff"):
         return False
     with open(path, "rb") as file:
@@ -321,11 +311,7 @@ def _array_values(path: Path) -> np.ndarray:
 
 
 def _dicom(path: Path, **options: Any) -> Any:
-    try:
-        pydicom = importlib.import_module("pydicom")
-    except ImportError as error:
-        raise MissingExtraError(f"{path} needs pydicom: pip install 'equivariant-imaging[dicom]'") from error
-    dataset = pydicom.dcmread(path, **options)
+    dataset = import_extra("pydicom", "dicom", str(path)).dcmread(path, **options)
     if int(dataset.get("NumberOfFrames") or 1) > 1 or int(dataset.get("SamplesPerPixel") or 1) > 1:
         raise InputError(f"the image {path} holds several frames or colours; save each as a gray image")
     if "ModalityLUTSequence" in dataset:

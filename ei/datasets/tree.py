@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ei.common.arrays import SUFFIXES, split_name
-from ei.common.checks import check_choice, check_flag, check_number
+from ei.common.checks import check_choice, check_flag, check_number, check_optional
 from ei.common.files import check_path
 from ei.common.seeds import generator
 from ei.datasets.pictures import (
@@ -175,7 +175,7 @@ class ImageTree(Dataset):
     ) -> None:
         self.folder, self.names = _select(check_path("folder", folder), mode, test_fraction, split)
         self.crop = _check_crop(crop)
-        self.resize = None if resize is None else check_number("resize", resize, integer=True, least=1)
+        self.resize = check_optional("resize", resize, integer=True, least=1)
         self.prepare = _crop_and_resize(self.crop, self.resize)
         self.headers = [header_of(self.folder / name) for name in self.names]  # pixels are decoded later
         self._check_sizes()
@@ -242,7 +242,7 @@ class ImageTree(Dataset):
         header = self.headers[index]
         path = self.folder / self.names[index]
         if header.common and self.value_range is None:
-            image = read_image(path, header)
+            image = read_image(path)
             values = np.array(self.prepare(image.convert("L") if self.gray else image))
             return torch.from_numpy(values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0).copy())
         exact = read_exactly(path, header, self.value_range, self.prepare)

@@ -45,8 +45,8 @@ def sinusoid_fit(values: np.ndarray, angles: np.ndarray, order: int = 1) -> tupl
 
 
 def axis_by_centroids(y: np.ndarray, angles: np.ndarray) -> tuple[float, float, float]:
-    """The axis of a parallel scan that no view truncates, in bins from the middle of the detector, and its standard
-    error: the centroid of a view is ``axis + a cos t + b sin t``. Also the root mean square of what is left (bins)."""
+    """The axis of a parallel scan that no view truncates, in bins from the middle of the detector, its standard error,
+    and the root mean square of what is left (bins). The centroid of a view is ``axis + a cos t + b sin t``."""
     coefficients, off, terms = sinusoid_fit(moments(y)[0], angles)
     freedom = max(1, len(angles) - 3)
     # Deviations last over many views, so they do not average out as independent ones would.

@@ -25,8 +25,8 @@ class Together:
 
 
 def report_operators(physics: Any, transform: Any, shape: tuple[int, ...], tol: float, device: torch.device) -> str:
-    """What the operators of a run see together of image space, beside what the first of them sees alone: where it is
-    all, multi-operator imaging (``--method moi``, ``closure.operators=any``) has nothing left that it cannot learn."""
+    """What the operators of a run see together of image space, beside what the first of them sees alone. Where it is
+    all, nothing is left that multi-operator imaging (``--method moi``, ``closure.operators=any``) cannot learn."""
     seen = []
     for one in (physics.of([0]), Together(physics)):
         problem = Problem(one, transform, shape, tol, device=device)

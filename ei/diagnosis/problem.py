@@ -132,11 +132,8 @@ class Problem:
         return self.transformed_back(there, element) if inverse is None else self.transformed(there, [inverse(element)])
 
     def restrict_to_support(self, elements: Sequence[Tensor]) -> None:
-        """Leave out the pixels that a transform loses, as rotations that fill with zeros lose the corners.
-
-        Raises:
-            InputError: if no pixel is left.
-        """
+        """Leave out the pixels that a transform loses, as rotations that fill with zeros lose the corners. Raises
+        `InputError` if none is left."""
         ones = torch.ones(1, *self.shape, device=self.device)
         kept = torch.ones(self.size, dtype=torch.bool, device=self.device)
         with torch.no_grad():

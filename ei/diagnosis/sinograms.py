@@ -358,7 +358,7 @@ def _check_axis(
 
 def _parallel_misfit(scan: Scan, y: np.ndarray) -> float:
     """How badly parallel angles fit, at the axis that they imply: what a reconstruction leaves unexplained, times the
-    misfits of centroids and widths to the sinusoids of once and twice the angle, which for evenly spread angles
+    misfits of centroids and widths to the sinusoids of once and twice the angle. For evenly spread angles the misfits
     determine more."""
     angles = np.asarray(scan.angles)
     product = unexplained(replace(scan, centre=axis_by_centroids(y, angles)[0]), y)

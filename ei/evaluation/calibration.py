@@ -201,11 +201,7 @@ def _noise_power(resampling: Resampling, part: Split) -> tuple[Tensor, Tensor]:
 
 def draw_part(entries: Tensor, images: int, keep: float, seed: int) -> Tensor:
     """Zeros and ones ``[images, ...]``: a part ``keep`` of the ``entries`` (`entries_to_split`), drawn for each image,
-    at least one of them left out.
-
-    Raises:
-        InputError: for fewer than two entries.
-    """
+    at least one of them left out. Raises `InputError` for fewer than two entries."""
     uniform = torch.rand(images, *entries.shape[1:], generator=generator(seed, "held out")).to(entries)
     order = torch.where(entries > 0, uniform, math.inf).flatten(1)
     counts = (entries > 0).expand_as(uniform).flatten(1).sum(1)
@@ -256,11 +252,7 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Calibration:
-        """Read what `save` wrote.
-
-        Raises:
-            MissingFileError, InputError: if there is no file, or it is none of `save`.
-        """
+        """Read what `save` wrote; raises `InputError` for another file."""
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
             levels = {
@@ -291,9 +283,9 @@ def gaussian_bound(p: float) -> float:
 
 
 def coverage(scores: Scores, calibration: Calibration | None = None) -> list[dict[str, float]]:
-    """Nominal and empirical coverage: a row for each of `LEVELS` with the share of images whose error's norm is below
-    the bootstrap's quantile (``norm``), and the share of pixels whose error is within the Gaussian interval
-    (``pixels``). With a calibration also the two after it (``norm_calibrated``, ``pixels_calibrated``)."""
+    """Nominal and empirical coverage, a row for each of `LEVELS`: the share of images whose error's norm is below the
+    bootstrap's quantile (``norm``), and that of pixels whose error is within the Gaussian interval (``pixels``). With a
+    calibration also both after it (``norm_calibrated``, ``pixels_calibrated``)."""
 
     def share(ratios: Tensor, bound: float) -> float:
         return float((ratios <= bound * (1 + 1e-9)).double().mean())

@@ -89,8 +89,8 @@ def spectrum(y: Tensor, views: Tensor) -> Tensor:
 
 
 def _weights_of_frequencies(physics: Any, x: Tensor, views: Tensor) -> Tensor:
-    """Weights of the frequencies ``[1 or B, D + 1]``, with which the sum of a `spectrum` is the squared norm of the
-    image: white noise has power in proportion to the frequency, as the rings of the plane grow with their radius."""
+    """Weights of the frequencies ``[1 or B, D + 1]``: the sum of a `spectrum` with them is the squared norm of the
+    image. White noise has power in proportion to the frequency, as the rings of the plane grow with their radius."""
     passed = norm = torch.zeros((), dtype=torch.float64, device=x.device)
     random = generator(0, "white noise")
     scans = len(x) if getattr(physics, "count", 1) > 1 else 1  # one geometry serves all images, or each has its own

@@ -147,11 +147,8 @@ def require_of(f: Any, what: str) -> None:
 
 
 def select_function(f: Any, physics: Any, indices: Sequence[int] | Tensor | None) -> tuple[Any, Any]:
-    """f and the operator of the images with these indices (`ei.physics.select_physics`).
-
-    Raises:
-        InputError: for an operator that differs by image, and an f without ``of``.
-    """
+    """f and the operator of the images with these indices (`ei.physics.select_physics`). Raises `InputError` for an
+    operator that differs by image, and an f without ``of``."""
     selected = select_physics(physics, indices)
     if selected is physics:
         return f, physics
@@ -162,7 +159,7 @@ def select_function(f: Any, physics: Any, indices: Sequence[int] | Tensor | None
 @contextlib.contextmanager
 def computing(f: Any) -> Iterator[None]:
     """How convolutions on a GPU compute in a ``with`` block, forward and backward: in float32 unless the ``precision``
-    of ``f`` is "tf32", and the same way every time, so that a run is a function of its seed."""
+    of ``f`` is "tf32". They compute the same way every time, so that a run is a function of its seed."""
     if not torch.cuda.is_available():
         yield
         return

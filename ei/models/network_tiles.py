@@ -68,11 +68,8 @@ def check_tile(net: Any, side: Any, name: str = "network_tile") -> int:
 
 
 def check_no_batch_statistics(net: nn.Module) -> None:
-    """Raise if the network is in training mode and has BatchNorm: its statistics would be those of tiles.
-
-    Raises:
-        InputError: then.
-    """
+    """Raise `InputError` if the network is in training mode and has BatchNorm: its statistics would be those of
+    tiles."""
     if any(isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training for part in net.modules()):
         raise InputError(
             "network_tile: BatchNorm in training takes its statistics from whole images, and would take those of "

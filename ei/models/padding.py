@@ -34,16 +34,8 @@ def padding_for(net: Any, height: int, width: int) -> tuple[int, int, int, int] 
 
 def call_padded(net: nn.Module, x: Tensor, tile: int | None = None) -> Tensor:
     """``net(x)`` for images ``x`` ``[B, C, H, W]`` of any sides. Where it must, it pads by reflection, half on each
-    side, and crops the result; it warns.
-
-    Args:
-        net: the network.
-        x: images.
-        tile: run the network on tiles of this side (`ei.models.network_tiles`).
-
-    Raises:
-        InputError: see `padding_for` and `ei.models.network_tiles.call_tiled`.
-    """
+    side, and crops the result; it warns. With ``tile`` the network runs on tiles of this side
+    (`ei.models.network_tiles`). Raises as `padding_for` and `call_tiled`."""
     height, width = x.shape[-2:]
     padding = padding_for(net, height, width)
     if padding is None:

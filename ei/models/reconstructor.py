@@ -16,15 +16,7 @@ class Reconstructor(ReconstructionFunction):
     Args:
         net: the network G, from images ``[B, C, H, W]`` to images; it is put in channels-last format.
         physics: anything with ``A_dagger(y)``.
-        precision: "fp32", or "bf16" to run the network under ``torch.autocast``; input and output stay float32 and
-            the physics stays outside autocast.
-        image_scale: s > 0: ``f(y) = s * net(A_dagger(y) / s)``.
-        network_tile: run the network on overlapping tiles of this side (`ei.models.network_tiles`): equal results with
-            the memory of a tile. By default on whole images.
-
-    Raises:
-        InputError: for another precision, a scale that is no finite number above zero, or a tile that does not fit the
-            network.
+        precision, image_scale, network_tile: see `ei.models.base.ReconstructionFunction`, also for the errors.
 
     >>> import torch
     >>> from ei.models import Reconstructor, UNet

@@ -76,8 +76,8 @@ class Up(nn.Module):
 
 
 def _upsampling_kernel(weight: Tensor, taps: Tensor) -> Tensor:
-    """The ``[in, out, 4, 4]`` kernel that upsamples by two (nearest) and convolves with ``weight`` ``[out, in, 3, 3]``:
-    the input pixel under offset k of the 4x4 window is seen by those of the three taps that fall on its copies."""
+    """The ``[in, out, 4, 4]`` kernel that upsamples by two (nearest) and convolves with ``weight`` ``[out, in, 3, 3]``.
+    The input pixel under offset k of the window is seen by those of the three taps that fall on its copies."""
     with torch.autocast(weight.device.type, enabled=False):  # sum first, round to bf16 after
         kernel = torch.einsum("ak,bl,oikl->ioab", taps, taps, weight)
     return kernel.contiguous(memory_format=torch.channels_last)
@@ -181,11 +181,8 @@ class UNet(nn.Module):
         return bool(self.config["circular_padding"])
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise unless images of ``height`` x ``width`` can be halved ``compact - 1`` times.
-
-        Raises:
-            InputError: naming the next size that works.
-        """
+        """Raise `InputError`, naming the next size that works, unless images of ``height`` x ``width`` can be halved
+        ``compact - 1`` times."""
         step = self.multiple_of
         if height % step or width % step or not height or not width:
             up = [max(step, -(-side // step) * step) for side in (height, width)]

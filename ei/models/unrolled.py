@@ -43,14 +43,10 @@ class Unrolled(ReconstructionFunction):
             back into the image.
         recompute: trade time for memory: of each iteration only its input is kept, and the backward pass computes the
             iteration again (`torch.utils.checkpoint`). Same values, gradients and running statistics.
-        precision: "fp32", or "bf16" to run the network under ``torch.autocast``; the physics stays outside, in the
-            dtype of the network's weights (float32).
-        image_scale: s > 0: the network sees ``x / s`` and its output is multiplied by s. 1 for images in [0, 1].
+        precision, image_scale, network_tile: see `ei.models.base.ReconstructionFunction`.
         filtered: weight the steps towards the data with the physics' ``filter``, for tomography the ramp filter of FBP
             (see `pinv_cg`): on CT(128, 50) three such steps do what ten plain ones do (RESULTS.md); of views that
             miss a wedge six do, and fewer than ten views are better without. Noise at high frequencies weighs more.
-        network_tile: run the network on overlapping tiles of this side (`ei.models.network_tiles`): equal results with
-            the memory of a tile. By default on whole images.
 
     Differentiable with respect to the weights and to ``y``, through the steps.
 

@@ -218,11 +218,8 @@ def check_indices(indices: Sequence[int] | Tensor | None, count: int, what: str)
 
 
 def move_physics(physics: Any, element: Any, transform: Any = None) -> Any:
-    """`Physics.moved` of any physics: a user-defined one is moved by its method ``moved(element)``.
-
-    Raises:
-        InputError: for an operator without ``moved``, or one that cannot be moved so.
-    """
+    """`Physics.moved` of any physics: a user-defined one is moved by its method ``moved(element)``. Raises `InputError`
+    for an operator that cannot be moved so."""
     moved = getattr(physics, "moved", None)
     if not callable(moved):
         raise InputError(f"{type(physics).__name__} has no method moved(element): {STAY}")

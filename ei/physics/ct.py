@@ -211,8 +211,8 @@ def back_projection_map(geometry: Geometry, device: torch.device, dtype: torch.d
 
 
 def radon_matrix(angles: np.ndarray, side: int, n_detectors: int) -> scipy.sparse.csr_array:
-    """View angle t: the image, zero-padded to D x D, is read bilinearly at the grid
-    ``(xs, ys) = (cos t * x_j + sin t * y_i, -sin t * x_j + cos t * y_i)`` and summed over the rows i."""
+    """The image, zero-padded to D x D, is read bilinearly and summed over the rows i. View angle t reads it at the grid
+    ``(xs, ys) = (cos t * x_j + sin t * y_i, -sin t * x_j + cos t * y_i)``."""
     axis = np.arange(n_detectors) - (n_detectors - 1) / 2  # pixels from the centre
     before = _padding_before(side, n_detectors)
     blocks = []

@@ -132,8 +132,8 @@ def _least_missing(steps: np.ndarray) -> float:
 
 
 def ray_weights(scan: Scan) -> np.ndarray:
-    """What the measurements of a fan or of a displaced detector are multiplied by before they are filtered, ``[D, V]``:
-    the cosine of a ray's angle to the central one, and the ray's share of its line."""
+    """The factors of the measurements of a fan or of a displaced detector before they are filtered, ``[D, V]``: the
+    cosine of a ray's angle to the central one, times the ray's share of its line."""
     angles, fan = np.asarray(scan.angles), scan.fan_angles(scan.positions)
     _, arcs = view_weights(scan.angles, 360)
     direct = view_share(angles[None, :], arcs)
@@ -178,8 +178,8 @@ def _radius(scan: Scan) -> float:
 
 @functools.lru_cache
 def is_displaced(scan: Scan) -> bool:
-    """Whether the detector sees less than the object to one side, more to the other (by more than a bin), and opposite
-    views are measured: some of their rays then have no opposite ones."""
+    """Whether the detector sees less than the object to one side and more to the other (by more than a bin), and
+    opposite views are measured. Some of their rays then have no opposite ones."""
     near, far = sides(scan)
     if near >= _radius(scan) or far - near <= scan.detector_spacing / scan.magnification * (1 + 1e-9):
         return False
@@ -208,9 +208,9 @@ def _bins_to(scan: Scan, radius: float) -> tuple[int, int]:
 
 @shared
 def filter_map(scan: Scan, device: torch.device, dtype: torch.dtype) -> LinearMap:
-    """The filter of `Tomography.A_dagger`, ``[D', D]``, of views weighted by `ray_weights`: the ramp, on a curved
-    detector times ``(g / sin g)^2`` for the angle g between two rays (Kak & Slaney, section 3.4.1), of views that are
-    continued by `_extension`, in the bins of the detector and its `margins`."""
+    """The filter of `Tomography.A_dagger`, ``[D', D]``, of views weighted by `ray_weights`: the ramp, in the bins of
+    the detector and its `margins`. On a curved detector it is multiplied by ``(g / sin g)^2``, g the angle between two
+    rays (Kak & Slaney, section 3.4.1). `_extension` continues the views."""
     before, after = margins(scan)
     if not (before or after) and scan.detector == "flat":
         return ramp_filter(scan.n_detectors, device, dtype)
@@ -250,8 +250,8 @@ def step_between_views(angles: Sequence[float], period: float) -> float:
 
 
 def misses_views(scan: Scan) -> bool:
-    """Whether there are lines that no ray runs along: of directions in an arc of a parallel scan, or more than a short
-    scan of a fan or a displaced detector can do without."""
+    """Whether there are lines that no ray runs along. In a parallel scan these are of directions in an arc; a fan or a
+    displaced detector can do without those beyond a short scan."""
     _, arcs = view_weights(scan.angles, period(scan))
     if not arcs or period(scan) == 180:
         return bool(arcs)

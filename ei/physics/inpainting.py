@@ -138,12 +138,10 @@ class Inpainting(Physics):
         return self._multiply(x, "images for Inpainting")
 
     def A_dagger(self, y: Tensor) -> Tensor:
-        """The pseudo-inverse, which equals `A`."""
+        """The pseudo-inverse and the transpose (`A_adjoint`), which equal `A`."""
         return self._multiply(y, "measurements for Inpainting")
 
-    def A_adjoint(self, y: Tensor) -> Tensor:
-        """The transpose, which equals `A`."""
-        return self._multiply(y, "measurements for Inpainting")
+    A_adjoint = A_dagger
 
     def extra_repr(self) -> str:
         masks = "" if self.count == 1 else f", {self.count} masks"

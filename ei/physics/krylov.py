@@ -50,11 +50,8 @@ def adjoint_of(physics: Any, image_shape: Sequence[int] | None = None) -> Callab
 
 
 def filter_of(physics: Any) -> Callable[[Tensor], Tensor]:
-    """``physics.filter``, the weight of its data-consistency steps (see `pinv_cg`).
-
-    Raises:
-        InputError: if there is none.
-    """
+    """``physics.filter``, the weight of its data-consistency steps (see `pinv_cg`); raises `InputError` if there is
+    none."""
     while isinstance(physics, WithPseudoInverse):
         physics = physics.physics
     if not callable(getattr(physics, "filter", None)):

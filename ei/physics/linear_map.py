@@ -220,13 +220,8 @@ def shared(make: Callable[..., LinearMap]) -> Callable[..., LinearMap]:
 
 
 def check_matrix_size(name: str, kept: float, needed: float, entries: float) -> None:
-    """Warn of large matrices before they are made.
-
-    Args:
-        name: of the operator.
-        kept: bytes that its matrices take.
-        needed: bytes needed while they are made.
-        entries: entries of the largest one.
+    """Warn of large matrices of the operator ``name`` before they are made: of ``kept`` bytes, ``needed`` bytes while
+    they are made, and so many ``entries`` of the largest one.
 
     Raises:
         InputError: if they do not fit in this machine's memory or into 32-bit indices.

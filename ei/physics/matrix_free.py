@@ -9,7 +9,6 @@ the CPU is exact to float32's rounding. Inputs on another device are moved to th
 from __future__ import annotations
 
 import math
-import os
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,21 +29,13 @@ Views = Callable[[], Iterator[tuple[np.ndarray, np.ndarray, float]]]
 
 
 def free_memory() -> float:
-    """Bytes that processes can still take; infinite where the system does not report it."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")) + _cached_memory()
-    except (AttributeError, ValueError, OSError):
-        return math.inf
-
-
-def _cached_memory() -> float:
-    """Bytes that Linux has lent to the cache of files, and takes back when they are needed."""
+    """Bytes that processes can still take, by Linux's own estimate; infinite on other systems."""
     try:
         with open("/proc/meminfo") as file:
             fields = dict(line.split(":") for line in file)
-        return 1024.0 * float(fields["Cached"].split()[0])
+        return 1024.0 * float(fields["MemAvailable"].split()[0])
     except (OSError, KeyError, ValueError):
-        return 0.0
+        return math.inf
 
 
 def has_astra() -> bool:
@@ -56,12 +47,8 @@ def has_astra() -> bool:
 
 
 def choose_engine(engine: str, scan: Scan, needed: float) -> str:
-    """ "matrix" or "astra".
-
-    Args:
-        engine: what the user chose; "auto" takes matrices while they need less than a quarter of the free memory.
-        scan: the geometry.
-        needed: bytes that its matrices need while they are made.
+    """ "matrix" or "astra": what the user chose, or for "auto" matrices while they need less than a quarter of the free
+    memory. They need ``needed`` bytes while they are made.
 
     Raises:
         MissingExtraError: if ASTRA is needed and not installed.

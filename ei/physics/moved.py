@@ -17,7 +17,7 @@ def degrees_of(element: Any, transform: Any, what: str) -> float:
     Args:
         element: degrees, or an element of ``transform``.
         transform: a group with a method ``degrees(element)``; None where the element is degrees.
-        what: the name of the operator, for the error.
+        what: the name of the operator.
 
     Raises:
         InputError: for an element that is no rotation.
@@ -55,7 +55,9 @@ def move_pixels(mask: Tensor, element: Any, transform: Any) -> Tensor:
             )
         steps = [int(step) for step in values.reshape(-1)]
         moved = torch.roll(mask, steps, (-2, -1)) if len(steps) == 2 else torch.rot90(mask, steps[0], (-2, -1))
-        return _of_same_shape(moved, mask, element)
+        if moved.shape != mask.shape:
+            raise InputError(f"quarter turns need a square mask, got {list(mask.shape[-2:])} and {element} turns")
+        return moved
     # A group that permutes pixels brings each of their numbers to some place, once.
     height, width = mask.shape[-2:]
     places = torch.arange(height * width, dtype=torch.float64, device=mask.device)
@@ -66,9 +68,3 @@ def move_pixels(mask: Tensor, element: Any, transform: Any) -> Tensor:
             f"{type(transform).__name__}: move the image (closure.move=image)"
         )
     return mask.flatten(-2)[..., moved.flatten().long()].view(mask.shape)
-
-
-def _of_same_shape(moved: Tensor, mask: Tensor, element: Any) -> Tensor:
-    if moved.shape != mask.shape:
-        raise InputError(f"quarter turns need a square mask, got {list(mask.shape[-2:])} and {element} turns")
-    return moved

@@ -33,9 +33,9 @@ def noise_with_variance(physics: Any) -> Any:
 
 
 class SeededNoise:
-    """A user-defined noise function that draws from its argument ``generator``, from a generator ``rng`` of its own
-    (deepinv's), or from the global ones: here all follow the argument ``generator``, so that noise which is drawn once
-    an image is the same in every epoch."""
+    """A user-defined noise function. It may draw from its argument ``generator``, from a generator ``rng`` of its own
+    (deepinv's), or from the global ones: here all follow ``generator``. So noise that is drawn once an image is the
+    same in every epoch."""
 
     def __init__(self, noise: Callable[..., Tensor]) -> None:
         self.noise = noise

@@ -23,9 +23,7 @@ KEPT_MOVED = 4 * 2**30  # bytes of the matrices that one operator keeps of itsel
 class Recent(OrderedDict):
     """What was used last, of at most ``most`` bytes together; the latest in any case."""
 
-    def __init__(self, most: int = KEPT_MOVED) -> None:
-        super().__init__()
-        self.most = most
+    most = KEPT_MOVED
 
     def __getitem__(self, key: Any) -> Any:
         value = super().__getitem__(key)
@@ -41,13 +39,7 @@ class Recent(OrderedDict):
 class Projections(Physics):
     """Images ``[B, C, H, W]`` and sinograms ``[B, C, D, V]`` (detectors, views), by two matrices. float64 is computed
     in float64, every other floating-point dtype in float32; the input's dtype is kept. Integers and complex numbers are
-    rejected.
-
-    Args:
-        image_shape: (H, W).
-        measurement_shape: (D, V).
-        noise: None or a noise model (see `Physics`).
-    """
+    rejected. ``image_shape`` is (H, W), ``measurement_shape`` is (D, V)."""
 
     def __init__(
         self, image_shape: tuple[int, int], measurement_shape: tuple[int, int], noise: NoiseModel | None
@@ -154,11 +146,8 @@ class Projections(Physics):
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype in which images or sinograms are computed.
-
-    Raises:
-        InputError: for integers, whose sums would wrap around, and complex values.
-    """
+    """The dtype in which images or sinograms are computed. Raises `InputError` for integers, whose sums would wrap
+    around, and complex values."""
     if not tensor.is_floating_point():
         raise InputError(
             f"images and sinograms must hold real floating-point values, got {tensor.dtype}; convert integers by "

@@ -43,11 +43,8 @@ def read_array(source: Source, key: str) -> tuple[Tensor, str]:
 
 
 def zeros_and_ones(mask: Tensor, where: str) -> Tensor:
-    """A mask as float32 zeros and ones, of which the latter may be 255 or 65535, as pictures have them.
-
-    Raises:
-        InputError: for other values.
-    """
+    """A mask as float32 zeros and ones, of which the latter may be 255 or 65535, as pictures have them. Raises
+    `InputError` for other values."""
     wanted = f"{where} must hold only zeros (missing) and ones (measured), or 0 and 255"
     if mask.is_complex():
         raise InputError(f"{wanted}, not {mask.dtype}")

@@ -80,8 +80,8 @@ def entries_to_split(physics: Any, y: Tensor) -> Tensor:
 
 def draw_kept(entries: Tensor, uniform: Tensor, keep: float) -> Tensor:
     """A random part of ``entries`` ``[1 or B, ...]`` (of `entries_to_split`), for each image separately: zeros and ones
-    ``[B, ...]``, where every entry is kept with the probability ``keep``, at least one of each image. ``uniform``
-    ``[B, ...]`` is drawn from [0, 1)."""
+    ``[B, ...]``. Every entry is kept with the probability ``keep``, at least one of each image. ``uniform`` ``[B,
+    ...]`` is drawn from [0, 1)."""
     drawn = torch.where(entries > 0, uniform, 2.0)
     least = drawn.flatten(1).amin(1).view(-1, *[1] * (drawn.dim() - 1))
     return ((drawn < keep) | (drawn == least)).to(entries.dtype) * (entries > 0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ei.common.arrays import ANGLES, FileArray, in_degrees, read_array
-from ei.common.checks import check_choice, check_number
+from ei.common.checks import check_choice, check_number, check_optional
 from ei.common.devices import device_of
 from ei.errors import InputError
 from ei.physics.base import NoiseModel, check_indices
@@ -105,10 +105,10 @@ class Tomography(Projections):
             check_number("detector_spacing", detector_spacing, above=0),
             check_number("pixel_size", pixel_size, above=0),
             check_number("centre", centre),
-            _check_optional("source_origin", source_origin, above=0),
-            _check_optional("origin_detector", origin_detector, least=0),
+            check_optional("source_origin", source_origin, above=0),
+            check_optional("origin_detector", origin_detector, least=0),
             check_choice("detector", detector, ("flat", "curved")),
-            _check_optional("object_radius", object_radius, above=0, below=source_origin),
+            check_optional("object_radius", object_radius, above=0, below=source_origin),
         )
         _check_scan(scan)
         super().__init__(scan.image_shape, (scan.n_detectors, len(scan.angles)), noise)
@@ -343,10 +343,6 @@ def _check_equal_shapes(scans: Sequence[Scan]) -> None:
             f"the scans of a batch must have equal shapes, got scans of {' and '.join(map(str, views))} views; "
             "make the batches with make_loader(..., shapes=), or of one scan each"
         )
-
-
-def _check_optional(name: str, value: float | None, **limits: Any) -> float | None:
-    return None if value is None else check_number(name, value, **limits)
 
 
 def _check_scan(scan: Scan) -> None:

@@ -150,11 +150,7 @@ def new_run_folder(method: str, task: str, parent: str | os.PathLike = "ckp") ->
 
 
 def make_folder(folder: Path, exist_ok: bool = True) -> Path:
-    """Make a folder, with those above it.
-
-    Raises:
-        InputError: if that is not possible.
-    """
+    """Make a folder, with those above it; raises `InputError` if that is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=exist_ok)
     except OSError as error:
@@ -183,14 +179,7 @@ def check_run_folder(folder: Path, begun: bool = False, stages: bool = False) ->
 
 
 class RunLock(Lock):
-    """Keeps a run folder to one living process. The system releases it when the process dies, however it dies.
-
-    Args:
-        folder: the run folder.
-
-    Raises:
-        InputError: if another process holds it.
-    """
+    """Keeps a run folder to one living process."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / LOCK, f"the run folder {folder}", "--out")

@@ -15,11 +15,8 @@ from ei.physics.noise_adapter import get_noise
 
 
 def division(loader: Iterable, transform: Any, processes: Processes) -> Callable[[int], Part | None]:
-    """Which part of an epoch's batches ``loader`` gives this process, by their number.
-
-    Raises:
-        InputError: for a loader that does not divide its batches, or a group that draws for every image.
-    """
+    """Which part of an epoch's batches ``loader`` gives this process, by their number. Raises `InputError` for a loader
+    that does not divide its batches, or a group that draws for every image."""
     if processes.count == 1:
         return lambda number: None
     if getattr(transform, "per_image", False):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ei.common.checks import check_number
+from ei.common.checks import check_number, check_optional
 from ei.common.processes import Processes
 from ei.errors import InputError
 from ei.models.base import keep_average
@@ -73,11 +73,11 @@ class Run:
 
         self.epochs = check_number("epochs", epochs, integer=True, least=1)
         self.seed = check_number("seed", seed, integer=True)
-        self.ckp_interval = _optional("ckp_interval", ckp_interval, integer=True, least=1) or self.epochs
+        self.ckp_interval = check_optional("ckp_interval", ckp_interval, integer=True, least=1) or self.epochs
         self.save_every = check_number("save_every", save_every, above=0)
-        self.max_steps = _optional("max_steps", max_steps, integer=True, least=1)
-        self.clip_norm = _optional("clip_norm", clip_norm, above=0)
-        self.patience = _optional("patience", patience, integer=True, least=1)
+        self.max_steps = check_optional("max_steps", max_steps, integer=True, least=1)
+        self.clip_norm = check_optional("clip_norm", clip_norm, above=0)
+        self.patience = check_optional("patience", patience, integer=True, least=1)
         if self.patience is not None and validation is None:
             raise InputError("patience needs a validation set: data.validation, --held-out 0.1")
         plain = {"trainer": {"epochs": self.epochs, "seed": self.seed, "method": self.method, "task": task}}
@@ -130,10 +130,6 @@ def networks_trained(f: Any, closure: Any, optimizers: Mapping[str, Optimizer]) 
                 raise InputError(f"the optimiser {key!r} trains parameters of {where}")
             networks[key] = holders[0]
     return networks
-
-
-def _optional(name: str, value: Any, **valid: Any) -> Any:
-    return None if value is None else check_number(name, value, **valid)
 
 
 def _check_problem(physics: Any, transform: Any) -> None:

@@ -5,6 +5,7 @@ It is called with the epoch, counted from 0; a function of the step is marked by
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 
@@ -21,10 +22,7 @@ def by_step(schedule: LearningRate) -> LearningRate:
     >>> warm_up(49)
     0.5
     """
-
-    def factor(step: int) -> float:
-        return schedule(step)
-
+    factor = functools.partial(schedule)
     factor.of_step = True  # type: ignore[attr-defined]
     return factor
 

@@ -63,11 +63,8 @@ def state_of(run: Run, epoch: int) -> dict[str, Any]:
 
 
 def restore(run: Run, state: Mapping[str, Any]) -> None:
-    """Restore the state of a run from a checkpoint's content.
-
-    Raises:
-        InputError: if it is no full checkpoint of this kind of run.
-    """
+    """Restore the state of a run from the content of a full checkpoint of this kind of run; raises `InputError` for
+    another."""
     if not is_run_state(state, "given"):
         raise InputError("the checkpoint is not of this kind of run: it cannot be continued")
     for key, network in run.networks.items():

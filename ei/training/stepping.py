@@ -8,15 +8,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ei.common.checks import check_number
 from ei.errors import InputError
 
 
 def check_optimizers(optimizers: Mapping[str, Optimizer]) -> None:
-    """Raise unless every optimiser has parameters to train that no other one has.
-
-    Raises:
-        InputError: if all parameters of one are frozen, or two share a parameter, whose gradients would mix.
-    """
+    """Raise `InputError` unless every optimiser has parameters to train that no other one has, whose gradients would
+    mix."""
     owners: dict[int, str] = {}
     for key, optimizer in optimizers.items():
         if not _trained(optimizer):
@@ -57,13 +55,8 @@ def descend(
 
 
 def moving_average(network: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of a network, weights and BatchNorm statistics, of this decay a step.
-
-    Raises:
-        InputError: for a decay that is not in (0, 1).
-    """
-    if not 0 < decay < 1:
-        raise InputError(f"average must be between 0 and 1, not {decay}; None for none")
+    """An exponential moving average of a network, weights and BatchNorm statistics, of this decay a step, in (0, 1)."""
+    check_number("average", decay, above=0, below=1)
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 

@@ -39,9 +39,9 @@ def log_columns(run: Run) -> list[str]:
 
 
 def _further_columns(run: Run) -> list[str]:
-    """What is computed of the validation set beside the losses of the closure: the PSNR where there is ground truth,
-    or SURE where the noise is known and the closure does not have it, since a loss that compares with noisy
-    measurements is lowest where it overfits the noise."""
+    """What is computed of the validation set beside the losses of the closure: the PSNR where there is ground truth, or
+    SURE where the noise is known and the closure does not have it. A loss that compares with noisy measurements is
+    lowest where it overfits the noise."""
     if run.report_psnr:
         return ["psnr"]
     has_sure = any("sure" in column for column in getattr(run.closure, "columns", None) or {})
@@ -102,8 +102,8 @@ def _validate_batch(run: Run, number: int, batch: Any, part: Part | None) -> tup
 
 
 def selecting_column(run: Run) -> tuple[str, int]:
-    """The column of the log that selects the best epoch: the PSNR of the validation set where there is ground truth,
-    SURE where the noise is known, else the closure's total. And 1 where lower is better, -1 where higher is."""
+    """The column of the log that selects the best epoch, and 1 where lower is better, -1 where higher is. It is the
+    PSNR of the validation set where there is ground truth, SURE where the noise is known, else the closure's total."""
     for column, sign in ((PREFIX + "psnr", -1), (PREFIX + "sure", 1)):
         if run.history and column in run.history[-1]:
             return column, sign

@@ -16,10 +16,6 @@ class SeededGroup:
     ``derive_seed(seed, *purpose, n)``. Everything else is the group's.
 
     All processes have to apply the same elements, and the network may draw before (dropout), in each something else.
-
-    Args:
-        group: the group.
-        seed, purpose: what the elements are a function of.
     """
 
     def __init__(self, group: Any, seed: int, *purpose: str | int) -> None:

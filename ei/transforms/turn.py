@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ei.common.checks import check_number
+from ei.common.checks import check_number, check_optional
 from ei.transforms.rotate import Rotate
 
 
@@ -32,7 +32,7 @@ class Turn(Rotate):
         self, n_trans: int, step: float | None = None, *, positions: int = 12, per_image: bool = False
     ) -> None:
         super().__init__(n_trans, per_image)
-        self.step = None if step is None else check_number("step", step, above=0, most=360)
+        self.step = check_optional("step", step, above=0, most=360)
         self.positions = check_number("positions", positions, integer=True, least=1)
         self.check_count(self.positions, "positions")
 

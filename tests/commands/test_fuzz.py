@@ -23,7 +23,7 @@ from ei.commands.build import build_training
 from ei.commands.tree import read_tree
 from ei.commands.typed import read_typed
 from ei.common.files import load_file, save_file
-from ei.datasets.pictures import read_image
+from ei.datasets.pictures import header_of, read_image
 from ei.datasets.stack import read_stack
 from ei.errors import InputError
 from ei.models import UNet
@@ -88,6 +88,7 @@ def test_images(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> Non
     path = tmp_path_factory.getbasetemp() / "fuzz.png"
     path.write_bytes(content)
     try:
+        header_of(path)
         assert read_image(path).mode == "RGB"
     except InputError as error:
         assert "fuzz.png" in str(error)
