@@ -101,9 +101,9 @@ class SinogramReport:
         return "\n".join([head, *findings, f"axis: {self.axis} of the detector", figures])
 
     def line(self) -> str:
-        """One line, and a second one, a warning, where the object reaches beyond the detector."""
+        """One line, a warning where it does not fit; a second one where the object reaches beyond the detector."""
         if not self.fits:
-            return "the sinogram does NOT fit its geometry: " + " ".join(self.findings)
+            return "warning: the sinogram does NOT fit its geometry: " + " ".join(self.findings)
         unexplained = 100 * self.figures["unexplained"]
         fits = f"the sinogram fits its geometry ({unexplained:.1f} % unexplained, axis {self.axis})"
         return f"{fits}\nwarning: {self.wider}" if self.wider else fits

@@ -50,6 +50,14 @@ def train(script: Script, *more: Any, out: str = "run") -> Result:
     return done
 
 
+def test_reconstruct_warns_of_sinograms_that_do_not_fit(script: Script, scan: Path) -> None:
+    words = ("ei reconstruct", "--physics", "scan.yaml", "--output", "x.npy", "--input")
+    assert "warning" not in script(*words, "y.npy").out
+    np.save("counts.npy", 1e4 * np.exp(-np.load("y.npy") / 20))
+    done = script(*words, "counts.npy")
+    assert done.code == 0 and "warning: the sinogram does NOT fit its geometry" in done.out and "logarithm" in done.out
+
+
 # ---- slices --------------------------------------------------------------------------------------------------------
 
 
