@@ -77,6 +77,13 @@ def report_sinograms(physics: Any, measurements: Any) -> SinogramReport | None:
     return report
 
 
+def warnings_about(physics: Any, measurements: Any) -> list[str]:
+    """The warnings of `report_measurements` and `report_sinograms`."""
+    sinograms = report_sinograms(physics, measurements)
+    of_sinograms = [] if sinograms is None else sinograms.line().splitlines()
+    return [line for line in (*report_measurements(physics, measurements), *of_sinograms) if line.startswith("warning")]
+
+
 def report_truth(physics: Any, pairs: Pairs) -> list[str]:
     """Lines about how well ``A x`` of the ground truth fits y over a few pairs; a warning where another image's ``A x``
     fits as well: files in another order or in other units would train in silence."""
