@@ -36,8 +36,7 @@ from ei.datasets.batches import Divided, Indexed, shapes_of_measurements
 from ei.diagnosis.before_training import (
     find_image_scale,
     measurement,
-    report_measurements,
-    report_sinograms,
+    report_data,
     report_truth,
     starting_level,
 )
@@ -166,9 +165,7 @@ class _Training(Problem):
     def build(self, out: Any) -> tuple[Trainer, Any]:
         """The trainer, with the run folder ``out``, and its loader."""
         if self.has_measurements and self.is_new:
-            lines = report_measurements(self.physics, self.data)
-            report = report_sinograms(self.physics, self.data)
-            print("\n".join([*lines, *([] if report is None else [report.line()])]))
+            print("\n".join(report_data(self.physics, self.data)))
         scale = self._image_scale()
         loader = make_loader(
             self.data,

@@ -41,7 +41,7 @@ from ei.common.checks import check_number
 from ei.common.devices import choose_device
 from ei.common.files import check_not_read, identity_of, load_file
 from ei.common.processes import launched, together
-from ei.diagnosis.before_training import warnings_about
+from ei.diagnosis.before_training import report_data
 from ei.diagnosis.user_defined import Shape
 from ei.errors import InputError
 from ei.evaluation.loading import averaged, checked
@@ -99,8 +99,9 @@ def _reconstruct(typed: Typed, output: Path, device: torch.device) -> None:
         if "ckp" not in options:
             raise InputError("--average-over averages a network, and there is none without --ckp; leave it out")
         f = averaged(f, options["average_over"])
-    for line in warnings_about(f.physics, measurements):
-        print(line)
+    for line in report_data(f.physics, measurements):
+        if line.startswith("warning"):
+            print(line)
     call["time or size of --input"] = identity_of(measurements.files)
     watch = error_bars.Watch(f, bars)
     beside = None if bars is None else error_bars.beside(output)

@@ -86,6 +86,11 @@ class FileArray:
         with self._reading(InputError, IndexError):
             return native(np.asarray(self._array[index]))
 
+    def read(self) -> np.ndarray:
+        """The whole array; axes of length one, which Matlab adds, are dropped from ``.mat``."""
+        values = np.array(self[...])
+        return values.squeeze() if self.path.suffix.lower() == ".mat" else values
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_array": None, "_process": None}
 
@@ -329,7 +334,5 @@ def _read_text(path: Path) -> np.ndarray:
 
 
 def read_array(path: str | os.PathLike, names: Sequence[str] = (), what: str = "array") -> np.ndarray:
-    """The whole array of a file (see `FileArray`); axes of length one, which Matlab adds, are dropped from ``.mat``."""
-    array = FileArray(path, names, what)
-    values = np.array(array[...])
-    return values.squeeze() if array.path.suffix.lower() == ".mat" else values
+    """The whole array of a file (see `FileArray.read`)."""
+    return FileArray(path, names, what).read()

@@ -77,11 +77,11 @@ def report_sinograms(physics: Any, measurements: Any) -> SinogramReport | None:
     return report
 
 
-def warnings_about(physics: Any, measurements: Any) -> list[str]:
-    """The warnings of `report_measurements` and `report_sinograms`."""
+def report_data(physics: Any, measurements: Any) -> list[str]:
+    """The lines of `report_measurements` and of `report_sinograms`."""
+    lines = report_measurements(physics, measurements)
     sinograms = report_sinograms(physics, measurements)
-    of_sinograms = [] if sinograms is None else sinograms.line().splitlines()
-    return [line for line in (*report_measurements(physics, measurements), *of_sinograms) if line.startswith("warning")]
+    return lines if sinograms is None else [*lines, *sinograms.line().splitlines()]
 
 
 def report_truth(physics: Any, pairs: Pairs) -> list[str]:

@@ -30,7 +30,7 @@ def with_fewer_detectors(scan: Scan, y: np.ndarray, most: int) -> tuple[Scan, np
 
 def coarse_fit(scan: Scan, y: np.ndarray) -> tuple[float, float]:
     """The part of a sinogram ``[D, V]`` that a few steps of conjugate gradients leave unexplained at a coarse
-    resolution. And the largest value of that reconstruction but for a hundredth."""
+    resolution, and its scale: the largest value of that reconstruction, but for a hundredth."""
     views = np.linspace(0, y.shape[1] - 1, min(y.shape[1], VIEWS)).round().astype(int)
     scan, binned = with_fewer_detectors(scan, y[:, views], DETECTORS)
     if np.all(np.abs(scan.distances(scan.positions)) >= scan.pixel_size * min(scan.image_shape) / 2):

@@ -305,8 +305,8 @@ def bootstrap(
 
 
 def noise_for(physics: Any, noise: Any = None) -> Any:
-    """The noise of the draws: that of the physics, or the given one in its place, which a physics without noise must
-    not have."""
+    """The noise of the draws: that of the physics, or the given one in its place. Raises `InputError` for a noise that
+    the physics has not, or that is no noise."""
     simulated = get_noise(physics)
     if noise is None:
         return simulated

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ei.common.arrays import ANGLES, FileArray, in_degrees, read_array
+from ei.common.arrays import ANGLES, FileArray, in_degrees
 from ei.common.checks import check_choice, check_number, check_optional
 from ei.common.devices import device_of
 from ei.errors import InputError
@@ -416,4 +416,5 @@ def _check_views(angles: Iterable[float], which: str) -> tuple[float, ...]:
 
 def _read_angles(path: Path) -> np.ndarray:
     """The angles in a file, in degrees, at least ``[V]`` (see `ei.common.arrays.FileArray`)."""
-    return np.atleast_1d(in_degrees(read_array(path, ANGLES, "angles"), FileArray(path, ANGLES, "angles").units))
+    file = FileArray(path, ANGLES, "angles")
+    return np.atleast_1d(in_degrees(file.read(), file.units))

@@ -47,9 +47,9 @@ class Tally:
         weight: float,
         truth: tuple[Tensor, Tensor, int] | None = None,
     ) -> None:
-        """Note the losses of a step (epochs count from 0, steps from 1) for this process's part of the batch, and of
-        which ``weight`` in the batch it is; with ground truth, the part's reconstructions and ground truth, and the
-        number of images in the whole batch."""
+        """Note the losses of a step for this process's part of the batch. Epochs count from 0, steps from 1. ``weight``
+        is the share of the part in the batch. ``truth`` is the part's reconstructions, its ground truth, and the number
+        of images in the whole batch."""
         columns, values, peak, per_image = tuple(losses), [v.detach().double() for v in losses.values()], None, 0
         if truth is not None:
             x1, x, images = truth
