@@ -2,6 +2,7 @@
 
     python benchmarks/uncertainty.py train [PROBLEM ...] --data FOLDER --runs RUNS      a few CPU minutes a network
     python benchmarks/uncertainty.py measure [PROBLEM ...] --data FOLDER --runs RUNS    results/uncertainty/*.csv, *.png
+    python benchmarks/uncertainty.py keep NAME --runs FOLDER     of ``ei test --uncertainty --out FOLDER``: results/
     python benchmarks/uncertainty.py page                                               docs/results/uncertainty.md
 
 FOLDER holds ``CT100_128x128.mat`` and ``Urban100/``. A network is trained on the first images of a set, calibrated by
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -39,6 +41,11 @@ from ei.transforms import FourierRotate, Shift, Turn
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "uncertainty"
 PAGE = ROOT / "docs" / "results" / "uncertainty.md"
+# Measured by `ei test --uncertainty` on networks that have a page of their own.
+BY_COMMAND = {
+    "helsinki_ei": "Helsinki, 60 views over 120 degrees: EI",
+    "helsinki_sup": "Helsinki, 60 views over 120 degrees: supervised",
+}
 SIDE = 64
 BATCH = 10
 
@@ -255,7 +262,29 @@ def tables() -> str:
         lines += [f"| {' | '.join(per_cent(row, *columns))} |" for row in read(RESULTS / f"{name}_coverage.csv")]
         lines += ["", f"![{problem.title}](../../results/uncertainty/{name}.png)", ""]
         parts.append("\n".join(lines))
+    parts += [section for name, title in BY_COMMAND.items() if (section := by_command(name, title))]
     return "\n".join(parts)
+
+
+def keep(name: str, folder: Path) -> None:
+    """Copy the files of a call of `ei test` to the results."""
+    for source, kept in (("coverage.csv", "coverage.csv"), ("errors.csv", "images.csv"), ("sample_1_errors.png", "")):
+        shutil.copyfile(folder / source, RESULTS / (f"{name}_{kept}" if kept else f"{name}.png"))
+
+
+def by_command(name: str, title: str) -> str:
+    """The section of the page about what `ei test` measured; empty where it did not."""
+    if not (RESULTS / f"{name}_coverage.csv").exists():
+        return ""
+    images = [(float(row["true"]), float(row["estimated"])) for row in read(RESULTS / f"{name}_images.csv")]
+    ratios = ", ".join(f"{(true / estimated) ** 2:.2f}" for true, estimated in images)
+    rows = read(RESULTS / f"{name}_coverage.csv")
+    lines = [f"## {title}", "", f"True mean squared error / estimated, test scan by test scan: {ratios}.", ""]
+    lines += ["| nominal [%] | norm | calibrated by measurements | pixels | calibrated by measurements |"]
+    lines += ["|---|---|---|---|---|"]
+    columns = ("level", "norm", "norm_calibrated", "pixels", "pixels_calibrated")
+    lines += [f"| {' | '.join(per_cent(row, *columns))} |" for row in rows]
+    return "\n".join([*lines, "", f"![{title}](../../results/uncertainty/{name}.png)", ""])
 
 
 MARKER = "<!-- below: python benchmarks/uncertainty.py page -->"
@@ -269,7 +298,7 @@ def write_page() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["train", "measure", "page"])
+    parser.add_argument("what", choices=["train", "measure", "keep", "page"])
     parser.add_argument("problems", nargs="*", default=list(problems()))
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
@@ -279,7 +308,9 @@ def main() -> None:
         write_page()
         return
     for name in options.problems:
-        if options.what == "measure":
+        if options.what == "keep":
+            keep(name, options.runs)
+        elif options.what == "measure":
             measure(name, options.data, options.runs, options.draws)
         elif not list((options.runs / name).glob("ckp_last.pth.tar")):
             train(name, options.data, options.runs)

@@ -10,12 +10,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import scipy.io
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
@@ -101,6 +102,23 @@ def seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of figures are blank, but for tests marked "figures": to draw one takes a third of a second, and every
+    training draws its losses."""
+    if request.node.get_closest_marker("figures") is not None:
+        return
+    draw = Figure.savefig
+
+    def save(figure: Figure, path: os.PathLike, **options: Any) -> None:
+        if Path(path).suffix == ".png":
+            Image.new("L", (1, 1)).save(path)
+        else:
+            draw(figure, path, **options)
+
+    monkeypatch.setattr(Figure, "savefig", save)
 
 
 @pytest.fixture

@@ -145,6 +145,7 @@ def test_a_picture_as_the_mask_of_a_run(script: Any, tmp_path: Path) -> None:
 SMALL_MRI = ("--base-channels", 2, "--epochs", 1, "--device", "cpu", "--ei-trans", 1, "network.norm=none")
 
 
+@pytest.mark.figures
 def test_the_task_by_commands(script: Script) -> None:
     """Images that are not square, a mask of more columns, of which the middle is taken; train, test, resume."""
     write_images(Path())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,10 +32,11 @@ Script = Callable[..., Result]
 CKP = ("--ckp", "run/ckp_last.pth.tar")
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Inpainting:
-    """A run folder, measurements with noise, and test images."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Inpainting]:
+    """A folder with a run, measurements with noise, and test images; and their operator."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("trained")
     physics = Inpainting(16, 16, noise=GaussianNoise(0.05))
     f = Unrolled(UNet(1, 1, base_channels=2, norm="none"), physics, iterations=1, cg_steps=1)
     config = {
@@ -43,12 +45,21 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Inpainting:
         "trainer": {"task": "inpainting"},
     }  # fmt: skip
     images = EllipsePhantoms("train", 16, 8)
-    trainer = Trainer(f, physics, Shift(1), EIClosure(1), {"total": Adam(f.net.parameters())}, epochs=1, out="run",
-                      config=config, progress=False)  # fmt: skip
+    trainer = Trainer(f, physics, Shift(1), EIClosure(1), {"total": Adam(f.net.parameters())}, epochs=1,
+                      out=folder / "run", config=config, progress=False)  # fmt: skip
     trainer.fit(make_loader(images, batch_size=2))
     x = torch.stack([images[n] for n in range(4)]).view(4, 1, 16, 16)
-    np.save("x.npy", x.numpy())
-    np.save("y.npy", physics(x)[:, 0].numpy())
+    np.save(folder / "x.npy", x.numpy())
+    np.save(folder / "y.npy", physics(x)[:, 0].numpy())
+    return folder, physics
+
+
+@pytest.fixture
+def run(trained: tuple[Path, Inpainting], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Inpainting:
+    """The operator of ``trained``, in a copy of its folder."""
+    folder, physics = trained
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     return physics
 
 

@@ -10,6 +10,8 @@ import torch
 
 from ei.common.drawing import image_grid
 
+pytestmark = pytest.mark.figures
+
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
 @pytest.mark.parametrize("measured", [(7,), (2, 3, 8, 8), (4, 8, 8)], ids=str)

@@ -52,6 +52,7 @@ def test_arguments_outside_their_range_are_errors(options: dict[str, Any]) -> No
         diagnose(Inpainting(8, 8), Shift(2), (1, 8, 8), **options)
 
 
+@pytest.mark.figures
 def test_the_report_and_its_figure(tmp_path: Path) -> None:
     diagnosis = diagnose(CT(16, 6), Rotate(2), (1, 16, 16), max_elements=4, elements=torch.tensor([30, 45]))
     text = str(diagnosis)

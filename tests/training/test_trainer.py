@@ -650,6 +650,7 @@ def test_a_stream_without_length() -> None:
     assert trainer.step == 6
 
 
+@pytest.mark.figures
 def test_measurements_alone(tmp_path: Path) -> None:
     """The journey in Python: no truth, so no PSNR in the log, which is drawn as it is. The weights are those of the
     same measurements simulated."""
