@@ -18,10 +18,12 @@ from ei.physics.base import sampling_mask_for, where_sampled
 from ei.physics.noise import random_signs
 from ei.physics.noise_adapter import get_noise, noise_with_variance
 
-# The default tau, in units of the noise: f is to be differentiated on the scale on which noise moves y. The estimate is
-# flat below: a tenth of this changes it by 0.1 % or less, three times as much biases it by up to 1 %. The gradient is
-# not: where f has kinks (ReLU, pooling) it is the noisier the smaller tau is, as 1 / sqrt(tau).
-TAU_OF_NOISE = 0.3
+# The default tau: the largest step that f does not notice. The signs add to the noise, whose energy grows from m of its
+# variances to ``m (1 + tau^2)`` (tau in its standard deviations), by this many of the energy's own standard deviations
+# ``sqrt(2 m)``. With larger steps a training learns to answer to the higher level: the estimate falls far below the
+# true error, even below zero (tests/closure/test_sure.py). Smaller ones make the gradient noisy, where f has kinks
+# (ReLU, pooling): as 1 / sqrt(tau).
+NOTICED = 0.25
 # And at least this part of the root mean square of y, where differences are still far above float32's rounding.
 TAU_OF_Y = 1e-3
 
@@ -47,8 +49,9 @@ class SUREClosure(SelfSupervised):
     about twice its time.
 
     Args:
-        tau: the step of the finite differences, in the units of y, > 0; None for 0.3 of the noise's standard deviation
-            (the root of mean v; at least 1e-3 of the root mean square of y), for each image its own.
+        tau: the step of the finite differences, in the units of y, > 0; None for ``(1 / (8 m))^(1/4)`` of the noise's
+            standard deviation (the root of mean v; at least 1e-3 of the root mean square of y), for each image its own.
+            **Much larger steps are wrong after long trainings**: f notices that ``y + tau b`` is noisier than y.
         mc_domain: where the risk is estimated, "measurement" or "image".
 
     Raises:
@@ -209,15 +212,20 @@ def default_tau(physics: Any, y: Tensor, variance: Tensor) -> Tensor:
     """The step for measurements ``y`` of this ``variance``, ``[B, 1, ...]``: for each image its own, so that nothing
     else in the batch matters."""
     of_noise, of_y = (_mean_of_each(physics, values).clamp(min=0).sqrt() for values in (variance, y.abs().square()))
-    step = torch.maximum(TAU_OF_NOISE * of_noise, TAU_OF_Y * of_y)
+    numbers = _count_of_each(physics, y) * (2 if y.is_complex() else 1)
+    step = torch.maximum(NOTICED**0.5 * (2 / numbers) ** 0.25 * of_noise, TAU_OF_Y * of_y)
     return torch.where(step > 0, step, TAU_OF_Y)
 
 
-def _mean_of_each(physics: Any, values: Tensor) -> Tensor:
-    """The mean over the sampled entries of each image, ``[B, 1, ...]``."""
+def _count_of_each(physics: Any, values: Tensor) -> Tensor:
+    """How many entries of each image are sampled, at least 1, ``[B or 1, 1, ...]``, real."""
     entries, axes = sampling_mask_for(physics, values), tuple(range(1, values.dim()))
-    values = values.detach()
     if entries is None:
-        return values.mean(axes, keepdim=True)
-    share = entries.to(values.dtype).expand_as(values).sum(axes, keepdim=True).clamp(min=1)
-    return where_sampled(physics, values, torch.zeros_like(values)).sum(axes, keepdim=True) / share
+        return torch.full_like(values[:1].real.sum(axes, keepdim=True), values[0].numel())
+    return entries.to(values.real.dtype).expand_as(values).sum(axes, keepdim=True).clamp(min=1)
+
+
+def _mean_of_each(physics: Any, values: Tensor) -> Tensor:
+    """The mean over the sampled entries of each image, ``[B, 1, ...]``, real."""
+    sampled = where_sampled(physics, values.detach(), torch.zeros_like(values))
+    return sampled.sum(tuple(range(1, values.dim())), keepdim=True) / _count_of_each(physics, values)
