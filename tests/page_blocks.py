@@ -14,8 +14,8 @@ def blocks_of(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def commands_of(page: Path) -> list[str]:
-    """The commands of the blocks ``sh`` that call a program of the project, without comments."""
-    lines = [line for block in blocks_of(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
+def commands_of(page: Path, language: str = "sh") -> list[str]:
+    """The commands of the blocks of a language that call a program of the project, without comments."""
+    lines = [line for block in blocks_of(page, language) for line in block.replace("\\\n", " ").splitlines()]
     commands = [re.split(r"\s{2,}#", line.strip())[0] for line in lines]
     return [command for command in commands if command.split(" ")[0] in PROGRAMS]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 COMMANDS = {
@@ -27,9 +27,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # In one write, so that `ei --help | head` closes no pipe between two.
         print(f"usage: ei COMMAND [options]        ei COMMAND --help lists them\n\n{rows}", end="")
         sys.exit(0)
-    from ei.common.scripts import run_script
+    _run(f"ei {words[0]}" if words[0] in COMMANDS else "ei", lambda: _dispatch(words))
 
-    run_script(f"ei {words[0]}" if words[0] in COMMANDS else "ei", lambda: _dispatch(words))
+
+def _run(name: str, main: Callable[[], None]) -> NoReturn:
+    """`run_script`; its import is that of torch and takes seconds, in which Ctrl-C is one line, too."""
+    try:
+        from ei.common.scripts import run_script
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    run_script(name, main)
 
 
 def _dispatch(words: Sequence[str]) -> None:
@@ -44,7 +52,4 @@ def _dispatch(words: Sequence[str]) -> None:
 
 def script(name: str, command: str, *arguments: str) -> NoReturn:
     """Run a command as one of the paper's scripts: under the script's name, with fixed arguments before the user's."""
-    from ei.common.scripts import run_script
-
-    module = importlib.import_module(f"ei.commands.{command}")
-    run_script(name, lambda: module.main([*arguments, *sys.argv[1:]], name))
+    _run(name, lambda: importlib.import_module(f"ei.commands.{command}").main([*arguments, *sys.argv[1:]], name))

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ei.closure.base import SelfSupervised
 from ei.commands import presets
 from ei.commands.problem import Problem, load_images
 from ei.commands.tree import (
@@ -23,6 +24,7 @@ from ei.commands.tree import (
     check_keys,
     get,
     name_of,
+    walk_texts,
     without,
 )
 from ei.common.checks import check_number
@@ -31,8 +33,8 @@ from ei.common.parts import find, normalized, signature_of
 from ei.common.processes import Processes, launched
 from ei.common.seeds import derive_seed
 from ei.common.user_code import is_user_code
-from ei.datasets import ImageTree, Pairs, Tiles, make_loader, split_validation
-from ei.datasets.batches import Divided, Indexed, shapes_of_measurements
+from ei.datasets import ImageTree, Pairs, Tiles, image_of, make_loader, split_validation
+from ei.datasets.batches import Divided, Indexed, index_in_whole, shapes_of_measurements, simulate
 from ei.diagnosis.before_training import (
     find_image_scale,
     measurement,
@@ -40,9 +42,11 @@ from ei.diagnosis.before_training import (
     report_truth,
     starting_level,
 )
-from ei.diagnosis.user_defined import check_group, check_operator
+from ei.diagnosis.trial import try_step
+from ei.diagnosis.user_defined import call, check_gradient, check_group, check_noise, check_operator
 from ei.errors import InputError
 from ei.models import UNet
+from ei.models.base import ReconstructionFunction
 from ei.models.network_tiles import check_no_batch_statistics
 from ei.models.padding import padding_for
 from ei.models.weights import generator_weights, load_weights
@@ -126,6 +130,7 @@ class _Training(Problem):
             unrolled = name_of(self.tree, "reconstructor") == "Unrolled"
             needs_filter = unrolled and bool(get(self.tree, "reconstructor.filtered"))
             check_operator(self.physics, self.shape, self.device, unrolled, needs_filter)
+        self._check_noise()
         is_unsure = name_of(self.tree, "closure") == presets.UNSURE
         if is_unsure and not self.has_measurements and get_noise(self.physics) is None:
             raise InputError(
@@ -136,6 +141,15 @@ class _Training(Problem):
                 self.data[index]  # raises where one is not finite: now, and not after an epoch
         if self.is_new and isinstance(self.data, Pairs):
             print("\n".join(report_truth(self.physics, self.data)))
+
+    def _check_noise(self) -> None:
+        if get_noise(self.physics) is None:
+            return
+        if is_user_code(get(self.tree, "noise.name")):
+            check_noise(get_noise(self.physics), call(self.physics, "A", torch.zeros(1, *self.shape), self.device))
+        if not self.has_measurements:  # raises now what a step would raise
+            physics = select_physics(self.physics, [index_in_whole(self.data, 0)])
+            simulate(physics, image_of(self.data[0]).to(self.device), [0], self.seed)
 
     def _split_validation(self) -> None:
         """Of measurements a tenth is the validation set by default, of images nothing."""
@@ -181,9 +195,7 @@ class _Training(Problem):
             closure = self._closure()
         transform = self._transform(closure)
         net.to(self.device)
-        f = self._build("reconstructor", scale, {"net": net, "physics": self.physics})
-        if getattr(f, "network_tile", None) is not None and max(self.shape[1:]) > f.network_tile:
-            check_no_batch_statistics(f.net)  # raises now what a step would raise
+        f = self._function(net, closure, scale)
         if hasattr(closure, "image_scale"):
             closure.image_scale = f.image_scale
         if hasattr(closure, "check"):
@@ -195,7 +207,10 @@ class _Training(Problem):
         weights = get(self.tree, "network.weights")
         if weights is not None and self.is_new:
             load_weights(net, generator_weights(load_file(weights, "checkpoint"), weights), weights)
-        return self._trainer(f, transform, closure, optimizers, out), loader
+        trainer = self._trainer(f, transform, closure, optimizers, out)
+        if any(is_user_code(text) for text in walk_texts(self.tree)):
+            try_step(trainer, loader, self.shape)
+        return trainer, loader
 
     def _build(self, key: str, sizes: Mapping[str, Any] | None = None, objects: Mapping[str, Any] | None = None) -> Any:
         """The object of a part; its description in the tree is filled in."""
@@ -237,6 +252,17 @@ class _Training(Problem):
         if isinstance(net, UNet):
             self._check_batch_statistics(net, net.compact - 1)
         return net
+
+    def _function(self, net: nn.Module, closure: Any, scale: Mapping[str, float]) -> ReconstructionFunction:
+        if isinstance(closure, SelfSupervised) and is_user_code(name_of(self.tree, "physics")):
+            check_gradient(self.physics, self.shape, self.device)
+        f = self._build("reconstructor", scale, {"net": net, "physics": self.physics})
+        if not isinstance(f, ReconstructionFunction):
+            name = name_of(self.tree, "reconstructor")
+            raise InputError(f"reconstructor.name: {name} must derive from ei.models.base.ReconstructionFunction")
+        if f.network_tile is not None and max(self.shape[1:]) > f.network_tile:
+            check_no_batch_statistics(f.net)  # raises now what a step would raise
+        return f
 
     def _closure(self) -> Any:
         part = normalized(self.tree["closure"], "closure")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from ei.commands.tree import (
     check_code_is_typed,
     check_keys,
     get,
+    leaves,
     merge,
     name_of,
 )
@@ -35,15 +36,6 @@ from ei.training.state import CARRIED
 
 # What a run that is continued may not change.
 FIXED = ("network", "reconstructor.name", "closure.name", "data.validation", "data.tile", "data.truth", "data.bin")
-
-
-def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a tree with their paths."""
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from leaves(value, f"{path}.{key}".lstrip("."))
-    else:
-        yield path, tree
 
 
 def check_same_run(tree: Mapping[str, Any], state: Mapping[str, Any], path: str) -> None:

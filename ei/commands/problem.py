@@ -17,7 +17,7 @@ from ei.datasets.batches import index_in_whole
 from ei.datasets.measurements import NAMES_OF_TRUTH
 from ei.datasets.scans import binned_geometry
 from ei.diagnosis.before_training import check_kspace, measurement
-from ei.diagnosis.user_defined import Shape, call
+from ei.diagnosis.user_defined import Shape, call, in_a_line
 from ei.errors import InputError
 from ei.physics import MRI, image_shape_of, parse_noise, select_physics, with_pseudo_inverse
 
@@ -80,7 +80,11 @@ class Problem:
         self.data, described = load_images(data, mode, self.physics)
         if mode == "train" or mode in data:
             data[mode] = described
-        channels, height, width = image_of(self.data[0]).shape[1:]
+        with in_a_line(f"the first item of data.{mode}"):
+            image = image_of(self.data[0])
+        if image.is_complex():
+            raise InputError(f"data.{mode} has complex images: give real and imaginary part as two channels")
+        channels, height, width = image.shape[1:]
         self.shape: Shape = (channels, height, width)
         self._build_physics(sizes_of(self.shape))
         check_count(self.physics, self.data, f"{mode} images")

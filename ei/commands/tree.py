@@ -299,6 +299,15 @@ def get(tree: Mapping[str, Any], path: str, default: Any = None) -> Any:
     return node
 
 
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a tree with their paths."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from leaves(value, f"{path}.{key}".lstrip("."))
+    else:
+        yield path, tree
+
+
 def without(tree: Mapping[str, Any], paths: Sequence[str]) -> Tree:
     """A tree without the values at these paths."""
     result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -16,7 +17,9 @@ from ei.commands.tree import (
     STAGES,
     Tree,
     assign,
+    get,
     is_assignment,
+    leaves,
     merge,
     overlay,
     read_tree,
@@ -120,8 +123,19 @@ def read_typed(parser: Parser, words: Sequence[str]) -> Typed:
     flags = {name: value for name, value in values.items() if name in BY_NAME}
     options = {name: value for name, value in values.items() if name not in BY_NAME}
     files = [read_tree(path) for path in paths]
+    _note_order(paths, files)
     stages = [found for found in (tree.pop(STAGES, []) for tree in files) if found]
     return Typed(flags, options, files, assignments, stages[-1] if stages else [])
+
+
+def _note_order(paths: Sequence[str], files: Sequence[Tree]) -> None:
+    """Print which keys of a recipe or a budget, files without an operator, are lost to a whole run given after it."""
+    for (path, before), (later_path, later) in itertools.combinations(zip(paths, files, strict=True), 2):
+        merged = merge(before, later)
+        lost = [key for key, value in leaves(before) if get(merged, key) != value]
+        if lost and "physics" in later and "physics" not in before:
+            keys = ", ".join(lost)
+            print(f"note: {later_path} overrides {keys} of {path}: the last tree wins, so give the whole run first")
 
 
 def add_flags(parser: Parser, *names: str, **help_texts: str) -> Parser:

@@ -15,6 +15,7 @@ from typing import Any
 from ei.errors import InputError, MissingFileError
 
 FILE_AND_NAME = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
+PREFIX = "user_code_"  # of its modules' names
 
 
 def is_user_code(text: Any) -> bool:
@@ -53,7 +54,7 @@ def import_user_code(text: str) -> Any:
 @functools.lru_cache(maxsize=8)
 def _module(path: Path, _: int) -> ModuleType:
     """The module in a file, run once as long as the file does not change."""
-    name = f"user_code_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
+    name = f"{PREFIX}{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -62,14 +63,15 @@ def _module(path: Path, _: int) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever the code raises
-        raise InputError(f"{path} could not be run: {error_in_a_line(error, path)}") from error
+        raise InputError(f"{path} could not be run: {error_in_a_line(error)}") from error
     finally:
         sys.path.remove(str(path.parent))
     return module
 
 
-def error_in_a_line(error: BaseException, path: Path | None = None) -> str:
-    """The type and message of an error, and the line of ``path`` that raised it."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    where = f", line {lines[-1]}" if lines else ""
+def error_in_a_line(error: BaseException) -> str:
+    """The type and message of an error, and the innermost line of user-defined code that it came through."""
+    files = {getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith(PREFIX)}
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    where = f", line {lines[-1].lineno} of {Path(lines[-1].filename).name}" if lines else ""
     return f"{type(error).__name__}: {error}{where}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
 
 from ei.common.processes import Part, Processes, check_division
 from ei.common.seeds import derive_seed, generator, seed_all, seeded
@@ -102,6 +102,17 @@ def declared_data_range(dataset: Any) -> float | None:
     return getattr(dataset, "data_range", None)
 
 
+def _collated(items: list[dict[str, Any]]) -> Any:
+    """`torch.utils.data.default_collate`, which stacks; raises `InputError` for items of different shapes."""
+    for key in ("x", "y"):
+        shapes = {tuple(item[key].shape) for item in items if hasattr(item.get(key), "shape")}
+        if len(shapes) > 1:
+            what = "images" if key == "x" else "measurements"
+            sizes = " and ".join(str(list(shape)) for shape in sorted(shapes)[:2])
+            raise InputError(f"the {what} of a batch must have one shape, got {sizes}; crop them, or --batch-size 1")
+    return default_collate(items)
+
+
 class Divided(Sampler[list]):
     """This process's part of every batch of an epoch; the whole batch where there is one process. Where the epoch is
     set, ``(epoch, index)`` of each item.
@@ -178,6 +189,7 @@ class Batches:
                 num_workers=self.workers,
                 worker_init_fn=outlive_the_step,
                 persistent_workers=self.workers > 0,
+                collate_fn=_collated,
             )
         return iter(self._loader)
 
@@ -284,7 +296,13 @@ def image_of(item: Any) -> Tensor:
     >>> image_of(torch.rand(16, 16)).shape
     torch.Size([1, 1, 16, 16])
     """
-    return images_of((item[0] if isinstance(item, list | tuple) else item).unsqueeze(0))
+    image = item[0] if isinstance(item, list | tuple) else item
+    if not isinstance(image, Tensor):
+        raise InputError(
+            "an item of a data set must be an image, a tensor [H, W] or [C, H, W], or a list that begins with one, got "
+            f"a {type(image).__name__}"
+        )
+    return images_of(image.unsqueeze(0))
 
 
 def simulate(physics: Any, x: Tensor, indices: Sequence[int] | None, seed: int) -> Tensor:

@@ -64,6 +64,8 @@ def kspace_of(array: np.ndarray, axes: str | None = None) -> tuple[Tensor, Tenso
         y = y[:, None] if axes == "slices" else y[None]
     if not bool(torch.isfinite(torch.view_as_real(y)).all()):
         raise InputError("k-space has values that are not finite; correct or remove them")
+    if not bool(y.any()):
+        raise InputError("k-space is zero everywhere: nothing is measured")
     check_centred(y)
     sampled = (y != 0).flatten(0, 1)
     mask = sampled.any(0)

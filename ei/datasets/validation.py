@@ -47,7 +47,10 @@ def split_validation(dataset: Any, fraction: float, what: str) -> tuple[Portion,
     count = len(dataset) // each
     size = math.ceil(round(fraction * count, 9))
     if size >= count:
-        raise InputError(f"{what} are {count}: a validation fraction (--held-out) of {fraction:g} leaves none to train")
+        raise InputError(
+            f"{what} are {count}: a validation fraction (--held-out) of {fraction:g} leaves none to train; give more, "
+            "or --held-out 0"
+        )
     validation = set(torch.randperm(count, generator=generator(0, "held out"))[:size].tolist())
     indices = range(len(dataset))
     return (

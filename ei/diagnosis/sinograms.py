@@ -67,6 +67,7 @@ class SinogramReport:
         centre: where the axis falls on the detector, in bins from its middle, as in `Tomography`; None if unknown.
         findings: sentences: what does not fit and what to do, and what cannot be determined.
         wider: the finding that the object reaches beyond the detector; empty where it does not.
+        narrow: the finding that the angles cover a few degrees only, as radians do; empty where they cover more.
         figures: the figures behind the findings.
     """
 
@@ -74,6 +75,7 @@ class SinogramReport:
     centre: float | None = None
     findings: list[str] = field(default_factory=list)
     wider: str = ""
+    narrow: str = ""
     figures: dict[str, float] = field(default_factory=dict)
 
     def require_centre(self) -> float:
@@ -101,12 +103,12 @@ class SinogramReport:
         return "\n".join([head, *findings, f"axis: {self.axis} of the detector", figures])
 
     def line(self) -> str:
-        """One line, a warning where it does not fit; a second one where the object reaches beyond the detector."""
+        """One line, a warning where it does not fit; further ones for `wider` and `narrow`."""
         if not self.fits:
             return "warning: the sinogram does NOT fit its geometry: " + " ".join(self.findings)
         unexplained = 100 * self.figures["unexplained"]
         fits = f"the sinogram fits its geometry ({unexplained:.1f} % unexplained, axis {self.axis})"
-        return f"{fits}\nwarning: {self.wider}" if self.wider else fits
+        return "\nwarning: ".join([fits, *filter(None, (self.wider, self.narrow))])
 
 
 def check_sinogram(physics: Projections, y: Tensor) -> SinogramReport:
@@ -392,7 +394,8 @@ def _check_angles(
         report.findings.append("So few views do not determine their angles.")
         return
     if np.ptp(angles) <= 2 * np.pi:
-        report.findings.append(f"The angles cover only {np.ptp(angles):.1f} degrees; are they in radians?")
+        report.narrow = f"The angles cover only {np.ptp(angles):.1f} degrees; are they in radians?"
+        report.findings.append(report.narrow)
     shuffled = replace(scan, angles=tuple(np.random.default_rng(0).permutation(angles).tolist()))
     of_shuffled = unexplained(shuffled, y)
     report.figures["unexplained, angles shuffled"] = of_shuffled

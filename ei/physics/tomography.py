@@ -392,6 +392,10 @@ def _check_angles(angles: Iterable[float] | str | os.PathLike) -> tuple[tuple[fl
         rows = list(angles)
     if rows and all(isinstance(row, (str, os.PathLike)) for row in rows):
         rows = [_read_angles(Path(row)) for row in rows]
+    ranges = [row for row in rows if isinstance(row, Mapping)]
+    if ranges:
+        one = "{start: a, step: b, count: n}"
+        raise InputError(f"angles must be numbers in degrees, or ranges {one}, got {ranges[0]}")
     if rows and all(_is_sequence(row) for row in rows):
         return tuple(_check_views(row, f" of scan {number}") for number, row in enumerate(rows))
     return (_check_views(rows, ""),)

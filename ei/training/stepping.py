@@ -17,7 +17,7 @@ def check_optimizers(optimizers: Mapping[str, Optimizer]) -> None:
     mix."""
     owners: dict[int, str] = {}
     for key, optimizer in optimizers.items():
-        if not _trained(optimizer):
+        if not trained_parameters(optimizer):
             raise InputError(f"all parameters of the optimiser {key!r} are frozen: let some have requires_grad")
         for parameter in _parameters(optimizer):
             other = owners.setdefault(id(parameter), key)
@@ -47,7 +47,7 @@ def descend(
     """
     for key, optimizer in optimizers.items():
         optimizer.zero_grad()
-        (losses[key] * scale).backward(inputs=_trained(optimizer))
+        (losses[key] * scale).backward(inputs=trained_parameters(optimizer))
     for key, optimizer in optimizers.items():
         if (largest := largest_norms.get(key)) is not None:
             nn.utils.clip_grad_norm_(_parameters(optimizer), largest)
@@ -64,5 +64,6 @@ def _parameters(optimizer: Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _trained(optimizer: Optimizer) -> list[Tensor]:
+def trained_parameters(optimizer: Optimizer) -> list[Tensor]:
+    """The parameters of an optimiser that are not frozen."""
     return [parameter for parameter in _parameters(optimizer) if parameter.requires_grad]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from conftest import Result, subprocess_run
 from PIL import Image
 
 import ei
+from ei import commands
 from ei.commands import COMMANDS, train
 from ei.commands.flags import FLAGS
 from ei.commands.problem import build_physics
@@ -747,3 +749,22 @@ def test_more_processes_than_gpus_are_told_what_to_do(monkeypatch: pytest.Monkey
     with pytest.raises(InputError, match=r"2 processes.*torch sees 1: start fewer, or give --device cpu"):
         choose_device(None)
     assert choose_device("cpu") == torch.device("cpu")
+
+
+class Interrupting:
+    """An import that Ctrl-C ends."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name == "ei.common.scripts":
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("run", [lambda: commands.main(["train"]), lambda: commands.script("demo_train.py", "train")])
+def test_ctrl_c_while_torch_is_imported_is_one_line(
+    run: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "ei.common.scripts", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert ended.value.code == 130 and capsys.readouterr().err.endswith("interrupted\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import Result
+from conftest import ROOT, Result
+from page_blocks import commands_of
 
 import ei
 from ei.common.files import load_file
@@ -31,6 +33,15 @@ def folder(tmp_path: Path) -> Path:
     geometry = {"name": "Tomography", "image_shape": [16, 16], "n_detectors": 23}
     (tmp_path / "geometry.yaml").write_text(yaml.safe_dump({**geometry, "angles": ANGLES}))
     return tmp_path
+
+
+@pytest.mark.parametrize("command", commands_of(ROOT / "docs" / "guides" / "scans.md", "bash"))
+def test_the_commands_of_the_guide(script: Script, folder: Path, command: str) -> None:
+    images = ("physics.img_width=16", "physics.radon_view=10", "data.train={name: EllipsePhantoms, img_size: 16}")
+    words = shlex.split(command.removeprefix("ei train"))
+    more = images if "--data" in words else ()
+    done = script("ei train", *words, *SMALL, *more, "--epochs", 1, "--max-steps", 1, "--out", "run")
+    assert done.code == 0, done
 
 
 RUN = ("ei train", "--physics", "geometry.yaml", "--measurements", "y", *SMALL)

@@ -48,6 +48,18 @@ def test_trees_are_merged_by_key_and_the_last_wins() -> None:
     assert base["closure"]["alpha"] == 1  # nothing is changed in place
 
 
+def test_a_run_that_overrides_a_recipe_is_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.yaml").write_text("physics: {name: CT, radon_view: 5}\ntrainer: {epochs: 9, seed: 1}\n")
+    (tmp_path / "recipe.yaml").write_text("trainer: {epochs: 3, clip_norm: 1}\n")
+    run, recipe = (str(tmp_path / f"{name}.yaml") for name in ("run", "recipe"))
+    assert tree_of(recipe, run)["trainer"]["epochs"] == 9
+    out = capsys.readouterr().out
+    assert "overrides trainer.epochs, trainer.clip_norm of" not in out
+    assert f"{run} overrides trainer.epochs of {recipe}" in out
+    assert tree_of(run, recipe)["trainer"]["epochs"] == 3
+    assert capsys.readouterr().out == ""
+
+
 def test_the_same_name_keeps_arguments_and_another_replaces_the_whole_part() -> None:
     base = {"closure": {"name": "EIClosure", "alpha": 100, "mc_domain": "image"}}
     same = merge(base, {"closure": {"name": "EIClosure", "alpha": 1}})

@@ -56,3 +56,8 @@ def test_files_of_fastmri(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         y, _, used = prepare_kspace(read_kspace(tmp_path / "single.h5"), tmp_path / "y.npz")
     assert y.shape == (2, 32, 32) and used is None
+
+
+def test_kspace_of_zeros_measures_nothing() -> None:
+    with pytest.raises(InputError, match="zero everywhere"):
+        kspace_of(np.zeros((2, 1, 8, 8), np.complex64))

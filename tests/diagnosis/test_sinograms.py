@@ -249,3 +249,13 @@ def test_only_tensors_of_real_values_are_checked() -> None:
     for wrong, words in ((y.numpy(), "torch tensor"), (y * 1j, "real"), (y[:0], "not empty")):
         with pytest.raises(InputError, match=words):
             check_sinogram(physics, wrong)
+
+
+def test_radians_that_noise_hides_are_a_warning() -> None:
+    image = torch.zeros(1, 1, 32, 32)
+    image[..., 8:20, 10:18] = 1
+    y = Tomography((32, 32), range(0, 180, 6), 48).A(image)
+    y = y + 2 * float(y.std()) * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    for scale, warns in ((1.0, False), (np.pi / 180, True)):
+        report = check_sinogram(Tomography((32, 32), [scale * t for t in range(0, 180, 6)], 48), y)
+        assert report.fits and ("are they in radians?" in report.line()) == warns

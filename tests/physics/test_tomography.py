@@ -231,6 +231,7 @@ def make(**changes: Any) -> Tomography:
         (lambda: make(angles=[0.0, math.nan]), ["angles", "view 1"]),
         (lambda: make(angles=["a"]), ["angles"]),
         (lambda: make(angles=[[[0.0, 1.0]]]), ["angles of scan 0"]),
+        (lambda: make(angles=[{"start": 0, "step": 6, "cuont": 3}]), ["{start: a, step: b, count: n}", "cuont"]),
         (lambda: make(source_origin=100.0), ["both", "origin_detector"]),
         (lambda: make(origin_detector=100.0), ["both", "source_origin"]),
         (lambda: make(source_origin=5.0, origin_detector=1.0), ["source", "inside", "5"]),
