@@ -212,14 +212,12 @@ FLAGS = [
     Flag("gpu", RUN, "the same as --device cuda:N", int, None, "N"),
 ]  # fmt: skip
 BY_NAME = {flag.name: flag for flag in FLAGS}
-EXCLUSIVE = [("data", "measurements"), ("mask", "mask_rate")]
 
 
 def apply_flags(tree: Mapping[str, Any], flags: Mapping[str, Any]) -> Tree:
     """A tree with everyday flags translated into it. Those that have no effect are left out, with a note."""
-    for one, other in EXCLUSIVE:
-        if one in flags and other in flags:
-            raise InputError(f"--{one} and --{other.replace('_', '-')} exclude each other: give one of them")
+    if "data" in flags and "measurements" in flags:
+        raise InputError("--data (images) and --measurements exclude each other: give one of them")
     result = dict(tree)
     for flag in FLAGS:
         if flag.name not in flags or flag.sets is None:

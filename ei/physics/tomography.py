@@ -385,23 +385,25 @@ def _check_angles(angles: Iterable[float] | str | os.PathLike) -> tuple[tuple[fl
     if isinstance(angles, (str, os.PathLike)):
         return _check_angles(_read_angles(Path(angles)))
     if isinstance(angles, Mapping):
-        raise InputError(f"angles must be a list, a file, or {{start: a, step: b, count: n}}, in degrees, got {angles}")
+        raise _not_angles(angles)
     if isinstance(angles, (torch.Tensor, np.ndarray)):
         rows: list = angles.tolist() if angles.ndim else [angles]
     else:
         rows = list(angles)
     if rows and all(isinstance(row, (str, os.PathLike)) for row in rows):
         rows = [_read_angles(Path(row)) for row in rows]
-    ranges = [row for row in rows if isinstance(row, Mapping)]
-    if ranges:
-        one = "{start: a, step: b, count: n}"
-        raise InputError(f"angles must be numbers in degrees, or ranges {one}, got {ranges[0]}")
     if rows and all(_is_sequence(row) for row in rows):
         return tuple(_check_views(row, f" of scan {number}") for number, row in enumerate(rows))
     return (_check_views(rows, ""),)
 
 
+def _not_angles(given: Mapping) -> InputError:
+    return InputError(f"angles must be a list, a file, or {{start: a, step: b, count: n}}, in degrees, got {given}")
+
+
 def _is_sequence(row: Any) -> bool:
+    if isinstance(row, Mapping):
+        raise _not_angles(row)
     return isinstance(row, Iterable) and not isinstance(row, str) and getattr(row, "ndim", 1) > 0
 
 

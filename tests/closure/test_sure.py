@@ -214,7 +214,7 @@ def test_f_does_not_notice_the_default_step() -> None:
     true = float(f(y).square().mean())
     assert true < 0.02 * sigma**2
     assert abs(float(SUREClosure()(f, physics, None, y)["total"]) - true) < 0.05 * sigma**2
-    assert float(SUREClosure(tau=0.3 * sigma)(f, physics, None, y)["total"]) < -sigma**2
+    assert float(SUREClosure(tau=0.3 * sigma)(f, physics, None, y)["total"]) < -(sigma**2)
 
 
 def test_f_is_not_differentiated_by_what_is_not_measured() -> None:

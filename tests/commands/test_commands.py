@@ -301,7 +301,6 @@ WRONG: dict[str, tuple[tuple, list[str]]] = {
     "schedule": (("--task", "ct", "--data", "x.mat", "schedule.milestones=soon"),
                  ["schedule.milestones must be", "soon"]),
     "data": (("--task", "ct", "data.tran=synthetic"), ["data.tran is unknown", "did you mean train"]),
-    "two masks": (("--task", "inpainting", "--mask", "m.npy", "--mask-rate", 0.5), ["--mask and --mask-rate exclude"]),
 }  # fmt: skip
 
 

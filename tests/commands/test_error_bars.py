@@ -108,7 +108,7 @@ def test_a_calibration_is_found_and_applied(script: Script, run: Inpainting) -> 
     assert plain.shape == np.load("a.npy").shape == (4, 16, 16)
     np.testing.assert_allclose(calibrated, factor * plain, rtol=1e-3, atol=1e-7)
     f, y = ei.load(CKP[1]), torch.from_numpy(np.load("y.npy"))[:, None]
-    result = bootstrap(f, f.physics, Shift(1), y, 400, generator=torch.Generator().manual_seed(5))
+    result = bootstrap(f, f.physics, Shift(1), y, 100, generator=torch.Generator().manual_seed(5))
     assert float(np.sqrt((plain**2).mean())) == pytest.approx(float(result.rmse.square().mean().sqrt()), rel=0.3)
 
 

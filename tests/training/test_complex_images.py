@@ -66,6 +66,7 @@ def test_networks_are_given_two_real_channels(function: Callable) -> None:
     torch.testing.assert_close(scaled, 2 * to_complex(net(to_channels(first / 2))))
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize(
     "closure",
     [EIClosure(1.0), SupervisedClosure(), AdversarialEIClosure(Discriminator((2, 8, 8)), 1.0, 1e-3)],
