@@ -18,13 +18,11 @@ from ei.physics.base import sampling_mask_for, where_sampled
 from ei.physics.noise import random_signs
 from ei.physics.noise_adapter import get_noise, noise_with_variance
 
-# The default tau: the largest step that f does not notice. The signs add to the noise, whose energy grows from m of its
-# variances to ``m (1 + tau^2)`` (tau in its standard deviations), by this many of the energy's own standard deviations
-# ``sqrt(2 m)``. With larger steps a training learns to answer to the higher level: the estimate falls far below the
-# true error, even below zero (tests/closure/test_sure.py). Smaller ones make the gradient noisy, where f has kinks
-# (ReLU, pooling): as 1 / sqrt(tau).
-NOTICED = 0.25
-# And at least this part of the root mean square of y, where differences are still far above float32's rounding.
+# The default tau adds signs to the noise, whose energy grows from m of its variances by ``m tau^2`` (tau in units of the
+# noise): by one of the energy's own standard deviations ``sqrt(2 m)``, which f can hardly notice. With larger steps a
+# long training learns to answer to the higher level, and the estimate falls far below the true error, even below zero
+# (docs/results/mri.md). Smaller ones make the gradient noisy, where f has kinks (ReLU, pooling): as 1 / sqrt(tau).
+# And tau is at least this part of the root mean square of y, where differences are still far above float32's rounding.
 TAU_OF_Y = 1e-3
 
 
@@ -49,7 +47,7 @@ class SUREClosure(SelfSupervised):
     about twice its time.
 
     Args:
-        tau: the step of the finite differences, in the units of y, > 0; None for ``(1 / (8 m))^(1/4)`` of the noise's
+        tau: the step of the finite differences, in the units of y, > 0; None for ``(2 / m)^(1/4)`` of the noise's
             standard deviation (the root of mean v; at least 1e-3 of the root mean square of y), for each image its own.
             **Much larger steps are wrong after long trainings**: f notices that ``y + tau b`` is noisier than y.
         mc_domain: where the risk is estimated, "measurement" or "image".
@@ -213,7 +211,7 @@ def default_tau(physics: Any, y: Tensor, variance: Tensor) -> Tensor:
     else in the batch matters."""
     of_noise, of_y = (_mean_of_each(physics, values).clamp(min=0).sqrt() for values in (variance, y.abs().square()))
     numbers = _count_of_each(physics, y) * (2 if y.is_complex() else 1)
-    step = torch.maximum(NOTICED**0.5 * (2 / numbers) ** 0.25 * of_noise, TAU_OF_Y * of_y)
+    step = torch.maximum((2 / numbers) ** 0.25 * of_noise, TAU_OF_Y * of_y)
     return torch.where(step > 0, step, TAU_OF_Y)
 
 
