@@ -18,10 +18,10 @@ from ei.physics.base import sampling_mask_for, where_sampled
 from ei.physics.noise import random_signs
 from ei.physics.noise_adapter import get_noise, noise_with_variance
 
-# The default tau adds signs to the noise, whose energy grows from m of its variances by ``m tau^2`` (tau in units of the
-# noise): by one of the energy's own standard deviations ``sqrt(2 m)``, which f can hardly notice. With larger steps a
-# long training learns to answer to the higher level, and the estimate falls far below the true error, even below zero
-# (docs/results/mri.md). Smaller ones make the gradient noisy, where f has kinks (ReLU, pooling): as 1 / sqrt(tau).
+# The default tau adds signs to the noise. In units of the noise, its energy grows from m by ``m tau^2``: by one of the
+# energy's own standard deviations ``sqrt(2 m)``, which f can hardly notice. With larger steps a long training learns to
+# answer to the higher level, and the estimate falls far below the true error, even below zero (docs/results/mri.md).
+# Smaller ones make the gradient noisy, where f has kinks (ReLU, pooling): as 1 / sqrt(tau).
 # And tau is at least this part of the root mean square of y, where differences are still far above float32's rounding.
 TAU_OF_Y = 1e-3
 
