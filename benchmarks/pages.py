@@ -10,6 +10,7 @@ A place is ``<!-- table PATH KIND -->`` to ``<!-- end -->`` in one of PAGES. KIN
     "scans", "scan_by_scan", "four" of a folder of benchmarks/scans.py: all rows, PSNR by scan, the four rows of README
     "challenge"                     of a folder of files of benchmarks/htc_challenge.py
     "stopping"                      of a folder of benchmarks/stopping.py
+    "sure_step"                     of a file of benchmarks/sure_step.py
     "race SECTION", "growth"        of a file of benchmarks/run.py
     "steps", "quality DECIBELS"     of benchmarks/gpu.py, of the folder of benchmarks/time_to_quality.py
     "summary", "paper"              of a list of problems (benchmarks/summary.yaml), of the folder results
@@ -118,6 +119,18 @@ def stopping(folder: Path) -> str:
     return markdown(["stopped where", "epoch", "PSNR of test slices [dB]"], rows)
 
 
+def sure_step(path: Path) -> str:
+    """SURE beside the true error as trainings go on, for each step of the finite differences."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = {(row["step"], row["trained"]): row for row in csv.DictReader(file)}
+    steps, lengths = (list(dict.fromkeys(key[k] for key in rows)) for k in (0, 1))
+    head = ["steps of the training", *(f"{name}, tau {step}" for step in steps for name in ("SURE", "true error"))]
+    return markdown(head, [
+        [length, *(f"{float(rows[step, length][name]):.1e}" for step in steps for name in ("sure", "true"))]
+        for length in lengths
+    ])  # fmt: skip
+
+
 def cg_steps(path: Path) -> str:
     """A row for each operator and way of stepping, a column for each number of steps."""
     with open(path, newline="", encoding="utf-8") as file:
@@ -131,7 +144,8 @@ def cg_steps(path: Path) -> str:
     return markdown(["PSNR [dB] after steps", "", *numbers], table)
 
 
-WRITTEN = {"trials": trials, "seeded_trials": seeded_trials, "sizes": sizes, "cg_steps": cg_steps, "stopping": stopping}
+WRITTEN = {"trials": trials, "seeded_trials": seeded_trials, "sizes": sizes, "cg_steps": cg_steps, "stopping": stopping,
+           "sure_step": sure_step}  # fmt: skip
 
 
 def content(place: re.Match) -> str:

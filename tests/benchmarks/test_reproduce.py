@@ -192,7 +192,8 @@ def test_pages_show_what_the_files_say() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cg_steps", "diagnose", "gpu", "reproduce", "run", "scans", "stopping", "time_to_quality", "trials"]
+    "name",
+    ["cg_steps", "diagnose", "gpu", "reproduce", "run", "scans", "stopping", "sure_step", "time_to_quality", "trials"],
 )
 def test_benchmarks_begin(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """Their figures are measured by hand; that they can be called, and that their types fit, is checked always."""
