@@ -10,7 +10,6 @@ test images: SURE with the step of the training, and the mean squared error that
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from ei.closure import SUREClosure
 from ei.common.seeds import generator, seeded
 from ei.datasets import MRIData
 from ei.datasets.batches import simulate
+from ei.evaluation.quality import write_metrics
 from ei.models import Reconstructor, UNet
 from ei.physics import GaussianNoise, Inpainting
 
@@ -69,10 +69,7 @@ def main() -> None:
     torch.set_num_threads(1)
     sets = images(options.data, "train"), images(options.data, "test")
     rows = [row for step in (0.3, None) for row in train(step, *sets, options.steps)]
-    with open(options.out, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({**row, "sure": f"{row['sure']:.3e}", "true": f"{row['true']:.3e}"} for row in rows)
+    write_metrics([{**row, "sure": f"{row['sure']:.3e}", "true": f"{row['true']:.3e}"} for row in rows], options.out)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,8 @@ from ei.physics.base import sampling_mask_for, where_sampled
 from ei.physics.noise import random_signs
 from ei.physics.noise_adapter import get_noise, noise_with_variance
 
-# The default tau adds signs to the noise. In units of the noise, its energy grows from m by ``m tau^2``: by one of the
-# energy's own standard deviations ``sqrt(2 m)``, which f can hardly notice. With larger steps a long training learns to
-# answer to the higher level, and the estimate falls far below the true error, even below zero (docs/results/mri.md).
-# Smaller ones make the gradient noisy, where f has kinks (ReLU, pooling): as 1 / sqrt(tau).
-# And tau is at least this part of the root mean square of y, where differences are still far above float32's rounding.
+# The default tau is at least this part of the root mean square of y, where differences are still far above float32's
+# rounding.
 TAU_OF_Y = 1e-3
 
 
@@ -209,21 +206,18 @@ def mean_of_sampled(physics: Any, values: Tensor) -> Tensor:
 def default_tau(physics: Any, y: Tensor, variance: Tensor) -> Tensor:
     """The step for measurements ``y`` of this ``variance``, ``[B, 1, ...]``: for each image its own, so that nothing
     else in the batch matters."""
-    of_noise, of_y = (_mean_of_each(physics, values).clamp(min=0).sqrt() for values in (variance, y.abs().square()))
-    numbers = _count_of_each(physics, y) * (2 if y.is_complex() else 1)
+    count = _sum_of_each(physics, torch.ones_like(variance)).clamp(min=1)
+    of_noise, of_y = ((_sum_of_each(physics, v) / count).clamp(min=0).sqrt() for v in (variance, y.abs().square()))
+    numbers = count * (2 if y.is_complex() else 1)
+    # In units of the noise, the signs raise its energy from m by m tau^2: here by one of the energy's own standard
+    # deviations sqrt(2 m), which f hardly notices. In a long training with larger steps f learns to answer to the
+    # higher level, and the estimate falls far below the true error (docs/results/mri.md). Smaller ones make the
+    # gradient noisy, where f has kinks (ReLU, pooling): as 1 / sqrt(tau).
     step = torch.maximum((2 / numbers) ** 0.25 * of_noise, TAU_OF_Y * of_y)
     return torch.where(step > 0, step, TAU_OF_Y)
 
 
-def _count_of_each(physics: Any, values: Tensor) -> Tensor:
-    """How many entries of each image are sampled, at least 1, ``[B or 1, 1, ...]``, real."""
-    entries, axes = sampling_mask_for(physics, values), tuple(range(1, values.dim()))
-    if entries is None:
-        return torch.full_like(values[:1].real.sum(axes, keepdim=True), values[0].numel())
-    return entries.to(values.real.dtype).expand_as(values).sum(axes, keepdim=True).clamp(min=1)
-
-
-def _mean_of_each(physics: Any, values: Tensor) -> Tensor:
-    """The mean over the sampled entries of each image, ``[B, 1, ...]``, real."""
+def _sum_of_each(physics: Any, values: Tensor) -> Tensor:
+    """The sum over the sampled entries of each image, ``[B, 1, ...]``."""
     sampled = where_sampled(physics, values.detach(), torch.zeros_like(values))
-    return sampled.sum(tuple(range(1, values.dim())), keepdim=True) / _count_of_each(physics, values)
+    return sampled.sum(tuple(range(1, values.dim())), keepdim=True)

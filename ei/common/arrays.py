@@ -51,7 +51,7 @@ class FileArray:
     Attributes:
         path, name: of the file, and of the array in a file of several.
         shape, dtype: of the array; in this machine's order of bytes, and of at most double precision.
-        units: what HDF5 says about its values (the attribute ``units``); empty where it says nothing.
+        units: of the values, the attribute ``units`` of HDF5; empty without one.
 
     Raises:
         MissingFileError: if there is no such file.
@@ -204,7 +204,7 @@ def native(array: np.ndarray) -> np.ndarray:
 
 
 def in_degrees(angles: np.ndarray, units: str) -> np.ndarray:
-    """Angles of these ``units`` of a file in degrees, which they are unless it says radians."""
+    """Angles of these ``units`` of a file in degrees: converted where these are radians."""
     return np.rad2deg(angles) if units.lower() in ("rad", "radian", "radians") else angles
 
 

@@ -22,6 +22,11 @@ def check_tensor(tensor: Any, what: str) -> None:
         raise InputError(f"{what} must be a torch tensor, got {type(tensor).__name__}")
 
 
+def shape_or_type(value: Any) -> list[int] | str:
+    """What messages show of a value that should be a tensor: its shape, or the type of another value."""
+    return list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+
+
 def check_number(
     name: str,
     value: Any,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
 
+from ei.common.checks import shape_or_type
 from ei.common.processes import Part, Processes, check_division
 from ei.common.seeds import derive_seed, generator, seed_all, seeded
 from ei.common.signals import outlive_the_step
@@ -280,8 +281,9 @@ def images_of(batch: Any) -> Tensor:
     if isinstance(batch, list | tuple):
         batch = batch[0]
     if not isinstance(batch, torch.Tensor) or batch.dim() not in (3, 4):
-        got = list(batch.shape) if isinstance(batch, torch.Tensor) else type(batch).__name__
-        raise InputError(f"a batch must be images [B, H, W] or [B, C, H, W], or a list that begins so, got {got}")
+        raise InputError(
+            f"a batch must be images [B, H, W] or [B, C, H, W], or a list that begins so, got {shape_or_type(batch)}"
+        )
     if not (batch.is_floating_point() or batch.is_complex() or batch.dtype == torch.bool):
         # Of 0 to 255, mostly: no learning rate or alpha is meant for these.
         name = str(batch.dtype).removeprefix("torch.")

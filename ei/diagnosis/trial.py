@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ei.common.checks import shape_or_type
 from ei.common.processes import Part, Processes
 from ei.common.seeds import derive_seed, seed_all, states_kept
 from ei.datasets.batches import Batches, images_and_measurements, indices_of, seeded_batches
@@ -72,7 +73,7 @@ def _first_batch(trainer: Trainer, loader: Iterable) -> tuple[Any, Part | None]:
 
 
 def _check_images(images: Any, expected: list[int], who: str) -> None:
-    got = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
+    got = shape_or_type(images)
     if got != expected:
         raise InputError(f"{who} must give images {expected}, got {got}")
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ei.common.checks import shape_or_type
 from ei.common.devices import device_of_tensors
 from ei.common.user_code import error_in_a_line
 from ei.errors import InputError
@@ -107,7 +108,7 @@ def check_noise(noise: Any, y: Tensor) -> None:
 
 
 def _check_like_measurements(result: Any, y: Tensor, who: str) -> None:
-    got = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
+    got = shape_or_type(result)
     if got != list(y.shape):
         raise InputError(f"{who} must give a tensor of the shape of y, {list(y.shape)}, got {got}")
 
@@ -161,5 +162,5 @@ def check_group(group: Any, shape: Shape, name: str) -> None:
         raise InputError(f"transform: apply of {name} changes its argument: let it work on a copy, x = x.clone()")
     is_images = isinstance(transformed, Tensor) and transformed.dim() == 4
     if not is_images or transformed.shape[1:] != shape or not len(transformed):
-        got = list(transformed.shape) if isinstance(transformed, Tensor) else type(transformed).__name__
+        got = shape_or_type(transformed)
         raise InputError(f"apply of {name} must give images [n, {', '.join(map(str, shape))}], got {got}")

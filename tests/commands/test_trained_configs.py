@@ -70,7 +70,8 @@ def test_every_file_has_figures() -> None:
 
 def former_tau(physics: Any, y: Tensor, variance: Tensor) -> Tensor:
     """The default step of SURE when the figures were made: 0.3 of the noise."""
-    noise, size = (sure._mean_of_each(physics, values).sqrt() for values in (variance, y.square()))
+    count = sure._sum_of_each(physics, torch.ones_like(y))
+    noise, size = ((sure._sum_of_each(physics, values) / count).sqrt() for values in (variance, y.square()))
     return torch.maximum(0.3 * noise, sure.TAU_OF_Y * size)
 
 
