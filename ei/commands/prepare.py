@@ -11,8 +11,9 @@
 
 ct100 and urban100 take a folder or a ZIP file. CT100 needs the extra ``dicom``. Its recipe is reconstructed: it gives
 the paper's FBP figures, not the authors' bytes. Where the rotation axis falls on the detector is found in several rows;
-the median of theirs is written, one value for all, and their spread is printed. Sinograms are written row by row with
-the memory of a few, to .npz, .npy or .h5; where the command is interrupted, the same command continues there.
+the median of theirs is written, one value for all, and their spread is printed. Of a tilted detector the axis is a line
+across the rows: --axis-per-slice fits it and shifts each row onto that of the middle. Sinograms are written row by row
+with the memory of a few, to .npz, .npy or .h5; where the command is interrupted, the same command continues there.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.stats import theilslopes
 
 from ei.commands.flags import path
 from ei.commands.typed import Parser
@@ -48,6 +50,7 @@ from ei.physics.matrix_free import has_astra
 INPUTS = ("counts", "flat", "dark", "angles", "source")
 ROWS = 9  # in which the axis is looked for
 APART = 1.0  # bins: with axes farther apart one value for all blurs
+FEWEST = 3  # rows that determine a line, and whether it is one
 
 
 def parser(prog: str) -> Parser:
@@ -67,6 +70,8 @@ def parser(prog: str) -> Parser:
     made.add_argument("--bin", type=int, metavar="N", help="average N neighbouring detectors (default: 1)")
     made.add_argument("--centre", type=float, metavar="BINS", help="sinogram: where the rotation axis falls on the "
                       "detector, in bins (of --bin) from its middle (default: found from the data)")  # fmt: skip
+    made.add_argument("--axis-per-slice", action="store_true", help="sinogram: of a tilted detector, shift each row by "
+                      "where the axis falls in it")  # fmt: skip
     made.add_argument("--out", type=path, metavar="PATH", help="where it goes, if not below dataset/")
     return made
 
@@ -79,7 +84,7 @@ def main(arguments: Sequence[str], prog: str = "ei prepare") -> None:
             raise InputError(f"{options['what']} needs --{name}; --help has examples")
     for name in options:
         if name not in ("what", *what.needed, *what.others):
-            raise InputError(f"{options['what']} does not use --{name}; --help lists what does")
+            raise InputError(f"{options['what']} does not use --{name.replace('_', '-')}; --help lists what does")
     options["bin"] = check_number("--bin", options.get("bin", 1), integer=True, least=1)
     if what.keys:
         _check_written(what, options)
@@ -121,12 +126,16 @@ def _sinogram(options: Mapping[str, Any]) -> None:
 def _write_sinograms(options: Mapping[str, Any]) -> None:
     out = Path(options["out"])
     centre = check_optional("--centre", options.get("centre"))
+    per_slice = options.get("axis_per_slice", False)
+    if per_slice and centre is not None:
+        raise InputError("--centre and --axis-per-slice exclude each other: give one of them")
     with_repair = options.get("repair", False)
     flat, dark, angles = (options.get(name) for name in ("flat", "dark", "angles"))
     conversion = Conversion(options["counts"], flat, dark, angles, options["bin"], with_repair)
     most = most_varied(conversion.rows, conversion.sinogram)
     if centre is None:
-        centre = _axis_of_rows(conversion, most)
+        found = _axes_found(conversion)
+        centre = _align(conversion, found) if per_slice else _one_axis(conversion, found, most)
     geometry = parallel_geometry(conversion.detectors, centre)
     physics = Tomography(**geometry, angles=conversion.angles, engine=_engine())  # raises for an axis that is far off
     with writing(out):
@@ -148,7 +157,8 @@ def _write_sinograms(options: Mapping[str, Any]) -> None:
 def _call_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """What identifies a call: all that its sinograms depend on."""
     files = {f"--{name}": os.path.abspath(options[name]) for name in ("counts", "flat", "dark") if name in options}
-    return {**files, "--bin": options["bin"], "--repair": options.get("repair", False)}
+    switches = {f"--{name.replace('_', '-')}": options.get(name, False) for name in ("repair", "axis_per_slice")}
+    return {**files, "--bin": options["bin"], **switches}
 
 
 def _engine() -> str:
@@ -156,25 +166,55 @@ def _engine() -> str:
     return "astra" if has_astra() else "auto"
 
 
-def _axis_of_rows(conversion: Conversion, most: int) -> float:
-    """The median of where the axis falls in up to `ROWS` rows of the detector, whose spread is printed; in the row
-    ``most`` where it is found in none of these."""
-    side = conversion.detectors
+def _scanner(conversion: Conversion) -> Tomography:
+    return Tomography((conversion.detectors,) * 2, conversion.angles, conversion.detectors, engine=_engine())
+
+
+def _axes_found(conversion: Conversion) -> dict[int, float]:
+    """Where the axis falls in up to `ROWS` rows of the detector, in bins from its middle: those in which it is found."""
     count = min(ROWS, conversion.rows)
     rows = sorted({round(place) for place in np.linspace(0, conversion.rows - 1, count).tolist()})
-    scanner = Tomography((side, side), conversion.angles, side, engine=_engine())
-    reports = [check_sinogram(scanner, torch.from_numpy(conversion.sinogram(row))[None, None]) for row in rows]
-    found = [report.centre for report in reports if report.centre is not None]
+    scanner = _scanner(conversion)
+    reports = {row: check_sinogram(scanner, torch.from_numpy(conversion.sinogram(row))[None, None]) for row in rows}
+    return {row: report.centre for row, report in reports.items() if report.centre is not None}
+
+
+def _one_axis(conversion: Conversion, found: Mapping[int, float], most: int) -> float:
+    """The median of the axes of rows, whose spread is printed; where none is found, the axis in the row ``most``."""
     if not found:
         try:
-            return check_sinogram(scanner, torch.from_numpy(conversion.sinogram(most))).require_centre()
+            return check_sinogram(_scanner(conversion), torch.from_numpy(conversion.sinogram(most))).require_centre()
         except InputError as error:
             raise InputError(f"{error} Give it with --centre") from error
-    spread = f"{min(found):.2f} to {max(found):.2f}"
-    print(f"axis: {statistics.median(found):.2f} bins from the middle, the median of {len(found)} rows ({spread})")
-    if max(found) - min(found) > APART:
-        print("warning: the axis differs between rows: is the detector tilted? Prepare parts of it, each by itself")
-    return statistics.median(found)
+    axes = found.values()
+    spread = f"{min(axes):.2f} to {max(axes):.2f}"
+    print(f"axis: {statistics.median(axes):.2f} bins from the middle, the median of {len(axes)} rows ({spread})")
+    if max(axes) - min(axes) > APART:
+        print("warning: the axis differs between rows: is the detector tilted? --axis-per-slice shifts them onto one axis")
+    return statistics.median(axes)
+
+
+def _align(conversion: Conversion, found: Mapping[int, float]) -> float:
+    """Shift each row onto the axis in the middle row, which is returned. The axis is straight: a line through those of
+    rows gives all, by the median of the slopes (Theil-Sen), since some rows may see little of the object."""
+    if len(found) < FEWEST:
+        raise InputError(
+            f"--axis-per-slice needs {FEWEST} rows in which the axis is found, got {len(found)} of {conversion.rows}; "
+            "give --centre"
+        )
+    rows, axes = np.array(list(found)), np.array(list(found.values()))
+    slope, intercept, *_ = theilslopes(axes, rows)
+    line = intercept + slope * np.arange(conversion.rows)
+    beside = float(np.abs(axes - line[rows]).max())
+    print(
+        f"axis: {line[0]:.2f} bins from the middle in the first row, {line[-1]:.2f} in the last; {len(found)} rows are "
+        f"up to {beside:.2f} beside this line"
+    )
+    if beside > APART:
+        print(f"warning: rows are more than {APART:g} bin beside the line: look at them, or give --centre")
+    middle = float(line.mean())
+    conversion.shifts = middle - line
+    return middle
 
 
 def _noise(options: Mapping[str, Any]) -> None:
@@ -220,7 +260,7 @@ WHAT = {
     "sinogram": What(
         _sinogram,
         ("counts", "out"),
-        ("flat", "dark", "angles", "repair", "bin", "centre"),
+        ("flat", "dark", "angles", "repair", "bin", "centre", "axis_per_slice"),
         keys=("name", *parallel_geometry(1, 0), "angles"),
     ),
     "noise": What(_noise, ("flat", "dark"), ("bin",)),

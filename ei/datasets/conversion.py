@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 from tqdm import tqdm
 
 from ei.common.arrays import ANGLES, HDF5, FileArray, in_degrees, read_array, split_name
@@ -126,6 +127,8 @@ class Conversion:
 
     Attributes:
         rows, detectors: the number of rows (1 of counts ``[V, D]``), and of bins.
+        shifts: by how many bins the sinogram of each row is shifted along the detector (cubic splines; the outermost
+            values go on beyond the ends), ``[rows]``; zeros at first.
         angles: of the views, in degrees, ``[V]``.
         defects: those found by `write`.
 
@@ -173,6 +176,7 @@ class Conversion:
         self.n = n
         self.with_repair = with_repair
         self.detectors = len(bin_detectors(np.zeros(detectors), n, 0))
+        self.shifts = np.zeros(self.rows)
         self.defects = Defects()
         self._rows_at_once = max(1, memory // (8 * COPIES * views * detectors))
         self._least = self._least_transmission(max(1, memory // (8 * COPIES * self.rows * detectors)))
@@ -196,7 +200,10 @@ class Conversion:
         y = -np.log(transmitted).transpose(1, 2, 0)
         found = find_defects(y)
         y = repair(y, found) if self.with_repair else y
-        return bin_detectors(y, self.n, axis=-2).astype(np.float32), found.behind(start)
+        y = bin_detectors(y, self.n, axis=-2)
+        for row in np.flatnonzero(self.shifts[rows]):
+            y[row] = ndimage.shift(y[row], (self.shifts[start + row], 0), mode="nearest")
+        return y.astype(np.float32), found.behind(start)
 
     def sinogram(self, row: int) -> np.ndarray:
         """That of one row, ``[D/n, V]``."""

@@ -62,18 +62,23 @@ def _misfits(physics: Any, y: Tensor) -> list[float]:
 
 
 def report_sinograms(physics: Any, measurements: Any) -> SinogramReport | None:
-    """Whether measured sinograms fit their geometry; None for other measurements."""
+    """Whether measured sinograms fit their geometry; None for other measurements. Of scans that differ it
+    is the report of the first that does not fit, or else of the first with warnings."""
     if not isinstance(physics, Projections):
         return None
     if not isinstance(physics, Tomography) or physics.count == 1:
         some = [measurement(measurements, n) for n in evenly_spaced(measurements)]
         return check_sinogram(physics, torch.stack(some))
-    for n in evenly_spaced(measurements, 4):  # scans that differ are checked each by itself
-        number = index_in_whole(measurements, n)
-        report = check_sinogram(physics.of([number]), measurement(measurements, n)[None])
-        if not report.fits:
-            report.findings[0] = f"Scan {number}: {report.findings[0]}"
-            break
+    reports = [_report_scan(physics, measurements, n) for n in evenly_spaced(measurements, 4)]
+    return min(reports, key=lambda report: (report.fits, not report.warnings))
+
+
+def _report_scan(physics: Tomography, measurements: Any, n: int) -> SinogramReport:
+    """Of one of the scans that differ; what it finds begins with the number of the scan."""
+    number = index_in_whole(measurements, n)
+    report = check_sinogram(physics.of([number]), measurement(measurements, n)[None])
+    for sentences in (report.findings, report.warnings):
+        sentences[:1] = [f"Scan {number}: {first}" for first in sentences[:1]]
     return report
 
 

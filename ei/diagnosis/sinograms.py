@@ -66,16 +66,15 @@ class SinogramReport:
         fits: whether nothing contradicts the geometry.
         centre: where the axis falls on the detector, in bins from its middle, as in `Tomography`; None if unknown.
         findings: sentences: what does not fit and what to do, and what cannot be determined.
-        wider: the finding that the object reaches beyond the detector; empty where it does not.
-        narrow: the finding that the angles cover a few degrees only, as radians do; empty where they cover more.
+        warnings: those findings that `line` adds where the sinogram fits: the object reaches beyond the detector; the
+            angles cover a few degrees only, as radians do.
         figures: the figures behind the findings.
     """
 
     fits: bool = True
     centre: float | None = None
     findings: list[str] = field(default_factory=list)
-    wider: str = ""
-    narrow: str = ""
+    warnings: list[str] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
 
     def require_centre(self) -> float:
@@ -91,6 +90,10 @@ class SinogramReport:
         self.fits = False
         self.findings.append(finding)
 
+    def warn(self, finding: str) -> None:
+        self.warnings.append(finding)
+        self.findings.append(finding)
+
     @property
     def axis(self) -> str:
         error = self.figures.get("error of the axis", math.nan)
@@ -103,12 +106,12 @@ class SinogramReport:
         return "\n".join([head, *findings, f"axis: {self.axis} of the detector", figures])
 
     def line(self) -> str:
-        """One line, a warning where it does not fit; further ones for `wider` and `narrow`."""
+        """One line, a warning where it does not fit; further ones for `warnings`."""
         if not self.fits:
             return "warning: the sinogram does NOT fit its geometry: " + " ".join(self.findings)
         unexplained = 100 * self.figures["unexplained"]
         fits = f"the sinogram fits its geometry ({unexplained:.1f} % unexplained, axis {self.axis})"
-        return "\nwarning: ".join([fits, *filter(None, (self.wider, self.narrow))])
+        return "\nwarning: ".join([fits, *self.warnings])
 
 
 def check_sinogram(physics: Projections, y: Tensor) -> SinogramReport:
@@ -225,12 +228,11 @@ def _check_values(y: np.ndarray, report: SinogramReport) -> None:
             "are and line integrals are not; take it with ei.datasets.line_integrals."
         )
     elif max(beyond) > WIDER:
-        report.wider = (
-            f"the object reaches beyond the detector, its views are truncated (the ends measure {100 * beyond[0]:.0f} "
+        report.warn(
+            f"The object reaches beyond the detector, its views are truncated (the ends measure {100 * beyond[0]:.0f} "
             f"and {100 * beyond[1]:.0f} % of the largest): filtered back-projection, which A_dagger is, may be wrong; "
-            "where every view sees the object, use conjugate gradients (pinv_cg, --reconstructor unrolled)"
+            "where every view sees the object, use conjugate gradients (pinv_cg, --reconstructor unrolled)."
         )
-        report.findings.append(f"{report.wider[0].upper()}{report.wider[1:]}.")
 
 
 def scan_of(physics: Projections) -> Scan:
@@ -394,8 +396,7 @@ def _check_angles(
         report.findings.append("So few views do not determine their angles.")
         return
     if np.ptp(angles) <= 2 * np.pi:
-        report.narrow = f"The angles cover only {np.ptp(angles):.1f} degrees; are they in radians?"
-        report.findings.append(report.narrow)
+        report.warn(f"The angles cover only {np.ptp(angles):.1f} degrees; are they in radians?")
     shuffled = replace(scan, angles=tuple(np.random.default_rng(0).permutation(angles).tolist()))
     of_shuffled = unexplained(shuffled, y)
     report.figures["unexplained, angles shuffled"] = of_shuffled

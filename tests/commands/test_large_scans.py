@@ -16,6 +16,7 @@ import yaml
 from conftest import ROOT, Result, subprocess_run
 from makers import counts_of_a_small_scan, sinograms_of_counts
 from page_blocks import commands_of
+from scan_makers import discs
 
 import ei
 from ei.commands import prepare
@@ -388,6 +389,40 @@ def test_the_axis_is_the_median_of_several_rows(script: Script, monkeypatch: pyt
     assert "axis: 1.45 bins from the middle, the median of 4 rows (1.00 to 7.00)" in done.out
     assert "warning: the axis differs between rows" in done.out
     assert yaml.safe_load(Path("y.yaml").read_text())["centre"] == 1.45
+
+
+def test_of_a_tilted_detector_each_row_is_shifted_onto_one_axis(script: Script, tmp_path: Path) -> None:
+    """The axis moves by half a bin from row to row: its line is found, and every slice is then that of one axis."""
+    angles = np.arange(0, 180, 4.0)
+    image = discs(32)
+    axes = -1.5 + 0.5 * np.arange(7)
+    rows = [Tomography((32, 32), angles, 56, centre=centre).A(image)[0, 0].numpy() for centre in axes.tolist()]
+    np.save("counts.npy", 1e4 * np.exp(-np.stack(rows)).transpose(2, 0, 1))  # [views, rows, detectors]
+    np.save("flat.npy", np.full((7, 56), 1e4))
+    np.save("dark.npy", np.zeros((7, 56)))
+    np.savetxt("angles.txt", angles)
+    words = ("ei prepare", "sinogram", *COUNTS, "--out")
+    done = script(*words, "y.npy", "--axis-per-slice")
+    assert done.code == 0, done.err
+    found = yaml.safe_load(Path("y.yaml").read_text())["centre"]
+    assert found == pytest.approx(0, abs=0.1) and "the sinogram fits its geometry" in done.out, done.out
+    expected = Tomography((32, 32), angles, 56, centre=found).A(image)[0, 0].numpy()
+    y = np.load("y.npy")
+    errors = [float(np.linalg.norm(each - expected) / np.linalg.norm(expected)) for each in y]
+    assert max(errors) < 0.02 and float(np.linalg.norm(rows[0] - expected) / np.linalg.norm(expected)) > 0.15, errors
+    done = script(*words, "one.npy")  # the median, and a warning that says what to do
+    assert done.code == 0 and "--axis-per-slice" in done.out, done
+    np.testing.assert_allclose(np.load("one.npy"), np.stack(rows), atol=1e-5)
+    done = script(*words, "z.npy", "--axis-per-slice", "--centre", 1)
+    assert done.code == 2 and "--centre and --axis-per-slice exclude each other" in done.err
+    for name in ("counts", "flat", "dark"):  # two rows: no line
+        array = np.load(f"{name}.npy")
+        np.save(f"{name}.npy", array[:, :2] if name == "counts" else array[:2])
+    done = script(*words, "z.npy", "--axis-per-slice")
+    assert done.code == 2 and "needs 3 rows in which the axis is found, got 2 of 2" in done.err, done
+    assert done.err.count("\n") == 1 and not list(tmp_path.glob("z*"))
+    done = script("ei prepare", "noise", "--flat", "flat.npy", "--dark", "dark.npy", "--axis-per-slice")
+    assert done.code == 2 and "noise does not use --axis-per-slice" in done.err, done
 
 
 COUNTS = ("--counts", "counts.npy", "--flat", "flat.npy", "--dark", "dark.npy", "--angles", "angles.txt")

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from scan_makers import noisy_sinogram, scan_arguments
 from torch import Tensor
 
 from ei.datasets import DeadLeaves, EllipsePhantoms
-from ei.diagnosis.before_training import report_measurements
-from ei.physics import CT, MRI, Inpainting
+from ei.diagnosis.before_training import report_measurements, report_sinograms
+from ei.physics import CT, MRI, Inpainting, Tomography
 
 
 def phantoms(n: int = 4) -> Tensor:
@@ -62,3 +63,16 @@ def test_measurements_of_the_operator_get_no_warning(physics: Any, x: Tensor) ->
 def test_anomalies_get_a_warning(physics: Any, y: Tensor, words: str) -> None:
     warning = report_on(physics, y).splitlines()[-1]
     assert warning.startswith("warning:") and words in warning
+
+
+def test_of_scans_that_differ_the_misfit_is_told_before_a_warning() -> None:
+    """A warning of the first scan was lost with the report of the next one."""
+    arguments = scan_arguments(n_detectors=24)
+    wide = noisy_sinogram(arguments)[0]
+    shuffled = wide[..., torch.randperm(wide.shape[-1], generator=torch.Generator().manual_seed(0))]
+    full = Tomography(**(arguments | {"angles": [arguments["angles"]] * 2}))
+    report = report_sinograms(full, [wide, wide])
+    assert report is not None and report.fits
+    assert report.warnings[0].startswith("Scan 0: The object reaches") and "Scan 0" in report.line()
+    report = report_sinograms(full, [wide, shuffled])
+    assert report is not None and not report.fits and report.findings[0].startswith("Scan 1: "), str(report)
