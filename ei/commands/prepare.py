@@ -171,7 +171,7 @@ def _scanner(conversion: Conversion) -> Tomography:
 
 
 def _axes_found(conversion: Conversion) -> dict[int, float]:
-    """Where the axis falls in up to `ROWS` rows of the detector, in bins from its middle: those in which it is found."""
+    """Where the axis falls in those of up to `ROWS` rows of the detector in which it is found, in bins."""
     count = min(ROWS, conversion.rows)
     rows = sorted({round(place) for place in np.linspace(0, conversion.rows - 1, count).tolist()})
     scanner = _scanner(conversion)
@@ -190,7 +190,7 @@ def _one_axis(conversion: Conversion, found: Mapping[int, float], most: int) -> 
     spread = f"{min(axes):.2f} to {max(axes):.2f}"
     print(f"axis: {statistics.median(axes):.2f} bins from the middle, the median of {len(axes)} rows ({spread})")
     if max(axes) - min(axes) > APART:
-        print("warning: the axis differs between rows: is the detector tilted? --axis-per-slice shifts them onto one axis")
+        print("warning: the axis differs between rows; of a tilted detector --axis-per-slice shifts them onto one axis")
     return statistics.median(axes)
 
 

@@ -236,13 +236,27 @@ class _Hdf5Array:
         return values["real"] + 1j * values["imag"] if self.is_pair else values
 
 
+def open_tiff(path: Path) -> Any:
+    """A file of tifffile, which scikit-image brings along. Most compressions need imagecodecs, too: without it a
+    `MissingExtraError` is raised."""
+    tifffile = importlib.import_module("tifffile")
+    file = tifffile.TiffFile(path)
+    compression = file.pages[0].compression
+    if compression not in tifffile.TIFF.DECOMPRESSORS:
+        file.close()
+        raise MissingExtraError(
+            f"{path} is compressed by {compression.name}: pip install imagecodecs, or save it without compression"
+        )
+    return file
+
+
 class _TiffArray:
-    """The pages of a TIFF file, ``[n, H, W]``, or its single page ``[H, W]``. scikit-image brings tifffile along."""
+    """The pages of a TIFF file, ``[n, H, W]``, or its single page ``[H, W]``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.tifffile = importlib.import_module("tifffile")
-        with self.tifffile.TiffFile(path) as file:
+        with open_tiff(path) as file:
             first = file.series[0]
             self.shape = first.shape
             self.dtype = first.dtype

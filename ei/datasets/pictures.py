@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +15,7 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from ei.common.arrays import FileArray, import_extra
+from ei.common.arrays import FileArray, import_extra, open_tiff
 from ei.common.checks import check_number
 from ei.errors import InputError, MissingExtraError
 
@@ -254,9 +253,8 @@ def _needs_tifffile(path: Path) -> bool:
 
 
 def _tiff_values(path: Path) -> np.ndarray:
-    """``[C, H, W]`` of a TIFF file, by tifffile (scikit-image brings it along), upright."""
-    tifffile = importlib.import_module("tifffile")
-    with tifffile.TiffFile(path) as file:
+    """``[C, H, W]`` of a TIFF file, by tifffile, upright."""
+    with open_tiff(path) as file:
         if len(file.pages) != 1:
             raise InputError(f"the image {path} holds {len(file.pages)} pictures; save each as a file")
         page = file.pages[0]

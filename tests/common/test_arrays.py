@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pickle
 import re
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from PIL import Image
 
 from ei.common.arrays import FileArray, read_array
 from ei.errors import InputError, MissingExtraError, MissingFileError
@@ -304,3 +306,18 @@ def test_text_of_table_programs(tmp_path: Path, start: bytes) -> None:
     """With a mark of the order of bytes, and comments in any encoding."""
     (tmp_path / "a.csv").write_bytes(start + b"0.5\r\n15.5\r\n30.5\r\n")
     np.testing.assert_array_equal(read_array(tmp_path / "a.csv"), [0.5, 15.5, 30.5])
+
+
+@pytest.mark.parametrize("suffix", ["tif", "tiff"])
+def test_compressed_tiff_needs_an_extra_or_is_read(suffix: str, tmp_path: Path) -> None:
+    """ImageJ's and many cameras' LZW was called damaged."""
+    path = tmp_path / f"lzw.{suffix}"
+    values = np.arange(120, dtype=np.uint16).reshape(10, 12)
+    Image.fromarray(values).save(path, compression="tiff_lzw")
+    if importlib.util.find_spec("imagecodecs") is None:
+        with pytest.raises(MissingExtraError, match=rf"lzw.{suffix} is compressed by LZW: pip install imagecodecs, or"):
+            FileArray(path)
+    else:
+        np.testing.assert_array_equal(read_array(path), values)
+    Image.fromarray(values).save(path, compression="tiff_adobe_deflate")
+    np.testing.assert_array_equal(read_array(path), values)
