@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ei.common.checks import check_choice, check_flag, check_number
+from ei.common.checks import check_choice, check_flag, check_number, shape_or_type
 from ei.common.processes import drawn
 from ei.errors import InputError
 from ei.models.base import require_of
@@ -129,8 +129,15 @@ class SelfSupervised(Closure):
         self.mc_domain = check_choice("mc_domain", mc_domain, DOMAINS)
 
     def consistency(self, physics: Any, x1: Tensor, y: Tensor) -> Tensor:
-        """``criterion(A x1, y)``, or the same of images."""
-        return self.criterion(*self.to_domain(physics, physics.A(x1), y))
+        """``criterion(A x1, y)``, or the same of images. Raises `InputError` if no gradient flows through A: it would
+        train nothing, in silence."""
+        predicted = physics.A(x1)
+        if x1.requires_grad and not predicted.requires_grad:
+            raise InputError(
+                "no gradient flows through A of the operator: write it with differentiable torch operations (no NumPy, "
+                "detach() or no_grad())"
+            )
+        return self.criterion(*self.to_domain(physics, predicted, y))
 
     def to_domain(self, physics: Any, predicted: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Two measurements in the domain where they are compared."""
@@ -196,9 +203,16 @@ class Moving(Closure):
         return x2.detach() if self.stop_gradient else x2
 
     def transformed(self, transform: Any, x1: Tensor) -> Tensor:
-        """``x2 = T_g x1``, transform-major ``[n_trans * B, ...]``; where the operator moves, x1 as often."""
+        """``x2 = T_g x1``, transform-major ``[n_trans * B, ...]``; where the operator moves, x1 as often. Raises
+        `InputError` if a user-defined transform gives anything else."""
         if self.move == "image":
-            return transform.apply(x1)
+            x2 = transform.apply(x1)
+            if not isinstance(x2, Tensor) or x2.shape[1:] != x1.shape[1:] or not len(x2) or len(x2) % len(x1):
+                raise InputError(
+                    f"apply of the transform must give images [n * {len(x1)}, "
+                    f"{', '.join(map(str, x1.shape[1:]))}] for images {list(x1.shape)}, got {shape_or_type(x2)}"
+                )
+            return x2
         return x1.repeat(_number_of_elements(transform), *[1] * (x1.dim() - 1))
 
     def reconstructed(self, f: Any, physics: Any, transform: Any, x2: Tensor, batch: int) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ei.closure.base import SelfSupervised
 from ei.commands import presets
 from ei.commands.problem import Problem, load_images
 from ei.commands.tree import (
@@ -43,7 +42,7 @@ from ei.diagnosis.before_training import (
     starting_level,
 )
 from ei.diagnosis.trial import try_step
-from ei.diagnosis.user_defined import call, check_gradient, check_group, check_noise, check_operator
+from ei.diagnosis.user_defined import call, check_group, check_noise, check_operator
 from ei.errors import InputError
 from ei.models import UNet
 from ei.models.base import ReconstructionFunction
@@ -195,7 +194,7 @@ class _Training(Problem):
             closure = self._closure()
         transform = self._transform(closure)
         net.to(self.device)
-        f = self._function(net, closure, scale)
+        f = self._function(net, scale)
         if hasattr(closure, "image_scale"):
             closure.image_scale = f.image_scale
         if hasattr(closure, "check"):
@@ -253,9 +252,7 @@ class _Training(Problem):
             self._check_batch_statistics(net, net.compact - 1)
         return net
 
-    def _function(self, net: nn.Module, closure: Any, scale: Mapping[str, float]) -> ReconstructionFunction:
-        if isinstance(closure, SelfSupervised) and is_user_code(name_of(self.tree, "physics")):
-            check_gradient(self.physics, self.shape, self.device)
+    def _function(self, net: nn.Module, scale: Mapping[str, float]) -> ReconstructionFunction:
         f = self._build("reconstructor", scale, {"net": net, "physics": self.physics})
         if not isinstance(f, ReconstructionFunction):
             name = name_of(self.tree, "reconstructor")

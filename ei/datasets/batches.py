@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
 
-from ei.common.checks import shape_or_type
+from ei.common.checks import check_number, shape_or_type
 from ei.common.processes import Part, Processes, check_division
 from ei.common.seeds import derive_seed, generator, seed_all, seeded
 from ei.common.signals import outlive_the_step
@@ -223,14 +223,15 @@ def make_loader(
             None where all have one.
 
     Raises:
-        InputError: if there are not as many shapes as items, or a batch is larger than the set or cannot be divided
-            over the processes.
+        InputError: if there are not as many shapes as items, or a batch is empty, larger than the set, or cannot be
+            divided over the processes.
 
     >>> loader = make_loader([torch.rand(1, 8, 8)] * 5, batch_size=2)
     >>> len(loader), next(iter(loader))["x"].shape
     (3, torch.Size([2, 1, 8, 8]))
     """
     _check_dataset(dataset)
+    batch_size = check_number("batch_size", batch_size, integer=True, least=1)
     if batch_size > len(dataset):
         raise InputError(
             f"a batch of {batch_size} is larger than the data set of {len(dataset)} images; choose a smaller batch size"

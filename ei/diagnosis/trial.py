@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ei.common.checks import shape_or_type
 from ei.common.processes import Part, Processes
 from ei.common.seeds import derive_seed, seed_all, states_kept
 from ei.datasets.batches import Batches, images_and_measurements, indices_of, seeded_batches
@@ -18,9 +17,10 @@ from ei.diagnosis.user_defined import Shape, in_a_line
 from ei.errors import InputError
 from ei.models.base import select_function
 from ei.training import Trainer
+from ei.training.losses import check_images, check_losses
 from ei.training.parallel import division, draws_of_part
 from ei.training.stepping import trained_parameters
-from ei.training.validation import columns_of, seeded_group
+from ei.training.validation import seeded_group
 
 
 def try_step(trainer: Trainer, loader: Iterable, shape: Shape) -> None:
@@ -39,15 +39,14 @@ def try_step(trainer: Trainer, loader: Iterable, shape: Shape) -> None:
             x, y = images_and_measurements(batch, physics, like=like, seed=trainer.seed)
         part = part or Part.of(len(y), Processes())
         with in_a_line(f"network and reconstruction function cannot take measurements of shape {list(y.shape)}"):
-            _check_images(f(y), [len(y), *shape], "the reconstruction function")
+            check_images(f(y), [len(y), *shape], "the reconstruction function")
         closure = copy.copy(trainer.closure)  # it may count its calls
         name = getattr(closure, "__name__", type(closure).__name__)
         with in_a_line(f"closure {name}, tried on a batch", with_gradients=True):
             with draws_of_part(physics, part, trainer.processes):
                 losses = closure(f, physics, seeded_group(trainer, "trial"), y, x)
-            _check_losses(trainer, losses, f"closure {name}")
-            if trainer.report_psnr and x is not None:
-                _check_images(losses["x1"], list(x.shape), f"closure {name}, as x1,")
+            check_losses(trainer, losses, x)
+            _check_gradients(trainer, losses, f"closure {name}")
 
 
 @contextlib.contextmanager
@@ -72,37 +71,11 @@ def _first_batch(trainer: Trainer, loader: Iterable) -> tuple[Any, Part | None]:
             loader.close()
 
 
-def _check_images(images: Any, expected: list[int], who: str) -> None:
-    got = shape_or_type(images)
-    if got != expected:
-        raise InputError(f"{who} must give images {expected}, got {got}")
-
-
-def _check_losses(trainer: Trainer, losses: Any, who: str) -> None:
-    """Raise unless losses are what a step takes: scalars that depend on what their optimisers train, and the columns of
-    the log."""
-    if not isinstance(losses, Mapping):
-        raise InputError(f'{who} must return a dict with "total" and "x1", got a {type(losses).__name__}')
-    columns = getattr(trainer.closure, "columns", None) or {}
-    if not isinstance(columns, Mapping):
-        raise InputError(f"columns of {who} must be a dict {{column of the log: key of a loss}}, got {columns!r}")
-    scalars = [*trainer.optimizers, *columns_of(trainer.closure, losses).values()]
-    for key in (*scalars, *(["x1"] if trainer.report_psnr else [])):
-        if key not in losses:
-            has = ", ".join(map(str, losses)) or "none"
-            raise InputError(f"{who} must return {key!r} in its dict, which has {has}")
-    for key in scalars:
-        _check_scalar(losses[key], f"{key!r} of {who}")
+def _check_gradients(trainer: Trainer, losses: Mapping[str, Tensor], who: str) -> None:
+    """Raise unless losses depend on what their optimisers train."""
     for key, optimizer in trainer.optimizers.items():
         if not _depends_on(losses[key], trained_parameters(optimizer)):
             raise InputError(f"{key!r} of {who} does not depend on the network: no detach(), no_grad() or NumPy")
-
-
-def _check_scalar(loss: Any, who: str) -> None:
-    if not isinstance(loss, Tensor):
-        raise InputError(f"{who} must be a scalar tensor, got {type(loss).__name__}")
-    if loss.numel() != 1:
-        raise InputError(f"{who} must be a scalar tensor, got shape {list(loss.shape)}; take its mean()")
 
 
 def _depends_on(loss: Tensor, parameters: list[Tensor]) -> bool:

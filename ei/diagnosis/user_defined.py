@@ -113,19 +113,6 @@ def _check_like_measurements(result: Any, y: Tensor, who: str) -> None:
         raise InputError(f"{who} must give a tensor of the shape of y, {list(y.shape)}, got {got}")
 
 
-def check_gradient(physics: Any, shape: Shape, device: torch.device) -> None:
-    """Raise unless gradients flow through ``A`` of a user-defined operator: without them measurement consistency would
-    train nothing, in silence."""
-    x = torch.zeros(1, *shape, device=device, requires_grad=True)
-    with torch.enable_grad():
-        flows = physics.A(x).requires_grad
-    if not flows:
-        raise InputError(
-            "no gradient flows through A of the operator: write it with differentiable torch operations (no NumPy, "
-            "detach() or no_grad())"
-        )
-
-
 def _check_filter(physics: Any, y: Tensor, device: torch.device) -> None:
     """Raise unless ``physics.filter`` keeps shape and dtype, and is symmetric and positive."""
     filter_of(physics)

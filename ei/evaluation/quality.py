@@ -5,22 +5,24 @@ from __future__ import annotations
 import csv
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ei.common.complex import magnitude
 from ei.common.drawing import image_grid
 from ei.common.seeds import derive_seed, seeded
 from ei.datasets import Pairs, image_of, simulate
 from ei.datasets.batches import declared_data_range, file_name_of, index_in_whole
+from ei.errors import InputError
 from ei.evaluation.classical import Reconstruction, classical_for
 from ei.metrics import SSIM_WINDOW, cal_psnr, psnr, range_of, ssim
 from ei.models.base import ReconstructionFunction, evaluating, select_function
 from ei.physics import select_physics
+from ei.physics.base import check_measures
 
 
 def ssim_or_nan(a: Tensor, b: Tensor, data_range: float) -> Tensor:
@@ -95,11 +97,15 @@ def evaluate(
         device: where to compute; by default where f's weights are.
         data_range: of the images, for the usual PSNR and SSIM; by default `data_range_of` them: 1 for images in [0, 1].
 
+    Raises:
+        InputError: if f, physics or images are of another kind, or there are no images.
+
     Returns:
         A row for each image: ``index``, ``file`` (its name, where the data set has names), and
         ``<metric>_<reconstruction>`` for psnr_paper, psnr and ssim. For complex images, and for two channels, which are
         a real and an imaginary part, those of the magnitudes.
     """
+    _check_evaluated(f, physics, images)
     device = device or next(f.parameters()).device
     data_range = data_range_of(images) if data_range is None else data_range
     rows = []
@@ -118,6 +124,17 @@ def evaluate(
                 row[f"{metric}_{name}"] = float(function(magnitude(output).to(truth.dtype), truth, data_range))
         rows.append(row)
     return rows
+
+
+def _check_evaluated(f: Any, physics: Any, images: Any) -> None:
+    check_measures(physics)
+    if not isinstance(f, nn.Module):
+        raise InputError(
+            f"f must be a reconstruction function, as Reconstructor(net, physics), got a {type(f).__name__}"
+        )
+    if not isinstance(images, Sized) or len(images) == 0:
+        what = "an empty one" if isinstance(images, Sized) else f"a {type(images).__name__}"
+        raise InputError(f"images must be a data set of test images, got {what}")
 
 
 def image_and_measurement(images: Any, index: int, device: Any) -> tuple[Tensor, Tensor | None, int]:
@@ -226,6 +243,7 @@ def report(
     Arguments and result are those of `evaluate`; the first ``n_drawn`` images are drawn, and ``name`` is the title of
     the network in table and figure: "EI", "MC", ...
     """
+    _check_evaluated(f, physics, images)
     folder = Path(folder or ".")
     more = classical_for(physics)
     data_range = data_range_of(images) if data_range is None else data_range

@@ -49,8 +49,8 @@ class ReconstructionFunction(nn.Module):
             It is what evaluation takes (`evaluating`) and no part of this module: ``f(y)`` is ``net``'s.
 
     Raises:
-        InputError: for another precision, a scale that is no finite number above zero, or a tile that does not fit the
-            network (`ei.models.network_tiles.check_tile`).
+        InputError: for a net that is none, another precision, a scale that is no finite number above zero, or a tile
+            that does not fit the network (`ei.models.network_tiles.check_tile`).
     """
 
     net_averaged: nn.Module | None = None
@@ -66,6 +66,10 @@ class ReconstructionFunction(nn.Module):
         network_tile: int | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(net, nn.Module) or callable(getattr(net, "A", None)):
+            raise InputError(
+                f"net must be a network, a torch.nn.Module, got a {type(net).__name__}; physics comes second"
+            )
         self.precision = check_choice("precision", precision, PRECISIONS)
         self.image_scale = check_number("image_scale", image_scale, above=0)
         self.net = net.to(memory_format=torch.channels_last)

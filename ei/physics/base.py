@@ -188,6 +188,16 @@ def check_shape(tensor: Tensor, expected: tuple[int, ...], what: str) -> None:
         raise InputError(f"{what} must have shape [B, C, {', '.join(map(str, expected))}], got {list(tensor.shape)}")
 
 
+def check_measures(physics: Any) -> None:
+    """Raise `InputError` unless an operator has ``A(x)``."""
+    if isinstance(physics, type) or not callable(getattr(physics, "A", None)):
+        got = f"the class {physics.__name__}" if isinstance(physics, type) else f"a {type(physics).__name__}"
+        raise InputError(
+            f"physics must have a method A(x), got {got}; two functions are one as "
+            "types.SimpleNamespace(A=.., A_dagger=..)"
+        )
+
+
 def select_physics(physics: Any, indices: Sequence[int] | Tensor | None) -> Any:
     """``physics.of(indices)``: the operator of the images with these numbers. An operator without ``of`` serves all.
 

@@ -15,6 +15,7 @@ from ei.common.checks import check_number, check_optional
 from ei.common.processes import Processes
 from ei.errors import InputError
 from ei.models.base import keep_average
+from ei.physics.base import check_measures
 from ei.training.folder import RunFolder
 from ei.training.schedules import LearningRate, step_schedule
 from ei.training.stepping import check_optimizers, moving_average
@@ -58,7 +59,7 @@ class Run:
         progress: bool = True,
         on_epoch_end: Callable[[Any], None] | None = None,
     ) -> None:
-        _check_problem(physics, transform)
+        _check_parts(f, physics, transform, closure)
         self.f = f
         self.physics = physics
         self.transform = transform
@@ -83,8 +84,8 @@ class Run:
         plain = {"trainer": {"epochs": self.epochs, "seed": self.seed, "method": self.method, "task": task}}
         self.config = dict(plain if config is None else config)
 
+        check_optimizers(optimizers)
         self.optimizers = dict(optimizers)
-        check_optimizers(self.optimizers)
         self.networks = networks_trained(f, closure, self.optimizers)
         self.base_lr = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
         self.averaged = None if average is None else moving_average(self.networks["total"], average)
@@ -132,15 +133,24 @@ def networks_trained(f: Any, closure: Any, optimizers: Mapping[str, Optimizer]) 
     return networks
 
 
-def _check_problem(physics: Any, transform: Any) -> None:
-    """Raise unless what a user may have defined has the methods that a training calls."""
-    if not callable(getattr(physics, "A", None)):
+def _check_parts(f: Any, physics: Any, transform: Any, closure: Any) -> None:
+    """Raise unless what a user may have defined has what a training uses."""
+    check_measures(physics)
+    for name, part in (("f", f), ("transform", transform), ("closure", closure)):
+        if isinstance(part, type):
+            raise InputError(f"{name} must be an object, got the class {part.__name__}: write {part.__name__}(..)")
+    if not isinstance(getattr(f, "net", None), nn.Module):
         raise InputError(
-            f"physics must have a method A(x), got a {type(physics).__name__}; two functions are one as "
-            "types.SimpleNamespace(A=.., A_dagger=..)"
+            f"f must have its network as f.net, as Reconstructor(net, physics) has, got a {type(f).__name__}"
         )
     if transform is not None and not callable(getattr(transform, "apply", None)):
         raise InputError(
             f"transform must have a method apply(x), got a {type(transform).__name__}; derive it from "
             "ei.transforms.Transform"
         )
+    if not callable(closure):
+        raise InputError(
+            f"closure must be called as closure(f, physics, transform, y, x), got a {type(closure).__name__}"
+        )
+    if transform is None and getattr(closure, "needs_transform", False):
+        raise InputError(f"transform is missing: {type(closure).__name__} needs a group, as Rotate(5)")

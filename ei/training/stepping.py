@@ -15,6 +15,11 @@ from ei.errors import InputError
 def check_optimizers(optimizers: Mapping[str, Optimizer]) -> None:
     """Raise `InputError` unless every optimiser has parameters to train that no other one has, whose gradients would
     mix."""
+    if not isinstance(optimizers, Mapping):
+        raise InputError(
+            'optimizers must be a dict of losses and their optimisers, as {"total": torch.optim.Adam('
+            f"f.net.parameters())}}, got {type(optimizers).__name__}"
+        )
     owners: dict[int, str] = {}
     for key, optimizer in optimizers.items():
         if not trained_parameters(optimizer):
@@ -44,10 +49,20 @@ def descend(
 
     All gradients are there before the first step: it changes weights in place, which the graph of another loss may
     hold, as the generator's adversarial loss holds the discriminator's.
+
+    Raises:
+        InputError: if a loss depends on nothing that its optimiser trains.
     """
     for key, optimizer in optimizers.items():
         optimizer.zero_grad()
-        (losses[key] * scale).backward(inputs=trained_parameters(optimizer))
+        trained = trained_parameters(optimizer)
+        if losses[key].requires_grad:
+            (losses[key] * scale).backward(inputs=trained)
+        if all(parameter.grad is None for parameter in trained):
+            raise InputError(
+                f"the loss {key!r} depends on none of the parameters of its optimiser, which would train nothing: are "
+                "they those of f.net, and is there a detach() or no_grad() in the closure?"
+            )
     for key, optimizer in optimizers.items():
         if (largest := largest_norms.get(key)) is not None:
             nn.utils.clip_grad_norm_(_parameters(optimizer), largest)

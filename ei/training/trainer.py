@@ -19,6 +19,8 @@ from signal import Signals
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
 
 from ei.common.processes import Part, Processes
 from ei.common.seeds import derive_seed, seed_all, states_kept
@@ -28,6 +30,7 @@ from ei.errors import InputError, TrainingStoppedError
 from ei.models.base import computing, select_function
 from ei.training.folder import BEST, LAST
 from ei.training.log import Progress
+from ei.training.losses import check_losses
 from ei.training.parallel import division, draws_of_part, replicated
 from ei.training.run import Run
 from ei.training.state import restore, state_of
@@ -73,7 +76,7 @@ class Trainer(Run):
         on_epoch_end: called with the trainer after every epoch, when its row is in ``history`` and on the disk.
 
     Raises:
-        InputError: for an argument out of range, or optimisers that share a parameter.
+        InputError: for an argument out of range or of another kind, or optimisers that share a parameter.
 
     >>> physics = ei.physics.Inpainting(16, 16)
     >>> f = ei.models.Reconstructor(ei.models.UNet(1, 1, base_channels=2), physics)
@@ -113,8 +116,11 @@ class Trainer(Run):
             TrainingStoppedError: after SIGINT, SIGTERM or SIGUSR1, when the step is finished and the state saved. A
                 second signal ends the process at once.
             StorageError: if a file cannot be written; those written before are whole.
-            InputError: for batches, or a run folder, that cannot be used.
+            InputError: for batches, or a run folder, that cannot be used; if a loss depends on nothing that its
+                optimiser trains.
         """
+        if isinstance(loader, Dataset | Tensor) and not isinstance(loader, IterableDataset):
+            raise InputError(f"fit needs a loader, got a {type(loader).__name__}: make_loader(images, batch_size=2)")
         steps = len(loader) if isinstance(loader, Sized) else None
         if steps == 0:
             raise InputError("the loader gives no batches")
@@ -186,6 +192,7 @@ class Trainer(Run):
         part = part or Part.of(len(y), Processes())
         with draws_of_part(physics, part, self.processes):
             losses = self.closure(f, physics, seeded_group(self, self.step), y, x)
+        check_losses(self, losses, x)
         # Gradients are averaged over the processes; what counts is the mean over the images of the batch.
         limits = dict.fromkeys(self.optimizers.keys() - getattr(self.closure, "unscaled", ()), self.clip_norm)
         descend(self.optimizers, losses, part.weight * self.processes.count, limits)

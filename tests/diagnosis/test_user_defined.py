@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ei.diagnosis.user_defined import check_gradient, check_group, check_noise, check_operator
+from ei.diagnosis.user_defined import check_group, check_noise, check_operator
 from ei.errors import InputError
 from ei.physics import GaussianNoise, with_pseudo_inverse
 
@@ -47,11 +47,6 @@ class ChangesMeasurements(Rows):
         return super().A_dagger(y.mul_(2))
 
 
-class Detached(Rows):
-    def A(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(super().A(x).detach().numpy())
-
-
 class WrongAdjoint:
     image_shape = SHAPE
     A = Rows.A
@@ -74,12 +69,6 @@ def test_operators(physics: Any, message: str) -> None:
     check_operator(Rows(), SHAPE, CPU, needs_steps=False, needs_filter=False)
     with pytest.raises(InputError, match=message):
         check_operator(physics, SHAPE, CPU, needs_steps=False, needs_filter=False)
-
-
-def test_an_operator_that_no_gradient_passes() -> None:
-    check_gradient(Rows(), SHAPE, CPU)
-    with pytest.raises(InputError, match="no gradient flows through A"):
-        check_gradient(Detached(), SHAPE, CPU)
 
 
 class Noise:
