@@ -232,6 +232,7 @@ def make_loader(
     """
     _check_dataset(dataset)
     batch_size = check_number("batch_size", batch_size, integer=True, least=1)
+    workers = check_number("workers", workers, integer=True, least=0)
     if batch_size > len(dataset):
         raise InputError(
             f"a batch of {batch_size} is larger than the data set of {len(dataset)} images; choose a smaller batch size"

@@ -27,6 +27,9 @@ class Physics(nn.Module):
     Args:
         noise: None, or a noise model called as ``noise(y, generator=None)`` that returns the noisy measurement.
 
+    Raises:
+        InputError: for a noise that cannot be called.
+
     >>> physics = ei.physics.CT(img_width=64, radon_view=30, noise=ei.physics.GaussianNoise(0.1))
     >>> y = physics(torch.rand(1, 1, 64, 64))
     >>> physics.A_dagger(y).shape
@@ -37,6 +40,8 @@ class Physics(nn.Module):
 
     def __init__(self, noise: NoiseModel | None = None) -> None:
         super().__init__()
+        if noise is not None and not callable(noise):
+            raise InputError(f"noise must be None or a noise model, as GaussianNoise(0.1), got {noise!r}")
         self.noise = noise
 
     def register_constant(self, name: str, value: Tensor | None, device: torch.device) -> None:

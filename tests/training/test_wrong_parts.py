@@ -118,6 +118,14 @@ def test_wrong_images_of_a_transform(apply: Callable[[Tensor], Any], got: str) -
 def test_batch_sizes(batch_size: Any) -> None:
     with pytest.raises(InputError, match="batch_size must be a whole number >= 1, got"):
         make_loader(IMAGES, batch_size=batch_size)
+    with pytest.raises(InputError, match="workers must be a whole number >= 0, got -1"):
+        make_loader(IMAGES, batch_size=1, workers=-1)
+
+
+@pytest.mark.parametrize("noise", [0.1, "gaussian:0.1"])
+def test_noise_that_is_no_model(noise: Any) -> None:
+    with pytest.raises(InputError, match=r"noise must be None or a noise model, as GaussianNoise\(0.1\), got"):
+        Inpainting(16, 16, noise=noise)
 
 
 @pytest.mark.parametrize("kind", [Reconstructor, Unrolled])
