@@ -15,12 +15,13 @@ import argparse
 import csv
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pages import markdown
 from scipy.io import loadmat
 from torch import Tensor
 
@@ -45,6 +46,16 @@ PAGE = ROOT / "docs" / "results" / "uncertainty.md"
 BY_COMMAND = {
     "helsinki_ei": "Helsinki, 60 views over 120 degrees: EI",
     "helsinki_sup": "Helsinki, 60 views over 120 degrees: supervised",
+}
+# The columns of a table of coverage, by those of its file.
+COVERAGE = {
+    "level": "nominal [%]",
+    "norm": "norm",
+    "norm_calibrated": "calibrated by measurements",
+    "norm_by_truth": "by ground truth",
+    "pixels": "pixels",
+    "pixels_calibrated": "calibrated by measurements",
+    "pixels_by_truth": "by ground truth",
 }
 SIDE = 64
 BATCH = 10
@@ -228,63 +239,46 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def per_cent(row: Mapping[str, str], *names: str) -> Iterable[str]:
-    return (f"{100 * float(row[name]):.0f}" for name in names)
-
-
 def tables() -> str:
-    """The tables and pictures of the page, of every problem that was measured."""
-    parts = []
-    for name, problem in problems().items():
-        if not (RESULTS / f"{name}_coverage.csv").exists():
-            continue
-        lines = [f"## {problem.title}", ""]
-        lines += ["| true mean squared error / estimated, by | images | mean | 10th to 90th percentile | correlation |"]
-        lines += ["|---|---|---|---|---|"]
-        for row in read(RESULTS / f"{name}_factors.csv"):
-            figures = [f"{float(row[key]):.2f}" for key in ("factor", "low", "high", "correlation")]
-            lines.append(
-                f"| {row['source']} | {row['images']} | {figures[0]} | {figures[1]} to {figures[2]} | {figures[3]} |"
-            )
-        seconds = float(read(RESULTS / f"{name}_factors.csv")[0]["cpu_seconds_an_image"])
-        lines += ["", f"One image took {seconds:.1f} CPU seconds.", ""]
-        lines += ["| nominal [%] | norm | calibrated by measurements | by ground truth | pixels | calibrated by "
-                  "measurements | by ground truth |", "|---|---|---|---|---|---|---|"]  # fmt: skip
-        columns = (
-            "level",
-            "norm",
-            "norm_calibrated",
-            "norm_by_truth",
-            "pixels",
-            "pixels_calibrated",
-            "pixels_by_truth",
-        )
-        lines += [f"| {' | '.join(per_cent(row, *columns))} |" for row in read(RESULTS / f"{name}_coverage.csv")]
-        lines += ["", f"![{problem.title}](../../results/uncertainty/{name}.png)", ""]
-        parts.append("\n".join(lines))
-    parts += [section for name, title in BY_COMMAND.items() if (section := by_command(name, title))]
-    return "\n".join(parts)
+    """The sections of the page: of every problem that was measured here, and by command."""
+    measured = [section(name, problem.title) for name, problem in problems().items()]
+    return "\n".join(filter(None, [*measured, *(section(name, title) for name, title in BY_COMMAND.items())]))
+
+
+def section(name: str, title: str) -> str:
+    """The section of a problem; empty where it was not measured."""
+    if not (RESULTS / f"{name}_coverage.csv").exists():
+        return ""
+    factors = factors_by_command(name) if name in BY_COMMAND else factor_table(name)
+    rows = read(RESULTS / f"{name}_coverage.csv")
+    columns = [column for column in COVERAGE if column in rows[0]]
+    cells = [[f"{100 * float(row[column]):.0f}" for column in columns] for row in rows]
+    table = markdown([COVERAGE[column] for column in columns], cells)
+    picture = f"![{title}](../../results/uncertainty/{name}.png)"
+    return "\n\n".join([f"## {title}", factors, table, picture]) + "\n"
+
+
+def factor_table(name: str) -> str:
+    rows = read(RESULTS / f"{name}_factors.csv")
+    cells = []
+    for row in rows:
+        factor, low, high, correlation = (f"{float(row[key]):.2f}" for key in ("factor", "low", "high", "correlation"))
+        cells.append([row["source"], row["images"], factor, f"{low} to {high}", correlation])
+    head = ["true mean squared error / estimated, by", "images", "mean", "10th to 90th percentile", "correlation"]
+    seconds = float(rows[0]["cpu_seconds_an_image"])
+    return f"{markdown(head, cells)}\n\nOne image took {seconds:.1f} CPU seconds."
+
+
+def factors_by_command(name: str) -> str:
+    images = [(float(row["true"]), float(row["estimated"])) for row in read(RESULTS / f"{name}_images.csv")]
+    ratios = ", ".join(f"{(true / estimated) ** 2:.2f}" for true, estimated in images)
+    return f"True mean squared error / estimated, test scan by test scan: {ratios}."
 
 
 def keep(name: str, folder: Path) -> None:
     """Copy the files of a call of `ei test` to the results."""
     for source, kept in (("coverage.csv", "coverage.csv"), ("errors.csv", "images.csv"), ("sample_1_errors.png", "")):
         shutil.copyfile(folder / source, RESULTS / (f"{name}_{kept}" if kept else f"{name}.png"))
-
-
-def by_command(name: str, title: str) -> str:
-    """The section of the page about what `ei test` measured; empty where it did not."""
-    if not (RESULTS / f"{name}_coverage.csv").exists():
-        return ""
-    images = [(float(row["true"]), float(row["estimated"])) for row in read(RESULTS / f"{name}_images.csv")]
-    ratios = ", ".join(f"{(true / estimated) ** 2:.2f}" for true, estimated in images)
-    rows = read(RESULTS / f"{name}_coverage.csv")
-    lines = [f"## {title}", "", f"True mean squared error / estimated, test scan by test scan: {ratios}.", ""]
-    lines += ["| nominal [%] | norm | calibrated by measurements | pixels | calibrated by measurements |"]
-    lines += ["|---|---|---|---|---|"]
-    columns = ("level", "norm", "norm_calibrated", "pixels", "pixels_calibrated")
-    lines += [f"| {' | '.join(per_cent(row, *columns))} |" for row in rows]
-    return "\n".join([*lines, "", f"![{title}](../../results/uncertainty/{name}.png)", ""])
 
 
 MARKER = "<!-- below: python benchmarks/uncertainty.py page -->"
