@@ -110,7 +110,7 @@ def missing_power_scores(measurements: Iterable[tuple[Any, Any, Tensor]], transf
     calibrated norms are covered rather too often.
 
     Args:
-        measurements: f, its operator and measurements ``[B, ...]``; a progress bar around a list of them, say.
+        measurements: f, its operator and measurements ``[B, ...]``; for example a progress bar around a list of them.
         transform, draws: see `ei.evaluation.bootstrap`.
 
     Raises:
@@ -126,8 +126,8 @@ def missing_power_scores(measurements: Iterable[tuple[Any, Any, Tensor]], transf
     scatter = float(power.std()) * len(power) ** 0.5 if len(power) > 1 else 0.0
     if not float(power.sum()) > 2 * scatter:
         raise InputError(
-            f"between the views the reconstructions lack a power of {float(power.mean()):.3g} an image, which is not "
-            f"told from zero by {len(power)} measurements: take more, a network that is trained longer, or ground truth"
+            f"between the views the reconstructions lack a power of {float(power.mean()):.3g} an image, which {len(power)} "
+            "measurements do not distinguish from zero: take more, a network that is trained longer, or ground truth"
         )
     factor = (power.sum() / predicted.square().sum()).sqrt()
     gaussian = torch.tensor([gaussian_bound((k + 0.5) / PIXELS) for k in range(PIXELS)], dtype=torch.float64)

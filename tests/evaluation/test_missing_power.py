@@ -139,5 +139,5 @@ def test_views_along_the_pixels_alone_show_nothing() -> None:
 
 def test_too_much_power_is_none_missing() -> None:
     physics = SCANNERS["parallel"](None)
-    with pytest.raises(InputError, match="not told from zero by 8 measurements"):
+    with pytest.raises(InputError, match="which 8 measurements do not distinguish from zero"):
         missing_power_scores([(Mean(physics, factor=1.3), physics, physics.A(images(8)))], Turn(1), 4)
