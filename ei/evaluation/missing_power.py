@@ -126,8 +126,9 @@ def missing_power_scores(measurements: Iterable[tuple[Any, Any, Tensor]], transf
     scatter = float(power.std()) * len(power) ** 0.5 if len(power) > 1 else 0.0
     if not float(power.sum()) > 2 * scatter:
         raise InputError(
-            f"between the views the reconstructions lack a power of {float(power.mean()):.3g} an image, which {len(power)} "
-            "measurements do not distinguish from zero: take more, a network that is trained longer, or ground truth"
+            f"the reconstructions lack a power of {float(power.mean()):.3g} an image between the views, which "
+            f"{len(power)} measurements do not distinguish from zero: take more, a network that is trained longer, or "
+            "ground truth"
         )
     factor = (power.sum() / predicted.square().sum()).sqrt()
     gaussian = torch.tensor([gaussian_bound((k + 0.5) / PIXELS) for k in range(PIXELS)], dtype=torch.float64)
