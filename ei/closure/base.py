@@ -46,6 +46,18 @@ MOVES = ("image", "operator")
 OPERATORS = ("own", "any")
 
 
+def predict(physics: Any, x1: Tensor) -> Tensor:
+    """``A x1``, to be compared with y. Raises `InputError` if no gradient flows through A: it would train nothing, in
+    silence."""
+    predicted: Tensor = physics.A(x1)
+    if x1.requires_grad and not predicted.requires_grad:
+        raise InputError(
+            "no gradient flows through A of the operator: write it with differentiable torch operations (no NumPy, "
+            "detach() or no_grad())"
+        )
+    return predicted
+
+
 class Closure:
     """Base class of closures: compares images and measurements by its ``criterion``.
 
@@ -129,15 +141,8 @@ class SelfSupervised(Closure):
         self.mc_domain = check_choice("mc_domain", mc_domain, DOMAINS)
 
     def consistency(self, physics: Any, x1: Tensor, y: Tensor) -> Tensor:
-        """``criterion(A x1, y)``, or the same of images. Raises `InputError` if no gradient flows through A: it would
-        train nothing, in silence."""
-        predicted = physics.A(x1)
-        if x1.requires_grad and not predicted.requires_grad:
-            raise InputError(
-                "no gradient flows through A of the operator: write it with differentiable torch operations (no NumPy, "
-                "detach() or no_grad())"
-            )
-        return self.criterion(*self.to_domain(physics, predicted, y))
+        """``criterion(A x1, y)``, or the same of images."""
+        return self.criterion(*self.to_domain(physics, predict(physics, x1), y))
 
     def to_domain(self, physics: Any, predicted: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Two measurements in the domain where they are compared."""

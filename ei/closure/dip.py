@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.closure.base import Closure
+from ei.closure.base import Closure, predict
 from ei.common.checks import check_number
 from ei.common.seeds import generator
 from ei.errors import InputError
@@ -52,7 +52,7 @@ class DIPClosure(Closure):
                 "put all images into one batch, in the same order every time (shuffle=False), or train once for each"
             )
         x1 = f.call_net(self.z)
-        mc = self.criterion(physics.A(x1), y)
+        mc = self.criterion(predict(physics, x1), y)
         return {"mc": mc, "total": mc, "x1": x1.detach()}
 
     def reconstruct(self, f: Any) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.closure.base import Equivariant, SelfSupervised, data_consistency_last
+from ei.closure.base import Equivariant, SelfSupervised, data_consistency_last, predict
 from ei.common.checks import check_number
 from ei.common.processes import drawn, mean_over_batch
 from ei.common.seeds import generator
@@ -51,7 +51,7 @@ class SplittingClosure(SelfSupervised):
         """x1, and its loss."""
         sampled = entries_to_split(physics, y)
         x1 = reconstruct_from_part(f, physics, y, self.keep, sampled)
-        predicted, data = self.to_domain(physics, physics.A(x1), y)
+        predicted, data = self.to_domain(physics, predict(physics, x1), y)
         if self.mc_domain == "image":
             return x1, self.criterion(predicted, data)
         entries = (sampled > 0).expand_as(y)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ei.closure.base import Equivariant, SelfSupervised
+from ei.closure.base import Equivariant, SelfSupervised, predict
 from ei.common.checks import check_optional
 from ei.common.processes import drawn, mean_over_batch
 from ei.common.seeds import seeded
@@ -79,7 +79,7 @@ class SUREClosure(SelfSupervised):
     def risk(self, f: Any, physics: Any, y: Tensor, x1: Tensor) -> Tensor:
         """SURE of the reconstructions ``x1 = f(y)``, a scalar; one evaluation of f more."""
         variance = noise_with_variance(physics).variance(y)
-        residual, noise, shared = self.stein(f, physics, y, physics.A(x1), variance)
+        residual, noise, shared = self.stein(f, physics, y, predict(physics, x1), variance)
         return residual - noise + 2 * shared
 
     def stein(

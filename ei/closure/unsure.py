@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ei.closure.base import Equivariant
+from ei.closure.base import Equivariant, predict
 from ei.closure.sure import SUREClosure, check_precision
 from ei.common.checks import check_number
 from ei.common.processes import drawn, mean_over_batch
@@ -85,7 +85,7 @@ class UNSUREClosure(Equivariant, SUREClosure):
         level = self.noise_level().to(y.device)
         sigma = level.detach()
         x1 = f(y)
-        predicted = physics.A(x1)
+        predicted = predict(physics, x1)
         variance = sigma.square() * torch.ones_like(y.real)
         residual, noise, shared = self.stein(f, physics, y, predicted, variance)
         unsure = residual + 2 * shared

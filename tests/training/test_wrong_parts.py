@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.optim import Adam
 from torch.utils.data import TensorDataset
 
-from ei.closure import EIClosure, MCClosure, SupervisedClosure
+from ei.closure import EIClosure, MCClosure, SupervisedClosure, SUREClosure
 from ei.datasets import make_loader
 from ei.errors import InputError
 from ei.evaluation import report
 from ei.models import Reconstructor, Unrolled
-from ei.physics import Inpainting
+from ei.physics import GaussianNoise, Inpainting
 from ei.training import Trainer
 from ei.transforms import Shift
 
@@ -93,9 +93,10 @@ def test_wrong_results_of_a_closure(result: Callable[[Tensor], Any], message: st
 def test_an_operator_that_no_gradient_passes() -> None:
     """Measurement consistency trained nothing, in silence."""
     detached = SimpleNamespace(A=lambda x: PHYSICS.A(x).detach(), A_dagger=PHYSICS.A_dagger)
-    for closure in (EIClosure(1), MCClosure()):
+    noisy = SimpleNamespace(**vars(detached), noise=GaussianNoise(0.1))
+    for closure, physics in ((EIClosure(1), detached), (MCClosure(), detached), (SUREClosure(), noisy)):
         with pytest.raises(InputError, match="no gradient flows through A of the operator"):
-            train(physics=detached, closure=closure)
+            train(physics=physics, closure=closure)
     train(physics=detached, closure=SupervisedClosure())  # which uses it to measure alone
 
 
