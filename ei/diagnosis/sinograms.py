@@ -182,7 +182,13 @@ def check_sinogram(physics: Projections, y: Tensor) -> SinogramReport:
 def most_varied(count: int, sinogram: Callable[[int], np.ndarray]) -> int:
     """Which of ``count`` sinograms ``[D, V]`` `check_sinogram` checks: of up to 31 the one whose views differ most.
     ``sinogram`` gives one of them by its number."""
-    return max(range(0, count, max(1, count // 16)), key=lambda number: _variation(sinogram(number).astype(np.float64)))
+
+    def energy(number: int) -> float:
+        """Of how views differ beyond the noise. Relative to all of it, rows without an object would have most."""
+        y = sinogram(number).astype(np.float64)
+        return float(np.square(y).sum()) * (_variation(y) ** 2 - _noise(y) ** 2)
+
+    return max(range(0, count, max(1, count // 16)), key=energy)
 
 
 def _variation(y: np.ndarray) -> float:

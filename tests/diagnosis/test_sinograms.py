@@ -44,6 +44,17 @@ def test_an_object_wider_than_the_detector_is_a_finding(fan: bool) -> None:
     assert "reaches beyond" in check_sinogram(Tomography(**displaced), noisy_sinogram(displaced)).warnings[0]
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.004])
+def test_rows_beside_the_object_are_not_those_that_are_checked(noise: float) -> None:
+    """Of a stack, whose first and last rows see air: their noise differs most from view to view."""
+    geometry = scan_arguments()
+    y = noisy_sinogram(geometry, noise)
+    air = noisy_sinogram(geometry, noise, seed=1) - noisy_sinogram(geometry, 0.0)
+    report = check_sinogram(Tomography(**geometry), torch.cat([air, y, air, air]))
+    assert report.fits and report.warnings == [], str(report)
+    assert report.centre == check_sinogram(Tomography(**geometry), y).centre
+
+
 @pytest.mark.parametrize("fan", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_each_mistake_is_a_finding(fan: bool) -> None:
     geometry = scan_arguments(fan=fan)
