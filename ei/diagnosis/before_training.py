@@ -13,7 +13,7 @@ from ei.common.devices import device_of_tensors
 from ei.datasets import Pairs, image_of
 from ei.datasets.batches import evenly_spaced, index_in_whole
 from ei.datasets.kspace import check_centred
-from ei.diagnosis.sinograms import SinogramReport, check_sinogram
+from ei.diagnosis.sinograms import SinogramReport, check_sinogram, noise_fraction
 from ei.diagnosis.user_defined import call
 from ei.errors import InputError
 from ei.physics import MRI, Tomography, select_physics
@@ -21,6 +21,8 @@ from ei.physics.projections import Projections
 
 # Noise leaves a part of y that no image explains; above this, over what the operator itself leaves, a warning is due.
 UNEXPLAINED = 0.15
+# Sinograms of which more of the norm is white noise see no object.
+AIR = 0.9
 
 
 def measurement(dataset: Any, index: int) -> Tensor:
@@ -29,9 +31,20 @@ def measurement(dataset: Any, index: int) -> Tensor:
     return item[0] if isinstance(item, tuple) else item
 
 
+def some_measurements(physics: Any, measurements: Any) -> dict[int, Tensor]:
+    """A few measurements by their places in the data set, evenly spaced; of sinograms, without those that are noise
+    alone, as the slices of a stack above and below its object are, if others are left."""
+    ys = {n: measurement(measurements, n) for n in evenly_spaced(measurements)}
+    if not isinstance(physics, Projections):
+        return ys
+    seen = {n: y for n, y in ys.items() if noise_fraction(y.mean(0).double().numpy()) < AIR}
+    return seen or ys
+
+
 def report_measurements(physics: Any, measurements: Any) -> list[str]:
     """Lines about a few measurements: what they look like, and what is wrong with them (``warning: ...``)."""
-    ys = {index_in_whole(measurements, n): measurement(measurements, n) for n in evenly_spaced(measurements)}
+    some = some_measurements(physics, measurements)
+    ys = {index_in_whole(measurements, n): y for n, y in some.items()}
     misfits = [_misfits(select_physics(physics, [index]), y[None]) for index, y in ys.items()]
     fit, usual = torch.tensor(misfits).median(0).values.tolist()
     shapes = sorted({tuple(y.shape) for y in ys.values()})
@@ -67,8 +80,7 @@ def report_sinograms(physics: Any, measurements: Any) -> SinogramReport | None:
     if not isinstance(physics, Projections):
         return None
     if not isinstance(physics, Tomography) or physics.count == 1:
-        some = [measurement(measurements, n) for n in evenly_spaced(measurements)]
-        return check_sinogram(physics, torch.stack(some))
+        return check_sinogram(physics, torch.stack(list(some_measurements(physics, measurements).values())))
     reports = [_report_scan(physics, measurements, n) for n in evenly_spaced(measurements, 4)]
     return min(reports, key=lambda report: (report.fits, not report.warnings))
 
@@ -92,8 +104,8 @@ def report_data(physics: Any, measurements: Any) -> list[str]:
 def report_truth(physics: Any, pairs: Pairs) -> list[str]:
     """Lines about how well ``A x`` of the ground truth fits y over a few pairs; a warning where another image's ``A x``
     fits as well: files in another order or in other units would train in silence."""
-    rows = evenly_spaced(pairs)
-    ys = [pairs[index][0] for index in rows]
+    some = some_measurements(physics, pairs)
+    rows, ys = list(some), list(some.values())
     operators = [select_physics(physics, [index_in_whole(pairs, index)]) for index in rows]
 
     def misfit(shift: int) -> float:
@@ -135,9 +147,9 @@ def find_image_scale(physics: Any, measurements: Any, device: torch.device) -> f
     """The largest value of ``A_dagger y``, but for its thousandth part, over a few measurements; 1 where images are in
     about [0, 1] already."""
     peaks = []
-    for index in evenly_spaced(measurements):
+    for index, y in some_measurements(physics, measurements).items():
         selected = select_physics(physics, [index_in_whole(measurements, index)])
-        x = selected.A_dagger(measurement(measurements, index)[None].to(device)).abs().flatten()
+        x = selected.A_dagger(y[None].to(device)).abs().flatten()
         peaks.append(float(x.kthvalue(max(1, math.ceil(0.999 * len(x)))).values))
     scale = float(f"{statistics.median(peaks):.3g}")
     if not scale > 0:

@@ -170,7 +170,7 @@ def check_sinogram(physics: Projections, y: Tensor) -> SinogramReport:
     defects = find_defects(sinogram, STRIPE)
     sinogram = repair(sinogram, defects)
     _check_axes(sinogram, report)
-    report.figures |= {"variation between views": _variation(sinogram), "noise": _noise(sinogram)}
+    report.figures |= {"variation between views": _variation(sinogram), "noise": noise_fraction(sinogram)}
     _check_values(sinogram, report)
     if report.fits:
         _check_geometry(scan_of(physics), sinogram, report)
@@ -186,7 +186,7 @@ def most_varied(count: int, sinogram: Callable[[int], np.ndarray]) -> int:
     def energy(number: int) -> float:
         """Of how views differ beyond the noise. Relative to all of it, rows without an object would have most."""
         y = sinogram(number).astype(np.float64)
-        return float(np.square(y).sum()) * (_variation(y) ** 2 - _noise(y) ** 2)
+        return float(np.square(y).sum()) * (_variation(y) ** 2 - noise_fraction(y) ** 2)
 
     return max(range(0, count, max(1, count // 16)), key=energy)
 
@@ -196,7 +196,7 @@ def _variation(y: np.ndarray) -> float:
     return float(np.linalg.norm(y - y.mean(1, keepdims=True)) / (np.linalg.norm(y) or 1.0))
 
 
-def _noise(y: np.ndarray) -> float:
+def noise_fraction(y: np.ndarray) -> float:
     """The part of a sinogram that is white noise, from how its detectors differ from the mean of their neighbours."""
     bends = np.abs(y[:-2] - 2 * y[1:-1] + y[2:]) if len(y) > 2 else np.zeros(1)
     return float(np.median(bends) / 0.6745 / math.sqrt(6) * math.sqrt(y.size) / (np.linalg.norm(y) or 1.0))

@@ -289,7 +289,9 @@ def _warn_of_missing_data(scan: Scan, y: Tensor) -> list[str]:
     ends = [profile[0], profile[-1]]
     if is_displaced(scan):  # its nearer end may well end inside
         ends = ends[:1] if scan.centre > 0 else ends[1:]
-    edge = max(ends) * len(profile) / (sum(profile) or 1.0)
+    # Beyond five standard deviations of its noise, which is all that views of air hold.
+    noise = float(np.median(np.abs(np.diff(profile, 2)))) / 0.6745 / 6**0.5 if len(profile) > 2 else 0.0
+    edge = (max(ends) - 5 * noise) * len(profile) / (sum(profile) or 1.0)
     messages = []
     if misses_views(scan):
         _, arcs = view_weights(scan.angles, period(scan))

@@ -10,7 +10,7 @@ from scan_makers import noisy_sinogram, scan_arguments
 from torch import Tensor
 
 from ei.datasets import DeadLeaves, EllipsePhantoms
-from ei.diagnosis.before_training import report_measurements, report_sinograms
+from ei.diagnosis.before_training import find_image_scale, report_data, report_measurements, report_sinograms
 from ei.physics import CT, MRI, Inpainting, Tomography
 
 
@@ -76,3 +76,20 @@ def test_of_scans_that_differ_the_misfit_is_told_before_a_warning() -> None:
     assert report.warnings[0].startswith("Scan 0: The object reaches") and "Scan 0" in report.line()
     report = report_sinograms(full, [wide, shuffled])
     assert report is not None and not report.fits and report.findings[0].startswith("Scan 1: "), str(report)
+
+
+def test_slices_of_air_do_not_count(recwarn: pytest.WarningsRecorder) -> None:
+    """Above and below the object a stack sees nothing but noise: it has no scale, and no operator explains it."""
+    arguments = scan_arguments()
+    physics = Tomography(**arguments)
+    y = noisy_sinogram(arguments)[0]
+    air = [noisy_sinogram(arguments, seed=n)[0] - noisy_sinogram(arguments, 0.0)[0] for n in range(1, 6)]
+    stack = [*air[:3], y, y, *air[3:]]
+    assert find_image_scale(physics, stack, torch.device("cpu")) == find_image_scale(physics, [y], torch.device("cpu"))
+    assert report_data(physics, stack)[0] == report_data(physics, [y])[0]
+    assert not any("warning" in line for line in report_data(physics, stack)), report_data(physics, stack)
+    assert find_image_scale(physics, air, torch.device("cpu")) < 0.1  # nothing else is there
+    Tomography(**arguments).A_dagger(air[0][None])
+    assert not recwarn.list, str(recwarn.list[0])
+    with pytest.warns(UserWarning, match="views end inside the object"):
+        Tomography(**arguments | {"n_detectors": 24}).A_dagger(y[None, :, 24:48])

@@ -167,7 +167,7 @@ def test_objects_within_the_detector_are_not_touched() -> None:
 
 def test_reading_the_views_is_left_out_where_they_cannot_be_read() -> None:
     physics = Tomography((8, 8), range(0, 180, 20), 8)
-    y = torch.rand(3, 1, 1, 8, 9, dtype=torch.float64)
+    y = 5 + torch.rand(3, 1, 1, 8, 9, dtype=torch.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mapped = torch.func.vmap(physics.A_dagger)(y)
