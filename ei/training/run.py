@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import Dataset, IterableDataset
 
 from ei.common.checks import check_number, check_optional
 from ei.common.processes import Processes
@@ -60,15 +61,17 @@ class Run:
         on_epoch_end: Callable[[Any], None] | None = None,
     ) -> None:
         _check_parts(f, physics, transform, closure)
+        if validation is not None:
+            check_loader(validation, "validation")
         self.f = f
         self.physics = physics
         self.transform = transform
         self.closure = closure
-        self.schedule: LearningRate = schedule or step_schedule()
+        self.schedule: LearningRate = _called("schedule(epoch)", schedule) or step_schedule()
         self.validation = validation
         self.report_psnr = report_psnr
         self.progress = progress
-        self.on_epoch_end = on_epoch_end
+        self.on_epoch_end = _called("on_epoch_end(trainer)", on_epoch_end)
         self.method = method or type(closure).__name__.removesuffix("Closure").lower()
         self.task = task
 
@@ -154,3 +157,17 @@ def _check_parts(f: Any, physics: Any, transform: Any, closure: Any) -> None:
         )
     if transform is None and getattr(closure, "needs_transform", False):
         raise InputError(f"transform is missing: {type(closure).__name__} needs a group, as Rotate(5)")
+
+
+def _called(call: str, function: Any) -> Any:
+    """``function``; raises `InputError` unless it is None or can be called."""
+    if function is not None and not callable(function):
+        raise InputError(f"{call.split('(')[0]} must be a function that is called as {call}, got {function!r}")
+    return function
+
+
+def check_loader(loader: Any, what: str) -> None:
+    """Raise `InputError` unless ``loader`` gives batches: the items of a data set would be taken for them."""
+    is_dataset = isinstance(loader, Dataset | Tensor) and not isinstance(loader, IterableDataset)
+    if is_dataset or not isinstance(loader, Iterable):
+        raise InputError(f"{what} needs a loader, got a {type(loader).__name__}: make_loader(images, batch_size=2)")

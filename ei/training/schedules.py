@@ -46,10 +46,14 @@ def step_schedule(milestones: Iterable[int] = ()) -> LearningRate:
 def cosine_schedule(epochs: int) -> LearningRate:
     """The learning rate's factor ``(1 + cos(pi * epoch / epochs)) / 2``.
 
+    Raises:
+        InputError: for ``epochs`` that are no whole number of at least 1.
+
     >>> schedule = cosine_schedule(10)
     >>> schedule(0), round(schedule(5), 3)
     (1.0, 0.5)
     """
+    epochs = check_number("epochs", epochs, integer=True, least=1)
     return lambda epoch: (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
@@ -58,13 +62,14 @@ def one_cycle_schedule(epochs: int, rise: float = 0.3) -> LearningRate:
     (Smith & Topin, "Super-convergence", 2018): it allows a higher peak than a schedule that begins there.
 
     Raises:
-        InputError: for a ``rise`` out of [0, 1].
+        InputError: for a ``rise`` out of [0, 1], or ``epochs`` that are no whole number of at least 1.
 
     >>> schedule = one_cycle_schedule(10)
     >>> schedule(0), schedule(3)
     (0.25, 1.0)
     """
     rise = check_number("rise", rise, least=0, most=1)
+    epochs = check_number("epochs", epochs, integer=True, least=1)
     top = max(1, round(rise * epochs)) if epochs > 1 else 0
     fall = cosine_schedule(max(1, epochs - top))
     return lambda epoch: (epoch + 1) / (top + 1) if epoch < top else fall(epoch - top)

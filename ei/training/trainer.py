@@ -19,8 +19,6 @@ from signal import Signals
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
 
 from ei.common.processes import Part, Processes
 from ei.common.seeds import derive_seed, seed_all, states_kept
@@ -32,7 +30,7 @@ from ei.training.folder import BEST, LAST
 from ei.training.log import Progress
 from ei.training.losses import check_losses
 from ei.training.parallel import division, draws_of_part, replicated
-from ei.training.run import Run
+from ei.training.run import Run, check_loader
 from ei.training.state import restore, state_of
 from ei.training.stepping import descend, set_learning_rates
 from ei.training.validation import (
@@ -119,8 +117,7 @@ class Trainer(Run):
             InputError: for batches, or a run folder, that cannot be used; if a loss depends on nothing that its
                 optimiser trains.
         """
-        if isinstance(loader, Dataset | Tensor) and not isinstance(loader, IterableDataset):
-            raise InputError(f"fit needs a loader, got a {type(loader).__name__}: make_loader(images, batch_size=2)")
+        check_loader(loader, "fit")
         steps = len(loader) if isinstance(loader, Sized) else None
         if steps == 0:
             raise InputError("the loader gives no batches")

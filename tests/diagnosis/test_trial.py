@@ -98,5 +98,5 @@ def test_networks_data_and_schedules() -> None:
         trial(MCClosure(), nn.Conv2d(3, 3, 3))
     with pytest.raises(InputError, match=r"images of a batch must have one shape, got .1, 16, 16. and .1, 16, 18."):
         trial(MCClosure(), images=[torch.rand(1, 16, 16), torch.rand(1, 16, 18)])
-    with pytest.raises(InputError, match="learning rate's factor of an epoch: TypeError"):
-        trial(MCClosure(), schedule=0.1)
+    with pytest.raises(InputError, match="learning rate's factor of an epoch: ValueError"):
+        trial(MCClosure(), schedule=lambda epoch: "a")

@@ -19,7 +19,7 @@ from ei.errors import InputError
 from ei.evaluation import report
 from ei.models import Reconstructor, Unrolled
 from ei.physics import GaussianNoise, Inpainting
-from ei.training import Trainer
+from ei.training import Trainer, cosine_schedule, one_cycle_schedule
 from ei.transforms import Shift
 
 IMAGES = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -28,9 +28,10 @@ PHYSICS = Inpainting(16, 16)
 
 def train(loader: Any = None, optimizers: Any = None, **changes: Any) -> None:
     f = Reconstructor(SmallNet(1), changes.get("physics", PHYSICS))
-    parts = {"f": f, "physics": PHYSICS, "transform": Shift(1), "closure": EIClosure(1), **changes}
+    parts = {"f": f, "physics": PHYSICS, "transform": Shift(1), "closure": EIClosure(1)}
     optimizers = {"total": Adam(f.net.parameters())} if optimizers is None else optimizers
-    trainer = Trainer(*parts.values(), optimizers, epochs=1, out=False, progress=False)
+    parts |= {"optimizers": optimizers, "epochs": 1, "out": False, "progress": False, **changes}
+    trainer = Trainer(**parts)
     trainer.fit(make_loader(IMAGES, batch_size=2) if loader is None else loader)
 
 
@@ -55,6 +56,10 @@ def test_right_parts() -> None:
         ({"optimizers": {"total": Adam(SmallNet(1).parameters())}}, "'total' depends on none of the parameters"),
         ({"loader": TensorDataset(IMAGES)}, "fit needs a loader, got a TensorDataset: make_loader"),
         ({"loader": IMAGES}, "fit needs a loader, got a Tensor"),
+        ({"loader": 3}, "fit needs a loader, got a int"),
+        ({"validation": TensorDataset(IMAGES)}, "validation needs a loader, got a TensorDataset: make_loader"),
+        ({"schedule": 0.1}, r"schedule must be a function that is called as schedule\(epoch\), got 0.1"),
+        ({"on_epoch_end": "print"}, r"on_epoch_end must be a function that is called as on_epoch_end\(trainer\), got"),
     ],
 )
 def test_wrong_parts_of_a_training(changes: dict[str, Any], message: str) -> None:
@@ -121,6 +126,13 @@ def test_batch_sizes(batch_size: Any) -> None:
         make_loader(IMAGES, batch_size=batch_size)
     with pytest.raises(InputError, match="workers must be a whole number >= 0, got -1"):
         make_loader(IMAGES, batch_size=1, workers=-1)
+
+
+@pytest.mark.parametrize("schedule", [cosine_schedule, one_cycle_schedule])
+@pytest.mark.parametrize("epochs", [0, 2.5, "10"])
+def test_epochs_of_a_schedule(schedule: Any, epochs: Any) -> None:
+    with pytest.raises(InputError, match="epochs must be a whole number >= 1, got"):
+        schedule(epochs)
 
 
 @pytest.mark.parametrize("noise", [0.1, "gaussian:0.1"])
