@@ -218,7 +218,7 @@ def make_loader(
         workers: processes that load items; 0 loads them in this one.
         seed: of the order, and of what the data set draws for an item.
         measured: the items are measurements ``[C, ...]`` (`ei.datasets.Measurements`), or pairs of a measurement and
-            its image (`ei.datasets.Pairs`).
+            its image, which those of `ei.datasets.Pairs` always are.
         shapes: for each item, what the items of a batch must share, as the shape of its measurement where scans differ;
             None where all have one.
 
@@ -241,7 +241,14 @@ def make_loader(
     if shapes is not None and len(shapes) != len(dataset):
         raise InputError(f"there must be a shape for each of {len(dataset)} items, got {len(shapes)}")
     order = Divided(range(len(dataset)), batch_size, shapes, seed if shuffle else None)
-    return Batches(Indexed(dataset, measured, seed), order, workers)
+    return Batches(Indexed(dataset, measured or _has_measurements(dataset), seed), order, workers)
+
+
+def _has_measurements(dataset: Any) -> bool:
+    """Whether a data set of this project, or one that a part of is taken, holds measurements."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return getattr(dataset, "has_measurements", False)
 
 
 def _check_dataset(dataset: Any) -> None:

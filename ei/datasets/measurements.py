@@ -179,6 +179,8 @@ class Pairs(Dataset):
     (torch.Size([1, 9, 4]), torch.Size([1, 8, 8]))
     """
 
+    has_measurements = True  # for `make_loader`
+
     def __init__(self, measurements: Measurements, images: Measurements) -> None:
         if len(measurements) != len(images):
             raise InputError(

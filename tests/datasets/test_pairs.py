@@ -24,7 +24,7 @@ def test_pairs_train_as_simulated_measurements_do(files: Path, closure: Supervis
     physics = CT(16, 5)
     pairs = Pairs(Measurements(files / "y.npy"), Measurements(files / "x.npy"))
     found = []
-    for loader in (make_loader(pairs, 4, measured=True), make_loader(pairs.images, 4)):
+    for loader in (make_loader(pairs, 4), make_loader(pairs.images, 4)):
         torch.manual_seed(0)
         f = Reconstructor(UNet(1, 1, base_channels=4), physics)
         optimizers = {"total": torch.optim.Adam(f.net.parameters(), lr=1e-3)}
@@ -32,3 +32,12 @@ def test_pairs_train_as_simulated_measurements_do(files: Path, closure: Supervis
         found.append((trainer.fit(loader), f.state_dict()))
     assert found[0][0] == found[1][0] and "psnr" in found[0][0][0]
     torch.testing.assert_close(found[0][1], found[1][1], rtol=0, atol=0)
+
+
+def test_pairs_are_always_measured(files: Path) -> None:
+    """Else their measurements would be taken for images."""
+    pairs = Pairs(Measurements(files / "y.npy"), Measurements(files / "x.npy"))
+    part = torch.utils.data.Subset(pairs, range(3))
+    for loader in (make_loader(pairs, 2), make_loader(part, 2), make_loader(pairs, 2, measured=True)):
+        assert sorted(next(iter(loader))) == ["index", "x", "y"]
+    assert sorted(next(iter(make_loader(pairs.images, 2)))) == ["index", "x"]
