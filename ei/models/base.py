@@ -19,7 +19,7 @@ from ei.errors import InputError
 from ei.models.graphs import RecordedCalls
 from ei.models.network_tiles import check_tile
 from ei.models.padding import call_padded
-from ei.physics.base import select_physics
+from ei.physics.base import Physics, select_physics
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11
@@ -66,7 +66,7 @@ class ReconstructionFunction(nn.Module):
         network_tile: int | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(net, nn.Module) or callable(getattr(net, "A", None)):
+        if not isinstance(net, nn.Module) or isinstance(net, Physics):
             raise InputError(
                 f"net must be a network, a torch.nn.Module, got a {type(net).__name__}; physics comes second"
             )
