@@ -61,8 +61,6 @@ class Run:
         on_epoch_end: Callable[[Any], None] | None = None,
     ) -> None:
         _check_parts(f, physics, transform, closure)
-        if validation is not None:
-            check_loader(validation, "validation")
         self.f = f
         self.physics = physics
         self.transform = transform
@@ -82,8 +80,7 @@ class Run:
         self.max_steps = check_optional("max_steps", max_steps, integer=True, least=1)
         self.clip_norm = check_optional("clip_norm", clip_norm, above=0)
         self.patience = check_optional("patience", patience, integer=True, least=1)
-        if self.patience is not None and validation is None:
-            raise InputError("patience needs a validation set: data.validation, --held-out 0.1")
+        _check_validation(validation, self.patience)
         plain = {"trainer": {"epochs": self.epochs, "seed": self.seed, "method": self.method, "task": task}}
         self.config = dict(plain if config is None else config)
 
@@ -157,6 +154,13 @@ def _check_parts(f: Any, physics: Any, transform: Any, closure: Any) -> None:
         )
     if transform is None and getattr(closure, "needs_transform", False):
         raise InputError(f"transform is missing: {type(closure).__name__} needs a group, as Rotate(5)")
+
+
+def _check_validation(validation: Any, patience: int | None) -> None:
+    if validation is not None:
+        check_loader(validation, "validation")
+    elif patience is not None:
+        raise InputError("patience needs a validation set: data.validation, --held-out 0.1")
 
 
 def _called(call: str, function: Any) -> Any:
