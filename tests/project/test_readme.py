@@ -28,8 +28,8 @@ WALKS = ("ct_scan", "large_scans", "noise", "mri")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if not {"_build", "auto_examples"} & set(page.parts)]
 COMMANDS = list(dict.fromkeys(command for page in PAGES if page.stem not in WALKS for command in commands_of(page)))
-# Run by tests of their own: the paper's two trainings and its table.
-ELSEWHERE = re.compile(r"bash train_paper_bash.sh|python benchmarks/")
+# Run by tests of their own: the paper's two trainings and its table; other scans and masks (test_scans_that_differ).
+ELSEWHERE = re.compile(r"bash train_paper_bash.sh|python benchmarks/|ei reconstruct .*--input other")
 SMALL_TRAINING = "--epochs 1 --batch-size 2 --base-channels 2 --ei-trans 1 --schedule"
 # What makes a command small, by a pattern of the command; the last flag wins, and keys come after flags.
 SMALLER = {
