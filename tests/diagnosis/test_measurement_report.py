@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from scan_makers import noisy_sinogram, scan_arguments
 from torch import Tensor
 
 from ei.datasets import DeadLeaves, EllipsePhantoms
+from ei.diagnosis import before_training
 from ei.diagnosis.before_training import find_image_scale, report_data, report_measurements, report_sinograms
+from ei.diagnosis.sinograms import SinogramReport
 from ei.physics import CT, MRI, Inpainting, Tomography
 
 
@@ -65,17 +68,23 @@ def test_anomalies_get_a_warning(physics: Any, y: Tensor, words: str) -> None:
     assert warning.startswith("warning:") and words in warning
 
 
-def test_of_scans_that_differ_the_misfit_is_told_before_a_warning() -> None:
+def test_of_scans_that_differ_the_misfit_is_told_before_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     """A warning of the first scan was lost with the report of the next one."""
-    arguments = scan_arguments(n_detectors=24)
-    wide = noisy_sinogram(arguments)[0]
-    shuffled = wide[..., torch.randperm(wide.shape[-1], generator=torch.Generator().manual_seed(0))]
-    full = Tomography(**(arguments | {"angles": [arguments["angles"]] * 2}))
-    report = report_sinograms(full, [wide, wide])
-    assert report is not None and report.fits
-    assert report.warnings[0].startswith("Scan 0: The object reaches") and "Scan 0" in report.line()
-    report = report_sinograms(full, [wide, shuffled])
-    assert report is not None and not report.fits and report.findings[0].startswith("Scan 1: "), str(report)
+    fits, wide, wrong = SinogramReport(), SinogramReport(), SinogramReport()
+    for report in (fits, wide, wrong):
+        report.figures["unexplained"] = 0.01
+    wide.warn("The object reaches beyond the detector.")
+    wrong.reject("Its axes are swapped.")
+    physics = Tomography((8, 8), [[0.0, 60.0, 120.0]] * 3, 12)
+    y = list(torch.zeros(3, 1, 12, 3))
+    for reports, found in (([fits, wide, fits], wide), ([wide, fits, wrong], wrong), ([fits, fits, fits], fits)):
+        remaining = iter(deepcopy(reports))
+        monkeypatch.setattr(before_training, "check_sinogram", lambda physics, y, left=remaining: next(left))
+        report = report_sinograms(physics, y)
+        assert report is not None and report.fits == found.fits
+        expected = [f"Scan {reports.index(found)}: {words}" for words in found.findings]
+        assert report.findings == expected and report.warnings == expected[: len(found.warnings)]
+        assert all(words in report.line() for words in expected)
 
 
 def test_slices_of_air_do_not_count(recwarn: pytest.WarningsRecorder) -> None:
