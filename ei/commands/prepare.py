@@ -48,7 +48,7 @@ from ei.physics import Tomography
 from ei.physics.matrix_free import has_astra
 
 INPUTS = ("counts", "flat", "dark", "angles", "source")
-ROWS = 9  # in which the axis is looked for
+ROWS = 9  # in which the axis is searched
 APART = 1.0  # bins: with axes farther apart one value for all blurs
 FEWEST = 3  # rows that determine a line, and whether it is one
 
@@ -134,8 +134,10 @@ def _write_sinograms(options: Mapping[str, Any]) -> None:
     conversion = Conversion(options["counts"], flat, dark, angles, options["bin"], with_repair)
     most = most_varied(conversion.rows, conversion.sinogram)
     if centre is None:
-        found = _axes_found(conversion)
-        centre = _align(conversion, found) if per_slice else _one_axis(conversion, found, most)
+        side = conversion.detectors
+        scanner = Tomography((side, side), conversion.angles, side, engine=_engine())
+        found = _axes_found(conversion, scanner)
+        centre = _align(conversion, found) if per_slice else _one_axis(conversion, scanner, found, most)
     geometry = parallel_geometry(conversion.detectors, centre)
     physics = Tomography(**geometry, angles=conversion.angles, engine=_engine())  # raises for an axis that is far off
     with writing(out):
@@ -166,24 +168,19 @@ def _engine() -> str:
     return "astra" if has_astra() else "auto"
 
 
-def _scanner(conversion: Conversion) -> Tomography:
-    return Tomography((conversion.detectors,) * 2, conversion.angles, conversion.detectors, engine=_engine())
-
-
-def _axes_found(conversion: Conversion) -> dict[int, float]:
+def _axes_found(conversion: Conversion, scanner: Tomography) -> dict[int, float]:
     """Where the axis falls in those of up to `ROWS` rows of the detector in which it is found, in bins."""
     count = min(ROWS, conversion.rows)
     rows = sorted({round(place) for place in np.linspace(0, conversion.rows - 1, count).tolist()})
-    scanner = _scanner(conversion)
     reports = {row: check_sinogram(scanner, torch.from_numpy(conversion.sinogram(row))[None, None]) for row in rows}
     return {row: report.centre for row, report in reports.items() if report.centre is not None}
 
 
-def _one_axis(conversion: Conversion, found: Mapping[int, float], most: int) -> float:
+def _one_axis(conversion: Conversion, scanner: Tomography, found: Mapping[int, float], most: int) -> float:
     """The median of the axes of rows, whose spread is printed; where none is found, the axis in the row ``most``."""
     if not found:
         try:
-            return check_sinogram(_scanner(conversion), torch.from_numpy(conversion.sinogram(most))).require_centre()
+            return check_sinogram(scanner, torch.from_numpy(conversion.sinogram(most))).require_centre()
         except InputError as error:
             raise InputError(f"{error} Give it with --centre") from error
     axes = found.values()
@@ -211,7 +208,7 @@ def _align(conversion: Conversion, found: Mapping[int, float]) -> float:
         f"up to {beside:.2f} beside this line"
     )
     if beside > APART:
-        print(f"warning: rows are more than {APART:g} bin beside the line: look at them, or give --centre")
+        print(f"warning: rows are more than {APART:g} bin beside the line: check them, or give --centre")
     middle = float(line.mean())
     conversion.shifts = middle - line
     return middle

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ei.common.checks import check_tensor
+from ei.common.white_noise import white_noise
 from ei.datasets.defects import find_defects, repair
 from ei.diagnosis.axis import BETTER, axis_by_centroids, axis_by_residual, moments, outer_detectors, sinusoid_fit
 from ei.diagnosis.coarse import coarse_fit, unexplained
@@ -197,9 +198,8 @@ def _variation(y: np.ndarray) -> float:
 
 
 def noise_fraction(y: np.ndarray) -> float:
-    """The part of a sinogram that is white noise, from how its detectors differ from the mean of their neighbours."""
-    bends = np.abs(y[:-2] - 2 * y[1:-1] + y[2:]) if len(y) > 2 else np.zeros(1)
-    return float(np.median(bends) / 0.6745 / math.sqrt(6) * math.sqrt(y.size) / (np.linalg.norm(y) or 1.0))
+    """The part of a sinogram that is white noise, between 0 and about 1."""
+    return float(white_noise(y) * math.sqrt(y.size) / (np.linalg.norm(y) or 1.0))
 
 
 def _check_axes(y: np.ndarray, report: SinogramReport) -> None:

@@ -17,7 +17,7 @@ from ei.diagnosis.user_defined import Shape, in_a_line
 from ei.errors import InputError
 from ei.models.base import select_function
 from ei.training import Trainer
-from ei.training.losses import check_images, check_losses
+from ei.training.losses import check_images, check_losses, name_in_messages
 from ei.training.parallel import division, draws_of_part
 from ei.training.stepping import trained_parameters
 from ei.training.validation import seeded_group
@@ -41,12 +41,12 @@ def try_step(trainer: Trainer, loader: Iterable, shape: Shape) -> None:
         with in_a_line(f"network and reconstruction function cannot take measurements of shape {list(y.shape)}"):
             check_images(f(y), [len(y), *shape], "the reconstruction function")
         closure = copy.copy(trainer.closure)  # it may count its calls
-        name = getattr(closure, "__name__", type(closure).__name__)
-        with in_a_line(f"closure {name}, tried on a batch", with_gradients=True):
+        name = name_in_messages(closure)
+        with in_a_line(f"{name}, tried on a batch", with_gradients=True):
             with draws_of_part(physics, part, trainer.processes):
                 losses = closure(f, physics, seeded_group(trainer, "trial"), y, x)
             check_losses(trainer, losses, x)
-            _check_gradients(trainer, losses, f"closure {name}")
+            _check_gradients(trainer, losses, name)
 
 
 @contextlib.contextmanager

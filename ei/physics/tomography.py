@@ -16,6 +16,7 @@ from torch import Tensor
 from ei.common.arrays import ANGLES, FileArray, in_degrees
 from ei.common.checks import check_choice, check_number, check_optional
 from ei.common.devices import device_of
+from ei.common.white_noise import white_noise
 from ei.errors import InputError
 from ei.physics.base import NoiseModel, check_indices
 from ei.physics.fbp import (
@@ -290,8 +291,7 @@ def _warn_of_missing_data(scan: Scan, y: Tensor) -> list[str]:
     if is_displaced(scan):  # its nearer end may well end inside
         ends = ends[:1] if scan.centre > 0 else ends[1:]
     # Beyond five standard deviations of its noise, which is all that views of air hold.
-    noise = float(np.median(np.abs(np.diff(profile, 2)))) / 0.6745 / 6**0.5 if len(profile) > 2 else 0.0
-    edge = (max(ends) - 5 * noise) * len(profile) / (sum(profile) or 1.0)
+    edge = (max(ends) - 5 * white_noise(np.array(profile))) * len(profile) / (sum(profile) or 1.0)
     messages = []
     if misses_views(scan):
         _, arcs = view_weights(scan.angles, period(scan))

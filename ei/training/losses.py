@@ -13,10 +13,15 @@ from ei.training.run import Run
 from ei.training.validation import columns_of
 
 
+def name_in_messages(closure: Any) -> str:
+    """What messages call a closure, which may be a function: ``closure NAME``."""
+    return f"closure {getattr(closure, '__name__', type(closure).__name__)}"
+
+
 def check_losses(run: Run, losses: Any, x: Tensor | None) -> None:
     """Raise `InputError` unless losses are what a step takes: a scalar for each optimiser and column of the log, and,
     where PSNR is logged, images "x1" of the shape of the ground truth ``x``."""
-    closure = f"closure {getattr(run.closure, '__name__', type(run.closure).__name__)}"
+    closure = name_in_messages(run.closure)
     if not isinstance(losses, Mapping):
         raise InputError(f'{closure} must return a dict with "total" and "x1", got a {type(losses).__name__}')
     columns = getattr(run.closure, "columns", None) or {}
