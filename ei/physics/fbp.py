@@ -46,8 +46,7 @@ def back_projection_map(scan: Scan, device: torch.device, dtype: torch.dtype) ->
     before, after = margins(scan)
 
     def make(views: Sequence[int], _: tuple[int, int]) -> scipy.sparse.csr_array:
-        some = itertools.compress(_pixels_in_views(scan, before), np.isin(np.arange(len(scan.angles)), views))
-        return back_projection_matrix(some, before + scan.n_detectors + after)
+        return back_projection_matrix(_pixels_in_views(scan, before, views), before + scan.n_detectors + after)
 
     return map_of_views(make, scan.symmetry, len(scan.angles), scan.image_shape, device=device, dtype=dtype).T
 
@@ -57,17 +56,21 @@ def back_projection_by_views(scan: Scan, device: torch.device, dtype: torch.dtyp
     """`back_projection_map` without its matrix."""
     before, after = margins(scan)
     detectors = before + scan.n_detectors + after
-    return view_by_view(lambda: _pixels_in_views(scan, before), detectors, len(scan.angles), scan.image_shape)
+    views = functools.partial(_pixels_in_views, scan, before)
+    return view_by_view(views, detectors, len(scan.angles), scan.image_shape)
 
 
-def _pixels_in_views(scan: Scan, before: int) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-    """Of each view the bins in which the pixels lie, their factors, and the view's weight."""
+def _pixels_in_views(
+    scan: Scan, before: int, views: Sequence[int], rows: slice = slice(None)
+) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+    """Of each of these views the bins in which the pixels of these rows lie, their factors, and the view's weight."""
     x, y = scan.axes()
+    y = y[rows]
     # Filters are for detectors of unit length, `ramp_filter` has the factor 2.
     scale = np.deg2rad(view_weights(scan.angles, period(scan))[0]) / 2 / (scan.detector_spacing / scan.magnification)
-    for angle, weight_of_view in zip(scan.angles, scale, strict=True):
-        u, v = directions(angle)
-        s, factor = x * u[0] + y * u[1], np.ones(scan.image_shape)
+    for view in views:
+        u, v = directions(scan.angles[view])
+        s, factor = x * u[0] + y * u[1], np.ones(1)
         if scan.source_origin is not None:
             depth = scan.source_origin - (x * v[0] + y * v[1])
             distance = depth / scan.source_origin
@@ -76,7 +79,7 @@ def _pixels_in_views(scan: Scan, before: int) -> Iterator[tuple[np.ndarray, np.n
             else:
                 s, factor = s / distance, 1 / distance**2
         detector = s * scan.magnification / scan.detector_spacing + (scan.n_detectors - 1) / 2 + scan.centre
-        yield detector + before, factor, weight_of_view
+        yield detector + before, factor, scale[view]
 
 
 def period(scan: Scan) -> float:

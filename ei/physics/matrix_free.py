@@ -3,14 +3,16 @@
 Matrices of a scan of 1024 x 1024 pixels and 360 views would take 30 GB. ASTRA (van Aarle et al., "Fast and flexible
 X-ray tomography using the ASTRA toolbox", 2016; extra ``astra``) projects without them: Joseph's method for parallel
 beams, which `ei.physics.scan.projection_map` is, too, and the length of a line in each pixel for fans. Its adjoint on
-the CPU is exact to float32's rounding. Inputs on another device are moved to the CPU and back.
+the CPU is exact to float32's rounding. Inputs on another device are moved to the CPU and back. As many threads as torch
+has share the views of one image.
 """
 
 from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -24,8 +26,13 @@ from ei.physics.scan import Scan, directions
 ENGINES = ("auto", "matrix", "astra")
 # The matrices may take this part of the memory that is free.
 PART_OF_MEMORY = 0.25
+# Threads share views and rows in so many parts: results do not depend on the number of threads.
+PARTS = 16
+# Pixels whose place in a view is computed at a time: few enough for the cache of a core.
+BLOCK = 2**15
 
-Views = Callable[[], Iterator[tuple[np.ndarray, np.ndarray, float]]]
+Views = Callable[[Sequence[int], slice], Iterator[tuple[np.ndarray, np.ndarray, float]]]
+Part = tuple[slice, Any, int]  # some of the views, their geometry in ASTRA and their projector
 
 
 def free_memory() -> float:
@@ -72,7 +79,7 @@ def choose_engine(engine: str, scan: Scan, needed: float) -> str:
 
 
 class _Projector:
-    """A projector of ASTRA on the CPU, deleted with this object."""
+    """Projectors of ASTRA on the CPU, one of each part of the views, deleted with this object."""
 
     def __init__(self, scan: Scan) -> None:
         import astra
@@ -82,31 +89,43 @@ class _Projector:
         half_width, half_height = width / 2 * scan.pixel_size, height / 2 * scan.pixel_size
         self.volume = astra.create_vol_geom(height, width, -half_width, half_width, -half_height, half_height)
         self.rays = scan.rays_per_detector  # that are averaged
-        self.geometry = _geometry(scan, self.rays)
+        self.parts: list[Part] = []
         kind = "line_fanflat" if scan.fan else "linear"
-        self.id = astra.create_projector(kind, self.geometry, self.volume)
-        weakref.finalize(self, astra.projector.delete, self.id)
+        for views in _parts(len(scan.angles)):
+            geometry = _geometry(scan, views, self.rays)
+            projector = astra.create_projector(kind, geometry, self.volume)
+            weakref.finalize(self, astra.projector.delete, projector)
+            self.parts.append((views, geometry, projector))
 
     def forward(self, image: np.ndarray) -> np.ndarray:
         """``[H, W]`` to ``[D, V]``."""
         rays = np.empty((len(self.scan.angles), self.scan.n_detectors * self.rays), np.float32)
-        self._run("FP", image, rays)
+
+        def project(part: Part) -> None:
+            self._run("FP", part, image, rays[part[0]])
+
+        _in_threads(project, self.parts)
         return rays.reshape(len(rays), self.scan.n_detectors, self.rays).mean(2).T
 
     def adjoint(self, sinogram: np.ndarray) -> np.ndarray:
         """``[D, V]`` to ``[H, W]``."""
-        image = np.zeros(self.scan.image_shape, np.float32)
-        self._run("BP", image, np.repeat(sinogram.T / self.rays, self.rays, axis=1))
-        return image
+        rays = np.repeat(sinogram.T / self.rays, self.rays, axis=1)
 
-    def _run(self, algorithm: str, image: np.ndarray, rays: np.ndarray) -> None:
+        def back_project(part: Part) -> np.ndarray:
+            image = np.zeros(self.scan.image_shape, np.float32)
+            self._run("BP", part, image, rays[part[0]])
+            return image
+
+        return sum(_in_threads(back_project, self.parts))
+
+    def _run(self, algorithm: str, part: Part, image: np.ndarray, rays: np.ndarray) -> None:
         import astra
 
-        image, rays = (array if array.flags.c_contiguous else np.ascontiguousarray(array) for array in (image, rays))
+        _, geometry, projector = part
         volume_id = astra.data2d.link("-vol", self.volume, image)
-        rays_id = astra.data2d.link("-sino", self.geometry, rays)
+        rays_id = astra.data2d.link("-sino", geometry, rays)
         config = astra.astra_dict(algorithm)
-        config["ProjectorId"] = self.id
+        config["ProjectorId"] = projector
         config["ProjectionDataId"] = rays_id
         config["VolumeDataId" if algorithm == "FP" else "ReconstructionDataId"] = volume_id
         algorithm_id = astra.algorithm.create(config)
@@ -117,12 +136,24 @@ class _Projector:
             astra.data2d.delete([volume_id, rays_id])
 
 
-def _geometry(scan: Scan, rays: int) -> Any:
-    """ASTRA's vectors of every view, with several rays in a detector: its y points up, that of `ei.physics.scan`
+def _parts(n: int) -> list[slice]:
+    """``range(n)`` in at most `PARTS` parts of nearly one length."""
+    ends = np.linspace(0, n, min(PARTS, n) + 1).astype(int)
+    return [slice(start, end) for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
+
+
+def _in_threads(function: Callable, parts: Iterable) -> list:
+    """The results of ``function`` for each part, in order, by as many threads as torch has."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(function, parts))
+
+
+def _geometry(scan: Scan, views: slice, rays: int) -> Any:
+    """ASTRA's vectors of these views, with several rays in a detector: its y points up, that of `ei.physics.scan`
     down."""
     import astra
 
-    u, v = (np.array(vectors) * [1, -1] for vectors in zip(*map(directions, scan.angles), strict=True))
+    u, v = (np.array(vectors) * [1, -1] for vectors in zip(*map(directions, scan.angles[views]), strict=True))
     middle = -scan.centre * scan.detector_spacing * u
     between = scan.detector_spacing / rays * u
     if scan.source_origin is None:
@@ -160,36 +191,59 @@ def view_by_view(views: Views, n_detectors: int, n_views: int, shape: tuple[int,
     """The back-projection of `ei.physics.projections.back_projection_matrix` without its matrix.
 
     Args:
-        views: gives of each view the detectors at which the pixels lie, the pixels' factors, and a factor of the view.
+        views: gives of each of these views, in these rows of the image, the detectors at which the pixels lie, the
+            pixels' factors, and a factor of the view.
         n_detectors, n_views: of the views that are read.
         shape: (H, W).
     """
+    reader = _Reader(views, n_detectors, n_views, shape)
+    return LinearMap(_ByColumns(reader.back, (n_detectors, n_views)), _ByColumns(reader.forward, shape))
 
-    def places() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Of each view the pixels' detectors in a view with a zero before it and two behind it, what counts there of
-        the next detector, and the factors."""
-        for place, factor, scale in views():
-            place = (place + 1).clip(0, n_detectors + 1)
-            index = place.astype(np.int32)
-            yield index, (place - index).astype(np.float32), (scale * factor).astype(np.float32)
 
-    def back(sinogram: np.ndarray) -> np.ndarray:
-        image = np.zeros(shape, np.float32)
-        padded = np.pad(sinogram, ((1, 2), (0, 0))).T
-        for view, steps, (index, part, factor) in zip(padded, np.diff(padded), places(), strict=True):
-            part *= steps.take(index)
-            part += view.take(index)
-            part *= factor
-            image += part
+class _Reader:
+    """Reads views linearly between two detectors, in blocks of rows."""
+
+    def __init__(self, views: Views, n_detectors: int, n_views: int, shape: tuple[int, int]) -> None:
+        self.views, self.n_detectors, self.n_views, self.shape = views, n_detectors, n_views, shape
+        height, width = shape
+        step = max(1, BLOCK // width)
+        self.blocks = [slice(start, min(start + step, height)) for start in range(0, height, step)]
+
+    def back(self, sinogram: np.ndarray) -> np.ndarray:
+        """``[D, V]`` to ``[H, W]``."""
+        image = np.zeros(self.shape, np.float32)
+        padded = np.ascontiguousarray(np.pad(sinogram, ((1, 2), (0, 0))).T)
+        steps = np.diff(padded)
+
+        def add(rows: slice) -> None:
+            for number, index, part, factor in self._places(range(self.n_views), rows):
+                part *= steps[number].take(index)
+                part += padded[number].take(index)
+                part *= factor
+                image[rows] += part
+
+        _in_threads(add, self.blocks)
         return image
 
-    def forward(image: np.ndarray) -> np.ndarray:
-        sinogram = np.empty((n_detectors, n_views), np.float32)
-        for number, (index, part, factor) in enumerate(places()):
-            factor *= image
-            part *= factor
-            whole, ahead = (np.bincount(index.ravel(), one.ravel(), n_detectors + 3) for one in (factor, part))
-            sinogram[:, number] = (whole - ahead)[1:-2] + ahead[:-3]
+    def forward(self, image: np.ndarray) -> np.ndarray:
+        """Its transpose, ``[H, W]`` to ``[D, V]``."""
+        sinogram = np.zeros((self.n_detectors, self.n_views), np.float32)
+
+        def add(views: slice) -> None:
+            for rows in self.blocks:
+                for number, index, part, factor in self._places(range(self.n_views)[views], rows):
+                    factor = factor * image[rows]
+                    part *= factor
+                    whole, ahead = (np.bincount(index.ravel(), v.ravel(), self.n_detectors + 3) for v in (factor, part))
+                    sinogram[:, number] += (whole - ahead)[1:-2] + ahead[:-3]
+
+        _in_threads(add, _parts(self.n_views))
         return sinogram
 
-    return LinearMap(_ByColumns(back, (n_detectors, n_views)), _ByColumns(forward, shape))
+    def _places(self, numbers: Sequence[int], rows: slice) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each view its number, the pixels' detectors in a view with a zero before it and two behind it, what counts
+        there of the next detector, and the factors."""
+        for number, (place, factor, scale) in zip(numbers, self.views(numbers, rows), strict=True):
+            place = np.clip(place + 1, 0, self.n_detectors + 1)
+            index = place.astype(np.intp)
+            yield number, index, (place - index).astype(np.float32), np.float32(scale) * factor.astype(np.float32)

@@ -66,7 +66,8 @@ def test_adjoint_and_gradients(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
-def test_back_projection_view_by_view(name: str) -> None:
+def test_back_projection_view_by_view(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(matrix_free, "BLOCK", 100)  # four rows at a time, three at the end
     scan = both("parallel" if name == "curved" else name)[0].scan
     if name == "curved":
         scan = Tomography((31, 24), range(0, 360, 13), 45, **GEOMETRIES["curved"]).scan
@@ -76,6 +77,23 @@ def test_back_projection_view_by_view(name: str) -> None:
     torch.testing.assert_close(free(y), matrix(y), rtol=1e-4, atol=1e-4)
     x = torch.randn(31 * 24, 3)
     torch.testing.assert_close(free.T(x), matrix.T(x), rtol=1e-4, atol=1e-4)
+
+
+def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrix_free, "BLOCK", 100)
+    _, free = both("shifted axis")
+    x, threads = blob(), torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            y = free.A(x).requires_grad_()
+            image = free.A_dagger(y)
+            results.append((y.detach(), free.A_adjoint(y.detach()), image, *torch.autograd.grad((image * x).sum(), y)))
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_conjugate_gradients_and_training_go_through_it() -> None:
