@@ -25,7 +25,7 @@ from torch import Tensor
 from ei.physics.linear_map import CSR, LinearMap
 
 # Angles that differ by less than a part of a degree are equal; copies may be so many times the views that are needed;
-# of more views none is looked for, since that takes seconds.
+# of more views the symmetry is not computed, since that takes seconds.
 PARTS_OF_DEGREE, MOST_COPIES, MOST_VIEWS = 1e8, 1.5, 10_000
 # A row of so many bytes is moved as one value, several times as fast.
 _VALUES = {4: torch.float32, 8: torch.float64, 16: torch.complex128}

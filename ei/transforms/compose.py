@@ -27,6 +27,9 @@ class Compose(Transform):
     """
 
     def __init__(self, *transforms: Transform, per_image: bool = False) -> None:
+        for transform in transforms:
+            if not isinstance(transform, Transform):
+                raise InputError(f"Compose needs objects as Shift(3), got {transform!r}")
         numbers = sorted({transform.n_trans for transform in transforms})
         if len(transforms) < 2 or len(numbers) != 1:
             raise InputError(

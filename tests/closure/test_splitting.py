@@ -227,7 +227,7 @@ def test_each_image_has_its_mask() -> None:
         (lambda: SplittingClosure()(torch.nn.Identity(), Inpainting(4, 4), None, torch.ones(1, 1, 4, 4)), ["of("]),
     ],
 )
-def test_wrong_use_is_told(wrong: Any, said: list[str]) -> None:
+def test_wrong_use(wrong: Any, said: list[str]) -> None:
     with pytest.raises(InputError) as error:
         wrong()
     assert all(part in str(error.value) for part in said) and "\n" not in str(error.value)

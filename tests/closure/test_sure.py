@@ -356,7 +356,7 @@ def test_robust_ei_is_sure_and_equivariance() -> None:
         assert ei_loss.requires_grad
 
 
-def test_what_sure_cannot_do_is_told() -> None:
+def test_what_sure_cannot_do() -> None:
     physics, y = Inpainting(8, 8), torch.rand(1, 3, 8, 8)
     f = Reconstructor(fill(SmallNet(3)), physics)
     for closure in (SUREClosure(), RobustEIClosure(1.0)):
@@ -450,7 +450,7 @@ def test_losses_in_units_are_divided_by_the_square() -> None:
 
 @pytest.mark.slow
 def test_sure_of_the_validation_set_selects_the_epoch(tmp_path: Path) -> None:
-    """Measurement consistency falls for as long as noise is fitted; the true images, which nobody is told, say when it
+    """Measurement consistency falls while it overfits the noise; the ground truth, which it never sees, shows when it
     was best."""
     x = torch.stack([EllipsePhantoms("train", 16, n_images=40)[i] for i in range(24)])[:, None]
     physics = CT(16, 12, noise=GaussianNoise(0.4))

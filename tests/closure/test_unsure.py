@@ -67,8 +67,8 @@ def test_unsure_finds_the_level_and_what_is_missed(sigma: float, by: float, doma
     assert expected == pytest.approx(float((1 / measured).mean() ** -0.5))
     if domain == "image":
         other, expected = expected, float((physics.gain**-2).mean() / (physics.gain**-2 / measured).mean()) ** 0.5
-        assert abs(expected - other) > 0.02 * sigma  # the domains are told apart
-    assert expected > 1.02 * sigma  # the relation is told from equality
+        assert abs(expected - other) > 0.02 * sigma  # the domains differ
+    assert expected > 1.02 * sigma  # not equal
 
     closure = UNSUREClosure(0.05, tau=0.05, mc_domain=domain)
     optimizers = {"total": torch.optim.Adam(net.parameters(), lr=0.03),

@@ -741,7 +741,7 @@ def test_tensors_of_a_user_defined_operator_go_where_it_computes(
     assert device_of_tensors(built("Rows")) is None
 
 
-def test_more_processes_than_gpus_are_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")

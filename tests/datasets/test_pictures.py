@@ -88,7 +88,7 @@ def test_transparency_of_16_bits_is_dropped(tmp_path: Path) -> None:
 
 
 def test_12_bits_in_16(tmp_path: Path) -> None:
-    """What the detector gives is told, and --range makes [0, 1] of it, all levels different."""
+    """What the detector gives is printed, and --range makes [0, 1] of it, all levels different."""
     ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     write_image(tmp_path / "x.png", ramp)
     with pytest.warns(UserWarning, match=r"up to 4095 of 65535.* set value_range to \[0, 4095\]"):

@@ -68,7 +68,7 @@ def test_anomalies_get_a_warning(physics: Any, y: Tensor, words: str) -> None:
     assert warning.startswith("warning:") and words in warning
 
 
-def test_of_scans_that_differ_the_misfit_is_told_before_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_scans_that_differ_the_misfit_is_printed_before_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     """A warning of the first scan was lost with the report of the next one."""
     fits, wide, wrong = SinogramReport(), SinogramReport(), SinogramReport()
     for report in (fits, wide, wrong):

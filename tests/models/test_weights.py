@@ -56,8 +56,8 @@ def test_weights_under_other_names(content: Any, said: list[str], tmp_path: Path
         warnings.simplefilter("always")
         load_weights(net, generator_weights(load_file(path, "checkpoint"), path), path)
     assert all(torch.equal(value, WEIGHTS[name]) for name, value in net.state_dict().items())
-    told = " ".join(str(warning.message) for warning in caught)
-    assert bool(caught) == bool(said) and all(word in told for word in [*said, *[str(path)] * bool(said)]), told
+    text = " ".join(str(warning.message) for warning in caught)
+    assert bool(caught) == bool(said) and all(word in text for word in [*said, *[str(path)] * bool(said)]), text
 
 
 @pytest.mark.parametrize(

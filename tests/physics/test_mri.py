@@ -109,7 +109,7 @@ def test_columns() -> None:
 
 
 def test_the_height_of_a_mask_of_columns() -> None:
-    """Images need not be square; where a height is told, it is that of the images, and checkpoints keep it."""
+    """Images need not be square; a given height is that of the images, and checkpoints keep it."""
     physics = MRI(random_mask(7), height=6)
     assert physics.image_shape == (2, 6, 7)
     assert describe(physics) == {"name": "MRI", "cg_steps": 20, "height": 6}

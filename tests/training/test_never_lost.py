@@ -330,7 +330,7 @@ def test_a_read_only_folder(script: Script, tmp_path: Path, ct: tuple) -> None:
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
-    """A gradient can overflow while the losses are finite: then no later loss has told yet."""
+    """A gradient can overflow while the losses are finite: no later loss has shown it yet."""
 
     class Overflow(MCClosure):
         def __call__(self, *args: Any) -> dict:

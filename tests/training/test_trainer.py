@@ -502,7 +502,7 @@ def test_resume_rejects_another_kind_of_run(tmp_path: Path) -> None:
 
 
 class Dropping(SmallNet):
-    """Draws as much as it is told, as dropout does, before the group acts."""
+    """Draws so many numbers, as dropout does, before the group acts."""
 
     def __init__(self, draws: int) -> None:
         super().__init__(3)

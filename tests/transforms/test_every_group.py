@@ -86,6 +86,7 @@ def test_what_is_drawn() -> None:
         (lambda: Scale(1, factors=[1.5]), "every factor of Scale must be finite and > 0 and <= 1, got 1.5"),
         (lambda: Shift1D(9).apply(torch.zeros(1, 1, 4, 9)), "n_trans must be at most 8"),
         (lambda: Compose(Shift(2)), "two or more"),
+        (lambda: Compose(Shift, Rotate), r"Compose needs objects as Shift\(3\), got <class"),
         (lambda: Compose(Shift(2), Rotate(3)), "same n_trans"),
         (lambda: Shift(1).apply(torch.zeros(2, 1, 8, 8), [1, 2]), "shape"),
         (lambda: Shift(1).apply(torch.zeros(2, 1, 8, 8), torch.zeros(1, 3, 2)), "every image"),
