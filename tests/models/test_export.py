@@ -82,7 +82,7 @@ def test_an_exported_graph_has_the_values_of_the_operator(physics: Any, name: st
     x = torch.rand(2, 1, 12, 12)
     tensor = x if name == "A" else physics.A(x)
     expected = getattr(physics, name)(tensor)
-    module = torch.export.export(Applied(physics, name), (tensor,)).module()
+    module = torch.export.export(Applied(physics, name), (tensor,), strict=False).module()
     torch.testing.assert_close(module(tensor), expected)
     assert not any("csr" in str(node.target) for node in module.graph.nodes)
 
