@@ -353,6 +353,7 @@ def test_the_everyday_flags_and_no_others(script: Script) -> None:
         assert f"\n{group}:\n" in text, group
 
 
+@pytest.mark.slow
 def test_a_class_of_ours_that_user_code_changed_stays_user_defined(script: Script, workspace: Path) -> None:
     """Its class alone is not all of it: noise that was set, a method that was replaced. Resumed to the same bytes."""
     for name in ("noisy", "hacked"):

@@ -55,9 +55,9 @@ def test_noise_unknown_by_commands(script: Script) -> None:
     ):
         refused = script(*wrong, "--out", "no")
         assert refused.code == 2 and said in refused.err and refused.err.count("\n") == 1, refused
-    level = script(*images, "noise=gaussian:0.5", "--base-channels", 2, "--ei-trans", 1, "--epochs", 1, "--max-steps", 1,
+    done = script(*images, "noise=gaussian:0.5", "--base-channels", 2, "--ei-trans", 1, "--epochs", 1, "--max-steps", 1,
                   "--device", "cpu", "--out", "level")  # fmt: skip
-    assert level.code == 0 and ei.load("level/ckp_last.pth.tar").physics.noise.sigma == 0.5, level.err
+    assert done.code == 0 and ei.load("level/ckp_last.pth.tar").physics.noise.sigma == 0.5, done.err
 
 
 def test_the_noise_of_a_checkpoint(tmp_path: Path) -> None:

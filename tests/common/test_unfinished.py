@@ -209,6 +209,7 @@ def test_the_note_says_what_the_file_is(tmp_path: Path) -> None:
     assert note["call"] == {"input": "y.npy"} and note["shape"] == [5, 6, 7] and note["dtype"] == "<f4"
 
 
+@pytest.mark.slow
 def test_two_calls_do_not_write_one_file(tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     held = f"import sys; from ei.common.unfinished import UnfinishedArray; x = UnfinishedArray({str(path)!r}, 5, {{}})"

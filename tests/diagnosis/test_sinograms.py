@@ -262,6 +262,7 @@ def test_only_tensors_of_real_values_are_checked() -> None:
             check_sinogram(physics, wrong)
 
 
+@pytest.mark.slow
 def test_radians_that_noise_hides_are_a_warning() -> None:
     image = torch.zeros(1, 1, 32, 32)
     image[..., 8:20, 10:18] = 1

@@ -133,6 +133,7 @@ def test_matrices_are_made_once_and_are_small() -> None:
     assert radon_map(*key).nbytes + back_projection_map(*key).nbytes < 20e6  # 55 MB without symmetry
 
 
+@pytest.mark.slow
 def test_no_warning_reaches_the_user(tmp_path) -> None:
     code = (
         "import torch; from ei.physics import CT; p = CT(16, 6); x = torch.rand(1, 1, 16, 16, requires_grad=True);"

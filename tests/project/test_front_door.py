@@ -88,7 +88,10 @@ def door(**options) -> EI:
     return EI(1, 1, 16, 16, **options)
 
 
-def test_every_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "method", ["ei", *(pytest.param(one, marks=pytest.mark.slow) for one in ("ei_adv", "ei_sup", "sup", "mc"))]
+)
+def test_every_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     monkeypatch.chdir(tmp_path)
     physics, loader = Inpainting(16, 16), DataLoader(IMAGES, batch_size=2)
     alpha = {"ei": 1.0, "adv": 0.1}
@@ -99,11 +102,10 @@ def test_every_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "sup": lambda: door().train_supervised(loader, physics, cat=False, **COMMON),
         "mc": lambda: door().train_mc(loader, physics, residual=False, **COMMON),
     }
-    for method, call in calls.items():
-        trainer = call()
-        assert trainer.folder.name.endswith(f"_{method}") and trainer.step == 1
-        key = "state_dict_G" if method == "ei_adv" else "state_dict"
-        assert key in load_file(trainer.folder / "ckp_0.pth.tar")
+    trainer = calls[method]()
+    assert trainer.folder.name.endswith(f"_{method}") and trainer.step == 1
+    key = "state_dict_G" if method == "ei_adv" else "state_dict"
+    assert key in load_file(trainer.folder / "ckp_0.pth.tar")
 
 
 def test_pretrained_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -280,7 +280,7 @@ def test_a_loader_by_hand_seeds_nothing() -> None:
 
 CLOSURES: list[Any] = [
     lambda: EIClosure(1.0),
-    lambda: AdversarialEIClosure(Discriminator((3, 16, 16)), 1.0, 0.1),
+    pytest.param(lambda: AdversarialEIClosure(Discriminator((3, 16, 16)), 1.0, 0.1), marks=pytest.mark.slow),
     lambda: SupervisedEIClosure(1.0),
 ]
 
