@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ei.commands import presets
-from ei.commands.problem import build_physics, sizes_of, with_noise_apart
+from ei.commands.problem import binned, build_physics, sizes_of, with_noise_apart
 from ei.commands.tree import (
     MACHINE_KEYS,
     Tree,
@@ -24,6 +24,7 @@ from ei.commands.tree import (
     name_of,
 )
 from ei.commands.typed import Typed
+from ei.common.arrays import split_name
 from ei.common.parts import describe
 from ei.common.user_code import is_user_code
 from ei.diagnosis.user_defined import Shape
@@ -46,7 +47,8 @@ def check_same_run(tree: Mapping[str, Any], state: Mapping[str, Any], path: str)
         value, old = now.get(key), before.get(key)
         if value == old or key in MACHINE_KEYS or key.startswith("physics."):
             continue  # the operator is compared when it is built
-        if key in FIXED or key.split(".")[0] in FIXED:
+        is_moved_code = key == "network.name" and is_user_code(value) and is_user_code(old)  # its weights must fit
+        if (key in FIXED or key.split(".")[0] in FIXED) and not is_moved_code:
             raise InputError(f"{key} {value} contradicts the checkpoint {path}, whose run has {old}")
         if key == "data.batch_size" and state["next_batch"]:
             raise InputError(f"{key} {value} contradicts {path}, in the middle of an epoch of batches of {old}")
@@ -85,49 +87,79 @@ def tree_of_checkpoint(state: Mapping[str, Any], typed: Typed, path: str) -> Tre
     return tree
 
 
-def carried_physics(state: Mapping[str, Any], tree: Tree, device: torch.device, path: str, others: bool = False) -> Any:
+def carried_physics(
+    state: Mapping[str, Any], tree: Tree, is_typed: bool, device: torch.device, path: str, others: bool = False
+) -> Any:
     """The operator of a checkpoint's run, without noise: the one that it carries, or the user-defined one of the tree;
-    None where it has none, as those of the authors. With ``others``, a run whose images have operators of their own may
-    be called for other images, with theirs; ``tree`` is that of the checkpoint with what was typed laid over it."""
-    described = dict(leaves((state.get("config") or {}).get("physics")))
-    typed = dict(leaves(tree.get("physics")))
+    None where it has none, as those of the authors. With ``others``, it may be called for other scans or images, with
+    their geometry or masks; ``tree`` is that of the checkpoint with what was typed laid over it, ``is_typed`` whether
+    the operator is among that."""
+    described, typed = _leaves_of_physics(state, tree)
     carried = physics_of(state, device)
     if carried is None:
-        if not is_user_code(described.get("name")):
-            return None
-        if typed != described:
-            print(f"note: the checkpoint was trained for {described['name']}; {typed.get('name')} stands in for it")
-        return build_physics(tree["physics"], device, {}).object
-    if typed == described or not typed or (not described and typed.get("name") is None):
+        return _user_defined_physics(tree, described, typed, device)
+    if not typed or (not described and typed.get("name") is None):
+        return carried
+    if typed == described and not (is_typed and _names_files(typed)):
         return carried
     if is_user_code(typed.get("name")):
         raise InputError(f"physics {typed['name']} contradicts the checkpoint {path}, which was trained for {carried}")
-    return _physics_of_call(carried, tree["physics"], device, others, typed, described, path)
+    other = _physics_of_call(state, tree, carried, device)
+    differences = _differences(carried, other)
+    contradicting = differences - _may_differ(carried, others)
+    if contradicting:
+        what = _first_contradiction(contradicting, described, typed)
+        raise InputError(f"physics.{what} contradicts {path}, trained for {carried}; leave it out")
+    for name in sorted(differences) if carried.count == 1 else ():
+        print(f"note: physics.{name} is that of this scan, not the one that the network was trained with")
+    return other if differences else carried
 
 
-def _physics_of_call(
-    carried: Any,
-    description: Any,
-    device: torch.device,
-    others: bool,
-    typed: Mapping[str, Any],
-    described: Mapping[str, Any],
-    path: str,
+def _user_defined_physics(
+    tree: Tree, described: Mapping[str, Any], typed: Mapping[str, Any], device: torch.device
 ) -> Any:
-    """The operator that a checkpoint carries; with ``others``, where every image has its own, that of a description.
-    Raises unless the two agree in all else, tensors included; the values ``typed`` and ``described`` in the checkpoint
-    at ``path`` are for the message."""
+    """The operator of a tree for a checkpoint that carries none; None where its run had no user-defined one."""
+    if not is_user_code(described.get("name")):
+        return None
+    if typed != described:
+        print(f"note: the checkpoint was trained for {described['name']}; {typed.get('name')} stands in for it")
+    return build_physics(tree["physics"], device, {}).object
+
+
+def _may_differ(physics: Any, others: bool) -> set[str]:
+    """The arguments of an operator in which ``others``, scans or images that a network reconstructs, may differ."""
+    if not others:
+        return set()
+    own = {physics.own_argument} if physics.count > 1 else set()
+    return own | set(getattr(physics, "of_a_scan", ()))
+
+
+def _physics_of_call(state: Mapping[str, Any], tree: Tree, carried: Any, device: torch.device) -> Any:
+    """The operator that a tree describes, for images and bins of the one that a checkpoint carries."""
+    bins = get(state["config"], "data.bin") or 1  # the tree describes the operator of the files, not of their bins
+    description = binned(tree["physics"], bins) if bins > 1 else tree["physics"]
     sides = (getattr(carried, "image_shape", None) or (1, 1))[-2:]
-    other = build_physics(description, device, sizes_of((1, *sides))).object
-    may_differ = carried.own_argument if others and carried.count > 1 else None
-    if _differences(carried, other) - {may_differ}:
-        keys = [key for key in {**typed, **described} if key.split(".")[0] != may_differ]
-        changed = next((key for key in keys if typed.get(key) != described.get(key)), "name")
-        raise InputError(
-            f"physics.{changed} {reprlib.repr(typed.get(changed))} contradicts {path}, trained for {carried}; leave it "
-            "out"
-        )
-    return carried if may_differ is None else other
+    return build_physics(description, device, sizes_of((1, *sides))).object
+
+
+def _leaves_of_physics(state: Mapping[str, Any], tree: Tree) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values, by their paths, that describe the operator in a checkpoint, and in a tree."""
+    described = (state.get("config") or {}).get("physics")
+    return dict(leaves(described)), dict(leaves(tree.get("physics")))
+
+
+def _names_files(leaves_of_physics: Mapping[str, Any]) -> bool:
+    """Whether files describe an operator: when they are typed again, they may have other contents."""
+    return any(isinstance(value, str) and split_name(value)[0].exists() for value in leaves_of_physics.values())
+
+
+def _first_contradiction(names: set[str], described: Mapping[str, Any], typed: Mapping[str, Any]) -> str:
+    """The first of the arguments ``names`` of an operator whose value contradicts a checkpoint's, with this value."""
+    keys = [key for key in {**typed, **described} if key.split(".")[0] in names]
+    unlike = [key for key in keys if typed.get(key) != described.get(key)]
+    key = [*unlike, *keys, *sorted(names)][0]
+    changed = "" if unlike or not keys else ", whose content has changed,"
+    return f"{key} {reprlib.repr(typed.get(key))}{changed}"
 
 
 def _differences(carried: Any, other: Any) -> set[str]:

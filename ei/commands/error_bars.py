@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from ei.commands.typed import Parser
 from ei.common.checks import check_number
 from ei.common.complex import magnitude
 from ei.common.drawing import coverage_curves, error_maps
+from ei.common.parts import describe, normalized
 from ei.common.seeds import derive_seed
 from ei.datasets import Measurements, simulate
 from ei.datasets.batches import index_in_whole
@@ -52,6 +55,7 @@ class ErrorBars:
     transform: Any
     draws: int
     calibration: Calibration | None = None
+    found_with: Mapping[str, Any] = field(default_factory=dict)  # the checkpoint, the group and the noise
 
     @property
     def factor(self) -> float:
@@ -79,9 +83,10 @@ def add_options(parser: Parser, calibrate: bool) -> None:
                            help="truth: find it from the ground truth of the test images instead")  # fmt: skip
 
 
-def read_options(options: Mapping[str, Any], tree: Tree, shape: Shape, code: set[str], path: str) -> ErrorBars | None:
-    """What the options of a command ask for; None where they do not. The tree, of the checkpoint ``path`` with what was
-    typed over it, names the group for images of ``shape`` (C, H, W); ``code`` is the user-defined code that was typed.
+def read_options(options: Mapping[str, Any], tree: Tree, f: Any, shape: Shape, code: set[str]) -> ErrorBars | None:
+    """What the options of a command ask for; None where they do not. The tree, of the checkpoint with what was typed
+    over it, names the group for images of ``shape`` (C, H, W); ``code`` is the user-defined code that was typed. Warns
+    of a calibration that was found with another checkpoint, group or noise.
     """
     if "uncertainty" not in options:
         for name in ("calibration", "calibrate", "calibrate_by"):
@@ -93,14 +98,33 @@ def read_options(options: Mapping[str, Any], tree: Tree, shape: Shape, code: set
     if "calibrate" in options:
         _check_calibration_file(Path(options["calibrate"]))
     draws = check_number("--uncertainty", options["uncertainty"], integer=True, least=2)
-    calibration = None if "calibration" not in options else Calibration.load(options["calibration"])
     if tree.get("transform") is None:
         raise InputError("--uncertainty needs a group, and the run has none: give --group")
-    check_code_is_typed({"transform": tree["transform"]}, code, path)
+    check_code_is_typed({"transform": tree["transform"]}, code, str(options.get("ckp")))
     transform = build_group(tree, shape)
+    found_with = _found_with(options.get("ckp"), tree, noise_for(f.physics))
+    calibration = None if "calibration" not in options else _read_calibration(options["calibration"], found_with)
     if draws < 20:
         print(f"warning: {draws} draws are too few for the 95 % quantile, which needs 20; the 99 % one needs 100")
-    return ErrorBars(transform, draws, calibration)
+    return ErrorBars(transform, draws, calibration, found_with)
+
+
+def _found_with(ckp: str | None, tree: Tree, noise: Any) -> dict[str, Any]:
+    """What the factors of a calibration hold for, as plain values."""
+    group = {key: value for key, value in normalized(tree["transform"], "transform").items() if key != "n_trans"}
+    weights = None if ckp is None else hashlib.sha256(Path(ckp).read_bytes()).hexdigest()
+    return json.loads(json.dumps({"checkpoint": weights, "group": group, "noise": describe(noise)}, default=str))
+
+
+def _read_calibration(path: str, found_with: Mapping[str, Any]) -> Calibration:
+    """A calibration, with a warning where it was not ``found_with`` the same."""
+    calibration = Calibration.load(path)
+    before = calibration.found_with
+    others = [name for name in found_with if name in before and before[name] != found_with[name]]
+    if others:
+        another = ", ".join(f"another {name}" for name in others)
+        print(f"warning: {path} was found with {another}: its factors need not hold here")
+    return calibration
 
 
 def _check_calibration_file(path: Path) -> None:
@@ -183,12 +207,12 @@ def calibrate(f: Any, measurements: Iterable[tuple[Any, ...]], bars: ErrorBars, 
         ])  # fmt: skip
     print(f"\ncalibration of {len(scores.norms)} measurements, from {how}")
     print(f"{table(coverage(scores))}\n{remarks(scores)}")
-    return write_calibration(scores, source, path)
+    return write_calibration(scores, source, bars, path)
 
 
-def write_calibration(scores: Scores, source: str, path: Path) -> Calibration:
+def write_calibration(scores: Scores, source: str, bars: ErrorBars, path: Path) -> Calibration:
     """Write the correction that follows from the scores of some images to a file, and print it."""
-    calibration = Calibration.of(scores, source)
+    calibration = Calibration.of(scores, source, bars.found_with)
     calibration.save(path)
     count = len(scores.norms)
     needed = [p for p in LEVELS if count < p / (1 - p) - 1e-9]

@@ -212,6 +212,7 @@ FLAGS = [
     Flag("gpu", RUN, "the same as --device cuda:N", int, None, "N"),
 ]  # fmt: skip
 BY_NAME = {flag.name: flag for flag in FLAGS}
+OF_PHYSICS = {"physics", "mask", "mask_rate", "ct_views"}
 
 
 def apply_flags(tree: Mapping[str, Any], flags: Mapping[str, Any]) -> Tree:

@@ -18,6 +18,7 @@ with the memory of a few, to .npz, .npy or .h5; where the command is interrupted
 
 from __future__ import annotations
 
+import hashlib
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -143,7 +144,7 @@ def _write_sinograms(options: Mapping[str, Any]) -> None:
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        conversion.write(out, _call_of(options))
+        conversion.write(out, _call_of(options, conversion.angles))
     finally:  # also of a part that is kept
         for sentence in conversion.defects.sentences:
             print(sentence if with_repair else f"warning: {sentence}; --repair interpolates them")
@@ -156,11 +157,12 @@ def _write_sinograms(options: Mapping[str, Any]) -> None:
     print(check_sinogram(physics, torch.from_numpy(conversion.sinogram(most))))
 
 
-def _call_of(options: Mapping[str, Any]) -> dict[str, Any]:
+def _call_of(options: Mapping[str, Any], angles: np.ndarray) -> dict[str, Any]:
     """What identifies a call: all that its sinograms depend on."""
     files = {f"--{name}": os.path.abspath(options[name]) for name in ("counts", "flat", "dark") if name in options}
     switches = {f"--{name.replace('_', '-')}": options.get(name, False) for name in ("repair", "axis_per_slice")}
-    return {**files, "--bin": options["bin"], **switches}
+    digest = hashlib.sha256(np.asarray(angles, np.float64).tobytes()).hexdigest()
+    return {**files, "--bin": options["bin"], "--angles": digest, **switches}
 
 
 def _engine() -> str:

@@ -22,6 +22,7 @@ known (of the run, or ``--noise``), SURE's estimate of the error in measurements
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ from ei.common.arrays import split_name
 from ei.common.checks import check_number
 from ei.common.devices import choose_device
 from ei.common.files import check_not_read, identity_of, load_file
+from ei.common.parts import describe
 from ei.common.processes import launched, together
 from ei.diagnosis.before_training import report_data
 from ei.diagnosis.user_defined import Shape
@@ -49,6 +51,7 @@ from ei.evaluation.reconstruction import WrittenImages, has_parts, reconstruct_f
 from ei.models import Reconstructor
 from ei.models.averaged import GROUPS as AVERAGES
 from ei.models.base import ReconstructionFunction
+from ei.training.state import CARRIED
 
 OUTPUTS = (".npy", ".tif", ".tiff", ".h5", ".hdf5")
 OF_AUTHORS = "for a checkpoint that lacks it"
@@ -94,7 +97,7 @@ def _reconstruct(typed: Typed, output: Path, device: torch.device) -> None:
     rows = check_number("--batch-size", options.get("rows", 8), integer=True, least=1)
     call = _call_of(typed)
     f, measurements, tree, shape = load_run(options.get("ckp"), options["input"], typed, device)
-    bars = error_bars.read_options(options, tree, shape, typed.code, str(options.get("ckp")))
+    bars = error_bars.read_options(options, tree, f, shape, typed.code)
     if options.get("average_over"):
         if "ckp" not in options:
             raise InputError("--average-over averages a network, and there is none without --ckp; leave it out")
@@ -103,6 +106,7 @@ def _reconstruct(typed: Typed, output: Path, device: torch.device) -> None:
         if line.startswith("warning"):
             print(line)
     call["time or size of --input"] = identity_of(measurements.files)
+    call["operator"] = _identity_of_operator(f.physics, typed.code)
     watch = error_bars.Watch(f, bars)
     beside = None if bars is None else error_bars.beside(output)
     rate = reconstruct_file(
@@ -131,6 +135,16 @@ def _call_of(typed: Typed) -> dict[str, Any]:
     named |= {"--uncertainty": typed.options.get("uncertainty"), "--calibration": _hash(typed, "calibration")}
     named |= {"trees": typed.files, "keys": typed.assignments} if typed.files or typed.assignments else {}
     return {"checkpoint": _hash(typed, "ckp"), "--input": os.path.abspath(typed.options["input"]), **named}
+
+
+def _identity_of_operator(physics: Any, code: set[str]) -> str:
+    """A hash of an operator and of the user-defined code that was typed: their files may change between two calls."""
+    digest = hashlib.sha256(json.dumps(describe(physics), default=str).encode())
+    for tensor in (getattr(physics, name, None) for name in CARRIED):
+        digest.update(b"" if tensor is None else tensor.cpu().numpy().tobytes())
+    for text in sorted(code):
+        digest.update(Path(text.rpartition(":")[0]).read_bytes())
+    return digest.hexdigest()
 
 
 def _hash(typed: Typed, name: str) -> str | None:
@@ -172,7 +186,7 @@ def load_run(
     state = checked(load_file(ckp, "checkpoint"), ckp)
     config = {key: value for key, value in (state.get("config") or {}).items() if key != "data"}
     tree = tree_of_checkpoint({**state, "config": config}, typed, ckp)
-    carried = carried_physics(state, tree, device, ckp, others=True)
+    carried = carried_physics(state, tree, typed.has_physics, device, ckp, others=True)
     data["bin"] = get(state.get("config") or {}, "data.bin")
     problem = Problem({**tree, "data": data}, device, carried=carried)
     f = load_function(state, ckp, tree, problem.physics, problem.shape, device)

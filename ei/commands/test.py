@@ -92,8 +92,8 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
     ckp = _checkpoint_path(options.get("ckp"), typed.flags.get("task"))
     state = checked(load_file(ckp, "checkpoint"), ckp)
     tree = tree_to_test(state, typed, ckp)
-    f, images, shape = load_test(state, tree, ckp, device, "calibrate" in options)
-    bars = error_bars.read_options(options, tree, shape, typed.code, ckp)
+    f, images, shape = load_test(state, tree, ckp, device, typed)
+    bars = error_bars.read_options({**options, "ckp": ckp}, tree, f, shape, typed.code)
     if bars is not None and isinstance(images, Measurements):  # without ground truth there is nothing to test
         if options.get("calibrate_by") == "truth":
             raise InputError("--calibrate-by truth needs the --truth of the --measurements")
@@ -134,7 +134,7 @@ def _error_bars(
         bars = replace(bars, calibration=found)
     scores = error_bars.report_error_bars(f, images, bars, folder, samples)
     if path is not None and by_truth:
-        error_bars.write_calibration(scores, "ground truth", Path(path))
+        error_bars.write_calibration(scores, "ground truth", bars, Path(path))
 
 
 def _checkpoint_path(ckp: str | None, task: str | None) -> str:
@@ -181,19 +181,20 @@ def load_test(
     tree: Tree,
     path: str,
     device: torch.device,
-    without_truth: bool = False,
+    typed: Typed | None = None,
 ) -> tuple[ReconstructionFunction, Any, Shape]:
     """The reconstruction function of a checkpoint, with the operator of the run; the test images, or pairs of
-    measurements and ground truth, or (where ``without_truth`` is true) measurements alone; and (C, H, W) of the images.
+    measurements and ground truth, or (where a calibration is ``typed``) measurements alone; and (C, H, W) of the
+    images.
     """
     data = {key: value for key, value in (tree.get("data") or {}).items() if key != "validation"}
     has_measurements = data.get("measurements") is not None
     has_truth = data.get("truth") is not None
-    if has_measurements != has_truth and not (has_measurements and without_truth):
+    if has_measurements != has_truth and not (has_measurements and typed is not None and "calibrate" in typed.options):
         raise InputError("--measurements are compared with their --truth: give both, or images with --data")
     if not has_measurements and data.get("train") is None and data.get("test") is None:
         raise InputError("the run was trained from measurements alone: give images to test on with --data")
-    carried = carried_physics(state, tree, device, path, others=True)
+    carried = carried_physics(state, tree, typed is not None and typed.has_physics, device, path, others=True)
     problem = Problem({**tree, "data": data}, device, "test", carried)
     f = load_function(state, path, tree, problem.physics, problem.shape, device)
     if isinstance(problem.data, Pairs):

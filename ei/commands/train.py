@@ -60,7 +60,7 @@ def main(arguments: Sequence[str], prog: str = "ei train") -> None:
             if device is None:
                 device = choose_device(get(tree, "trainer.device"))
                 stack.enter_context(joined(device))
-            is_finished = train(tree, device, folders, checkpoint)
+            is_finished = train(tree, device, {**folders, "has_physics": run.has_physics}, checkpoint)
             Processes.current().wait()  # the next stage begins when the first process has saved this one
             if not is_finished:
                 break
@@ -124,7 +124,7 @@ def train(tree: Tree, device: torch.device, call: Mapping[str, Any], checkpoint:
     if checkpoint is not None:
         out = out or str(checkpoint.path.parent)
         continues = Path(out).resolve() == checkpoint.path.parent.resolve()
-        carried = carried_physics(checkpoint.state, tree, device, str(checkpoint.path))
+        carried = carried_physics(checkpoint.state, tree, call["has_physics"], device, str(checkpoint.path))
     if out is not None and not continues:
         check_run_folder(Path(out), begun=begins)
     trainer, loader = build_training(tree, device, out, None if checkpoint is None else checkpoint.state, carried)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from ei.commands import presets
-from ei.commands.flags import BY_NAME, FLAGS, apply_flags
+from ei.commands.flags import BY_NAME, FLAGS, OF_PHYSICS, apply_flags
 from ei.commands.tree import (
     CLASSES,
     DEFAULT_NAMES,
@@ -98,6 +98,14 @@ class Typed:
 
     def _flags_over(self, tree: Tree) -> Tree:
         return functools.reduce(assign, self.assignments, apply_flags(tree, self.flags))
+
+    @property
+    def has_physics(self) -> bool:
+        """Whether the operator, or a key of it, is among what was typed."""
+        keys = [word.split("=")[0].split(".")[0] for word in self.assignments]
+        return (
+            "physics" in keys or any("physics" in tree for tree in self.files) or not OF_PHYSICS.isdisjoint(self.flags)
+        )
 
     @property
     def code(self) -> set[str]:

@@ -12,7 +12,7 @@ import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,7 @@ class Calibration:
     pixels: Mapping[float, float]  # at each of LEVELS, of the Gaussian interval of a pixel
     images: int  # how many they were found from
     source: str  # "ground truth", "held-out measurements" or "the power between the views"
+    found_with: Mapping[str, Any] = field(default_factory=dict)  # plain values: of which checkpoint, group and noise
 
     @property
     def map_factor(self) -> float:
@@ -231,7 +232,7 @@ class Calibration:
         return self.pixels[0.9]
 
     @classmethod
-    def of(cls, scores: Scores, source: str) -> Calibration:
+    def of(cls, scores: Scores, source: str, found_with: Mapping[str, Any] | None = None) -> Calibration:
         """The conformal correction by the scores of some images: at the level p the factor that covers
         ``ceil((n + 1) p)`` of n; all of them where n is too small for p.
 
@@ -244,7 +245,8 @@ class Calibration:
             raise InputError(
                 "the draws show no error where there is one, so that no factor corrects it: take more draws"
             )
-        return cls(float(scores.factors.mean().sqrt()), norm, pixels, len(scores.norms), source)
+        factor = float(scores.factors.mean().sqrt())
+        return cls(factor, norm, pixels, len(scores.norms), source, dict(found_with or {}))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a small JSON file."""
@@ -260,7 +262,10 @@ class Calibration:
                 for name in ("norm", "pixels")
             }
             factor = check_number("factor", values["factor"], above=0)
-            return cls(factor, **levels, images=int(values["images"]), source=str(values["source"]))
+            found_with = dict(values.get("found_with", {}))
+            return cls(
+                factor, **levels, images=int(values["images"]), source=str(values["source"]), found_with=found_with
+            )
         except FileNotFoundError as error:
             raise MissingFileError(f"there is no calibration {path}: make one with ei test --calibrate") from error
         except (OSError, ValueError, KeyError, TypeError) as error:

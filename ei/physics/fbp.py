@@ -182,12 +182,13 @@ def _radius(scan: Scan) -> float:
 @functools.lru_cache
 def is_displaced(scan: Scan) -> bool:
     """Whether the detector sees less than the object to one side and more to the other (by more than a bin), and
-    opposite views are measured. Some of their rays then have no opposite ones."""
+    opposite views are measured, more than those at both ends of half a turn. Some of their rays then have no opposite
+    ones."""
     near, far = sides(scan)
     if near >= _radius(scan) or far - near <= scan.detector_spacing / scan.magnification * (1 + 1e-9):
         return False
     _, arcs = view_weights(scan.angles, 360)
-    return scan.fan or bool((view_share(np.asarray(scan.angles) + 180, arcs) > 0).any())
+    return scan.fan or bool((view_share(np.asarray(scan.angles) + 180, arcs) >= 1).any())
 
 
 def extension_radius(scan: Scan) -> float | None:

@@ -80,6 +80,7 @@ class Tomography(Projections):
     """
 
     own_argument = "angles"
+    of_a_scan = ("angles", "centre")  # what differs from scan to scan of one scanner
 
     def __init__(
         self,

@@ -92,7 +92,10 @@ class Transform:
         """
         inverse = getattr(self, "inverse", None)
         if not callable(inverse):
-            raise InputError(f"{type(self).__name__} has no inverse: choose a group (rotations, shifts, reflections)")
+            raise InputError(
+                f"{type(self).__name__} has no inverse: give it a method inverse(element), which returns the element "
+                "that undoes it, or choose rotations, shifts or reflections"
+            )
         return self.act(x, inverse(element))
 
     def degrees(self, element: Tensor) -> float | None:

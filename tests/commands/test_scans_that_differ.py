@@ -138,6 +138,58 @@ def test_other_scans_by_their_own_geometry(script: Script, folder: Path) -> None
     assert done.code == 2 and "physics.angles [5" in done.err and len(done.err) < 300, done
 
 
+def scanned(name: str, angles: list[float], centre: float = 0.0) -> np.ndarray:
+    """Images; their sinograms with the angles are in NAME.npz, the geometry, which names this file, in NAME.yaml."""
+    x = torch.stack([EllipsePhantoms("train", 16)[n] for n in range(3)]).view(3, 1, 16, 16)
+    y = Tomography((16, 16), angles, 23, centre=centre).A(x)[:, 0]
+    np.savez(f"{name}.npz", y=y.numpy(), angles=np.array(angles))
+    geometry = {"name": "Tomography", "image_shape": [16, 16], "n_detectors": 23, "centre": centre}
+    Path(f"{name}.yaml").write_text(yaml.safe_dump({**geometry, "angles": f"{name}.npz"}))
+    return x[:, 0].numpy()
+
+
+def test_another_scan_of_the_same_scanner_has_its_own_angles_and_axis(script: Script, tmp_path: Path) -> None:
+    """Also where it is in files of the same names."""
+    angles = [10.0 * k for k in range(18)]
+    x = scanned("y", angles)
+    run = ("ei train", "--physics", "y.yaml", "--measurements", "y.npz", "--method", "mc", *SMALL, "--max-steps", 1,
+           "reconstructor={name: Unrolled, iterations: 1, cg_steps: 30}", "--out", "run")  # fmt: skip
+    assert script(*run).code == 0
+    call = ("ei reconstruct", "--ckp", "run/ckp_last.pth.tar", "--physics", "y.yaml", "--input", "y.npz", "--output")
+    done = script(*call, "same.npy")
+    assert done.code == 0 and "note: physics" not in done.out, done
+    error = np.linalg.norm(np.load("same.npy") - x)
+    for name, turned, centre in (("angles", [t + 40 for t in angles], 0.0), ("centre", angles, 2.0)):
+        scanned("y", turned, centre)
+        done = script(*call, f"{name}.npy")
+        assert done.code == 0 and f"note: physics.{name} is that of this scan" in done.out, done
+        assert np.linalg.norm(np.load(f"{name}.npy") - x) < 1.5 * error
+    done = script("ei reconstruct", "--ckp", "run/ckp_last.pth.tar", "--input", "y.npz", "--output", "old.npy")
+    assert done.code == 0 and np.linalg.norm(np.load("old.npy") - x) > 2 * error  # of the checkpoint: not typed again
+    done = script("ei train", "--resume", "run/ckp_last.pth.tar", "--max-steps", 2, "--physics", "y.yaml")
+    assert done.code == 2 and "physics.centre 2.0 contradicts" in done.err, done
+    scanned("y", [t + 40 for t in angles])
+    done = script("ei train", "--resume", "run/ckp_last.pth.tar", "--max-steps", 2, "--physics", "y.yaml")
+    assert done.code == 2 and "y.npz', whose content has changed, contradicts" in done.err, done
+
+
+def test_other_scans_in_bins(script: Script, folder: Path) -> None:
+    trained(script, "data.bin=2", "physics.n_detectors=23")
+    call = ("ei reconstruct", "--ckp", "run/ckp_last.pth.tar", "--input", "y", "--output")
+    assert script(*call, "carried.npy").code == 0
+    done = script(*call, "typed.npy", "--physics", "geometry.yaml")
+    assert done.code == 0, done
+    np.testing.assert_array_equal(np.load("typed.npy"), np.load("carried.npy"))
+    (folder / "few").mkdir()
+    np.save("few/a.npy", np.load("y/scan_3.npy"))
+    geometry = yaml.safe_load((folder / "geometry.yaml").read_text())
+    (folder / "few.yaml").write_text(yaml.safe_dump({**geometry, "angles": [ANGLES[3]]}))
+    done = script("ei reconstruct", "--ckp", "run/ckp_last.pth.tar", "--input", "few", "--physics", "few.yaml",
+                  "--output", "few.npy")  # fmt: skip
+    assert done.code == 0, done
+    np.testing.assert_allclose(np.load("few.npy")[0], np.load("carried.npy")[3], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("physics", ["Inpainting", "MRI"])
 def test_other_images_by_their_own_masks(script: Script, tmp_path: Path, physics: str) -> None:
     channels = {"Inpainting": 1, "MRI": 2}[physics]
@@ -156,6 +208,12 @@ def test_other_images_by_their_own_masks(script: Script, tmp_path: Path, physics
     call = ("ei reconstruct", "--ckp", "run/ckp_last.pth.tar", "--input", "other.npy", "--output")
     done = script(*call, "x.npy", "--mask", "other_masks.npy")
     assert done.code == 0, done
+    np.save("kept.npy", np.load("train_masks.npy"))
+    np.save("train_masks.npy", np.load("other_masks.npy"))  # under the name that the checkpoint knows
+    done = script(*call, "again.npy", "--mask", "train_masks.npy")
+    assert done.code == 0 and "warning" not in done.out, done
+    np.testing.assert_array_equal(np.load("again.npy"), np.load("x.npy"))
+    np.save("train_masks.npy", np.load("kept.npy"))
     done = script(*call, "wrong.npy", "--mask", "train_masks.npy")
     assert done.code == 2 and "a mask for each of 4 images, and there are 2 measurements" in done.err, done
 
