@@ -43,12 +43,12 @@ def check_same_run(tree: Mapping[str, Any], state: Mapping[str, Any], path: str)
     """Raise if a tree contradicts the run of a checkpoint; print what else changes."""
     before = dict(leaves(with_noise_apart(state["config"])))
     now = dict(leaves(with_noise_apart(tree)))
+    before = _with_moved_network(before, now)
     for key in [*now, *(key for key in before if key not in now)]:
         value, old = now.get(key), before.get(key)
         if value == old or key in MACHINE_KEYS or key.startswith("physics."):
             continue  # the operator is compared when it is built
-        is_moved_code = key == "network.name" and is_user_code(value) and is_user_code(old)  # its weights must fit
-        if (key in FIXED or key.split(".")[0] in FIXED) and not is_moved_code:
+        if key in FIXED or key.split(".")[0] in FIXED:
             raise InputError(f"{key} {value} contradicts the checkpoint {path}, whose run has {old}")
         if key == "data.batch_size" and state["next_batch"]:
             raise InputError(f"{key} {value} contradicts {path}, in the middle of an epoch of batches of {old}")
@@ -57,6 +57,17 @@ def check_same_run(tree: Mapping[str, Any], state: Mapping[str, Any], path: str)
         if key == "trainer.epochs" and schedule in ("cosine_schedule", "one_cycle_schedule"):
             rates = f"learning rates so far were those of {old} epochs, those to come are of {value}"
             print(f"warning: {schedule} depends on the number of epochs: {rates}", file=sys.stderr)
+
+
+def _with_moved_network(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a run; if its user-defined network is now in another file, with that one. Its weights must fit."""
+    name, old = now.get("network.name"), before.get("network.name")
+    if name == old or not is_user_code(name) or not is_user_code(old):
+        return dict(before)
+    print(f"note: the run continues with the network {name}; it had {old}")
+    # A part with another name has lost the sizes that were filled in.
+    kept = {key: value for key, value in before.items() if key in now or not key.startswith("network.")}
+    return {**kept, "network.name": name}
 
 
 def tree_of_checkpoint(state: Mapping[str, Any], typed: Typed, path: str) -> Tree:

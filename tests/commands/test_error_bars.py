@@ -103,7 +103,10 @@ def test_a_calibration_is_found_and_applied(script: Script, run: Inpainting) -> 
     reconstruct = ("ei reconstruct", *CKP, "--input", "y.npy", "--uncertainty", 20)
     assert script(*reconstruct, "--output", "a.npy").code == 0
     done = script(*reconstruct, "--output", "b.npy", "--calibration", "c.json", "-b", 3)
-    assert done.code == 0 and f"times {factor:.3g}" in done.out, done.err
+    assert done.code == 0 and f"times {factor:.3g}" in done.out and "was found with" not in done.out, done.err
+    other = script(*reconstruct, "--output", "c.npy", "--calibration", "c.json", "--group", "reflect", "--noise",
+                   "gaussian:0.1")  # fmt: skip
+    assert other.code == 0 and "c.json was found with another group, another noise" in other.out, other
     plain, calibrated = np.load("a_std.npy"), np.load("b_std.npy")
     assert plain.shape == np.load("a.npy").shape == (4, 16, 16)
     np.testing.assert_allclose(calibrated, factor * plain, rtol=1e-3, atol=1e-7)

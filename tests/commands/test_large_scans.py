@@ -147,6 +147,10 @@ def test_an_interrupted_reconstruction_goes_on(
     for changed in (("--slices", "0:6"), ("physics.centre=1",)):
         done = reconstruct(script, *changed, output=output)
         assert done.code == 2 and "choose another" in done.err and done.err.count("\n") == 1, done
+    geometry = Path("scan.yaml").read_text()
+    Path("scan.yaml").write_text(geometry.replace("centre: 0.5", "centre: 1.5"))
+    assert "of a call with another operator" in reconstruct(script, output=output).err
+    Path("scan.yaml").write_text(geometry)
     Path("y.npy").touch()
     assert "another time or size of --input" in reconstruct(script, output=output).err
 

@@ -237,6 +237,23 @@ def test_a_part_in_one_file(script: Script, folder: Path, part: str) -> None:
     assert done.code == 0 and np.load("out.npy").shape == (9, 16, 16), done.err
 
 
+def test_a_run_continues_with_its_network_in_another_folder(script: Script, folder: Path) -> None:
+    code, key, value = PARTS["network"]
+    run = ("ei train", "--task", "ct", "--ct-views", 6, "--data", "x.mat", *SMALL, "--method", "mc")
+    (folder / "code" / "part.py").write_text(code)
+    assert script(*run, f"{key}={value}", "--out", "whole").code == 0
+    assert script(*run, f"{key}={value}", "--out", "run", "--max-steps", 2).code == 0
+    (folder / "code").rename(folder / "elsewhere")
+    moved = value.replace("code/", "elsewhere/")
+    resume = ("ei train", "--resume", "run/ckp_last.pth.tar", "--max-steps", 100)
+    done = script(*resume, f"{key}={moved}")
+    assert done.code == 0 and "note: the run continues with the network" in done.out, done
+    whole, parts = (load_file(f"{name}/ckp_last.pth.tar")["state_dict"] for name in ("whole", "run"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    done = script(*resume, f"{key}={moved.replace('width: 3', 'width: 4')}")
+    assert done.code == 2 and "network.width 4 contradicts" in done.err, done
+
+
 def test_what_a_closure_trains_beside_the_network_is_saved_and_resumed(script: Script, folder: Path) -> None:
     (folder / "code" / "part.py").write_text(TRAINED_CLOSURE)
     typed = "closure={name: code/part.py:Learned, rate: 10}"

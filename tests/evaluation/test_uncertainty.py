@@ -236,7 +236,7 @@ MASK = Inpainting(8, 8)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda f, y: bootstrap(f, MASK, Scale(1), y, 5), "Scale has no inverse"),
+        (lambda f, y: bootstrap(f, MASK, Scale(1), y, 5), r"Scale has no inverse: give it a method inverse\(element\)"),
         (lambda f, y: bootstrap(f, MASK, NoInverse(), y, 5, move="image"), "NoInverse has no inverse"),
         (lambda f, y: bootstrap(f, MASK, OnlyApply(), y, 5), "OnlyApply has none"),
         (lambda f, y: bootstrap(f, Inpainting(8, 8, seed=1), Shift(1), y, 5), "another operator, Inpainting"),

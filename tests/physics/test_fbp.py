@@ -95,6 +95,7 @@ def test_what_no_ray_measures_is_warned_of() -> None:
         (range(0, 360, 3), {}),
         (range(0, 360, 3), {"centre": 0.5}),  # scikit-image's axis
         (range(0, 180, 2), {"centre": 20.0}),  # no opposite view at all
+        (range(0, 181, 2), {"centre": 20.0}),  # those at both ends of half a turn alone
         (range(0, 360, 3), {"centre": 20.0, "n_detectors": 140}),  # both ends see the whole image
     ],
 )
