@@ -450,6 +450,11 @@ def test_sinograms_are_written_row_by_row(out: str, script: Script, monkeypatch:
     assert done.code == 130 and "2 of 5 sinograms are kept in" in done.err and not Path(out).exists()
     done = script("ei prepare", "sinogram", *COUNTS, "--centre", 1.5, "--out", out, "--bin", 2)
     assert done.code == 2 and "another --bin" in done.err and done.err.count("\n") == 1
+    angles = np.loadtxt("angles.txt")
+    np.savetxt("angles.txt", angles + 1)
+    done = script("ei prepare", "sinogram", *COUNTS, "--centre", 1.5, "--out", out)
+    assert done.code == 2 and "another --angles" in done.err, done
+    np.savetxt("angles.txt", angles)
     done = script("ei prepare", "sinogram", *COUNTS, "--centre", 1.5, "--out", out)
     assert done.code == 0 and "continuing" in done.out and "was checked" in done.out and rows == [0, 1, 2, 2, 3, 4], (
         done.err
