@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from ei.commands.tree import (
     leaves,
     merge,
     name_of,
+    walk_texts,
 )
 from ei.commands.typed import Typed
 from ei.common.arrays import split_name
@@ -111,7 +113,7 @@ def carried_physics(
         return _user_defined_physics(tree, described, typed, device)
     if not typed or (not described and typed.get("name") is None):
         return carried
-    if typed == described and not (is_typed and _names_files(typed)):
+    if typed == described and not (is_typed and files_of_physics(tree)):
         return carried
     if is_user_code(typed.get("name")):
         raise InputError(f"physics {typed['name']} contradicts the checkpoint {path}, which was trained for {carried}")
@@ -159,9 +161,10 @@ def _leaves_of_physics(state: Mapping[str, Any], tree: Tree) -> tuple[dict[str, 
     return dict(leaves(described)), dict(leaves(tree.get("physics")))
 
 
-def _names_files(leaves_of_physics: Mapping[str, Any]) -> bool:
-    """Whether files describe an operator: when they are typed again, they may have other contents."""
-    return any(isinstance(value, str) and split_name(value)[0].exists() for value in leaves_of_physics.values())
+def files_of_physics(tree: Tree) -> list[Path]:
+    """The files and folders, without code, that the operator of a tree reads. They may have other contents by now."""
+    texts = [text for text in walk_texts(tree.get("physics") or {}) if not is_user_code(text)]
+    return [path for path in (split_name(text)[0] for text in texts) if path.is_absolute() and path.exists()]
 
 
 def _first_contradiction(names: set[str], described: Mapping[str, Any], typed: Mapping[str, Any]) -> str:

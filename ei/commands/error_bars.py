@@ -102,18 +102,27 @@ def read_options(options: Mapping[str, Any], tree: Tree, f: Any, shape: Shape, c
         raise InputError("--uncertainty needs a group, and the run has none: give --group")
     check_code_is_typed({"transform": tree["transform"]}, code, str(options.get("ckp")))
     transform = build_group(tree, shape)
-    found_with = _found_with(options.get("ckp"), tree, noise_for(f.physics))
+    found_with = _found_with(options, tree, f.physics)
     calibration = None if "calibration" not in options else _read_calibration(options["calibration"], found_with)
     if draws < 20:
         print(f"warning: {draws} draws are too few for the 95 % quantile, which needs 20; the 99 % one needs 100")
     return ErrorBars(transform, draws, calibration, found_with)
 
 
-def _found_with(ckp: str | None, tree: Tree, noise: Any) -> dict[str, Any]:
-    """What the factors of a calibration hold for, as plain values."""
+def _found_with(options: Mapping[str, Any], tree: Tree, physics: Any) -> dict[str, Any]:
+    """What the factors of a calibration hold for, as plain values. Scans differ in their angles where a run has
+    several, and in their axis."""
+    ckp = options.get("ckp")
     group = {key: value for key, value in normalized(tree["transform"], "transform").items() if key != "n_trans"}
-    weights = None if ckp is None else hashlib.sha256(Path(ckp).read_bytes()).hexdigest()
-    return json.loads(json.dumps({"checkpoint": weights, "group": group, "noise": describe(noise)}, default=str))
+    own = {"centre", physics.own_argument if getattr(physics, "count", 1) > 1 else None}
+    found_with = {
+        "checkpoint": None if ckp is None else hashlib.sha256(Path(ckp).read_bytes()).hexdigest(),
+        "group": group,
+        "noise": describe(noise_for(physics)),
+        "operator": {key: value for key, value in (describe(physics) or {}).items() if key not in own},
+        "average": options.get("average_over"),
+    }
+    return json.loads(json.dumps(found_with, default=str))
 
 
 def _read_calibration(path: str, found_with: Mapping[str, Any]) -> Calibration:

@@ -263,10 +263,9 @@ def load_measurements(described: Any, physics: Any, chosen: Mapping[str, Any]) -
     )
     check_count(physics, measurements, "measurements")
     _check_shapes(physics, measurements)
+    _check_kspaces(physics, measurements, where)
     y = measurements[0]
     physics = select_physics(physics, [index_in_whole(measurements, 0)])
-    if isinstance(physics, MRI):
-        check_kspace(physics, y, where)
     shape = tuple(call(physics, "A_dagger", y[None]).shape[1:])
     if len(shape) != 3:
         raise InputError(f"A_dagger of a measurement must have shape [1, C, H, W], got {[1, *shape]}")
@@ -276,6 +275,15 @@ def load_measurements(described: Any, physics: Any, chosen: Mapping[str, Any]) -
         expected, actual = (f"{list(v.shape)} ({'complex' if v.is_complex() else 'real'})" for v in (again[0], y))
         raise InputError(f"{where} holds measurements {actual}, but A of images {list(shape)} gives {expected}")
     return measurements, shape
+
+
+def _check_kspaces(physics: Any, measurements: Any, where: str) -> None:
+    """Raise unless k-space fits the mask of MRI: the first one, or each where each has a mask of its own."""
+    if not isinstance(physics, MRI):
+        return
+    for index in range(len(measurements) if physics.count > 1 else 1):
+        of_one = select_physics(physics, [index_in_whole(measurements, index)])
+        check_kspace(of_one, measurements[index], f"{where}, measurement {index}," if index else where)
 
 
 def _check_shapes(physics: Any, measurements: Any) -> None:

@@ -32,7 +32,7 @@ import torch
 from torch import nn
 
 from ei.commands import error_bars
-from ei.commands.checkpoint import carried_physics, load_function, tree_of_checkpoint
+from ei.commands.checkpoint import carried_physics, files_of_physics, load_function, tree_of_checkpoint
 from ei.commands.flags import path as path_type
 from ei.commands.problem import Problem
 from ei.commands.tree import Tree, get
@@ -106,7 +106,7 @@ def _reconstruct(typed: Typed, output: Path, device: torch.device) -> None:
         if line.startswith("warning"):
             print(line)
     call["time or size of --input"] = identity_of(measurements.files)
-    call["operator"] = _identity_of_operator(f.physics, typed.code)
+    call["operator"] = _identity_of_operator(f.physics, tree, typed.code)
     watch = error_bars.Watch(f, bars)
     beside = None if bars is None else error_bars.beside(output)
     rate = reconstruct_file(
@@ -137,9 +137,13 @@ def _call_of(typed: Typed) -> dict[str, Any]:
     return {"checkpoint": _hash(typed, "ckp"), "--input": os.path.abspath(typed.options["input"]), **named}
 
 
-def _identity_of_operator(physics: Any, code: set[str]) -> str:
-    """A hash of an operator and of the user-defined code that was typed: their files may change between two calls."""
-    digest = hashlib.sha256(json.dumps(describe(physics), default=str).encode())
+def _identity_of_operator(physics: Any, tree: Tree, code: set[str]) -> str:
+    """A hash of an operator, of the user-defined code that was typed and of the files that it reads: they may change
+    between two calls."""
+    described = describe(physics)
+    digest = hashlib.sha256(json.dumps(described, default=str).encode())
+    if described is None:
+        digest.update(identity_of(files_of_physics(tree)).encode())
     for tensor in (getattr(physics, name, None) for name in CARRIED):
         digest.update(b"" if tensor is None else tensor.cpu().numpy().tobytes())
     for text in sorted(code):

@@ -93,7 +93,7 @@ def main(arguments: Sequence[str], prog: str = "ei test") -> None:
     state = checked(load_file(ckp, "checkpoint"), ckp)
     tree = tree_to_test(state, typed, ckp)
     f, images, shape = load_test(state, tree, ckp, device, typed)
-    bars = error_bars.read_options({**options, "ckp": ckp}, tree, f, shape, typed.code)
+    bars = error_bars.read_options({**options, "ckp": ckp, "average_over": None}, tree, f, shape, typed.code)
     if bars is not None and isinstance(images, Measurements):  # without ground truth there is nothing to test
         if options.get("calibrate_by") == "truth":
             raise InputError("--calibrate-by truth needs the --truth of the --measurements")
