@@ -16,7 +16,6 @@ from ei.common.checks import check_number, shape_or_type
 from ei.common.processes import Part, Processes, check_division
 from ei.common.seeds import derive_seed, generator, seed_all, seeded
 from ei.common.signals import outlive_the_step
-from ei.datasets.validation import Portion
 from ei.errors import InputError
 from ei.physics.base import where_sampled
 from ei.physics.noise_adapter import get_noise
@@ -49,7 +48,7 @@ class Indexed(Dataset):
                 f"item {index} of the measurements must be an array [C, ...] or a pair (measurement, image), got "
                 f"{first!r:.60}"
             )
-        if self.measured or isinstance(self.dataset, Portion):
+        if self.measured or isinstance(self.dataset, Subset):
             index = index_in_whole(self.dataset, index)
         if not self.measured:
             return {"x": first, "index": index}

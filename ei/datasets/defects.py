@@ -22,7 +22,11 @@ SHARP, SIGNIFICANT = 2.0, 6.0
 STRIPE, DARK_VIEW = 0.01, 0.1
 # A zinger lies below the rest by this part of the range, and by this many standard deviations of the noise.
 ZINGER, BEYOND_NOISE = 0.1, 8.0
-WIDEST = 3  # stripes, in detectors
+WIDEST = 3  # stripes, in detectors; dark views
+WIDEST_STUCK = 16  # groups of stuck detectors
+# Values that differ by less than this part of the range are equal. Without so much noise, nothing shows that a
+# detector is stuck for being constant alone: a round object is alike in all views.
+EQUAL, LEAST_CHANGE = 0.01, 1e-4
 FEWEST_VIEWS = 32
 
 
@@ -76,9 +80,10 @@ def find_defects(y: np.ndarray, stripe: float = STRIPE) -> Defects:
     """The defects of counts or line integrals ``[D, V]`` or ``[n, D, V]``, the n rows of a detector. Smaller stripes
     than the part ``stripe`` of the range are none.
 
-    A feature of one to three detectors exactly on the rotation axis looks like a drifted detector. With fewer than
-    32 views no defects of detectors are found. Zingers are found in line integrals, not in counts; gratings of one
-    pixel can look like some.
+    Up to 16 stuck detectors side by side are found, up to three drifted ones and three dark views; at the ends of a
+    scan two dark views, and no drifted ones among the outermost two detectors. A feature of one to three detectors
+    exactly on the rotation axis looks like a drifted detector. With fewer than 32 views no defects of detectors are
+    found. Zingers are found in line integrals, not in counts; gratings of one pixel can look like some.
 
     Raises:
         InputError: for another shape, or values that are not finite.
@@ -89,7 +94,7 @@ def find_defects(y: np.ndarray, stripe: float = STRIPE) -> Defects:
     dark_views: Places = []
     zingers: Places = []
     for row, sinogram in enumerate(y):
-        dark = _stripes(sinogram.T, 1, DARK_VIEW)
+        dark = sorted({*_stripes(sinogram.T, WIDEST, DARK_VIEW), *_at_ends(sinogram.T, DARK_VIEW)})
         dark_views += [(row, int(view)) for view in dark]
         views = np.setdiff1d(np.arange(sinogram.shape[1]), dark)
         lit = sinogram[:, views]
@@ -144,13 +149,35 @@ def _rows(y: np.ndarray) -> np.ndarray:
 
 
 def _constant(y: np.ndarray) -> list[int]:
-    """Detectors that hardly change from view to view, while up to three on either side do."""
+    """Detectors that hardly change from view to view, while up to three on either side do; and those of wider groups or
+    at the ends that do not change at all, if they do not measure what the detector's ends do, air."""
     # Not the median: behind a round object small parts pass a detector in less than half of the views.
     change = np.abs(np.diff(y, axis=1)).mean(1)
-    sides = [
-        min(change[max(0, d - 3) : d].max(initial=0), change[d + 1 : d + 4].max(initial=0)) for d in range(len(change))
-    ]
-    return [d for d, side in enumerate(sides) if change[d] < STUCK * side]
+    low, high = np.percentile(y, (1, 99))
+    groups = _groups(np.flatnonzero(change <= 1e-9 * change.max()), y[:, 0], EQUAL * (high - low))
+    wide = [group for group in groups if len(group) > WIDEST or group[0] == 0 or group[-1] == len(y) - 1]
+    ends = max(WIDEST, round(0.04 * len(y)))
+    air = np.median(np.concatenate([y[:ends], y[-ends:]]))
+    is_noisy = change.max() > LEAST_CHANGE * (high - low)
+    stuck = {
+        detector
+        for group in wide
+        if is_noisy and len(group) <= WIDEST_STUCK and abs(y[group[0], 0] - air) > EQUAL * (high - low)
+        for detector in group
+    }
+    others = np.setdiff1d(np.arange(len(y)), sorted(stuck))
+    change = change[others]
+    for place, detector in enumerate(others):
+        before, behind = change[max(0, place - 3) : place], change[place + 1 : place + 4]
+        if change[place] < STUCK * min(before.max(initial=0), behind.max(initial=0)):
+            stuck.add(int(detector))
+    return sorted(stuck)
+
+
+def _groups(places: np.ndarray, values: np.ndarray, equal: float) -> list[list[int]]:
+    """Ascending ``places`` in groups side by side whose values differ by no more than ``equal``."""
+    is_new = (np.diff(places) > 1) | (np.abs(np.diff(values[places])) > equal)
+    return [group.tolist() for group in np.split(places, np.flatnonzero(is_new) + 1) if len(group)]
 
 
 def _flashes(y: np.ndarray) -> np.ndarray:
@@ -197,6 +224,21 @@ def _stripes(y: np.ndarray, widest: int, least: float) -> list[int]:
             group = set(range(first, first + width))
             stripes |= set() if stripes & group else group  # of some, a narrower one is the reason
     return sorted(stripes)
+
+
+def _at_ends(y: np.ndarray, least: float) -> list[int]:
+    """As `_stripes`, the first and last one or two lines, which are compared with the two beside them."""
+    low, high = np.percentile(y, (1, 99))
+    found: list[int] = []
+    for ordered, numbers in ((y, np.arange(len(y))), (y[::-1], np.arange(len(y))[::-1])):
+        for width in (1, 2) if len(y) >= 2 * WIDEST else ():
+            height = ordered[:width].mean(0) - ordered[width]
+            slope = abs((ordered[width] - ordered[width + 1]).mean())
+            error = height.std() / y.shape[1] ** 0.5
+            if abs(height.mean()) > max(SHARP * slope, SIGNIFICANT * error, least * (high - low)):
+                found += numbers[:width].tolist()
+                break
+    return found
 
 
 def _interpolated(y: np.ndarray, bad: Sequence[int]) -> np.ndarray:

@@ -169,6 +169,10 @@ def _check_stack(array: FileArray, path: str | os.PathLike, axes: tuple[int, ...
     if len(array.shape) not in axes or 0 in array.shape:
         wanted = "[n, H, W] or [n, C, H, W]" if 4 in axes else "[n, H, W]"
         raise InputError(f"the images of {path} must have shape {wanted}, got {list(array.shape)}")
+    if len(array.shape) == 4 and array.shape[1] > 4 >= array.shape[3]:
+        raise InputError(
+            f"the images of {path} must have shape [n, C, H, W], got {list(array.shape)}; move the channels behind n"
+        )
     low = np.inf
     high = -np.inf
     for index in range(len(array)):

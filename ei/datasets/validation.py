@@ -13,10 +13,6 @@ from ei.common.seeds import generator
 from ei.errors import InputError
 
 
-class Portion(Subset):
-    """A part of a data set whose items keep their index, which seeds their noise and selects their operator."""
-
-
 def split_by_mode(images: Any, mode: str, what: str) -> Any:
     """The first nine tenths of ``images`` for mode "train", the rest for "test". Raises `InputError` for another mode,
     or fewer than two images, which ``what`` names."""
@@ -27,7 +23,7 @@ def split_by_mode(images: Any, mode: str, what: str) -> Any:
     return images[:n_train] if mode == "train" else images[n_train:]
 
 
-def split_validation(dataset: Any, fraction: float, what: str) -> tuple[Portion, Portion]:
+def split_validation(dataset: Any, fraction: float, what: str) -> tuple[Subset, Subset]:
     """The training and the validation set of a data set, drawn in the same way for every run.
 
     Args:
@@ -54,6 +50,6 @@ def split_validation(dataset: Any, fraction: float, what: str) -> tuple[Portion,
     validation = set(torch.randperm(count, generator=generator(0, "held out"))[:size].tolist())
     indices = range(len(dataset))
     return (
-        Portion(dataset, [i for i in indices if i // each not in validation]),
-        Portion(dataset, [i for i in indices if i // each in validation]),
+        Subset(dataset, [i for i in indices if i // each not in validation]),
+        Subset(dataset, [i for i in indices if i // each in validation]),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -208,6 +209,12 @@ def test_other_images_by_their_own_masks(script: Script, tmp_path: Path, physics
     call = ("ei reconstruct", "--ckp", "run/ckp_last.pth.tar", "--input", "other.npy", "--output")
     done = script(*call, "x.npy", "--mask", "other_masks.npy")
     assert done.code == 0, done
+    if physics == "MRI":
+        np.save("swapped.npy", np.load("other_masks.npy")[::-1])
+        np.save("two.npy", np.concatenate([np.load("other_masks.npy")[:1], np.load("train_masks.npy")[:1]]))
+        for mask, message in (("swapped.npy", "is it the mask"), ("two.npy", "measurement 1, has .* values")):
+            done = script(*call, "wrong.npy", "--mask", mask)
+            assert done.code == 2 and re.search(message, done.err), done
     np.save("kept.npy", np.load("train_masks.npy"))
     np.save("train_masks.npy", np.load("other_masks.npy"))  # under the name that the checkpoint knows
     done = script(*call, "again.npy", "--mask", "train_masks.npy")

@@ -20,12 +20,21 @@ from ei.datasets import (
     make_loader,
     simulate,
 )
-from ei.datasets.batches import file_name_of, images_and_measurements
+from ei.datasets.batches import Indexed, file_name_of, images_and_measurements
 from ei.errors import InputError
 from ei.evaluation import evaluate
 from ei.evaluation.quality import read_metrics, write_metrics
 from ei.models import Reconstructor, UNet
 from ei.physics import CT, GaussianNoise, Inpainting
+
+
+def test_items_of_a_subset_keep_their_index() -> None:
+    """It seeds their noise and selects their operator, in training as in evaluation."""
+    part = Subset([torch.full((1, 4, 4), float(n)) for n in range(5)], [3, 1])
+    assert [(int(item["x"][0, 0, 0]), item["index"]) for item in (Indexed(part)[k] for k in range(2))] == [
+        (3, 3),
+        (1, 1),
+    ]
 
 
 def test_batches() -> None:

@@ -161,6 +161,31 @@ def test_a_thin_gap_in_an_object_is_no_zinger() -> None:
     assert not find_defects(sinogram(plates)).zingers
 
 
+@pytest.mark.parametrize("photons", [0, 1e4])
+@pytest.mark.parametrize(
+    ("detectors", "views"),
+    [(range(40, 44), ()), (range(40, 50), ()), ((0,), ()), ((SIDE - 2, SIDE - 1), ()),
+     ((), (0,)), ((), (VIEWS - 2, VIEWS - 1)), ((), (30, 31)), ((), (30, 31, 32))],
+)  # fmt: skip
+def test_groups_and_those_at_the_ends(photons: float, detectors: range, views: tuple[int, ...]) -> None:
+    clean = noisy(sinogram(OBJECTS["rods"]()), photons)
+    counts = clean.copy()
+    counts[list(detectors)] = 1
+    counts[:, list(views)] *= 0.02
+    y = integrals(counts, photons)
+    found = find_defects(y)
+    assert found.stuck == [(0, d) for d in detectors] and found.dark_views == [(0, v) for v in views], found
+    error = np.abs(repair(y, found) - integrals(clean, photons)).mean(1 if len(detectors) else 0)
+    assert error[list(detectors or views)].max() < 0.25  # of line integrals up to 2
+
+
+def test_air_between_two_parts_is_not_stuck() -> None:
+    """Over a short arc, without noise: detectors between them measure nothing in all views."""
+    image = disc(6, 0, -25) + disc(6, 0, 20) * np.linspace(1, 2, SIDE)
+    physics = Tomography((SIDE, SIDE), np.arange(40) * 0.5 - 10, SIDE)
+    assert not find_defects(physics.A(torch.from_numpy(image)[None, None])[0, 0].numpy())
+
+
 def test_defects_of_several_rows() -> None:
     """Each row of a detector has its own; they are found before detectors are averaged."""
     y = np.stack([sinogram(OBJECTS[name]()) for name in ("disc", "rods")])

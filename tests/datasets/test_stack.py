@@ -30,7 +30,10 @@ def test_images_in_one_array(tmp_path: Path) -> None:
     np.testing.assert_allclose(test[0][0], ((values[9] + 1) / 2).clip(0, 1), atol=1e-6)
     np.savez(tmp_path / "x.npz", x=DEEP[:, None], y=values)
     assert torch.equal(ImageStack(tmp_path / "x.npz", "train")[3], torch.from_numpy(DEEP[3][None] / 65535).float())
-    for bad, message in ((values[0], r"\[6, 7\]"), (np.full_like(values, np.inf), "image 0 .* not finite")):
+    for bad, message in (
+        (values[0], r"\[6, 7\]"), (np.full_like(values, np.inf), "image 0 .* not finite"),
+        (np.zeros((3, 6, 7, 4)), "move the channels behind n"),
+    ):  # fmt: skip
         np.save(tmp_path / "bad.npy", bad)
         with pytest.raises(InputError, match=message):
             ImageStack(tmp_path / "bad.npy", value_range=(0, 1))
