@@ -117,8 +117,8 @@ def _checkpoint_to_resume(call: Mapping[str, Any]) -> Checkpoint | None:
 
 
 def train(tree: Tree, device: torch.device, call: Mapping[str, Any], checkpoint: Checkpoint | None) -> bool:
-    """Train, or continue, the run that a tree describes. Returns whether it is finished: ``max_steps`` may have ended
-    it before."""
+    """Train, or continue, the run that a tree describes; ``call`` has --out, --resume and whether the operator was
+    typed. Returns whether it is finished: ``max_steps`` may have ended it before."""
     out, continues, carried = call["out"], False, None
     begins = call["resume"] == "auto" and checkpoint is None
     if checkpoint is not None:

@@ -80,10 +80,10 @@ def find_defects(y: np.ndarray, stripe: float = STRIPE) -> Defects:
     """The defects of counts or line integrals ``[D, V]`` or ``[n, D, V]``, the n rows of a detector. Smaller stripes
     than the part ``stripe`` of the range are none.
 
-    Up to 16 stuck detectors side by side are found, up to three drifted ones and three dark views; at the ends of a
-    scan two dark views, and no drifted ones among the outermost two detectors. A feature of one to three detectors
-    exactly on the rotation axis looks like a drifted detector. With fewer than 32 views no defects of detectors are
-    found. Zingers are found in line integrals, not in counts; gratings of one pixel can look like some.
+    Up to 16 stuck detectors side by side are found, up to three drifted ones and three dark views; at the ends two
+    stuck detectors and two dark views, but no drifted detectors. A feature of one to three detectors exactly on the
+    rotation axis looks like a drifted detector. With fewer than 32 views no defects of detectors are found. Zingers are
+    found in line integrals, not in counts; gratings of one pixel can look like some.
 
     Raises:
         InputError: for another shape, or values that are not finite.
@@ -156,13 +156,13 @@ def _constant(y: np.ndarray) -> list[int]:
     low, high = np.percentile(y, (1, 99))
     groups = _groups(np.flatnonzero(change <= 1e-9 * change.max()), y[:, 0], EQUAL * (high - low))
     wide = [group for group in groups if len(group) > WIDEST or group[0] == 0 or group[-1] == len(y) - 1]
-    ends = max(WIDEST, round(0.04 * len(y)))
-    air = np.median(np.concatenate([y[:ends], y[-ends:]]))
+    border = max(5, round(0.04 * len(y)))
+    ends = np.array([np.median(y[:border]), np.median(y[-border:])])  # one of them may be inside the object
     is_noisy = change.max() > LEAST_CHANGE * (high - low)
     stuck = {
         detector
         for group in wide
-        if is_noisy and len(group) <= WIDEST_STUCK and abs(y[group[0], 0] - air) > EQUAL * (high - low)
+        if is_noisy and len(group) <= WIDEST_STUCK and abs(y[group[0], 0] - ends).min() > EQUAL * (high - low)
         for detector in group
     }
     others = np.setdiff1d(np.arange(len(y)), sorted(stuck))

@@ -186,6 +186,11 @@ def test_air_between_two_parts_is_not_stuck() -> None:
     assert not find_defects(physics.A(torch.from_numpy(image)[None, None])[0, 0].numpy())
 
 
+def test_air_at_one_end_of_a_truncated_scan_is_not_stuck() -> None:
+    physics = Tomography((SIDE, SIDE), np.arange(0, 360, 4.0), 62, centre=24.0)
+    assert not find_defects(physics.A(torch.from_numpy(disc(42, 1, 2))[None, None])[0, 0].numpy())
+
+
 def test_defects_of_several_rows() -> None:
     """Each row of a detector has its own; they are found before detectors are averaged."""
     y = np.stack([sinogram(OBJECTS[name]()) for name in ("disc", "rods")])
