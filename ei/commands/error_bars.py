@@ -55,7 +55,7 @@ class ErrorBars:
     transform: Any
     draws: int
     calibration: Calibration | None = None
-    found_with: Mapping[str, Any] = field(default_factory=dict)  # the checkpoint, the group and the noise
+    found_with: Mapping[str, Any] = field(default_factory=dict)  # what the factors hold for (`_found_with`)
 
     @property
     def factor(self) -> float:
@@ -86,7 +86,7 @@ def add_options(parser: Parser, calibrate: bool) -> None:
 def read_options(options: Mapping[str, Any], tree: Tree, f: Any, shape: Shape, code: set[str]) -> ErrorBars | None:
     """What the options of a command ask for; None where they do not. The tree, of the checkpoint with what was typed
     over it, names the group for images of ``shape`` (C, H, W); ``code`` is the user-defined code that was typed. Warns
-    of a calibration that was found with another checkpoint, group or noise.
+    of a calibration that was found with another one of what `_found_with` has.
     """
     if "uncertainty" not in options:
         for name in ("calibration", "calibrate", "calibrate_by"):

@@ -212,7 +212,7 @@ FLAGS = [
     Flag("gpu", RUN, "the same as --device cuda:N", int, None, "N"),
 ]  # fmt: skip
 BY_NAME = {flag.name: flag for flag in FLAGS}
-OF_PHYSICS = {"physics", "mask", "mask_rate", "ct_views"}
+OF_PHYSICS = {flag.name for flag in FLAGS if flag.sets in (_physics, _mask) or str(flag.sets).startswith("physics.")}
 
 
 def apply_flags(tree: Mapping[str, Any], flags: Mapping[str, Any]) -> Tree:

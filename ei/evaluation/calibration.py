@@ -224,7 +224,7 @@ class Calibration:
     pixels: Mapping[float, float]  # at each of LEVELS, of the Gaussian interval of a pixel
     images: int  # how many they were found from
     source: str  # "ground truth", "held-out measurements" or "the power between the views"
-    found_with: Mapping[str, Any] = field(default_factory=dict)  # plain values: of which checkpoint, group and noise
+    found_with: Mapping[str, Any] = field(default_factory=dict)  # plain values: what the factors hold for
 
     @property
     def map_factor(self) -> float:

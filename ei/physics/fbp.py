@@ -66,8 +66,7 @@ def _pixels_in_views(
     """Of each of these views the bins in which the pixels of these rows lie, their factors, and the view's weight."""
     x, y = scan.axes()
     y = y[rows]
-    # Filters are for detectors of unit length, `ramp_filter` has the factor 2.
-    scale = np.deg2rad(view_weights(scan.angles, period(scan))[0]) / 2 / (scan.detector_spacing / scan.magnification)
+    scale = _factors_of_views(scan)
     for view in views:
         u, v = directions(scan.angles[view])
         s, factor = x * u[0] + y * u[1], np.ones(1)
@@ -80,6 +79,13 @@ def _pixels_in_views(
                 s, factor = s / distance, 1 / distance**2
         detector = s * scan.magnification / scan.detector_spacing + (scan.n_detectors - 1) / 2 + scan.centre
         yield detector + before, factor, scale[view]
+
+
+@functools.lru_cache
+def _factors_of_views(scan: Scan) -> np.ndarray:
+    """The angles that views stand for, over the size of a detector, ``[V]``."""
+    # Filters are for detectors of unit length, `ramp_filter` has the factor 2.
+    return np.deg2rad(view_weights(scan.angles, period(scan))[0]) / 2 / (scan.detector_spacing / scan.magnification)
 
 
 def period(scan: Scan) -> float:

@@ -31,10 +31,8 @@ from ei.physics import CT, GaussianNoise, Inpainting
 def test_items_of_a_subset_keep_their_index() -> None:
     """It seeds their noise and selects their operator, in training as in evaluation."""
     part = Subset([torch.full((1, 4, 4), float(n)) for n in range(5)], [3, 1])
-    assert [(int(item["x"][0, 0, 0]), item["index"]) for item in (Indexed(part)[k] for k in range(2))] == [
-        (3, 3),
-        (1, 1),
-    ]
+    items = [Indexed(part)[k] for k in range(2)]
+    assert [(float(item["x"].max()), item["index"]) for item in items] == [(3, 3), (1, 1)]
 
 
 def test_batches() -> None:

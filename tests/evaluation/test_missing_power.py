@@ -85,7 +85,8 @@ def test_it_is_the_error_of_the_mean(scanner: str, sigma: float) -> None:
     error = (x - truth).square().flatten(1).sum(1)
     assert float(error.mean()) > 0.03 * float(truth.square().flatten(1).sum(1).mean())
     found = missing_power(physics, x, y, physics.noise)
-    assert float(found.mean()) == pytest.approx(float(error.mean()), rel=0.5 if scanner == "uneven" else 0.25)
+    off = 0.3 if (scanner, sigma) == ("uneven", 0.0) else 0.25
+    assert float(found.mean()) == pytest.approx(float(error.mean()), rel=off)
     torch.testing.assert_close(missing_power(physics, x[3:4], y[3:4]), missing_power(physics, x, y)[3:4])
 
 
